@@ -1,0 +1,232 @@
+"""The method as pure functions: SPEC.md sections 1 to 3 (Xu et al., "ReCU", ICCV 2021, arXiv 2103.12369).
+
+Arrays are channels last: a kernel is (*window, in_features / groups, features), its output channel the last axis.
+Every function returns the dtype it was given; statistics of bfloat16 and float16 arrays are computed in float32.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from recu_jax.conv import ConvSpec, PaddingLike, scaled_conv, wrap_padding
+from recu_jax.errors import UserError
+
+EPSILON = 1e-5
+
+
+def check_tau(tau) -> None:
+    """Raises UserError if `tau`, where its value is known while tracing, is outside (0.5, 1]."""
+    if isinstance(tau, (int, float)) and not 0.5 < tau <= 1.0:
+        raise UserError(f"tau is {tau}; it must be above 0.5 and at most 1 (1 clips nothing)")
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def standardize(kernel: jax.Array, *, b: float = 2.0, centre: bool = True) -> jax.Array:
+    """Centres and scales the latent weights of each output channel (SPEC.md 1.1).
+
+    `w0 = w - mean(w)`, `w1 = w0 * sqrt(2) * b / sqrt(var(w0) + 1e-5)`, `var` unbiased: a Laplace distribution of
+    scale `b` has the standard deviation `sqrt(2) b`. The gradient flows through mean and variance.
+
+    Args:
+      kernel: (*window, in_features, features).
+      b: scale b* of the Laplace distribution that the result is to have.
+      centre: whether to subtract the mean.
+
+    Raises:
+      UserError: a channel has fewer than two weights, whose variance is not defined.
+    """
+    axes = tuple(range(kernel.ndim - 1))
+    if math.prod(kernel.shape[:-1]) < 2:
+        raise UserError(
+            f"standardize: a kernel of shape {kernel.shape} has one weight per output channel, and needs two for a "
+            "variance; use standardize=False"
+        )
+    w = _wide(kernel)
+    if centre:
+        w = w - w.mean(axes, keepdims=True)
+    variance = w.var(axes, keepdims=True, ddof=1)
+    return (w * (math.sqrt(2) * b / jnp.sqrt(variance + EPSILON))).astype(kernel.dtype)
+
+
+def laplace_scale(weights: jax.Array) -> jax.Array:
+    """Maximum-likelihood scale `b = mean|w|` of a zero-mean Laplace distribution over a whole layer (SPEC.md 1.2).
+
+    Scalar, float32 at least; carries no gradient.
+    """
+    return lax.stop_gradient(jnp.abs(_wide(weights)).mean())
+
+
+def laplace_quantile(scale: jax.Array | float, tau: jax.Array | float) -> jax.Array:
+    """tau-quantile `Q(tau) = -b ln(2 - 2 tau)` of a zero-mean Laplace distribution (SPEC.md 1.2); `Q(1) = inf`.
+
+    Args:
+      scale: b, as `laplace_scale` gives it.
+      tau: in (0.5, 1].
+
+    Raises:
+      UserError: `tau` is a Python number outside (0.5, 1].
+    """
+    check_tau(tau)
+    return -scale * jnp.log(2.0 - 2.0 * jnp.asarray(tau, jnp.result_type(scale, float)))
+
+
+def recu(weights: jax.Array, tau: jax.Array | float) -> jax.Array:
+    """Rectified clamp unit: clamps to `[-Q(tau), Q(tau)]` of the layer's Laplace fit (SPEC.md 1.3).
+
+    The gradient is 1 inside and 0 outside; none flows to Q. A share of about `2 (1 - tau)` of the weights is clipped.
+    """
+    bound = lax.stop_gradient(laplace_quantile(laplace_scale(weights), tau)).astype(weights.dtype)
+    return jnp.where(jnp.abs(weights) <= bound, weights, jnp.copysign(bound, weights))
+
+
+def sign(x: jax.Array) -> jax.Array:
+    """+1 where `x >= 0`, else -1, without a gradient. Never 0, so that a sign is one bit."""
+    return jnp.where(x >= 0, jnp.ones((), x.dtype), -jnp.ones((), x.dtype))
+
+
+@jax.custom_jvp
+def ste_sign(x: jax.Array) -> jax.Array:
+    """Sign with the identity as its gradient, the straight-through estimator of the weights (SPEC.md 1.4)."""
+    return sign(x)
+
+
+@ste_sign.defjvp
+def _ste_sign_jvp(primals, tangents):
+    return ste_sign(*primals), tangents[0]
+
+
+@jax.custom_jvp
+def approx_sign(x: jax.Array) -> jax.Array:
+    """Sign with the gradient `max(0, 2 - 2|x|)`, that of Bi-Real Net's piecewise polynomial (SPEC.md 2)."""
+    return sign(x)
+
+
+@approx_sign.defjvp
+def _approx_sign_jvp(primals, tangents):
+    (x,), (t,) = primals, tangents
+    return approx_sign(x), t * jnp.maximum(0, 2 - 2 * jnp.abs(x))
+
+
+def normalize_sample(x: jax.Array, sample_ndim: int) -> jax.Array:
+    """Divides each sample by its standard deviation, `x / sqrt(var + 1e-5)`, `var` unbiased (SPEC.md 2).
+
+    Args:
+      x: (*batch, *sample).
+      sample_ndim: how many trailing axes make one sample, 3 for (height, width, channels).
+    """
+    axes = tuple(range(-sample_ndim, 0))
+    variance = _wide(x).var(axes, keepdims=True, ddof=1)
+    return (x * lax.rsqrt(variance + EPSILON).astype(x.dtype)).astype(x.dtype)
+
+
+def binarize_activations(x: jax.Array, sample_ndim: int, *, train: bool) -> jax.Array:
+    """Signs of the activations (SPEC.md 2).
+
+    In training each sample is first divided by its standard deviation, which decides where the window of
+    `approx_sign`'s gradient lies; evaluation skips the division, as a positive factor changes no sign.
+    """
+    return approx_sign(normalize_sample(x, sample_ndim) if train else x)
+
+
+def latent_to_clamped(
+    kernel: jax.Array, tau: jax.Array | float | None = None, *, standardized: bool = True, clamp: bool = True
+) -> jax.Array:
+    """Standardised and clamped latent weights `w2`, whose signs are the binary weights (SPEC.md 1.1 to 1.3).
+
+    Args:
+      kernel: latent weights, (*window, in_features, features).
+      tau: in (0.5, 1]; None clamps nothing.
+      standardized: whether to standardise.
+      clamp: whether to clamp.
+    """
+    w = standardize(kernel) if standardized else kernel
+    return recu(w, tau) if clamp and tau is not None else w
+
+
+def binarize_weights(
+    kernel: jax.Array, tau: jax.Array | float | None = None, *, standardized: bool = True, clamp: bool = True
+) -> jax.Array:
+    """Signs of the clamped latent weights, with the straight-through gradient (SPEC.md 1.4); arguments as above."""
+    return ste_sign(latent_to_clamped(kernel, tau, standardized=standardized, clamp=clamp))
+
+
+def computed_alpha(clamped: jax.Array) -> jax.Array:
+    """The paper's scale of each output channel, the mean of `|w2|` (SPEC.md 3): (features,)."""
+    return jnp.abs(_wide(clamped)).mean(tuple(range(clamped.ndim - 1))).astype(clamped.dtype)
+
+
+def binary_conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    alpha: jax.Array | None = None,
+    tau: jax.Array | float | None = None,
+    *,
+    strides: int | Sequence[int] | None = 1,
+    padding: PaddingLike = "SAME",
+    kernel_dilation: int | Sequence[int] | None = 1,
+    feature_group_count: int = 1,
+    train: bool = False,
+    standardized: bool = True,
+    clamp: bool = True,
+) -> jax.Array:
+    """1-bit convolution: `alpha * conv(sign(x), sign(recu(standardize(kernel))))`, SPEC.md sections 1 to 3.
+
+    Zero padding is added after the sign, so that taps outside the image count 0, not +1 or -1.
+
+    Args:
+      x: (batch, *spatial, in_features) real activations; their dtype is the dtype of the computation.
+      kernel: (*window, in_features / groups, features) latent weights; they stay in their own dtype up to the sign.
+      alpha: (features,) scale, or None.
+      tau: in (0.5, 1]; changes the gradient only. None clamps nothing.
+      strides: int or one per spatial dimension.
+      padding: `"SAME"`, `"VALID"`, `"CIRCULAR"`, `"REFLECT"`, `"CAUSAL"` (1-D), an int, or one int or (low, high)
+        per spatial dimension.
+      kernel_dilation: int or one per spatial dimension.
+      feature_group_count: groups of channels; `in_features` makes it depthwise.
+      train: whether to normalise each sample first.
+      standardized: False leaves out the standardisation of the weights.
+      clamp: False leaves out ReCU.
+
+    Returns:
+      (batch, *out_spatial, features) in the dtype of `x`.
+
+    Raises:
+      UserError: tau is a Python number outside (0.5, 1], or a padding is unknown.
+    """
+    window = kernel.shape[:-2]
+    spec = ConvSpec.create(window, strides, padding, kernel_dilation, feature_group_count)
+    signs = binarize_activations(x, x.ndim - 1, train=train)
+    signs, spec = wrap_padding(signs, window, spec)
+    weights = binarize_weights(kernel, tau, standardized=standardized, clamp=clamp)
+    return scaled_conv(signs, weights.astype(x.dtype), alpha, spec)
+
+
+def binary_dense(
+    x: jax.Array,
+    kernel: jax.Array,
+    alpha: jax.Array | None = None,
+    tau: jax.Array | float | None = None,
+    *,
+    train: bool = False,
+    standardized: bool = True,
+    clamp: bool = True,
+) -> jax.Array:
+    """1-bit dense layer, `alpha * (sign(x) @ sign(recu(standardize(kernel))))`; arguments as in `binary_conv`.
+
+    Args:
+      x: (..., in_features); each vector of the last axis is one sample to the normalisation.
+      kernel: (in_features, features).
+
+    Returns:
+      (..., features) in the dtype of `x`.
+    """
+    signs = binarize_activations(x, 1, train=train)
+    weights = binarize_weights(kernel, tau, standardized=standardized, clamp=clamp)
+    y = signs @ weights.astype(x.dtype)
+    return y if alpha is None else y * alpha.astype(y.dtype)

@@ -1,0 +1,40 @@
+"""Models by name: `create_model("cifar_resnet20", num_classes=10)`."""
+
+import difflib
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from recu_jax.errors import UserError
+from recu_jax.models import cifar_resnet, cifar_vgg
+
+MODELS = {**cifar_resnet.MODELS, **cifar_vgg.MODELS}
+
+
+def create_model(
+    name: str, num_classes: int = 10, dtype: Any = None, param_dtype: Any = jnp.float32, **kwargs: Any
+) -> nn.Module:
+    """A model of SPEC.md section 6.
+
+        model = create_model("cifar_resnet20")
+        variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+        logits, changed = model.apply(variables, x, tau=0.9, train=True, mutable=["batch_stats"])
+        logits = model.apply(variables, x)                                      # evaluates
+
+    Args:
+      name: a key of `MODELS`.
+      num_classes: width of the logits.
+      dtype: of the computation; None infers it from input and parameters, as in Flax.
+      param_dtype: of the parameters; keep float32 (or float64) also where `dtype` is bfloat16.
+      **kwargs: fields of the model, such as `widths`, `norm_axis`, or `conv`: with `conv=recu_jax.layers.Conv` it is
+        its own full-precision twin.
+
+    Raises:
+      UserError: no model of this name.
+    """
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(f"model is {name!r}, which does not exist; {hint}models: {', '.join(sorted(MODELS))}")
+    return MODELS[name](num_classes=num_classes, dtype=dtype, param_dtype=param_dtype, **kwargs)

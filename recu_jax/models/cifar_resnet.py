@@ -1,0 +1,117 @@
+"""Residual networks for 32x32 images (SPEC.md section 6): `cifar_resnet20` and `cifar_resnet18`, and their kin.
+
+First convolution and last linear layer are full precision, all else 1 bit. Submodules bear the names of the official
+state_dicts, with `_` for `.` between a stage and its blocks.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from recu_jax.layers import BinaryConv, kaiming_normal
+from recu_jax.models.parts import PAD_1, batch_norm, first_conv, LastLinear
+
+hard_tanh = jax.nn.hard_tanh
+
+
+def shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
+    """Identity, or without parameters: 2x2 average pooling and zero channels, half before and half after."""
+    if stride != 1:
+        x = nn.avg_pool(x, (stride, stride), (stride, stride))
+    extra = features - x.shape[-1]
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2))) if extra else x
+
+
+class TwoShortcutBlock(nn.Module):
+    """`y = hardtanh(BN(conv(x)) + short(x))`, `z = hardtanh(BN(conv(y)) + y)`."""
+
+    features: int
+    stride: int
+    conv: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x, tau, train):
+        y = self.conv(self.features, strides=self.stride, name="conv1")(x, tau=tau, train=train)
+        y = self.norm(name="bn1")(y, use_running_average=not train)
+        x = hard_tanh(y + shortcut(x, self.features, self.stride))
+        y = self.conv(self.features, name="conv2")(x, tau=tau, train=train)
+        y = self.norm(name="bn2")(y, use_running_average=not train)
+        return hard_tanh(y + x)
+
+
+class OneShortcutBlock(nn.Module):
+    """`y = hardtanh(BN(conv(x)))`, `z = hardtanh(BN(conv(y)) + short(x))`."""
+
+    features: int
+    stride: int
+    conv: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x, tau, train):
+        y = self.conv(self.features, strides=self.stride, name="conv1")(x, tau=tau, train=train)
+        y = hard_tanh(self.norm(name="bn1")(y, use_running_average=not train))
+        y = self.conv(self.features, name="conv2")(y, tau=tau, train=train)
+        y = self.norm(name="bn2")(y, use_running_average=not train)
+        return hard_tanh(y + shortcut(x, self.features, self.stride))
+
+
+class CifarResNet(nn.Module):
+    """Stages of residual blocks between a 3x3 convolution and mean, batch norm, linear.
+
+    Attributes:
+      stage_sizes: blocks per stage; the first block of every stage but the first has stride 2.
+      widths: channels per stage; the first convolution has those of the first stage.
+      block: `TwoShortcutBlock` or `OneShortcutBlock`.
+      stem_activation: whether hardtanh follows the first batch norm.
+      conv: what stands in the blocks; `recu_jax.layers.Conv` makes the full-precision twin.
+      norm_axis: name of the mapped axis over which batch norm averages; None for per-device statistics.
+    """
+
+    stage_sizes: Sequence[int]
+    widths: Sequence[int]
+    block: Callable[..., nn.Module]
+    stem_activation: bool
+    num_classes: int = 10
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    conv: Callable[..., nn.Module] = BinaryConv
+    norm_axis: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, tau: jax.Array | float | None = None, train: bool = False) -> jax.Array:
+        """Logits, (batch, num_classes), of normalised images, (batch, height, width, channels)."""
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        conv = partial(self.conv, kernel_size=(3, 3), padding=PAD_1, kernel_init=kaiming_normal, **types)
+        norm = partial(batch_norm, axis_name=self.norm_axis, **types)
+        x = first_conv(self.widths[0], name="conv1", **types)(x)
+        x = norm(name="bn1")(x, use_running_average=not train)
+        if self.stem_activation:
+            x = hard_tanh(x)
+        for stage, (size, features) in enumerate(zip(self.stage_sizes, self.widths, strict=True), start=1):
+            for i in range(size):
+                stride = 2 if stage > 1 and i == 0 else 1
+                x = self.block(features, stride, conv, norm, name=f"layer{stage}_{i}")(x, tau, train)
+        x = x.mean((1, 2))
+        x = norm(name="bn2")(x, use_running_average=not train)
+        return LastLinear(self.num_classes, name="linear", **types)(x)
+
+
+_resnet20_like = partial(CifarResNet, block=TwoShortcutBlock, stem_activation=True)
+_resnet18_like = partial(CifarResNet, block=OneShortcutBlock, stem_activation=False)
+
+MODELS = {
+    "cifar_resnet20": partial(_resnet20_like, stage_sizes=(3, 3, 3), widths=(16, 32, 64)),
+    "cifar_resnet18": partial(_resnet18_like, stage_sizes=(2, 2, 2, 2), widths=(64, 128, 256, 512)),
+    "cifar_resnet18a": partial(_resnet18_like, stage_sizes=(2, 2, 2, 2), widths=(32, 32, 64, 128)),
+    "cifar_resnet18b": partial(_resnet18_like, stage_sizes=(2, 2, 2, 2), widths=(32, 64, 128, 256)),
+    "cifar_resnet18c": partial(_resnet18_like, stage_sizes=(2, 2, 2, 2), widths=(64, 64, 128, 256)),
+    "cifar_resnet34": partial(_resnet18_like, stage_sizes=(3, 4, 6, 3), widths=(64, 128, 256, 512)),
+    # Three blocks for the 8x8 digits: the demonstration that needs no download.
+    "digits_resnet8": partial(_resnet20_like, stage_sizes=(1, 1, 1), widths=(64, 64, 128)),
+}

@@ -1,0 +1,55 @@
+"""VGG-small for 32x32 images (SPEC.md section 6)."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from recu_jax.layers import BinaryConv
+from recu_jax.models.parts import PAD_1, batch_norm, first_conv
+
+# N(0, sqrt(2 / (k k C_out))): fan-out, where the residual networks take fan-in.
+_fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class CifarVgg(nn.Module):
+    """Six 3x3 convolutions, three 2x2 max-poolings, one linear layer.
+
+    Attributes:
+      widths: channels of the convolutions, the first of which is full precision.
+      pooled: indices of the convolutions that a max-pooling follows, before the batch norm.
+      conv: what the others are; `recu_jax.layers.Conv` makes the full-precision twin.
+      norm_axis: name of the mapped axis over which batch norm averages; None for per-device statistics.
+    """
+
+    widths: Sequence[int] = (128, 128, 256, 256, 512, 512)
+    pooled: Sequence[int] = (1, 3, 5)
+    num_classes: int = 10
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    conv: Callable[..., nn.Module] = BinaryConv
+    norm_axis: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, tau: jax.Array | float | None = None, train: bool = False) -> jax.Array:
+        """Logits, (batch, num_classes), of normalised images, (batch, height, width, channels)."""
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        for i, features in enumerate(self.widths):
+            if i == 0:
+                x = first_conv(features, kernel_init=_fan_out_normal, name="conv0", **types)(x)
+            else:
+                conv = partial(self.conv, kernel_size=(3, 3), padding=PAD_1, kernel_init=_fan_out_normal, **types)
+                x = conv(features, name=f"conv{i}")(x, tau=tau, train=train)
+            if i in self.pooled:
+                x = nn.max_pool(x, (2, 2), (2, 2))
+            norm = batch_norm(axis_name=self.norm_axis, name=f"bn{i}", **types)
+            x = jax.nn.hard_tanh(norm(x, use_running_average=not train))
+        # PyTorch's order (channel, row, column), so that the linear weights are the same matrix in both.
+        x = jnp.transpose(x, (0, 3, 1, 2)).reshape(x.shape[0], -1)
+        return nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01), name="fc", **types)(x)
+
+
+MODELS = {"cifar_vgg_small": CifarVgg}
