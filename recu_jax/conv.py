@@ -90,6 +90,11 @@ class ConvSpec:
         return tuple(lax.padtype_to_pads(in_shape, dilated, self.strides, self.padding))
 
 
+def per_channel(values: jax.Array, like: jax.Array) -> jax.Array:
+    """`values` (channels,) in the dtype and rank of `like`, to be broadcast over all but its last axis."""
+    return lax.expand_dims(values.astype(like.dtype), range(like.ndim - 1))
+
+
 def _conv(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
     return lax.conv_general_dilated(
         x,
@@ -126,7 +131,7 @@ def scaled_conv(x: jax.Array, kernel: jax.Array, alpha: jax.Array | None, spec: 
       (batch, *out_spatial, features) in the dtype of `x`.
     """
     y = _conv(x, kernel, spec)
-    return y if alpha is None else y * alpha.astype(y.dtype)
+    return y if alpha is None else y * per_channel(alpha, y)
 
 
 def _scaled_conv_fwd(x, kernel, alpha, spec):
@@ -135,7 +140,7 @@ def _scaled_conv_fwd(x, kernel, alpha, spec):
 
 def _scaled_conv_bwd(spec, saved, dy):
     (x, kernel, alpha), dy = lax.optimization_barrier((saved, dy))
-    scaled_kernel = kernel if alpha is None else kernel * alpha.astype(kernel.dtype)
+    scaled_kernel = kernel if alpha is None else kernel * per_channel(alpha, kernel)
     (dx,) = jax.linear_transpose(lambda x: _conv(x, scaled_kernel, spec), x)(dy)
     dkernel = _kernel_gradient(x, dy, kernel, spec)
     if alpha is None:
@@ -143,7 +148,7 @@ def _scaled_conv_bwd(spec, saved, dy):
     # Sums of up to thousands of products: not in bfloat16.
     products = dkernel.astype(alpha.dtype) * kernel.astype(alpha.dtype)
     dalpha = products.sum(axis=tuple(range(kernel.ndim - 1)))
-    return dx, dkernel * alpha.astype(kernel.dtype), dalpha
+    return dx, dkernel * per_channel(alpha, kernel), dalpha
 
 
 scaled_conv.defvjp(_scaled_conv_fwd, _scaled_conv_bwd)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from recu_jax.conv import ConvSpec, PaddingLike, scaled_conv, wrap_padding
+from recu_jax.conv import ConvSpec, PaddingLike, per_channel, scaled_conv, wrap_padding
 from recu_jax.errors import UserError
 
 EPSILON = 1e-5
@@ -229,4 +229,4 @@ def binary_dense(
     signs = binarize_activations(x, 1, train=train)
     weights = binarize_weights(kernel, tau, standardized=standardized, clamp=clamp)
     y = signs @ weights.astype(x.dtype)
-    return y if alpha is None else y * alpha.astype(y.dtype)
+    return y if alpha is None else y * per_channel(alpha, y)

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from flax.linen.dtypes import canonicalize_dtype
 
 from recu_jax import functional
-from recu_jax.conv import PaddingLike
-from recu_jax.errors import UserError
+from recu_jax.conv import PaddingLike, per_channel
+from recu_jax.errors import UserError, unknown
 
 Scale = Literal["learned", "mean", "none"]
 
@@ -43,7 +43,7 @@ class _BinaryLayer(nn.Module):
                 kernel, self._remembered_tau(tau, train), standardized=self.standardize, clamp=self.clamp
             )
             return functional.computed_alpha(clamped)
-        raise UserError(f"scale is {self.scale!r}; it must be 'learned', 'mean' or 'none'")
+        raise unknown("scale", self.scale, ("learned", "mean", "none"))
 
     def _remembered_tau(self, tau: jax.Array | float | None, train: bool) -> jax.Array | float:
         """The computed scale depends on tau, so evaluation without one takes that of the last training step."""
@@ -140,7 +140,7 @@ class BinaryConv(_BinaryLayer):
             clamp=self.clamp,
         )
         if self.use_bias:
-            y = y + self.param("bias", self.bias_init, (self.features,), self.param_dtype).astype(y.dtype)
+            y = y + per_channel(self.param("bias", self.bias_init, (self.features,), self.param_dtype), y)
         return y.reshape(*batch_shape, *y.shape[1:])
 
 
@@ -171,7 +171,7 @@ class BinaryDense(_BinaryLayer):
             standardized=self.standardize, clamp=self.clamp,
         )
         if self.use_bias:
-            y = y + self.param("bias", self.bias_init, (self.features,), self.param_dtype).astype(y.dtype)
+            y = y + per_channel(self.param("bias", self.bias_init, (self.features,), self.param_dtype), y)
         return y
 
 

@@ -1,10 +1,8 @@
 """Data sets by name, all in memory as uint8: `load("digits")`."""
 
-import difflib
-
 from recu_jax.data import digits, npz, tfds
 from recu_jax.data.dataset import Dataset, checked
-from recu_jax.errors import UserError
+from recu_jax.errors import UserError, unknown
 
 NAMES = ("digits", "npz", *tfds.NAMES)
 
@@ -21,9 +19,7 @@ def load(name: str, data_dir: str | None = None, num_workers: int = 2) -> Datase
       UserError: no such data set, or it is not there, or its arrays do not fit each other.
     """
     if name not in NAMES:
-        near = difflib.get_close_matches(name, NAMES, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UserError(f"dataset is {name!r}, which does not exist; {hint}data sets: {', '.join(NAMES)}")
+        raise unknown("dataset", name, NAMES)
     if name == "digits":
         return checked(digits.load(), "digits")
     if name == "npz":

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from recu_jax.conv import per_channel
+
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype=jnp.float32) -> jax.Array:
     """`(pixel / 255 - mean) / std` per channel: uint8 (..., channels) to `dtype`."""
-    mean, std = (jnp.asarray(v, jnp.promote_types(dtype, jnp.float32)) for v in (mean, std))
-    return (images.astype(mean.dtype) * (1 / (255 * std)) - mean / std).astype(dtype)
+    x = images.astype(jnp.promote_types(dtype, jnp.float32))
+    mean, std = (per_channel(jnp.asarray(v, x.dtype), x) for v in (mean, std))
+    return ((x / 255 - mean) / std).astype(dtype)
 
 
 def crop_and_flip(keys: jax.Array, images: jax.Array, padding: int, flip: bool) -> jax.Array:
@@ -30,12 +33,12 @@ def crop_and_flip(keys: jax.Array, images: jax.Array, padding: int, flip: bool) 
         return jax.random.randint(crop_key, (2,), -padding, padding + 1), jax.random.bernoulli(flip_key)
 
     offsets, flips = jax.vmap(draw)(keys)
-    rows = offsets[:, :1] + jnp.arange(height)
-    columns = jnp.arange(width)
+    rows = offsets[:, :1] + jnp.arange(height)[None, :]
+    columns = jnp.arange(width)[None, :]
     if flip:
-        columns = jnp.where(flips[:, None], columns[::-1], columns)
+        columns = jnp.where(flips[:, None], columns[:, ::-1], columns)
     columns = offsets[:, 1:] + columns
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
     i = jnp.arange(len(images))[:, None, None]
     cropped = images[i, rows.clip(0, height - 1)[:, :, None], columns.clip(0, width - 1)[:, None, :]]
-    return jnp.where(inside[..., None], cropped, 0)
+    return jnp.where(inside[..., None], cropped, jnp.zeros((), cropped.dtype))

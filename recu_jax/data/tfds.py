@@ -3,7 +3,6 @@
 import concurrent.futures
 import importlib.util
 
-import cv2
 import numpy as np
 
 from recu_jax.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
@@ -68,6 +67,8 @@ def _prepared_builder(tfds, name, data_dir):
 
 
 def _decode(source, num_workers: int, *, grayscale: bool) -> tuple[np.ndarray, np.ndarray]:
+    import cv2
+
     flag = cv2.IMREAD_GRAYSCALE if grayscale else cv2.IMREAD_COLOR_RGB
 
     def decode(records):

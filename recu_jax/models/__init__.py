@@ -1,12 +1,11 @@
 """Models by name: `create_model("cifar_resnet20", num_classes=10)`."""
 
-import difflib
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from recu_jax.errors import UserError
+from recu_jax.errors import unknown
 from recu_jax.models import cifar_resnet, cifar_vgg
 
 MODELS = {**cifar_resnet.MODELS, **cifar_vgg.MODELS}
@@ -34,7 +33,5 @@ def create_model(
       UserError: no model of this name.
     """
     if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UserError(f"model is {name!r}, which does not exist; {hint}models: {', '.join(sorted(MODELS))}")
+        raise unknown("model", name, sorted(MODELS))
     return MODELS[name](num_classes=num_classes, dtype=dtype, param_dtype=param_dtype, **kwargs)

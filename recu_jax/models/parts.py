@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from recu_jax.conv import per_channel
 from recu_jax.layers import kaiming_normal
 
 # PyTorch's padding=1. Not "SAME", which at stride 2 pads 0 before and 1 after.
@@ -36,4 +37,4 @@ class LastLinear(nn.Module):
         kernel = self.param("kernel", init, (x.shape[-1], self.features), self.param_dtype)
         bias = self.param("bias", init, (self.features,), self.param_dtype)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        return x @ kernel + bias
+        return x @ kernel + per_channel(bias, x)

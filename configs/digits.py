@@ -1,0 +1,19 @@
+"""scikit-learn's 8x8 digits with a 1-bit ResNet-8: the demonstration.
+
+python -m recu_jax.main --config=configs/digits.py
+"""
+
+from recu_jax.config import base_config
+
+
+def get_config():
+    config = base_config()
+    config.dataset = "digits"
+    config.model = "digits_resnet8"
+    config.epochs = 10
+    config.batch_size = 64
+    config.eval_batch_size = 360
+    config.crop_padding = 1
+    config.flip = False
+    config.warmup_epochs = 1
+    return config

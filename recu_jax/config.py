@@ -1,0 +1,136 @@
+"""The fields of a run, their rules, and what follows from them.
+
+An experiment is a file with a `get_config()` that starts from `base_config()` and changes fields; see `configs/`.
+Fields hold choices alone: steps, schedules and sizes are derived in `recu_jax.train`.
+"""
+
+from typing import Any
+
+import ml_collections
+
+from recu_jax import data, models
+from recu_jax.errors import UserError, unknown
+
+OPTIMIZERS = ("sgd", "adam")
+LR_SCHEDULES = ("cosine", "step", "linear")
+DTYPES = ("float32", "bfloat16", "float64")
+CONVS = ("binary", "float")
+SCALES = ("learned", "mean", "none")
+
+# Fields that a resumed run may change: they change neither parameters nor the data's order.
+FREE_ON_RESUME = frozenset({
+    "data_dir", "num_workers", "eval_batch_size", "steps_per_dispatch", "checkpoint_every_epochs", "log_every_steps",
+    "tensorboard",
+})  # fmt: skip
+# Fields that decide which variables a model has.
+MODEL_FIELDS = ("model", "dataset", "conv", "scale")
+
+
+def base_config() -> ml_collections.ConfigDict:
+    """The CIFAR-10 recipe of SPEC.md section 7, locked: a field that is not here is refused."""
+    c = ml_collections.ConfigDict()
+    c.seed = 0
+
+    # Data. `data_dir`: TFDS's folder, or the file of data set npz; None is TFDS's default.
+    c.dataset = "cifar10"
+    c.data_dir = ml_collections.config_dict.placeholder(str)
+    c.num_workers = 2  # threads that decode images
+    c.crop_padding = 4  # pixels of zeros around a training image before the random crop; 0 crops nothing
+    c.flip = True
+
+    # Model. `conv="float"` is the full-precision twin; the other fields are the parts of ReCU, for ablations.
+    c.model = "cifar_resnet20"
+    c.conv = "binary"
+    c.scale = "learned"  # alpha: learned (the authors' code), mean (the paper), none
+    c.standardize = True
+    c.clamp = True
+    c.tau_min, c.tau_max = 0.85, 0.99
+    c.dtype = "float32"  # of the computation; parameters stay float32 (float64 with float64)
+
+    # Optimisation.
+    c.epochs = 600
+    c.batch_size = 256  # over all devices
+    c.eval_batch_size = 256
+    c.optimizer = "sgd"
+    c.momentum = 0.9
+    c.weight_decay = 5e-4
+    c.learning_rate = 0.1
+    c.lr_schedule = "cosine"
+    c.lr_milestones = ()  # epochs at which the step schedule divides the rate by 10
+    c.warmup_epochs = 5
+
+    # Devices. None: all of them; many steps a dispatch on GPU and TPU.
+    c.num_devices = ml_collections.config_dict.placeholder(int)
+    c.global_batch_norm = False  # batch statistics over all devices; each its own is what the authors do
+    c.steps_per_dispatch = ml_collections.config_dict.placeholder(int)
+
+    # What is kept and shown.
+    c.checkpoint_every_epochs = 1
+    c.log_every_steps = 20
+    c.tensorboard = True
+    return c.lock()
+
+
+def check_config(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError for the first field that breaks its rule, whatever the hardware."""
+    for field, names in (
+        ("dataset", data.NAMES),
+        ("optimizer", OPTIMIZERS),
+        ("lr_schedule", LR_SCHEDULES),
+        ("dtype", DTYPES),
+        ("conv", CONVS),
+        ("scale", SCALES),
+        ("model", sorted(models.MODELS)),
+    ):
+        if config[field] not in names:
+            raise unknown(f"config.{field}", config[field], names)
+    if not 0.5 < config.tau_min <= config.tau_max <= 1.0:
+        raise UserError(
+            f"config.tau_min is {config.tau_min} and config.tau_max is {config.tau_max}; they must satisfy "
+            "0.5 < tau_min <= tau_max <= 1"
+        )
+    for field in ("epochs", "batch_size", "eval_batch_size", "checkpoint_every_epochs", "log_every_steps"):
+        _at_least(config, field, 1)
+    for field in ("seed", "num_workers", "crop_padding", "warmup_epochs", "weight_decay"):
+        _at_least(config, field, 0)
+    for field in ("num_devices", "steps_per_dispatch"):
+        if config[field] is not None:
+            _at_least(config, field, 1)
+    if not config.learning_rate > 0:
+        raise UserError(f"config.learning_rate is {config.learning_rate}; it must be above 0")
+    if not 0 <= config.momentum < 1:
+        raise UserError(f"config.momentum is {config.momentum}; it must be at least 0 and below 1")
+    if config.lr_schedule == "step" and not config.lr_milestones:
+        raise UserError(
+            "config.lr_milestones is empty; the step schedule needs epochs, as in --config.lr_milestones='(100,150)'"
+        )
+
+
+def check_resumable(saved: dict[str, Any], config: ml_collections.ConfigDict, workdir: str) -> None:
+    """Raises UserError if `config` differs from the `saved` one where a resumed run must not."""
+    changed = {k for k in saved.keys() | config.keys() if saved.get(k) != plain(config).get(k)} - FREE_ON_RESUME
+    if changed:
+        what = ", ".join(f"{k} was {saved.get(k)!r} and is {plain(config).get(k)!r}" for k in sorted(changed))
+        raise UserError(
+            f"{workdir} holds a run of another config: {what}; give these fields their old values or another --workdir"
+        )
+
+
+def check_same_model(saved: dict[str, Any], config: ml_collections.ConfigDict, workdir: str) -> None:
+    """Raises UserError if the checkpoints in `workdir` are of another model than the config's."""
+    for field in MODEL_FIELDS:
+        if saved[field] != config[field]:
+            raise UserError(
+                f"{workdir} holds a run with {field}={saved[field]!r}, the config says {config[field]!r}; evaluate "
+                "with the config that it was trained with"
+            )
+
+
+def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The config as JSON keeps it: tuples are lists."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in config.to_dict().items()}
+
+
+def _at_least(config, field, least):
+    if config[field] < least:
+        raise UserError(f"config.{field} is {config[field]}; it must be at least {least}")

@@ -1,0 +1,58 @@
+"""What a run writes down: `metrics.jsonl`, one object an epoch, and the same scalars as TensorBoard events."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+
+class Logbook:
+    """Records of a run in its workdir.
+
+    A resumed run redoes the epochs after its checkpoint; `start_epoch` is the first of them, and what an earlier
+    process wrote from there on (a half-written last line, too) is taken out.
+    """
+
+    def __init__(self, workdir: str | pathlib.Path, start_epoch: int = 1, tensorboard: bool = True):
+        workdir = pathlib.Path(workdir)
+        self._path = workdir / "metrics.jsonl"
+        self.rows = [row for row in read(self._path) if row["epoch"] < start_epoch]
+        kept = workdir / "metrics.jsonl.kept"
+        kept.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        os.replace(kept, self._path)
+        self._events = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            # Events from this step on, which the earlier process may have written, no longer count.
+            step = self.rows[-1]["step"] + 1 if self.rows else 0
+            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Appends one epoch's metrics; on the disk when it returns."""
+        self.rows.append(row)
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if self._events is not None:
+            for name, value in row.items():
+                if name != "step":
+                    self._events.add_scalar(name, value, row["step"])
+            self._events.flush()
+
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.close()
+
+
+def read(path: str | pathlib.Path) -> list[dict[str, Any]]:
+    """The whole lines of a `metrics.jsonl`; none if there is no such file."""
+    path = pathlib.Path(path)
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:  # a line whose writing was cut off
+            break
+    return rows

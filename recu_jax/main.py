@@ -1,0 +1,100 @@
+"""The command line: `python -m recu_jax.main --config=configs/digits.py [--workdir=DIR] [--mode=train|eval]`.
+
+Any field is changed by `--config.FIELD=VALUE`. The same command continues a run that was stopped.
+"""
+
+import pathlib
+import sys
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from recu_jax import backend
+from recu_jax.errors import UserError, unknown
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file with get_config().")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/NAME for --config=.../NAME.py.")
+_MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate the best checkpoint.")
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """absl's parsing, with each of its errors as one line."""
+    try:
+        rest = flags.FLAGS(argv)
+        if _CONFIG.value is None:
+            raise UserError("--config is not set; give an experiment, such as --config=configs/digits.py")
+        if len(rest) > 1:
+            raise UserError(f"{rest[1]!r} is not a flag; options are given as --name=value")
+    except UserError as error:
+        _fail(error)
+    except flags.Error as error:
+        _fail(str(error).removeprefix("FATAL Flags parsing error:").strip())
+    except FileNotFoundError as error:
+        _fail(f"--config={error.filename} does not exist; give the path of a file with get_config()")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        _fail(_field_error(argv, error))
+    return rest
+
+
+def _field_error(argv, error):
+    """What is wrong with a `--config.FIELD=VALUE`: an unknown field, or a value of another type."""
+    fields = {}
+    for argument in argv[1:]:
+        if argument.lstrip("-").startswith("config."):
+            name, _, value = argument.lstrip("-").removeprefix("config.").partition("=")
+            fields[name] = value
+    return unknown_field(fields) or f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def unknown_field(fields):
+    from recu_jax.config import base_config
+
+    known = list(base_config().keys())
+    for name in fields:
+        if name not in known:
+            return unknown("--config field", name, known)
+    return None
+
+
+def _fail(message: object) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(EXIT_USER_ERROR)
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    config = _CONFIG.value
+    workdir = _WORKDIR.value or str(pathlib.Path("runs") / pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem)
+    logging.set_verbosity(logging.WARNING)
+    backend.set_xla_flags()
+    if config.get("dtype") == "float64":
+        jax.config.update("jax_enable_x64", True)
+    # After the flags: these import what may touch a device.
+    from recu_jax import loop
+
+    try:
+        if _MODE.value == "eval":
+            m = loop.evaluate(config, workdir)
+            print(
+                f"best checkpoint (epoch {m['epoch']}): test top-1 {m['test_top1']:.2f}%, top-5 {m['test_top5']:.2f}%, "
+                f"loss {m['test_loss']:.4f} on {m['images']} images; workdir {workdir}"
+            )
+            return
+        result = loop.train(config, workdir)
+        print(
+            f"final test top-1 {result.final['test_top1']:.2f}%, best {result.best['test_top1']:.2f}% (epoch "
+            f"{result.best['epoch']}); workdir {workdir}"
+        )
+    except UserError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command continues from the last checkpoint in {workdir}", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse)

@@ -1,0 +1,50 @@
+"""Package metadata; tool settings are in pyproject.toml."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "recu_jax" / "__init__.py").read_text()).group(1)
+
+setup(
+    name="recu_jax",
+    version=VERSION,
+    description="1-bit neural networks in JAX and Flax: ReCU layers, models and training",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["recu_jax", "recu_jax.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py",
+        # 0.10.2 returns wrong numbers on the CPU and crashes (jax issues 39103, 40412).
+        "jax>=0.7.2,!=0.10.2",
+        "jaxlib>=0.7.2,!=0.10.2",
+        "flax>=0.11.2",
+        "ml_collections",
+        "numpy",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.22",
+        "scikit-learn",
+        "tensorboardX",
+        "tqdm",
+    ],
+    extras_require={
+        # TFDS reads array_record files without TensorFlow.
+        "tfds": ["tensorflow-datasets>=4.9.9", "array_record", "opencv-python-headless"],
+        # Downloading and preparing the original archives needs TensorFlow, once.
+        "prepare": ["tensorflow-datasets>=4.9.9", "array_record", "opencv-python-headless", "tensorflow"],
+        "test": ["pytest", "pytest-xdist", "ruff", "tensorflow-datasets>=4.9.9", "array_record", "opencv-python-headless"],
+        # Comparisons only. On Python 3.11 `torch==2.13.0` is to be had as a CPU build.
+        "torch": ["torch>=2.4"],
+    },
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
+    ],
+)

@@ -1,0 +1,178 @@
+"""Layers and whole models against the official code, in float64."""
+
+import functools
+
+import flax.linen as nn
+import golden_values as golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from recu_jax import BinaryConv, UserError, create_model
+from recu_jax.data.augment import normalize
+from recu_jax.data.dataset import IMAGENET_MEAN, IMAGENET_STD
+from recu_jax.functional import laplace_quantile, laplace_scale, latent_to_clamped, standardize
+from recu_jax.torch_import import from_torch, to_torch
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+# Name of the record: our model, classes.
+MODELS = {
+    "cifar_resnet20": ("cifar_resnet20", 10),
+    "cifar100_resnet20": ("cifar_resnet20", 100),
+    "cifar_resnet18": ("cifar_resnet18", 10),
+    "cifar_vgg_small": ("cifar_vgg_small", 10),
+}
+
+
+def relative(ours, theirs):
+    return np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
+
+
+@pytest.fixture(params=range(5))
+def layer_case(request):
+    z = dict(np.load(golden.FOLDER / f"binarize_conv_{request.param}.npz"))
+    z["kernel"] = z["weight_oihw"].transpose(2, 3, 1, 0)
+    z["tau"] = float(z["tau"])
+    return z
+
+
+def test_weights_of_a_layer(layer_case):
+    z = layer_case
+    w = standardize(z["kernel"])
+    assert relative(w.transpose(3, 2, 0, 1), z["w_standardized"]) < 1e-10
+    np.testing.assert_allclose(laplace_quantile(laplace_scale(w), z["tau"]), z["q_tau"], rtol=1e-10)
+    assert relative(latent_to_clamped(z["kernel"], z["tau"]).transpose(3, 2, 0, 1), z["w_clamped"]) < 1e-10
+
+
+def test_outputs_and_gradients_of_a_layer(layer_case):
+    z = layer_case
+    window, features = z["kernel"].shape[:2], z["kernel"].shape[-1]
+    layer = BinaryConv(features, window, int(z["stride"]), int(z["padding"]), param_dtype=jnp.float64)
+    x = jnp.asarray(z["x_nchw"].transpose(0, 2, 3, 1))
+    params = {"kernel": jnp.asarray(z["kernel"]), "alpha": jnp.asarray(z["alpha"].reshape(-1))}
+
+    def apply(params, x):
+        return layer.apply({"params": params}, x, tau=z["tau"], train=True)
+
+    y, vjp = jax.vjp(apply, params, x)
+    dparams, dx = vjp(jnp.asarray(z["cotangent"].transpose(0, 2, 3, 1)))
+    assert relative(y.transpose(0, 3, 1, 2), z["y_train"]) < 1e-10
+    assert relative(layer.apply({"params": params}, x).transpose(0, 3, 1, 2), z["y_eval"]) < 1e-10
+    assert relative(dx.transpose(0, 3, 1, 2), z["dx"]) < 1e-10
+    assert relative(dparams["kernel"].transpose(3, 2, 0, 1), z["dweight"]) < 1e-10
+    assert relative(dparams["alpha"], z["dalpha"].reshape(-1)) < 1e-10
+
+
+@functools.cache
+def loss_and_gradients(name, num_classes, tau):
+    model = create_model(name, num_classes, param_dtype=jnp.float64)
+
+    def loss(params, batch_stats, x, y):
+        variables = {"params": params, "batch_stats": batch_stats}
+        logits, changed = model.apply(variables, x, tau=tau, train=True, mutable=["batch_stats"])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), (logits, changed["batch_stats"])
+
+    return model, jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+def with_unbiased_variance(model, variables, x, after):
+    """Running statistics with the batch's share of the variance times n / (n - 1), as PyTorch keeps it."""
+    counts = {}
+
+    def record(next_function, args, kwargs, context):
+        if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":
+            counts[*context.module.path, "var"] = args[0].size // args[0].shape[-1]
+        return next_function(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(model.apply, variables, x)
+    before, after = flatten_dict(variables["batch_stats"]), flatten_dict(after)
+    for path, n in counts.items():
+        after[path] = 0.9 * before[path] + (after[path] - 0.9 * before[path]) * n / (n - 1)
+    return unflatten_dict(after)
+
+
+@pytest.mark.parametrize("record_name", MODELS)
+def test_model(record_name):
+    name, num_classes = MODELS[record_name]
+    record, arrays = golden.load(record_name)
+    filled = golden.state_dict(record)
+    x, y = golden.batch(record_name, record, num_classes)
+    np.testing.assert_array_equal(y, arrays["labels"])
+    variables = jax.tree.map(jnp.asarray, from_torch(name, filled))
+
+    model, step = loss_and_gradients(name, num_classes, record["tau"])
+    assert relative(jax.jit(model.apply)(variables, x), arrays["eval_logits"]) < 1e-8
+    (loss, (logits, batch_stats)), grads = step(variables["params"], variables["batch_stats"], x, y)
+    assert relative(logits, arrays["train_logits"]) < 1e-8
+    np.testing.assert_allclose(loss, record["loss"], rtol=1e-8)
+
+    batch_stats = with_unbiased_variance(model, variables, x, batch_stats)
+    got = to_torch(name, {"params": grads, "batch_stats": batch_stats})
+    for key, (norm, projection) in record["grad_norm_and_projection"].items():
+        our_norm, our_projection = golden.norm_and_projection(key, got[key])
+        assert abs(our_norm - norm) < 1e-8 * norm, key
+        assert abs(our_projection - projection) < 1e-8 * norm, key
+    for key, (norm, projection) in record["running_stats_after_one_train_forward_norm_and_projection"].items():
+        np.testing.assert_allclose(
+            golden.norm_and_projection(key, got[key]), (norm, projection), rtol=1e-8, err_msg=key
+        )
+
+
+def test_five_sgd_steps():
+    record, _ = golden.load("cifar_resnet20_sgd")
+    x, y = golden.batch("cifar_resnet20", record, 10)
+    variables = jax.tree.map(jnp.asarray, from_torch("cifar_resnet20", golden.state_dict(record)))
+    params, batch_stats = variables["params"], variables["batch_stats"]
+    _, step = loss_and_gradients("cifar_resnet20", 10, record["tau"])
+    optimizer = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, 0.9))
+    opt_state = optimizer.init(params)
+    losses = []
+    for _ in record["train_step_losses"]:
+        (loss, (_, batch_stats)), grads = step(params, batch_stats, x, y)
+        losses.append(loss)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(losses, record["train_step_losses"], rtol=1e-7)
+
+
+@pytest.mark.parametrize("record_name", MODELS)
+def test_torch_round_trip(record_name):
+    name, _ = MODELS[record_name]
+    filled = golden.state_dict(golden.load(record_name)[0])
+    back = to_torch(name, from_torch(name, filled))
+    assert list(back) != [] and back.keys() == filled.keys()
+    for key, array in filled.items():
+        np.testing.assert_array_equal(back[key], array)
+
+
+def test_official_checkpoint():
+    # The state_dict of official_checkpoint_resnet20.pth.tar as NumPy arrays; test_torch.py holds it to the file.
+    state_dict = dict(np.load(golden.FOLDER / "official_checkpoint_resnet20.npz"))
+    recorded = np.load(golden.FOLDER / "official_checkpoint_resnet20_eval.npz")
+    variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), from_torch("cifar_resnet20", state_dict))
+    x = normalize(recorded["images_nhwc_uint8"], IMAGENET_MEAN, IMAGENET_STD, jnp.float64)
+    logits = jax.jit(create_model("cifar_resnet20", param_dtype=jnp.float64).apply)(variables, x)
+    assert relative(logits, recorded["eval_logits"]) < 1e-8
+
+
+def test_a_state_dict_that_does_not_fit_is_listed_whole():
+    record, _ = golden.load("cifar_resnet20")
+    given = golden.state_dict(record)
+    del given["bn1.bias"], given["layer2.1.conv2.alpha"]
+    given["fc.weight"] = np.zeros((10, 64))
+    given["conv1.weight"] = np.zeros((16, 3, 5, 5))
+    with pytest.raises(UserError) as error:
+        from_torch("cifar_resnet20", given)
+    for part in (
+        "missing bn1.bias (16,)",
+        "missing layer2.1.conv2.alpha (32, 1, 1)",
+        "extra fc.weight (10, 64)",
+        "misshapen conv1.weight (16, 3, 5, 5), should be (16, 3, 3, 3)",
+    ):
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
