@@ -13,7 +13,7 @@ def get_config():
     config.epochs = 10
     config.batch_size = 64
     config.eval_batch_size = 360
-    config.crop_padding = 1
+    config.crop_padding = 0
     config.flip = False
     config.warmup_epochs = 1
     return config

@@ -1,7 +1,7 @@
 """What each backend needs to be correct and fast. The one place that knows one backend from another.
 
-CPU: YNNPACK fusions off (they return garbage for some programs), kernel gradients as matrix products where the
-installed XLA is slow at them, one training step a dispatch. GPU and TPU: none of this, and many steps a dispatch.
+CPU: YNNPACK fusions off (they return garbage for some programs), long sums as matrix products, one training step a
+dispatch. GPU and TPU: none of this, and many steps a dispatch.
 """
 
 import importlib.metadata
@@ -35,13 +35,9 @@ def set_xla_flags() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} {_YNN_FLAG}=".strip()
 
 
-def kernel_gradient_by_dots() -> bool:
-    """Whether the kernel gradient of a convolution is faster as matrix products over patches.
-
-    True on the CPU before jaxlib 0.11, whose layout assignment makes a strided copy of the activations: a
-    `cifar_resnet20` train step takes 3.3 s without and 2.0 s with the products there (batch 256, 2 cores).
-    """
-    return jax.default_backend() == "cpu" and _jaxlib_version() < (0, 11)
+def sums_by_dots() -> bool:
+    """Whether long sums are faster as products with a vector of ones; see `recu_jax.sums`."""
+    return jax.default_backend() == "cpu"
 
 
 def steps_per_dispatch(steps_per_epoch: int) -> int:

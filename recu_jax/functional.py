@@ -4,6 +4,7 @@ Arrays are channels last: a kernel is (*window, in_features / groups, features),
 Every function returns the dtype it was given; statistics of bfloat16 and float16 arrays are computed in float32.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ from jax import lax
 
 from recu_jax.conv import ConvSpec, PaddingLike, per_channel, scaled_conv, wrap_padding
 from recu_jax.errors import UserError
+from recu_jax.sums import sum_columns
 
 EPSILON = 1e-5
 
@@ -113,6 +115,7 @@ def _approx_sign_jvp(primals, tangents):
     return approx_sign(x), t * jnp.maximum(0, 2 - 2 * jnp.abs(x))
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def normalize_sample(x: jax.Array, sample_ndim: int) -> jax.Array:
     """Divides each sample by its standard deviation, `x / sqrt(var + 1e-5)`, `var` unbiased (SPEC.md 2).
 
@@ -120,9 +123,28 @@ def normalize_sample(x: jax.Array, sample_ndim: int) -> jax.Array:
       x: (*batch, *sample).
       sample_ndim: how many trailing axes make one sample, 3 for (height, width, channels).
     """
-    axes = tuple(range(-sample_ndim, 0))
-    variance = _wide(x).var(axes, keepdims=True, ddof=1)
-    return (x * lax.rsqrt(variance + EPSILON).astype(x.dtype)).astype(x.dtype)
+    return _normalize_sample_fwd(x, sample_ndim)[0]
+
+
+def _normalize_sample_fwd(x, sample_ndim):
+    rows = _wide(x).reshape(-1, math.prod(x.shape[x.ndim - sample_ndim :]))
+    n = rows.shape[1]
+    mean = (sum_columns(rows) / n)[:, None]
+    variance = sum_columns(jnp.square(rows - mean))[:, None] / max(n - 1, 1)
+    inverse = lax.rsqrt(variance + EPSILON)
+    return (rows * inverse).reshape(x.shape).astype(x.dtype), (x, mean, inverse)
+
+
+def _normalize_sample_bwd(sample_ndim, saved, dy):
+    x, mean, inverse = saved
+    rows, dy = (_wide(a).reshape(len(mean), -1) for a in (x, dy))
+    # d inverse / d x = -inverse^3 (x - mean) / (n - 1); the mean adds nothing, as sum(x - mean) = 0.
+    slope = sum_columns(dy * rows)[:, None] * inverse**3 / max(rows.shape[1] - 1, 1)
+    dx = dy * inverse - (rows - mean) * slope
+    return (dx.reshape(x.shape).astype(x.dtype),)
+
+
+normalize_sample.defvjp(_normalize_sample_fwd, _normalize_sample_bwd)
 
 
 def binarize_activations(x: jax.Array, sample_ndim: int, *, train: bool) -> jax.Array:

@@ -15,6 +15,7 @@ from recu_jax import BinaryConv, UserError, create_model
 from recu_jax.data.augment import normalize
 from recu_jax.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from recu_jax.functional import laplace_quantile, laplace_scale, latent_to_clamped, standardize
+from recu_jax.models.batch_norm import BatchNorm
 from recu_jax.torch_import import from_torch, to_torch
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -84,7 +85,7 @@ def with_unbiased_variance(model, variables, x, after):
     counts = {}
 
     def record(next_function, args, kwargs, context):
-        if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":
+        if isinstance(context.module, BatchNorm) and context.method_name == "__call__":
             counts[*context.module.path, "var"] = args[0].size // args[0].shape[-1]
         return next_function(*args, **kwargs)
 

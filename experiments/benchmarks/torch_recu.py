@@ -20,7 +20,7 @@ import functools
 import math
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import nn
 
 VARIANCE_EPSILON = 1e-5

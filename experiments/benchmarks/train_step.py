@@ -45,7 +45,7 @@ WARMUP_STEPS = 2  # the first compiles, the second meets warm caches
 # before the other side's clock starts.
 SETTLE_SECONDS = 0.3
 # Two turns do not suffer alike from a busy machine: beside another load on 2 cores PyTorch, whose
-# threads wait for each other after every operation, slowed down 3.3 times and jax 1.8 times.
+# threads wait for each other after every operation, took 2 to 4 times as long, jax 1.8 times.
 MAX_SHARE_OF_OTHERS = 0.05
 
 
@@ -147,7 +147,7 @@ def work(side, model_name, batch_size, steps):
 
 
 def machine_busy_seconds():
-    """Processor seconds that all processes, and neighbours of a virtual machine, used since boot."""
+    """Processor seconds since boot of all processes, and of neighbours of a virtual machine."""
     fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
     user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields)
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")

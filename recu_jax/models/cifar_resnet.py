@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from recu_jax.layers import BinaryConv, kaiming_normal
-from recu_jax.models.parts import PAD_1, batch_norm, first_conv, LastLinear
+from recu_jax.models.batch_norm import BatchNorm
+from recu_jax.models.parts import PAD_1, first_conv, LastLinear
 
 hard_tanh = jax.nn.hard_tanh
 
@@ -88,7 +89,7 @@ class CifarResNet(nn.Module):
         """Logits, (batch, num_classes), of normalised images, (batch, height, width, channels)."""
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = partial(self.conv, kernel_size=(3, 3), padding=PAD_1, kernel_init=kaiming_normal, **types)
-        norm = partial(batch_norm, axis_name=self.norm_axis, **types)
+        norm = partial(BatchNorm, axis_name=self.norm_axis, **types)
         x = first_conv(self.widths[0], name="conv1", **types)(x)
         x = norm(name="bn1")(x, use_running_average=not train)
         if self.stem_activation:

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from recu_jax.layers import BinaryConv
-from recu_jax.models.parts import PAD_1, batch_norm, first_conv
+from recu_jax.models.batch_norm import BatchNorm
+from recu_jax.models.parts import PAD_1, first_conv
 
 # N(0, sqrt(2 / (k k C_out))): fan-out, where the residual networks take fan-in.
 _fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -45,7 +46,7 @@ class CifarVgg(nn.Module):
                 x = conv(features, name=f"conv{i}")(x, tau=tau, train=train)
             if i in self.pooled:
                 x = nn.max_pool(x, (2, 2), (2, 2))
-            norm = batch_norm(axis_name=self.norm_axis, name=f"bn{i}", **types)
+            norm = BatchNorm(axis_name=self.norm_axis, name=f"bn{i}", **types)
             x = jax.nn.hard_tanh(norm(x, use_running_average=not train))
         # PyTorch's order (channel, row, column), so that the linear weights are the same matrix in both.
         x = jnp.transpose(x, (0, 3, 1, 2)).reshape(x.shape[0], -1)
