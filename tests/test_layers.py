@@ -1,0 +1,183 @@
+"""The Linen layers as users of `nn.Conv` and `nn.Dense` meet them."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import recu_jax
+from recu_jax import BinaryConv, BinaryDense, UserError
+from recu_jax.functional import sign, standardize
+from recu_jax.layers import Conv, Dense
+from recu_jax.models.batch_norm import BatchNorm
+
+
+def normal(shape, seed=0, dtype="float32"):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+
+
+def test_everything_public_is_importable_from_the_package():
+    for name in (
+        "BinaryConv BinaryDense create_model exponential_tau cosine_learning_rate step_learning_rate "
+        "linear_learning_rate standardize laplace_scale laplace_quantile recu sign ste_sign approx_sign binary_conv "
+        "binary_dense set_xla_flags UserError"
+    ).split():
+        assert hasattr(recu_jax, name), name
+
+
+def test_parameters_are_kernel_and_alpha():
+    variables = BinaryConv(16, (3, 3)).init(jax.random.key(0), normal((2, 8, 8, 4)))
+    shapes = jax.tree.map(jnp.shape, variables)
+    assert shapes == {"params": {"kernel": (3, 3, 4, 16), "alpha": (16,)}}
+    alpha = variables["params"]["alpha"]
+    assert (0 <= alpha).all() and (alpha < 1).all()
+    assert abs(variables["params"]["kernel"].std() - np.sqrt(2 / 36)) < 0.02
+
+
+@pytest.mark.parametrize("window,x_shape", [((3,), (2, 9, 4)), ((3, 3), (2, 8, 8, 4)), ((2, 3, 2), (2, 5, 5, 5, 4))])
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_conv_is_a_float_conv_of_signs(window, x_shape, use_bias):
+    layer = BinaryConv(8, window, use_bias=use_bias, bias_init=nn.initializers.ones_init())
+    x = normal(x_shape)
+    variables = layer.init(jax.random.key(0), x)
+    p = variables["params"]
+    floating = nn.Conv(8, window, use_bias=False)
+    expected = floating.apply({"params": {"kernel": sign(standardize(p["kernel"]))}}, sign(x))
+    expected = expected * p["alpha"].reshape((1,) * (expected.ndim - 1) + (-1,)) + use_bias
+    np.testing.assert_allclose(layer.apply(variables, x, tau=0.9, train=True), expected, rtol=1e-6)
+
+
+def test_dense_is_a_product_of_signs():
+    layer, x = BinaryDense(8), normal((2, 3, 5))
+    variables = layer.init(jax.random.key(0), x)
+    p = variables["params"]
+    expected = np.sign(x) @ np.sign(standardize(p["kernel"])) * np.asarray(p["alpha"])
+    np.testing.assert_allclose(layer.apply(variables, x, tau=0.9, train=True), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [(), (3, 2)])
+def test_any_number_of_batch_dimensions(batch):
+    layer, x = BinaryConv(8, (3, 3)), normal((*batch, 6, 6, 4))
+    variables = layer.init(jax.random.key(0), x)
+    y = layer.apply(variables, x, train=True)
+    assert y.shape == (*batch, 6, 6, 8)
+    single = layer.apply(variables, x.reshape(-1, 6, 6, 4), train=True)
+    np.testing.assert_array_equal(y.reshape(-1, 6, 6, 8), single)
+
+
+def test_samples_do_not_see_each_other():
+    layer, x = BinaryConv(8, (3, 3)), normal((4, 6, 6, 4))
+    variables = layer.init(jax.random.key(0), x)
+
+    def pull(x):
+        return jax.vjp(lambda x: layer.apply(variables, x, tau=0.9, train=True), x)[1](jnp.ones((len(x), 6, 6, 8)))[0]
+
+    np.testing.assert_allclose(pull(x)[1:2], pull(x[1:2]), rtol=1e-5, atol=1e-6)
+
+
+def test_transformations_compose():
+    layer, x = BinaryConv(8, (3, 3)), normal((4, 6, 6, 4))
+    variables = layer.init(jax.random.key(0), x)
+
+    def loss(variables, x):
+        return (layer.apply(variables, x, tau=0.9, train=True) ** 2).sum()
+
+    expected = jax.grad(loss)(variables, x)
+    per_sample = jax.vmap(jax.grad(loss), (None, 0))(variables, x[:, None])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b.sum(0), rtol=2e-4, atol=1e-4), expected, per_sample)
+    again = jax.jit(jax.grad(jax.checkpoint(loss)))(variables, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-4), expected, again)
+
+
+def test_bfloat16_compute_keeps_latent_weights_float32():
+    x = normal((2, 6, 6, 4))
+    layer = BinaryConv(8, (3, 3), dtype=jnp.bfloat16)
+    variables = layer.init(jax.random.key(0), x)
+    assert {v.dtype for v in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    assert layer.apply(variables, x).dtype == jnp.bfloat16
+    # Two weights that bfloat16 cannot tell apart, on either side of their mean, keep their signs.
+    kernel = jnp.full((3, 3, 4, 8), 1.0).at[0].add(2.0**-12)
+    signs = recu_jax.binarize_weights(kernel)
+    ones = jnp.ones((1, 3, 3, 4))
+    y = layer.apply({"params": {"kernel": kernel, "alpha": jnp.ones(8)}}, ones)
+    np.testing.assert_array_equal(y[0, 1, 1], signs.sum((0, 1, 2)))
+
+
+def test_mean_scale_is_the_papers_and_evaluation_remembers_tau():
+    layer, x = BinaryConv(8, (3, 3), scale="mean"), normal((2, 6, 6, 4))
+    variables = layer.init(jax.random.key(0), x)
+    assert set(variables["params"]) == {"kernel"}
+    kernel = np.asarray(standardize(variables["params"]["kernel"]))
+    bound = -np.abs(kernel).mean() * np.log(2 - 2 * 0.8)
+    alpha = np.abs(np.clip(kernel, -bound, bound)).mean((0, 1, 2))
+    signs = BinaryConv(8, (3, 3), scale="none").apply(variables, x)
+    y, changed = layer.apply(variables, x, tau=0.8, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(y, signs * alpha[None, None, None], rtol=1e-5)
+    np.testing.assert_array_equal(layer.apply({**variables, **changed}, x), y)
+
+
+def test_parts_can_be_switched_off():
+    x, kernel = normal((2, 6, 6, 4)), normal((3, 3, 4, 8)) + 0.5
+    params = {"params": {"kernel": kernel, "alpha": jnp.ones(8)}}
+    plain = BinaryConv(8, (3, 3), standardize=False)
+    np.testing.assert_array_equal(
+        plain.apply(params, x), nn.Conv(8, (3, 3), use_bias=False).apply({"params": {"kernel": sign(kernel)}}, sign(x))
+    )
+
+    def gradient(layer):
+        return jax.grad(lambda p: layer.apply(p, x, tau=0.8, train=True)[0, 0, 0].sum())(params)["params"]["kernel"]
+
+    # Without the clamp every tap under the first output pixel has a gradient; with it the outer ones have none.
+    unclamped = gradient(BinaryConv(8, (3, 3), standardize=False, clamp=False))
+    clamped = gradient(plain)
+    bound = -np.abs(kernel).mean() * np.log(2 - 2 * 0.8)
+    np.testing.assert_array_equal(clamped, np.where(np.abs(kernel) <= bound, unclamped, 0))
+    assert (np.asarray(clamped) != np.asarray(unclamped)).any()
+
+
+@pytest.mark.parametrize(
+    "layer,apply_kwargs,message",
+    [
+        (BinaryConv(8, (3, 3)), {"tau": 0.4}, "tau is 0.4"),
+        (BinaryConv(8, (3, 3), scale="median"), {}, "scale is 'median'"),
+        (BinaryConv(8, (3, 3), feature_group_count=3), {}, "feature_group_count is 3"),
+        (BinaryConv(8, (3, 3), padding="CAUSAL"), {}, "padding is 'CAUSAL'"),
+        (BinaryDense(8), {"tau": 1.5}, "tau is 1.5"),
+    ],
+)
+def test_mistakes_are_named(layer, apply_kwargs, message):
+    with pytest.raises(UserError, match=message):
+        layer.init(jax.random.key(0), normal((2, 6, 6, 4)), **apply_kwargs)
+
+
+def test_full_precision_twins_take_the_same_calls():
+    x = normal((2, 6, 6, 4))
+    for twin, plain in ((Conv(8, (3, 3)), nn.Conv(8, (3, 3), use_bias=False)), (Dense(8), nn.Dense(8))):
+        variables = twin.init(jax.random.key(0), x)
+        np.testing.assert_array_equal(twin.apply(variables, x, tau=0.9, train=True), plain.apply(variables, x))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("axis_name", [None, "devices"])
+def test_batch_norm_equals_flax(axis_name):
+    x, dy = normal((4, 6, 5, 5, 3), dtype="float64") * 2 + 1, normal((4, 6, 5, 5, 3), 1, "float64")
+    ours = BatchNorm(param_dtype=jnp.float64, axis_name=axis_name)
+    flax = nn.BatchNorm(momentum=0.9, epsilon=1e-5, param_dtype=jnp.float64, axis_name=axis_name)
+    variables = ours.init(jax.random.key(0), x[0], use_running_average=False)
+    variables = jax.tree.map(lambda v: v + 0.1 * normal(v.shape, 2, "float64"), variables)
+
+    def run(module, x, dy):
+        def f(params, x):
+            v = {"params": params, "batch_stats": variables["batch_stats"]}
+            return module.apply(v, x, use_running_average=False, mutable=["batch_stats"])
+
+        y, pull, stats = jax.vjp(f, variables["params"], x, has_aux=True)
+        return y, pull(dy), stats
+
+    results = [jax.pmap(functools.partial(run, m), axis_name="devices")(x, dy) for m in (ours, flax)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), *results)
+    evaluated = [m.apply(variables, x[0], use_running_average=True) for m in (ours, flax)]
+    np.testing.assert_allclose(*evaluated, rtol=1e-12)

@@ -1,0 +1,56 @@
+"""Schedules against the authors' recorded values of every epoch."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from golden_values import FOLDER
+
+from recu_jax import (
+    UserError,
+    cosine_learning_rate,
+    exponential_tau,
+    linear_learning_rate,
+    step_learning_rate,
+)
+
+RECORDED = json.loads((FOLDER / "schedules_per_epoch.json").read_text())
+SCHEDULES = {
+    "cos_600_warm": lambda n: cosine_learning_rate(0.1, 600, n),
+    "cos_200_warm": lambda n: cosine_learning_rate(0.1, 200, n),
+    "cos_30": lambda n: cosine_learning_rate(0.1, 30, n, warmup_epochs=0),
+    "step_30_10_20": lambda n: step_learning_rate(0.1, (10, 20), n, warmup_epochs=0),
+    "linear_256_warm": lambda n: linear_learning_rate(0.1, 256, n),
+    "tau_600": lambda n: exponential_tau(600, n),
+    "tau_200": lambda n: exponential_tau(200, n),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_epoch(name):
+    expected = np.array(RECORDED[name])
+    by_epoch = SCHEDULES[name](1)
+    np.testing.assert_allclose(jax.vmap(by_epoch)(np.arange(len(expected))), expected, rtol=1e-12)
+    # Over steps: constant within an epoch, and the same values.
+    by_step = jax.vmap(SCHEDULES[name](7))(np.arange(7 * len(expected)))
+    np.testing.assert_allclose(by_step, np.repeat(expected, 7), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_float32(name):
+    # Near its end a cosine is a difference of nearly equal numbers: absolute, in units of the base rate.
+    got = jax.vmap(SCHEDULES[name](1))(np.arange(len(RECORDED[name])))
+    np.testing.assert_allclose(got, RECORDED[name], rtol=1e-6, atol=1e-7)
+
+
+def test_the_papers_values():
+    tau = exponential_tau(600)
+    assert [round(float(tau(e)), 5) for e in (0, 300, 599)] == [0.85, 0.90286, 0.98963]
+
+
+@pytest.mark.parametrize("tau_min,tau_max", [(0.5, 0.9), (0.9, 0.8), (0.8, 1.1)])
+def test_tau_range(tau_min, tau_max):
+    with pytest.raises(UserError, match=r"0\.5 < tau_min <= tau_max <= 1"):
+        exponential_tau(10, 1, tau_min, tau_max)
