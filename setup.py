@@ -8,6 +8,9 @@ from setuptools import find_packages, setup
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "recu_jax" / "__init__.py").read_text()).group(1)
 
+# TFDS reads array_record files without TensorFlow; it forgets to ask for importlib_resources.
+TFDS = ["tensorflow-datasets>=4.9.9", "array_record", "importlib_resources", "opencv-python-headless"]
+
 setup(
     name="recu_jax",
     version=VERSION,
@@ -32,11 +35,10 @@ setup(
         "tqdm",
     ],
     extras_require={
-        # TFDS reads array_record files without TensorFlow.
-        "tfds": ["tensorflow-datasets>=4.9.9", "array_record", "opencv-python-headless"],
+        "tfds": TFDS,
         # Downloading and preparing the original archives needs TensorFlow, once.
-        "prepare": ["tensorflow-datasets>=4.9.9", "array_record", "opencv-python-headless", "tensorflow"],
-        "test": ["pytest", "pytest-xdist", "ruff", "tensorflow-datasets>=4.9.9", "array_record", "opencv-python-headless"],
+        "prepare": [*TFDS, "tensorflow"],
+        "test": [*TFDS, "pytest", "pytest-xdist", "ruff"],
         # Comparisons only. On Python 3.11 `torch==2.13.0` is to be had as a CPU build.
         "torch": ["torch>=2.4"],
     },

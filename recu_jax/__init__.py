@@ -29,3 +29,33 @@ from recu_jax.schedules import (
 )
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "BinaryConv",
+    "BinaryDense",
+    "UserError",
+    "approx_sign",
+    "binarize_activations",
+    "binarize_weights",
+    "binary_conv",
+    "binary_dense",
+    "computed_alpha",
+    "cosine_learning_rate",
+    "create_model",
+    "exponential_tau",
+    "functional",
+    "laplace_quantile",
+    "laplace_scale",
+    "latent_to_clamped",
+    "layers",
+    "linear_learning_rate",
+    "models",
+    "normalize_sample",
+    "recu",
+    "schedules",
+    "set_xla_flags",
+    "sign",
+    "standardize",
+    "ste_sign",
+    "step_learning_rate",
+]

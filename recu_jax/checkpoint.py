@@ -57,9 +57,14 @@ class Checkpoints:
         """`{"config": ..., "metrics": ...}` of a checkpoint."""
         return self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
 
-    def restore(self, step: int, like: TrainState) -> TrainState:
-        """State of a checkpoint, as NumPy arrays, in the structure of `like` (arrays or shapes)."""
-        template = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), like)
+    def restore(self, step: int, like: TrainState | None = None) -> Any:
+        """State of a checkpoint, as NumPy arrays.
+
+        Args:
+          step: which one.
+          like: a state of the same structure and shapes, which the result takes; None gives nested dicts and lists.
+        """
+        template = None if like is None else jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), like)
         return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(template)))["state"]
 
     def wait(self) -> None:

@@ -73,6 +73,11 @@ def base_config() -> ml_collections.ConfigDict:
 
 def check_config(config: ml_collections.ConfigDict) -> None:
     """Raises UserError for the first field that breaks its rule, whatever the hardware."""
+    fields = set(base_config())
+    for field in sorted(set(config) - fields):
+        raise unknown("config field", field, base_config())
+    for field in sorted(fields - set(config)):
+        raise UserError(f"config.{field} is missing; start from recu_jax.config.base_config()")
     for field, names in (
         ("dataset", data.NAMES),
         ("optimizer", OPTIMIZERS),

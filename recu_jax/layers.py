@@ -81,9 +81,9 @@ class BinaryConv(_BinaryLayer):
     """
 
     kernel_size: int | Sequence[int]
-    strides: None | int | Sequence[int] = 1
+    strides: int | Sequence[int] | None = 1
     padding: PaddingLike = "SAME"
-    kernel_dilation: None | int | Sequence[int] = 1
+    kernel_dilation: int | Sequence[int] | None = 1
     feature_group_count: int = 1
     use_bias: bool = False
     dtype: Any = None
@@ -96,9 +96,7 @@ class BinaryConv(_BinaryLayer):
     clamp: bool = True
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, tau: jax.Array | float | None = None, train: bool = False
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, tau: jax.Array | float | None = None, train: bool = False) -> jax.Array:
         """Applies the layer.
 
         Args:
@@ -121,7 +119,9 @@ class BinaryConv(_BinaryLayer):
                 f"feature_group_count is {groups}; it must divide both the {in_features} input and the "
                 f"{self.features} output channels"
             )
-        kernel = self.param("kernel", self.kernel_init, (*window, in_features // groups, self.features), self.param_dtype)
+        kernel = self.param(
+            "kernel", self.kernel_init, (*window, in_features // groups, self.features), self.param_dtype
+        )
         alpha = self._alpha(kernel, tau, train)
 
         batch_shape = x.shape[: x.ndim - len(window) - 1]
@@ -158,17 +158,20 @@ class BinaryDense(_BinaryLayer):
     clamp: bool = True
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, tau: jax.Array | float | None = None, train: bool = False
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, tau: jax.Array | float | None = None, train: bool = False) -> jax.Array:
         """Applies the layer to x of (..., in_features): (..., features). The rest as in `BinaryConv`."""
         if tau is not None:
             functional.check_tau(tau)
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
         alpha = self._alpha(kernel, tau, train)
         y = functional.binary_dense(
-            x.astype(self._compute_dtype(x)), kernel, alpha, tau, train=train,
-            standardized=self.standardize, clamp=self.clamp,
+            x.astype(self._compute_dtype(x)),
+            kernel,
+            alpha,
+            tau,
+            train=train,
+            standardized=self.standardize,
+            clamp=self.clamp,
         )
         if self.use_bias:
             y = y + per_channel(self.param("bias", self.bias_init, (self.features,), self.param_dtype), y)
@@ -190,4 +193,3 @@ class Dense(nn.Dense):
 
     def __call__(self, x: jax.Array, tau: Any = None, train: bool = False) -> jax.Array:
         return super().__call__(x)
-

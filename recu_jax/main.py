@@ -11,6 +11,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from recu_jax import backend
+from recu_jax.config import base_config
 from recu_jax.errors import UserError, unknown
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file with get_config().")
@@ -27,37 +28,30 @@ def _parse(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(argv)
         if _CONFIG.value is None:
             raise UserError("--config is not set; give an experiment, such as --config=configs/digits.py")
+        _CONFIG.value.to_dict()  # a file that did not load says so on first use
         if len(rest) > 1:
             raise UserError(f"{rest[1]!r} is not a flag; options are given as --name=value")
     except UserError as error:
         _fail(error)
     except flags.Error as error:
         _fail(str(error).removeprefix("FATAL Flags parsing error:").strip())
-    except FileNotFoundError as error:
-        _fail(f"--config={error.filename} does not exist; give the path of a file with get_config()")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except OSError:
+        path = config_flags.get_config_filename(flags.FLAGS["config"])
+        _fail(f"--config={path} does not exist or is not readable; give the path of a file with get_config()")
+    except Exception as error:  # whatever the config file itself raises, too
         _fail(_field_error(argv, error))
     return rest
 
 
-def _field_error(argv, error):
-    """What is wrong with a `--config.FIELD=VALUE`: an unknown field, or a value of another type."""
-    fields = {}
-    for argument in argv[1:]:
-        if argument.lstrip("-").startswith("config."):
-            name, _, value = argument.lstrip("-").removeprefix("config.").partition("=")
-            fields[name] = value
-    return unknown_field(fields) or f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def unknown_field(fields):
-    from recu_jax.config import base_config
-
-    known = list(base_config().keys())
-    for name in fields:
-        if name not in known:
-            return unknown("--config field", name, known)
-    return None
+def _field_error(argv: list[str], error: Exception) -> object:
+    """What is wrong with a `--config.FIELD=VALUE`: an unknown field, or a value that the field cannot take."""
+    prefix = "--config."
+    names = [argument.removeprefix(prefix).split("=")[0] for argument in argv if argument.startswith(prefix)]
+    for name in names:
+        if name not in base_config():
+            return unknown("--config field", name, base_config())
+    where = ", ".join(prefix + name for name in names) or "--config"
+    return f"{where}: {type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _fail(message: object) -> None:
@@ -68,7 +62,9 @@ def _fail(message: object) -> None:
 def main(argv: list[str]) -> None:
     del argv
     config = _CONFIG.value
-    workdir = _WORKDIR.value or str(pathlib.Path("runs") / pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem)
+    workdir = _WORKDIR.value or str(
+        pathlib.Path("runs") / pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    )
     logging.set_verbosity(logging.WARNING)
     backend.set_xla_flags()
     if config.get("dtype") == "float64":

@@ -52,9 +52,7 @@ def cosine_learning_rate(
     """Warm-up over W epochs, then half a cosine from epoch W - 1 to 0 at epoch E."""
     start = max(warmup_epochs - 1, 0)
     span = max(total_epochs - start, 1)
-    return _after_warmup(
-        lambda e: (1 + jnp.cos(jnp.pi * (e - start) / span)) / 2, base, steps_per_epoch, warmup_epochs
-    )
+    return _after_warmup(lambda e: (1 + jnp.cos(jnp.pi * (e - start) / span)) / 2, base, steps_per_epoch, warmup_epochs)
 
 
 def linear_learning_rate(
@@ -74,6 +72,7 @@ def step_learning_rate(
     base: float, milestones: Sequence[int], steps_per_epoch: int = 1, warmup_epochs: int = 5, factor: float = 0.1
 ) -> optax.Schedule:
     """Warm-up over W epochs; the rate is multiplied by `factor` at each of the epochs `milestones`."""
+
     def decay(e):
         return factor ** sum((e >= m).astype(float) for m in milestones)
 

@@ -70,9 +70,7 @@ def from_torch(name: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
     given = {k: v for k, v in given.items() if not _IGNORED.search(k)}
     matrices = [v for k, v in given.items() if k.endswith("weight") and v.ndim == 2]
     images = [v for k, v in given.items() if k.endswith("weight") and v.ndim == 4]
-    expected = _expected(
-        name, len(matrices[-1]) if matrices else 10, images[0].shape[1] if images else 3
-    )
+    expected = _expected(name, len(matrices[-1]) if matrices else 10, images[0].shape[1] if images else 3)
     paths = {_torch_name(path): path for path in expected}
     shapes = {
         k: _to_torch_layout(path, np.broadcast_to(np.float32(0), expected[path])).shape for k, path in paths.items()
@@ -96,6 +94,8 @@ def to_torch(name: str, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
       UserError: the variables are not those of model `name`.
     """
     flat = flatten_dict({c: variables[c] for c in ("params", "batch_stats")})
-    result = {_torch_name(path): np.ascontiguousarray(_to_torch_layout(path, np.asarray(v))) for path, v in flat.items()}
+    result = {
+        _torch_name(path): np.ascontiguousarray(_to_torch_layout(path, np.asarray(v))) for path, v in flat.items()
+    }
     from_torch(name, result)
     return result

@@ -29,7 +29,11 @@ GEOMETRIES = [
 def arrays(window, groups, spatial, in_features=4, features=8):
     r = np.random.default_rng(0)
     x = jnp.asarray(r.standard_normal((2, *spatial, in_features)))
-    return x, jnp.asarray(r.standard_normal((*window, in_features // groups, features))), jnp.asarray(r.random(features))
+    return (
+        x,
+        jnp.asarray(r.standard_normal((*window, in_features // groups, features))),
+        jnp.asarray(r.random(features)),
+    )
 
 
 @pytest.mark.usefixtures("x64")

@@ -87,7 +87,9 @@ def test_normalize_sample_gives_unit_unbiased_variance():
     x = normal((4, 5, 6, 7)) * 3 + 10
     y = np.asarray(F.normalize_sample(x, 3)).reshape(4, -1)
     np.testing.assert_allclose(y.var(1, ddof=1), 1, rtol=1e-4)
-    np.testing.assert_allclose(y, np.asarray(x).reshape(4, -1) / np.asarray(x).reshape(4, -1).std(1, ddof=1)[:, None], rtol=1e-4)
+    np.testing.assert_allclose(
+        y, np.asarray(x).reshape(4, -1) / np.asarray(x).reshape(4, -1).std(1, ddof=1)[:, None], rtol=1e-4
+    )
 
 
 @pytest.mark.usefixtures("x64")

@@ -20,11 +20,10 @@ def normal(shape, seed=0, dtype="float32"):
 
 
 def test_everything_public_is_importable_from_the_package():
-    for name in (
-        "BinaryConv BinaryDense create_model exponential_tau cosine_learning_rate step_learning_rate "
-        "linear_learning_rate standardize laplace_scale laplace_quantile recu sign ste_sign approx_sign binary_conv "
-        "binary_dense set_xla_flags UserError"
-    ).split():
+    names = """BinaryConv BinaryDense create_model exponential_tau cosine_learning_rate step_learning_rate
+        linear_learning_rate standardize laplace_scale laplace_quantile recu sign ste_sign approx_sign binary_conv
+        binary_dense set_xla_flags UserError"""
+    for name in names.split():
         assert hasattr(recu_jax, name), name
 
 

@@ -190,9 +190,7 @@ class VGGSmall(nn.Module):
 
 
 MODELS = {
-    "cifar_resnet20": functools.partial(
-        ResNet, (3, 3, 3), (16, 32, 64), shortcut_per_conv=True, stem_hardtanh=True
-    ),
+    "cifar_resnet20": functools.partial(ResNet, (3, 3, 3), (16, 32, 64), shortcut_per_conv=True, stem_hardtanh=True),
     "cifar_resnet18": functools.partial(
         ResNet, (2, 2, 2, 2), (64, 128, 256, 512), shortcut_per_conv=False, stem_hardtanh=False
     ),

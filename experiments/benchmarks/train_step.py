@@ -265,9 +265,7 @@ def print_table(result):
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="cifar_resnet20")
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5, help="turns of each side")
@@ -289,9 +287,7 @@ def main():
         work(arguments.worker, arguments.model, arguments.batch_size, arguments.steps)
         return
     pythons = {"jax": arguments.jax_python, "torch": arguments.torch_python}
-    turns, versions = measure(
-        arguments.model, arguments.batch_size, arguments.repeats, arguments.steps, pythons
-    )
+    turns, versions = measure(arguments.model, arguments.batch_size, arguments.repeats, arguments.steps, pythons)
     result = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.platform()},

@@ -22,7 +22,8 @@ def load(path: str) -> Dataset:
     if not pathlib.Path(path).is_file():
         raise UserError(f"data_dir is {path!r}, where there is no file; data set 'npz' needs the path of a .npz file")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: NumPy leaves a file open that it cannot read.
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             missing = [k for k in KEYS if k not in file]
             if missing:
                 raise UserError(f"{path} lacks {', '.join(missing)}; it must hold {', '.join(KEYS)}")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from recu_jax.layers import BinaryConv, kaiming_normal
 from recu_jax.models.batch_norm import BatchNorm
-from recu_jax.models.parts import PAD_1, first_conv, LastLinear
+from recu_jax.models.parts import PAD_1, LastLinear, first_conv
 
 hard_tanh = jax.nn.hard_tanh
 
