@@ -29,7 +29,7 @@ setup(
         "ml_collections",
         "numpy",
         "optax>=0.2.5",
-        "orbax-checkpoint>=0.11.22",
+        "orbax-checkpoint>=0.12.4",
         "scikit-learn",
         "tensorboardX",
         "tqdm",

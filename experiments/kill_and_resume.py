@@ -83,24 +83,25 @@ def kill_and_resume(workdir, cache, seconds, overrides=()):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=10, help="of the digits run")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     arguments = parser.parse_args()
     sys.path.insert(0, str(REPOSITORY))
     import jax
 
     arguments.out.mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows, overrides = [], (f"--config.epochs={arguments.epochs}",)
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         cache = folder / "cache"
-        run_to_end(folder / "first", cache)  # fills the cache
-        seconds = run_to_end(folder / "undisturbed", cache)
+        run_to_end(folder / "first", cache, overrides)  # fills the cache
+        seconds = run_to_end(folder / "undisturbed", cache, overrides)
         expected = final_state(folder / "undisturbed")
         print(f"undisturbed: {seconds:.1f} s, {len(expected)} arrays", flush=True)
         for i in range(arguments.kills):
             moment = (i + 0.5) / arguments.kills * seconds
             workdir = folder / f"killed_{i}"
-            epochs = kill_and_resume(workdir, cache, moment)
+            epochs = kill_and_resume(workdir, cache, moment, overrides)
             different = differences(expected, final_state(workdir))
             rows.append(
                 {"killed_after_seconds": round(moment, 2), "epochs_written": epochs, "differing_arrays": len(different)}
@@ -108,7 +109,7 @@ def main():
             print(rows[-1], flush=True)
     result = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": "python -m recu_jax.main --config=configs/digits.py",
+        "command": " ".join(["python -m recu_jax.main --config=configs/digits.py", *overrides]),
         "python": platform.python_version(), "jax": jax.__version__, "cores": os.cpu_count(),
         "undisturbed_seconds": round(seconds, 2), "arrays": len(expected), "kills": rows,
     }  # fmt: skip

@@ -10,7 +10,8 @@ import os
 import jax
 
 _YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
-# XLA aborts the process on a flag it does not know; this is the first release line seen to know this one.
+# XLA aborts the process on a flag it does not know. 0.10.0 knows this one, 0.7.2 does not; the fusions are on by
+# default since 0.10.2.
 _YNN_FLAG_SINCE = (0, 10)
 # On the CPU a convolution's gradient inside lax.scan is 30-100 times slower, elsewhere a dispatch costs more than
 # the scan does.

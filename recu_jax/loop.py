@@ -40,7 +40,7 @@ class Result:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Run:
+class Run:
     """What both training and evaluation need."""
 
     dataset: data.Dataset
@@ -49,7 +49,7 @@ class _Run:
     recipe: Recipe
 
 
-def _prepare(config: ml_collections.ConfigDict) -> _Run:
+def _prepare(config: ml_collections.ConfigDict) -> Run:
     check_config(config)
     devices = _devices(config)
     dataset = data.load(config.dataset, config.data_dir, config.num_workers)
@@ -57,7 +57,7 @@ def _prepare(config: ml_collections.ConfigDict) -> _Run:
     if config.batch_size > images:
         raise UserError(f"config.batch_size is {config.batch_size}; {config.dataset} has only {images} training images")
     steps_per_epoch = images // config.batch_size
-    return _Run(dataset, devices, steps_per_epoch, make_recipe(config, dataset, steps_per_epoch))
+    return Run(dataset, devices, steps_per_epoch, make_recipe(config, dataset, steps_per_epoch))
 
 
 def _devices(config):
@@ -74,7 +74,7 @@ def _devices(config):
     return devices[:count]
 
 
-def _split(array: np.ndarray, count: int) -> np.ndarray:
+def split_over_devices(array: np.ndarray, count: int) -> np.ndarray:
     """(steps, batch) to (count, steps, batch / count)."""
     return np.moveaxis(array.reshape(len(array), count, -1), 1, 0)
 
@@ -113,7 +113,7 @@ def _train(config, workdir, run, checkpoints) -> Result:
     logbook = Logbook(workdir, done + 1, config.tensorboard)
     state = replicate(state, devices)
     train_set = replicate((run.dataset.train_images, run.dataset.train_labels), devices)
-    evaluate_state = _evaluator(config, run)
+    evaluate_state = evaluator(config, run)
     step = parallel(partial(train_steps, recipe=recipe), devices, mapped=(False, False, False, True), donate=True)
     progress = Progress(config.epochs, steps_per_epoch, config.batch_size, config.log_every_steps)
 
@@ -142,7 +142,7 @@ def _train(config, workdir, run, checkpoints) -> Result:
 
 def _train_epoch(config, run, step, state, train_set, epoch, progress):
     order = train_order(config.seed, epoch, len(run.dataset.train_images), config.batch_size)
-    order = _split(order, len(run.devices))
+    order = split_over_devices(order, len(run.devices))
     chunk = min(config.steps_per_dispatch or backend.steps_per_dispatch(run.steps_per_epoch), run.steps_per_epoch)
     history, began, timed_steps = [], None, 0
     for first in range(0, run.steps_per_epoch, chunk):
@@ -167,7 +167,7 @@ def _train_epoch(config, run, step, state, train_set, epoch, progress):
     return state, {"train_loss": means["loss"], "train_top1": means["top1"], "images_per_second": rate}
 
 
-def _evaluator(config, run):
+def evaluator(config, run):
     """A function of the state that gives the metrics of the whole test set."""
     devices = run.devices
     test_set = replicate((run.dataset.test_images, run.dataset.test_labels), devices)
@@ -175,7 +175,7 @@ def _evaluator(config, run):
         partial(eval_step, recipe=run.recipe), devices, mapped=(False, False, False, True, True), donate=False
     )
     order = eval_order(len(run.dataset.test_images), config.eval_batch_size)
-    indices, weights = (_split(a, len(devices)) for a in order)
+    indices, weights = (split_over_devices(a, len(devices)) for a in order)
 
     def evaluate_state(state: TrainState) -> dict[str, float]:
         sums = [step(state, *test_set, indices[:, i], weights[:, i]) for i in range(indices.shape[1])]
@@ -214,5 +214,5 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> 
         state = replicate(checkpoints.restore(step, state), run.devices)
     finally:
         checkpoints.close()
-    metrics = _evaluator(config, run)(state)
+    metrics = evaluator(config, run)(state)
     return {"epoch": record["metrics"]["epoch"], **metrics, "images": len(run.dataset.test_images)}

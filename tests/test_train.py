@@ -13,7 +13,7 @@ from recu_jax import train
 from recu_jax.config import base_config
 from recu_jax.data import Dataset
 from recu_jax.data.order import eval_order, train_order
-from recu_jax.loop import _evaluator, _Run, _split
+from recu_jax.loop import Run, evaluator, split_over_devices
 
 DEVICES = jax.local_devices()
 
@@ -51,7 +51,7 @@ def run_steps(config, dataset, devices, steps=3, chunk=1):
         partial(train.train_steps, recipe=recipe), devices, mapped=(False, False, False, True), donate=True
     )
     order = np.concatenate([train_order(0, e, 37, config.batch_size) for e in range(2)])[:steps]
-    order = _split(order, len(devices))
+    order = split_over_devices(order, len(devices))
     losses = []
     for first in range(0, steps, chunk):
         state, metrics = step(state, images, labels, order[:, first : first + chunk])
@@ -142,8 +142,8 @@ def test_every_test_image_counts_once(dataset, devices, batch):
     c = config(eval_batch_size=batch)
     recipe = small_recipe(c, dataset)
     state = train.create_state(recipe, 0, (8, 8, 1))
-    run = _Run(dataset, DEVICES[:devices], 2, recipe)
-    got = _evaluator(c, run)(train.replicate(state, run.devices))
+    run = Run(dataset, DEVICES[:devices], 2, recipe)
+    got = evaluator(c, run)(train.replicate(state, run.devices))
 
     x = (dataset.test_images / 255 - np.array(0.5)) / 0.25
     logits = recipe.model.apply({"params": state.params, "batch_stats": state.batch_stats}, x.astype(np.float32))

@@ -1,0 +1,97 @@
+"""Everything worth measuring on one GPU, in one call, recorded as it goes.
+
+    python experiments/gpu_session.py --data=cifar10.npz --out=DIR [--minutes=25] [--rehearse]
+
+Runs, each in a process of its own, and writes what it prints to DIR:
+
+1. `devices`: versions and hardware;
+2. `tests`: golden tests of layers and models on the CPU of that machine (float64);
+3. `speed_*`: train steps a second of the three CIFAR models, batch 256, float32 and bfloat16, by `recu_jax.main`'s
+   own loop on the arrays of `--data`;
+4. `resnet20_600`: the paper's whole recipe, stopped when the minutes are over; the same command continues it.
+
+`--data` is a file of data set npz, or one with the encoded images in a row (`train_bytes, train_sizes, train_labels`,
+and the same for test), which is decoded first. `--rehearse` does all of it in seconds, on a CPU, with the digits.
+"""
+
+import argparse
+import pathlib
+import subprocess
+import sys
+import time
+
+MODELS = ("cifar_resnet20", "cifar_resnet18", "cifar_vgg_small")
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+
+
+def unpack(packed, path):
+    """Writes the file of data set npz for encoded images that stand in a row."""
+    import cv2
+    import numpy as np
+
+    arrays = {}
+    with np.load(packed, allow_pickle=False) as file:
+        for split in ("train", "test"):
+            blob, ends = file[f"{split}_bytes"], np.cumsum(file[f"{split}_sizes"].astype(np.int64))
+            pieces = np.split(blob, ends[:-1])
+            arrays[f"{split}_images"] = np.stack([cv2.imdecode(p, cv2.IMREAD_COLOR_RGB) for p in pieces])
+            arrays[f"{split}_labels"] = file[f"{split}_labels"].astype(np.int32)
+    np.savez(path, **arrays)
+
+
+def is_packed(path):
+    import numpy as np
+
+    with np.load(path, allow_pickle=False) as file:
+        return "train_bytes" in file
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=pathlib.Path)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--minutes", type=float, default=25)
+    parser.add_argument("--rehearse", action="store_true")
+    arguments = parser.parse_args()
+    if not arguments.rehearse and (arguments.data is None or not arguments.data.is_file()):
+        parser.error("--data must name a .npz file (or pass --rehearse)")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if not arguments.rehearse and is_packed(arguments.data):
+        unpack(arguments.data, arguments.out / "unpacked.npz")
+        arguments.data = arguments.out / "unpacked.npz"
+    end = time.monotonic() + 60 * arguments.minutes
+
+    def run(name, *command):
+        began, left = time.monotonic(), end - time.monotonic()
+        if left <= 0:
+            print(f"{name}: no time left", flush=True)
+            return
+        with open(arguments.out / f"{name}.log", "w") as log:
+            try:
+                code = subprocess.run(
+                    [sys.executable, *command], cwd=REPOSITORY, stdout=log, stderr=subprocess.STDOUT, timeout=left
+                ).returncode
+            except subprocess.TimeoutExpired:
+                code = "stopped: no time left"
+        print(f"{name}: exit {code}, {time.monotonic() - began:.0f} s", flush=True)
+
+    def train(name, *overrides):
+        if arguments.rehearse:
+            source = ["--config=configs/digits.py"]
+        else:
+            source = ["--config=configs/cifar10.py", "--config.dataset=npz", f"--config.data_dir={arguments.data}"]
+        workdir = arguments.out / name
+        run(name, "-m", "recu_jax.main", *source, f"--workdir={workdir}", "--config.tensorboard=False", *overrides)
+
+    run("devices", "-c", "import jax, flax, optax; print(jax.__version__, flax.__version__, jax.devices())")
+    if not arguments.rehearse:
+        run("tests", "-m", "pytest", "-q", "tests/test_golden.py")
+    for model in MODELS[:1] if arguments.rehearse else MODELS:
+        for dtype in ("float32", "bfloat16"):
+            chosen = [] if arguments.rehearse else [f"--config.model={model}"]
+            train(f"speed_{model}_{dtype}", "--config.epochs=3", f"--config.dtype={dtype}", *chosen)
+    train("resnet20_600", f"--config.epochs={1 if arguments.rehearse else 600}", "--config.checkpoint_every_epochs=20")
+
+
+if __name__ == "__main__":
+    main()
