@@ -16,7 +16,7 @@ def undisturbed(tmp_path_factory):
     return folder, cache, seconds, final_state(folder / "undisturbed")
 
 
-@pytest.mark.parametrize("part", [0.8])
+@pytest.mark.parametrize("part", [0.5, 0.75, 0.95])
 def test_a_killed_run_resumes_to_the_same_bits(undisturbed, part):
     folder, cache, seconds, expected = undisturbed
     workdir = folder / f"killed_{part}"
