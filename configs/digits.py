@@ -10,10 +10,10 @@ def get_config():
     config = base_config()
     config.dataset = "digits"
     config.model = "digits_resnet8"
-    config.epochs = 10
+    config.epochs = 30
     config.batch_size = 64
     config.eval_batch_size = 360
-    config.crop_padding = 0
+    config.crop_padding = 1
     config.flip = False
     config.warmup_epochs = 1
     return config

@@ -26,15 +26,17 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
 def unpack(packed, path):
     """Writes the file of data set npz for encoded images that stand in a row."""
-    import cv2
+    import io
+
     import numpy as np
+    from PIL import Image
 
     arrays = {}
     with np.load(packed, allow_pickle=False) as file:
         for split in ("train", "test"):
             blob, ends = file[f"{split}_bytes"], np.cumsum(file[f"{split}_sizes"].astype(np.int64))
             pieces = np.split(blob, ends[:-1])
-            arrays[f"{split}_images"] = np.stack([cv2.imdecode(p, cv2.IMREAD_COLOR_RGB) for p in pieces])
+            arrays[f"{split}_images"] = np.stack([Image.open(io.BytesIO(p)).convert("RGB") for p in pieces])
             arrays[f"{split}_labels"] = file[f"{split}_labels"].astype(np.int32)
     np.savez(path, **arrays)
 
