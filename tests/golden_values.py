@@ -31,7 +31,9 @@ def value(name, shape):
         return 0.1 * n
     if len(shape) == 4:
         return n * math.sqrt(2 / math.prod(shape[1:]))
-    return n * 0.05 if len(shape) == 2 else 1 + 0.1 * n
+    if len(shape) == 2:
+        return n * 0.05
+    return 0.25 + 0.05 * n if "nonlinear" in name else 1 + 0.1 * n  # PReLU; batch norm
 
 
 def load(name):

@@ -6,9 +6,17 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from recu_jax.errors import unknown
-from recu_jax.models import cifar_resnet, cifar_vgg
+from recu_jax.models import cifar_resnet, cifar_vgg, imagenet_resnet, react_resnet, resnet
 
-MODELS = {**cifar_resnet.MODELS, **cifar_vgg.MODELS}
+MODELS = {
+    **cifar_resnet.MODELS,
+    **cifar_vgg.MODELS,
+    **imagenet_resnet.MODELS,
+    **react_resnet.MODELS,
+    **resnet.MODELS,
+}
+# Models that a 1-bit `conv` makes no sense in: after their relu every sign is +1.
+FULL_PRECISION = frozenset(resnet.MODELS)
 
 
 def create_model(
@@ -27,7 +35,7 @@ def create_model(
       dtype: of the computation; None infers it from input and parameters, as in Flax.
       param_dtype: of the parameters; keep float32 (or float64) also where `dtype` is bfloat16.
       **kwargs: fields of the model, such as `widths`, `norm_axis`, or `conv`: with `conv=recu_jax.layers.Conv` it is
-        its own full-precision twin.
+        its own full-precision twin. The models in `FULL_PRECISION` are that without it.
 
     Raises:
       UserError: no model of this name.

@@ -1,6 +1,7 @@
 """Batch normalisation with Flax's variables and PyTorch's constants, its backward pass written out."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -26,17 +27,19 @@ class BatchNorm(nn.Module):
 
     Attributes:
       axis_name: mapped axis over which the statistics are averaged; None for each device's own.
+      scale_init: initializer of `scale`.
     """
 
     dtype: Any = None
     param_dtype: Any = jnp.float32
     axis_name: str | None = None
+    scale_init: Callable[..., jax.Array] = nn.initializers.ones_init()
 
     @nn.compact
     def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:
         """Normalises x of (..., channels) by its own statistics and moves the running ones, or by the running ones."""
         channels = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones_init(), channels, self.param_dtype)
+        scale = self.param("scale", self.scale_init, channels, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros_init(), channels, self.param_dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, self.param_dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, self.param_dtype)

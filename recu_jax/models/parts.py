@@ -1,5 +1,6 @@
 """The full-precision parts that the models share."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,8 +13,35 @@ from recu_jax.layers import kaiming_normal
 
 # PyTorch's padding=1. Not "SAME", which at stride 2 pads 0 before and 1 after.
 PAD_1 = ((1, 1), (1, 1))
+PAD_3 = ((3, 3), (3, 3))
 
 first_conv = partial(nn.Conv, kernel_size=(3, 3), padding=PAD_1, use_bias=False, kernel_init=kaiming_normal)
+# What stands before the stages of a network for 224x224 images, and between two of them.
+stem_conv = partial(first_conv, kernel_size=(7, 7), strides=2, padding=PAD_3)
+pointwise_conv = partial(first_conv, kernel_size=(1, 1), padding="VALID")
+
+
+def stem_pool(x: jax.Array) -> jax.Array:
+    """3x3 max pooling, stride 2, padding 1: (batch, height, width, channels) to half the height and width."""
+    return nn.max_pool(x, (3, 3), (2, 2), PAD_1)
+
+
+def projection(
+    x: jax.Array,
+    features: int,
+    stride: int,
+    conv: Callable[..., nn.Module],
+    norm: Callable[..., nn.Module],
+    train: bool,
+) -> jax.Array:
+    """Shortcut of a block: `x` itself, or where its shape changes a 1x1 convolution and batch norm.
+
+    Called within a block, whose submodules `downsample_0` and `downsample_1` they become.
+    """
+    if stride == 1 and x.shape[-1] == features:
+        return x
+    x = conv(features, strides=stride, name="downsample_0")(x)
+    return norm(name="downsample_1")(x, use_running_average=not train)
 
 
 class LastLinear(nn.Module):

@@ -1,0 +1,34 @@
+"""What the commands share: each mistake is one line on stderr, `error: ...`, and exit status 2."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from recu_jax.errors import UserError
+
+EXIT_USER_ERROR = 2
+
+
+def fail(message: object) -> NoReturn:
+    """Ends the process with one line."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(EXIT_USER_ERROR)
+
+
+def run(function: Callable[[], Any]) -> Any:
+    """`function()`, a UserError of which ends the process with its line."""
+    try:
+        return function()
+    except UserError as error:
+        fail(error)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse with whole option names only and without the usage before an error; `--help` shows it."""
+
+    def __init__(self, module: str, description: str):
+        super().__init__(prog=f"python -m {module}", description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message}; see {self.prog} --help")

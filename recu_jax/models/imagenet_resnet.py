@@ -1,0 +1,84 @@
+"""Residual networks for 224x224 images (SPEC.md section 6): `imagenet_resnet18` and `imagenet_resnet34`.
+
+Stem, projection shortcuts and last linear layer are full precision, all else 1 bit. Submodules bear the names of the
+official state_dicts, with `_` for `.` before a number.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from recu_jax.layers import BinaryConv, kaiming_normal
+from recu_jax.models.batch_norm import BatchNorm
+from recu_jax.models.parts import PAD_1, LastLinear, pointwise_conv, projection, stem_conv, stem_pool
+
+# Every batch norm's scale but the last one's (SPEC.md 6): a block begins as its shortcut alone.
+SMALL_SCALE = 1e-8
+
+hard_tanh = jax.nn.hard_tanh
+
+
+class ProjectionBlock(nn.Module):
+    """`y = hardtanh(BN(conv(x)) + short(x))`, `z = hardtanh(BN(conv(y)) + y)`; `short` projects where shapes change."""
+
+    features: int
+    stride: int
+    conv: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module]
+    shortcut_conv: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x, tau, train):
+        y = self.conv(self.features, strides=self.stride, name="conv1")(x, tau=tau, train=train)
+        y = self.norm(name="bn1")(y, use_running_average=not train)
+        x = hard_tanh(y + projection(x, self.features, self.stride, self.shortcut_conv, self.norm, train))
+        y = self.conv(self.features, name="conv2")(x, tau=tau, train=train)
+        y = self.norm(name="bn2")(y, use_running_average=not train)
+        return hard_tanh(y + x)
+
+
+class ImagenetResNet(nn.Module):
+    """Stages of residual blocks between a 7x7 convolution with max pooling and mean, batch norm, linear.
+
+    Attributes:
+      stage_sizes: blocks per stage; the first block of every stage but the first has stride 2.
+      widths: channels per stage; the first convolution has those of the first stage.
+      conv: what stands in the blocks; `recu_jax.layers.Conv` makes the full-precision twin.
+      norm_axis: name of the mapped axis over which batch norm averages; None for per-device statistics.
+    """
+
+    stage_sizes: Sequence[int]
+    widths: Sequence[int] = (64, 128, 256, 512)
+    num_classes: int = 1000
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    conv: Callable[..., nn.Module] = BinaryConv
+    norm_axis: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, tau: jax.Array | float | None = None, train: bool = False) -> jax.Array:
+        """Logits, (batch, num_classes), of normalised images, (batch, height, width, channels)."""
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        conv = partial(self.conv, kernel_size=(3, 3), padding=PAD_1, kernel_init=kaiming_normal, **types)
+        norm = partial(BatchNorm, axis_name=self.norm_axis, **types)
+        small_norm = partial(norm, scale_init=nn.initializers.constant(SMALL_SCALE))
+        block = partial(ProjectionBlock, conv=conv, norm=small_norm, shortcut_conv=partial(pointwise_conv, **types))
+        x = stem_conv(self.widths[0], name="conv1", **types)(x)
+        x = stem_pool(hard_tanh(small_norm(name="bn1")(x, use_running_average=not train)))
+        for stage, (size, features) in enumerate(zip(self.stage_sizes, self.widths, strict=True), start=1):
+            for i in range(size):
+                stride = 2 if stage > 1 and i == 0 else 1
+                x = block(features, stride, name=f"layer{stage}_{i}")(x, tau, train)
+        x = x.mean((1, 2))
+        x = norm(name="bn2")(x, use_running_average=not train)
+        return LastLinear(self.num_classes, name="fc", **types)(x)
+
+
+MODELS = {
+    "imagenet_resnet18": partial(ImagenetResNet, stage_sizes=(2, 2, 2, 2)),
+    "imagenet_resnet34": partial(ImagenetResNet, stage_sizes=(3, 4, 6, 3)),
+}

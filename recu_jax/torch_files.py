@@ -1,0 +1,129 @@
+"""Files of `torch.save`, read and written as NumPy arrays. The one place that imports PyTorch, which is optional."""
+
+import dataclasses
+import numbers
+import os
+import pathlib
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from recu_jax.errors import UserError
+
+# Where files keep their state_dict: the authors' code, and the training scripts of torchvision.
+_STATE_DICT_KEYS = ("state_dict", "model")
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchFile:
+    """What a file holds: `state_dict` by official name, and what else it says, None where it does not."""
+
+    state_dict: dict[str, np.ndarray]
+    epoch: int | None = None  # epochs done
+    best_top1: float | None = None  # percent
+
+
+def _torch():
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            "PyTorch is not installed, and reads and writes its files; pip install torch (on Python 3.11 torch==2.13.0 "
+            "is a CPU build)"
+        ) from error
+    return torch
+
+
+def read(path: str | pathlib.Path) -> TorchFile:
+    """Reads a checkpoint of the authors' code (SPEC.md section 7), a bare state_dict, or a torchvision file.
+
+    Only tensors, numbers and containers are read: nothing that a file names is imported or run.
+
+    Returns:
+      Floating arrays are float32, or float64 where the file has that; others as they are.
+
+    Raises:
+      UserError: no PyTorch, no such file, not a whole file of `torch.save`, or one with code or without a state_dict.
+    """
+    content = _load(_torch(), path)
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds a {type(content).__name__}; it must hold a state_dict or a dict with one")
+    inner = next((content[k] for k in _STATE_DICT_KEYS if isinstance(content.get(k), Mapping)), None)
+    state_dict = content if inner is None else inner
+    arrays = {str(k): _array(path, k, v) for k, v in state_dict.items()}
+    if not arrays:
+        raise UserError(f"{path} holds an empty state_dict; save model.state_dict() of a model with parameters")
+    if inner is None:
+        return TorchFile(arrays)
+    epoch, best = _number(content.get("epoch")), _number(content.get("best_prec1"))
+    return TorchFile(arrays, None if epoch is None else int(epoch), best)
+
+
+def _load(torch: Any, path: str | pathlib.Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            # PyTorch warns of unusual files before it refuses them.
+            warnings.simplefilter("ignore")
+            return torch.load(path, weights_only=True, map_location="cpu")
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; give the path of a file that torch.save wrote") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; give a file that torch.save wrote") from error
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\w[\w.]*)", str(error))
+        what = f"carries code, {named[1]}," if named else "is a damaged file or a pickle with more than tensors,"
+        raise UserError(
+            f"{path} {what} and is not loaded: only tensors, numbers and containers of them are; where it comes from, "
+            "save model.state_dict() alone"
+        ) from error
+    except Exception as error:  # the reader meets damaged bytes with errors of many kinds
+        raise UserError(
+            f"{path} is no whole file of torch.save: cut off, damaged or of another kind; fetch or save it again"
+        ) from error
+
+
+def _array(path: str | pathlib.Path, name: Any, value: Any) -> np.ndarray:
+    torch = _torch()
+    if not isinstance(value, torch.Tensor):
+        raise UserError(
+            f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor; a state_dict holds tensors alone, as "
+            "model.state_dict() gives them"
+        )
+    if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_complex():
+        raise UserError(
+            f"{path}: entry {name!r} is a tensor without plain real numbers (sparse, quantized, complex or on 'meta'); "
+            "save dense tensors of floats"
+        )
+    value = value.detach()
+    return (value.float() if value.is_floating_point() and value.dtype != torch.float64 else value).numpy()
+
+
+def _number(value: Any) -> float | None:
+    """A number, also where PyTorch kept it as a tensor of one element."""
+    if hasattr(value, "numel") and value.numel() == 1:
+        value = value.item()
+    return float(value) if isinstance(value, numbers.Real) and np.isfinite(float(value)) else None
+
+
+def write(path: str | pathlib.Path, file: Mapping[str, Any]) -> None:
+    """Writes a dict with `torch.save`, its entry `state_dict` as tensors; the file is there whole or not at all.
+
+    Raises:
+      UserError: no PyTorch, or the folder cannot be written to.
+    """
+    torch = _torch()
+    # A copy: arrays that JAX made are read-only.
+    tensors = {k: torch.from_numpy(np.array(v)) for k, v in file["state_dict"].items()}
+    aside = pathlib.Path(f"{path}.{os.getpid()}.tmp")
+    try:
+        with open(aside, "wb") as opened:
+            torch.save({**file, "state_dict": tensors}, opened)
+        aside.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}; give a path in a folder that exists") from error
+    finally:
+        aside.unlink(missing_ok=True)

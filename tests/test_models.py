@@ -1,0 +1,88 @@
+"""What the golden values do not show of the models: initialisation, types, twins with real weights."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from recu_jax import create_model
+from recu_jax.layers import BinaryConv, Conv
+
+NARROW = {"stage_sizes": (1, 1, 1, 1), "widths": (8, 16, 24, 32)}
+
+
+@functools.cache
+def initial(name):
+    model = create_model(name, 10, stage_sizes=(1, 2), widths=(64, 128))
+    quick = {"xla_backend_optimization_level": 0}
+    variables = jax.jit(model.init, compiler_options=quick)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    return {"/".join(path[1:]): np.asarray(leaf) for path, leaf in flatten_dict(variables).items()}
+
+
+def test_initial_scales_and_slopes():
+    leaves = initial("imagenet_resnet18")
+    scales = {name: value for name, value in leaves.items() if name.endswith("scale")}
+    assert len(scales) == 9 and "layer2_0/downsample_1/scale" in scales
+    for name, value in scales.items():
+        np.testing.assert_array_equal(value, np.float32(1.0 if name == "bn2/scale" else 1e-8), err_msg=name)
+
+    leaves = initial("react_resnet18")
+    for name, value in leaves.items():
+        if name.endswith(("scale", "slope", "bias")) and not name.startswith("fc"):
+            expected = {"scale": 1.0, "slope": 0.25, "bias": 0.0}[name.rsplit("/", 1)[-1]]
+            np.testing.assert_array_equal(value, np.float32(expected), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "name,kernel,fan",
+    [
+        ("imagenet_resnet18", "conv1/kernel", 49 * 3),
+        ("imagenet_resnet18", "layer2_0/conv1/kernel", 9 * 64),
+        ("imagenet_resnet18", "layer2_0/downsample_0/kernel", 64),
+        ("react_resnet18", "conv/kernel", 49 * 3),
+        ("react_resnet18", "layer2_0/downsample_1/kernel", 64),
+        # torchvision takes the fan-out.
+        ("resnet18", "conv1/kernel", 49 * 64),
+        ("resnet18", "layer2_0/conv1/kernel", 9 * 128),
+        ("resnet18", "layer2_0/downsample_0/kernel", 128),
+    ],
+)
+def test_initial_convolutions(name, kernel, fan):
+    weights = initial(name)[kernel]
+    # The standard error of a standard deviation is 1 / sqrt(2 n) of it.
+    np.testing.assert_allclose(weights.std(), np.sqrt(2 / fan), rtol=4 / np.sqrt(2 * weights.size))
+
+
+@pytest.mark.parametrize("name", ["imagenet_resnet18", "react_resnet18", "resnet18"])
+def test_initial_linear_layer_is_uniform(name):
+    linear = initial(name)["fc/kernel"]
+    bound = 128**-0.5
+    assert np.abs(linear).max() < bound
+    np.testing.assert_allclose(linear.std(), bound / np.sqrt(3), rtol=0.05)
+
+
+@pytest.mark.parametrize("name", ["imagenet_resnet18", "react_resnet18", "resnet18"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_types_and_shapes(name, dtype):
+    model = create_model(name, 7, dtype=dtype, **NARROW)
+    x = jnp.zeros((2, 64, 96, 3), dtype)
+    variables = jax.eval_shape(model.init, jax.random.key(0), x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    apply = functools.partial(model.apply, tau=0.9, train=True, mutable=["batch_stats"])
+    logits, changed = jax.eval_shape(apply, variables, x)
+    assert logits.shape == (2, 7) and logits.dtype == dtype
+    assert jax.tree.structure(changed["batch_stats"]) == jax.tree.structure(variables["batch_stats"])
+
+
+@pytest.mark.parametrize("name", ["imagenet_resnet34", "react_resnet34"])
+def test_a_twin_differs_by_alpha_alone(name):
+    x = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+
+    def paths(conv):
+        return set(flatten_dict(jax.eval_shape(create_model(name, conv=conv).init, jax.random.key(0), x)))
+
+    binary, real = paths(BinaryConv), paths(Conv)
+    assert real < binary and {path[-1] for path in binary - real} == {"alpha"}
