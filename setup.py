@@ -9,7 +9,9 @@ ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "recu_jax" / "__init__.py").read_text()).group(1)
 
 # TFDS reads array_record files without TensorFlow; it forgets to ask for importlib_resources.
-TFDS = ["tensorflow-datasets>=4.9.9", "array_record", "importlib_resources", "opencv-python-headless"]
+TFDS = ["tensorflow-datasets>=4.9.9", "array_record", "importlib_resources", "opencv-python-headless>=4.12"]
+# Photographs that stay on disk: ImageNet of TFDS, Tiny-ImageNet, folders of images.
+PHOTOS = [*TFDS, "grain>=0.2.18", "pillow>=11.0"]
 
 setup(
     name="recu_jax",
@@ -36,9 +38,10 @@ setup(
     ],
     extras_require={
         "tfds": TFDS,
+        "imagenet": PHOTOS,
         # Downloading and preparing the original archives needs TensorFlow, once.
-        "prepare": [*TFDS, "tensorflow"],
-        "test": [*TFDS, "pytest", "pytest-xdist", "ruff"],
+        "prepare": [*PHOTOS, "tensorflow"],
+        "test": [*PHOTOS, "pytest", "pytest-xdist", "ruff"],
         # Comparisons only. On Python 3.11 `torch==2.13.0` is to be had as a CPU build.
         "torch": ["torch>=2.4"],
     },

@@ -16,6 +16,14 @@ _SETS = {
 }
 NAMES = tuple(_SETS)
 
+# What no program may download: what to do before it is prepared, and instead.
+_BY_HAND = {
+    "imagenet2012": (
+        "put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from image-net.org into {where}/downloads/manual, ",
+        "; or unpack them to train/CLASS and val/CLASS and use data set 'image_folder'",
+    ),
+}
+
 
 def load(name: str, data_dir: str | None = None, num_workers: int = 2) -> Dataset:
     """Loads a data set that TFDS has prepared, or, where TensorFlow is installed, has TFDS prepare it.
@@ -31,7 +39,7 @@ def load(name: str, data_dir: str | None = None, num_workers: int = 2) -> Datase
     import tensorflow_datasets as tfds
 
     mean, std, padding = _SETS[name]
-    builder = _prepared_builder(tfds, name, data_dir)
+    builder = prepared_builder(name, data_dir)
     label = builder.info.features["label"]
     arrays = []
     for split in ("train", "test"):
@@ -41,8 +49,16 @@ def load(name: str, data_dir: str | None = None, num_workers: int = 2) -> Datase
     return Dataset(*arrays, num_classes=label.num_classes, mean=mean, std=std)
 
 
-def _prepared_builder(tfds, name, data_dir):
+def prepared_builder(name: str, data_dir: str | None = None):
+    """TFDS's builder of `name`, whose data is there in array_record form; prepares it if TensorFlow is installed.
+
+    Raises:
+      UserError: as `load` does.
+    """
+    import tensorflow_datasets as tfds
+
     where = data_dir or "~/tensorflow_datasets"
+    first, otherwise = _BY_HAND.get(name, ("", ""))
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
@@ -50,14 +66,17 @@ def _prepared_builder(tfds, name, data_dir):
     if not builder.is_prepared():
         if importlib.util.find_spec("tensorflow") is None:
             raise UserError(
-                f"no {name} in {where}; to have TFDS download and prepare it there, once, "
-                "type: pip install 'recu_jax[prepare]', and run the same command again"
+                f"no {name} in {where}; to have TFDS {'' if first else 'download and '}prepare it there, once, "
+                f"{first.format(where=where)}type: pip install 'recu_jax[prepare]', and run the same command "
+                f"again{otherwise}"
             )
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
         try:
             builder.download_and_prepare()
         except Exception as error:  # whatever network, disk or TFDS raise: the way out is the same
-            raise UserError(f"TFDS could not prepare {name} in {where}: {str(error).splitlines()[0]}") from error
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            first = first and "; " + first.format(where=where).removesuffix(", ")
+            raise UserError(f"TFDS could not prepare {name} in {where}: {reason}{first}{otherwise}") from error
     if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
         raise UserError(
             f"{builder.data_path} is in {builder.info.file_format.value} form, which needs TensorFlow; convert it "

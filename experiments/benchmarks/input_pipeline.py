@@ -1,0 +1,215 @@
+"""Times recu_jax's training images, from encoded file to batch, against the same pipeline made of Pillow.
+
+    python experiments/benchmarks/input_pipeline.py --data_dir=$HOME/tensorflow_datasets --out=input_pipeline.json
+
+Both sides read the same records in the same order, draw the same crops, run in the same Grain worker processes, and
+yield the same uint8 batches. They differ in what is done to an image:
+
+- recu_jax: `recu_jax.data.transform`: OpenCV decodes, no further down than the crop reaches, resizes and flips.
+- pillow: open, convert to RGB, crop, resize with the antialiased BILINEAR filter, flip: what torchvision's
+  `RandomResizedCrop` and `RandomHorizontalFlip` do to PIL images, without torchvision.
+
+The sides take turns (recu_jax, pillow, recu_jax, ...) while the other one's workers sleep on full buffers, so that a
+busy machine slows both; the ratio is taken within each pair of neighbours and its median over the pairs is reported.
+The ratio of processor times, of the main process and the side's workers, stands beside it: other load moves it less.
+A turn begins when all buffers are full and all workers asleep, with as many batches as were ready, untimed.
+Throughput of recu_jax with fewer workers follows.
+Needs Linux: it reads /proc to tell whether other processes disturbed the comparison.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import importlib.metadata
+import io
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+from train_step import cpu_model, machine_busy_seconds
+
+from recu_jax.data import photos, stream
+from recu_jax.data.transform import Transform, random_box
+
+SIDES = ("recu_jax", "pillow")
+# What workers and the main process hold ready for each worker, generously.
+READY_BATCHES = 8
+LOOK_EVERY_SECONDS = 0.5
+MAX_SHARE_OF_OTHERS = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class PillowTransform(Transform):
+    """The same crops and flips, by Pillow."""
+
+    def train(self, data: bytes, rng: np.random.Generator) -> np.ndarray:
+        from PIL import Image
+
+        image = Image.open(io.BytesIO(data)).convert("RGB")
+        top, left, height, width = random_box(rng, image.height, image.width, self.area, self.ratio)
+        image = image.crop((left, top, left + width, top + height))
+        image = image.resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
+        if self.flip and rng.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return np.asarray(image)
+
+
+class Side:
+    """An endless stream whose workers have started."""
+
+    def __init__(self, records, transform, arguments, num_workers):
+        self._arguments = arguments
+        self._ready = READY_BATCHES * max(num_workers, 1)
+        before = {child.pid for child in multiprocessing.active_children()}
+        self._batches = stream.train_batches(
+            records,
+            seed=0,
+            batch_size=arguments.batch_size,
+            epochs=1_000_000,
+            transform=transform,
+            num_workers=num_workers,
+        )
+        for _ in range(max(num_workers, 1)):  # the first batch of each worker: then all have started
+            next(self._batches)
+        self._workers = {child.pid for child in multiprocessing.active_children()} - before
+        if len(self._workers) != num_workers:
+            raise RuntimeError(f"{len(self._workers)} of {num_workers} workers are running")
+        self.close = self._batches.close
+
+    def wait_until_asleep(self):
+        """Returns once the workers have filled their buffers, which takes them 2 s after a turn."""
+        asleep = 0
+        while asleep < 2:
+            before = self._worker_seconds()
+            time.sleep(LOOK_EVERY_SECONDS)
+            asleep = asleep + 1 if self._worker_seconds() - before < 0.02 * LOOK_EVERY_SECONDS else 0
+
+    def turn(self):
+        """Images a second, processor time of an image, and the share of the processors that others took meanwhile."""
+        for _ in range(self._ready):
+            next(self._batches)
+        images = self._arguments.batches * self._arguments.batch_size
+        busy, own = machine_busy_seconds(), self._busy_seconds()
+        begin = time.perf_counter()
+        for _ in range(self._arguments.batches):
+            next(self._batches)
+        seconds = time.perf_counter() - begin
+        busy, own = machine_busy_seconds() - busy, self._busy_seconds() - own
+        return {
+            "images_per_second": images / seconds,
+            "cpu_ms_per_image": 1000 * own / images,
+            "share_of_others": max(0.0, (busy - own) / (seconds * os.cpu_count())),
+        }
+
+    def _busy_seconds(self):
+        return time.process_time() + self._worker_seconds()
+
+    def _worker_seconds(self):
+        # Each process's own clock, by Linux's numbering of them; /proc/PID/stat counts ticks and misses short naps.
+        return sum(time.clock_gettime((~pid << 3) | 2) for pid in self._workers)
+
+
+def compare(records, arguments):
+    """The turns of both sides."""
+    with contextlib.ExitStack() as stack:
+        sides = {}
+        for name, transform in {"recu_jax": Transform(), "pillow": PillowTransform()}.items():
+            sides[name] = Side(records, transform, arguments, arguments.num_workers)
+            stack.callback(sides[name].close)
+        turns = {name: [] for name in SIDES}
+        for _ in range(arguments.repeats):
+            for name in SIDES:
+                for side in sides.values():
+                    side.wait_until_asleep()
+                turns[name].append(sides[name].turn())
+        return turns
+
+
+def summarize(turns):
+    """Median and extremes a side, and of the ratios between the sides within each pair of turns."""
+    rates, costs = (
+        {side: [t[key] for t in turns[side]] for side in SIDES} for key in ("images_per_second", "cpu_ms_per_image")
+    )
+    return {
+        "images_per_second": {side: spread(values) for side, values in rates.items()},
+        "cpu_ms_per_image": {side: spread(values) for side, values in costs.items()},
+        "throughput_recu_jax_to_pillow": ratio(rates["recu_jax"], rates["pillow"]),
+        "cpu_time_pillow_to_recu_jax": ratio(costs["pillow"], costs["recu_jax"]),
+        "largest_share_of_others": max(t["share_of_others"] for side in SIDES for t in turns[side]),
+    }
+
+
+def ratio(above, below):
+    return spread([a / b for a, b in zip(above, below, strict=True)])
+
+
+def spread(values):
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def by_workers(records, arguments):
+    """Median images a second of recu_jax with 0, 1, ... workers."""
+    rates = {}
+    for num_workers in range(arguments.num_workers + 1):
+        with contextlib.closing(Side(records, Transform(), arguments, num_workers)) as side:
+            rates[num_workers] = statistics.median(side.turn()["images_per_second"] for _ in range(3))
+    return rates
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="imagenet2012", choices=photos.NAMES)
+    parser.add_argument("--data_dir", metavar="DIR")
+    parser.add_argument("--batch_size", type=int, default=50)
+    parser.add_argument("--num_workers", type=int, default=os.cpu_count())
+    parser.add_argument("--repeats", type=int, default=9, help="turns of each side")
+    parser.add_argument("--batches", type=int, default=24, help="timed batches in one turn")
+    parser.add_argument("--out", type=Path, metavar="FILE.json")
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse_arguments()
+    records = photos.load(arguments.dataset, arguments.data_dir).train
+    load = os.getloadavg()[0]
+    turns = compare(records, arguments)
+    summary = summarize(turns)
+    names = ("grain", "opencv-python-headless", "pillow", "array_record", "numpy")
+    result = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.platform()},
+        "load_average_before": load,
+        "dataset": arguments.dataset,
+        "images": len(records),
+        "mean_bytes": statistics.mean(len(records.read(i)[0]) for i in range(min(len(records), 1000))),
+        "batch_size": arguments.batch_size,
+        "num_workers": arguments.num_workers,
+        "batches_per_turn": arguments.batches,
+        "versions": {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names},
+        **summary,
+        "recu_jax_images_per_second_by_workers": by_workers(records, arguments),
+        "turns": turns,
+    }
+    for side, rate in summary["images_per_second"].items():
+        cpu = summary["cpu_ms_per_image"][side]["median"]
+        print(
+            f"{side:<9} {rate['median']:.0f} images/s ({rate['min']:.0f} to {rate['max']:.0f}), {cpu:.2f} CPU ms each"
+        )
+    for key in ("throughput_recu_jax_to_pillow", "cpu_time_pillow_to_recu_jax"):
+        print(f"{key}: {summary[key]['median']:.2f} ({summary[key]['min']:.2f} to {summary[key]['max']:.2f})")
+    for num_workers, rate in result["recu_jax_images_per_second_by_workers"].items():
+        print(f"recu_jax with {num_workers} workers: {rate:.0f} images/s")
+    if summary["largest_share_of_others"] > MAX_SHARE_OF_OTHERS:
+        print(f"Other processes took up to {summary['largest_share_of_others']:.0%} of the processors during a turn.")
+    if arguments.out:
+        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

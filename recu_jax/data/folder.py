@@ -1,0 +1,121 @@
+"""Folders of images: DIR/train/CLASS/**/*.jpg and DIR/val/CLASS/**/*.jpg, and Tiny-ImageNet as it is distributed."""
+
+import os
+import pathlib
+
+import numpy as np
+
+from recu_jax.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+TEST_FOLDERS = ("val", "validation", "test")
+_ANNOTATIONS = "val_annotations.txt"
+_LAYOUT = "it must hold train/CLASS/*.jpg and val/CLASS/*.jpg"
+
+
+class FolderRecords:
+    """The image files of one split; random access, picklable.
+
+    Paths lie in one block of bytes: as a million Python strings every worker process would hold 100 MB of them.
+    """
+
+    def __init__(self, folder: pathlib.Path, paths: list[str], labels: list[int]):
+        self._folder = str(folder)
+        encoded = [os.fsencode(p) for p in paths]
+        self._paths = b"".join(encoded)
+        self._ends = np.cumsum([len(p) for p in encoded], dtype=np.int64)
+        self.labels = np.asarray(labels, np.int32)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, i: int) -> tuple[bytes, int]:
+        """The encoded file and its class."""
+        with open(os.path.join(self._folder, self._path(i)), "rb") as file:
+            return file.read(), int(self.labels[i])
+
+    def name(self, i: int) -> str:
+        """`train image 17 (/data/train/cat/a.jpg)`."""
+        path = os.path.join(self._folder, self._path(i))
+        return f"{os.path.basename(self._folder)} image {i} ({path})"
+
+    def _path(self, i):
+        return os.fsdecode(self._paths[self._ends[i - 1] if i else 0 : self._ends[i]])
+
+
+def load(data_dir: str) -> tuple[FolderRecords, FolderRecords, int]:
+    """Training and test records and the number of classes; class ids count the sorted names of train's folders.
+
+    Raises:
+      UserError: a folder is missing, or empty, or val has a class that train has not.
+    """
+    root = pathlib.Path(data_dir).expanduser()
+    if not root.is_dir():
+        raise UserError(f"data_dir is {data_dir!r}, where there is no folder; {_LAYOUT}")
+    train = root / "train"
+    if not train.is_dir():
+        raise UserError(f"{root} has no folder 'train'; {_LAYOUT}")
+    test = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
+    if test is None:
+        raise UserError(f"{root} has none of the folders {', '.join(map(repr, TEST_FOLDERS))}; {_LAYOUT}")
+    classes = {name: i for i, name in enumerate(_class_folders(train))}
+    test_records = _annotated(test, classes) if (test / _ANNOTATIONS).is_file() else _by_class(test, classes)
+    return _by_class(train, classes), test_records, len(classes)
+
+
+def _class_folders(folder):
+    names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
+    if not names:
+        raise UserError(f"{folder} has no class folders; {_LAYOUT}")
+    return names
+
+
+def _by_class(folder, classes):
+    names = _class_folders(folder)
+    unknown = [n for n in names if n not in classes]
+    if unknown:
+        raise UserError(
+            f"{folder} has the class folder {unknown[0]!r} ({len(unknown)} of {len(names)} such), which train has not; "
+            "the classes must be those of train: rename or remove it"
+        )
+    paths, labels = [], []
+    for name in names:
+        files = _images(folder, name)
+        if not files:
+            raise UserError(
+                f"{folder / name} holds no images ({', '.join(SUFFIXES)}); add some, or remove the folder everywhere"
+            )
+        paths += files
+        labels += [classes[name]] * len(files)
+    return FolderRecords(folder, paths, labels)
+
+
+def _images(folder, name):
+    found = []
+    for where, folders, files in os.walk(folder / name, followlinks=True):
+        folders[:] = [f for f in folders if not f.startswith(".")]
+        inside = os.path.relpath(where, folder)
+        # macOS leaves `._a.jpg` beside `a.jpg` in archives.
+        found += [os.path.join(inside, f) for f in files if f.lower().endswith(SUFFIXES) and not f.startswith(".")]
+    return sorted(found)
+
+
+def _annotated(folder, classes):
+    """Tiny-ImageNet's test images: in one folder, `images`, with a line `file<TAB>class<TAB>box` for each."""
+    paths, labels = [], []
+    for line in (folder / _ANNOTATIONS).read_text().splitlines():
+        if not line.strip():
+            continue
+        file, name = [*line.split("\t"), ""][:2]
+        if name not in classes:
+            raise UserError(
+                f"{folder / _ANNOTATIONS} gives {file!r} the class {name!r}, which train has not; the classes must be "
+                "the names of train's folders"
+            )
+        paths.append(os.path.join("images", file))
+        labels.append(classes[name])
+    if not paths:
+        raise UserError(f"{folder / _ANNOTATIONS} names no images; it needs a line 'file<TAB>class' for each")
+    if not (folder / paths[0]).is_file():
+        raise UserError(f"{folder / paths[0]} is not there, though {_ANNOTATIONS} names it; unpack the archive anew")
+    return FolderRecords(folder, paths, labels)
