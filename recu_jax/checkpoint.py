@@ -1,6 +1,9 @@
 """Checkpoints of a run, with Orbax; nothing else in the library knows Orbax."""
 
 import pathlib
+import shutil
+import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -8,9 +11,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
+from recu_jax.errors import UserError
 from recu_jax.train import TrainState
 
 METRIC = "test_top1"
+FOLDER = "checkpoints"
+# What a model is made of; the rest of a state belongs to its training.
+COLLECTIONS = ("params", "batch_stats")
 
 
 class Checkpoints:
@@ -27,7 +34,7 @@ class Checkpoints:
             [managers.LatestN(n=2), managers.BestN(get_metric_fn=lambda m: m[METRIC], n=1)]
         )
         self._manager = ocp.CheckpointManager(
-            pathlib.Path(workdir).absolute() / "checkpoints",
+            pathlib.Path(workdir).absolute() / FOLDER,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policy, best_fn=lambda m: m[METRIC], enable_async_checkpointing=True
             ),
@@ -44,13 +51,17 @@ class Checkpoints:
     def save(self, state: TrainState, config: dict[str, Any], metrics: dict[str, Any]) -> None:
         """Saves `state` under its step. Every process must call it."""
         host_state = jax.device_get(state)
+        self._save(int(host_state.step), host_state, {"config": config, "metrics": metrics})
+
+    def save_variables(self, variables: Mapping[str, Any], record: dict[str, Any]) -> None:
+        """Saves the variables of a model that was not trained here, as step 0."""
+        self._save(0, {"step": np.zeros((), np.int32), **jax.device_get(dict(variables))}, record)
+
+    def _save(self, step, state, record):
         self._manager.save(
-            int(host_state.step),
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(host_state),
-                record=ocp.args.JsonSave({"config": config, "metrics": metrics}),
-            ),
-            metrics={METRIC: metrics[METRIC]},
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)),
+            metrics={METRIC: record["metrics"][METRIC]},
         )
 
     def record(self, step: int) -> dict[str, Any]:
@@ -67,6 +78,20 @@ class Checkpoints:
         template = None if like is None else jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), like)
         return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(template)))["state"]
 
+    def restore_variables(self, step: int) -> dict[str, Any]:
+        """`{"params": ..., "batch_stats": ...}` of a checkpoint, as NumPy arrays; nothing else of it is read."""
+        folder = self._manager.directory / str(step) / "state"
+        # Not the manager: it reads a state one way only, and whole.
+        handler = ocp.PyTreeCheckpointHandler()
+        saved = handler.metadata(folder).tree
+        wanted = {k: saved[k] for k in COLLECTIONS if saved.get(k)}
+        kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        found = handler.restore(
+            folder, args=ocp.args.PyTreeRestore(item=wanted, restore_args=kinds, partial_restore=True)
+        )
+        handler.close()
+        return {k: found.get(k, {}) for k in COLLECTIONS}
+
     def wait(self) -> None:
         """Waits until everything is written."""
         self._manager.wait_until_finished()
@@ -74,3 +99,64 @@ class Checkpoints:
     def close(self) -> None:
         """Waits until everything is written, and ends the background threads."""
         self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def read_best(workdir: str | pathlib.Path) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    """Step, record and variables of the best checkpoint in `workdir`, of a run or imported.
+
+    Raises:
+      UserError: there is none.
+    """
+    if not (pathlib.Path(workdir) / FOLDER).is_dir():
+        raise UserError(f"{workdir} holds no checkpoints; train first, or give the --workdir of a run")
+    with Checkpoints(workdir) as checkpoints:
+        step = checkpoints.best()
+        if step is None:
+            raise UserError(f"{workdir} holds no complete checkpoint; train at least one epoch first")
+        return step, checkpoints.record(step), checkpoints.restore_variables(step)
+
+
+def save_imported(workdir: str | pathlib.Path, variables: Mapping[str, Any], imported: dict[str, Any]) -> None:
+    """Makes `workdir` hold one checkpoint, of step 0, with variables that were trained elsewhere.
+
+    The record's config holds the fields that decide the variables alone, its metrics what the origin says of them.
+
+    Args:
+      workdir: made where missing; left as it was where anything fails.
+      variables: `{"params": ..., "batch_stats": ...}`.
+      imported: where they come from; `model`, `conv`, `epoch` and `best_prec1` (None where unknown) among it.
+
+    Raises:
+      UserError: `workdir` already holds checkpoints, or cannot be written to.
+    """
+    workdir = pathlib.Path(workdir).absolute()
+    target = workdir / FOLDER
+    if target.exists():
+        raise UserError(f"{workdir} already holds checkpoints; give another --workdir")
+    record = {
+        "config": {"model": imported["model"], "conv": imported["conv"], "scale": "learned"},
+        "metrics": {"epoch": imported["epoch"] or 0, METRIC: imported["best_prec1"] or 0.0},
+        "imported": imported,
+    }
+    aside = None
+    made = not workdir.exists()
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        # Written aside and renamed when complete.
+        aside = pathlib.Path(tempfile.mkdtemp(prefix=".importing-", dir=workdir))
+        with Checkpoints(aside) as checkpoints:
+            checkpoints.save_variables(variables, record)
+        (aside / FOLDER).rename(target)
+    except OSError as error:
+        raise UserError(f"{workdir} cannot be written to: {error.strerror}; give another --workdir") from error
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+        if made and workdir.is_dir() and not any(workdir.iterdir()):
+            workdir.rmdir()

@@ -9,12 +9,15 @@ from typing import Any
 import ml_collections
 
 from recu_jax import data, models
+from recu_jax.data.stream import ON_CORRUPT
+from recu_jax.data.transform import CROPS
 from recu_jax.errors import UserError, unknown
+from recu_jax.optimizers import DECAY_GROUPS
 
 OPTIMIZERS = ("sgd", "adam")
 LR_SCHEDULES = ("cosine", "step", "linear")
 DTYPES = ("float32", "bfloat16", "float64")
-CONVS = ("binary", "float")
+CONVS = ("binary", "binary_activations", "float")
 SCALES = ("learned", "mean", "none")
 
 # Fields that a resumed run may change: they change neither parameters nor the data's order.
@@ -34,13 +37,26 @@ def base_config() -> ml_collections.ConfigDict:
     # Data. `data_dir`: TFDS's folder, or the file of data set npz; None is TFDS's default.
     c.dataset = "cifar10"
     c.data_dir = ml_collections.config_dict.placeholder(str)
-    c.num_workers = 2  # threads that decode images
-    c.crop_padding = 4  # pixels of zeros around a training image before the random crop; 0 crops nothing
+    c.num_workers = 2  # threads, or for photographs processes, that decode images
+    c.augment = True  # False: training images are treated as test images are
     c.flip = True
+    # Images that live on the device.
+    c.crop_padding = 4  # pixels of zeros around a training image before the random crop; 0 crops nothing
+    # Photographs, which stream from the disk.
+    c.image_size = 224  # pixels a side
+    c.eval_resize = 256  # short side of a test image before the central crop, pixels
+    c.train_crop = "random_resized"  # or "resize": the whole image
+    c.crop_area = (0.08, 1.0)  # share of the image that a random resized crop covers
+    c.rotation_degrees = 0.0  # uniform on +- this many
+    c.on_corrupt = "error"  # or "skip": go on without, and count them
 
-    # Model. `conv="float"` is the full-precision twin; the other fields are the parts of ReCU, for ablations.
+    # Model. `conv`: binary, binary_activations (real weights: stage 1 of two), float (the full-precision twin). The
+    # other fields are the parts of ReCU, for ablations.
     c.model = "cifar_resnet20"
     c.conv = "binary"
+    # Variables to start from: a run's workdir (its best checkpoint) or a PyTorch file. A full-precision run for
+    # "finetune", stage 1 for stage 2.
+    c.init_from = ml_collections.config_dict.placeholder(str)
     c.scale = "learned"  # alpha: learned (the authors' code), mean (the paper), none
     c.standardize = True
     c.clamp = True
@@ -54,10 +70,14 @@ def base_config() -> ml_collections.ConfigDict:
     c.optimizer = "sgd"
     c.momentum = 0.9
     c.weight_decay = 5e-4
+    c.weight_decay_on = "all"  # or "conv_and_linear": neither batch norm nor projection shortcuts
     c.learning_rate = 0.1
     c.lr_schedule = "cosine"
     c.lr_milestones = ()  # epochs at which the step schedule divides the rate by 10
     c.warmup_epochs = 5
+    # Distillation: a full-precision network (workdir or PyTorch file, and its model) whose labels replace the data's.
+    c.teacher = ml_collections.config_dict.placeholder(str)
+    c.teacher_model = "resnet34"
 
     # Devices. None: all of them; many steps a dispatch on GPU and TPU.
     c.num_devices = ml_collections.config_dict.placeholder(int)
@@ -84,19 +104,35 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         ("lr_schedule", LR_SCHEDULES),
         ("dtype", DTYPES),
         ("conv", CONVS),
+        ("train_crop", CROPS),
+        ("on_corrupt", ON_CORRUPT),
+        ("weight_decay_on", DECAY_GROUPS),
         ("scale", SCALES),
         ("model", sorted(models.MODELS)),
+        ("teacher_model", sorted(models.MODELS)),
     ):
         if config[field] not in names:
             raise unknown(f"config.{field}", config[field], names)
+    if config.model in models.FULL_PRECISION and config.conv != "float":
+        raise UserError(
+            f"config.model is {config.model!r} and config.conv is {config.conv!r}; this model is full precision only: "
+            "use --config.conv=float"
+        )
     if not 0.5 < config.tau_min <= config.tau_max <= 1.0:
         raise UserError(
             f"config.tau_min is {config.tau_min} and config.tau_max is {config.tau_max}; they must satisfy "
             "0.5 < tau_min <= tau_max <= 1"
         )
-    for field in ("epochs", "batch_size", "eval_batch_size", "checkpoint_every_epochs", "log_every_steps"):
+    for field in (
+        "epochs",
+        "batch_size",
+        "eval_batch_size",
+        "checkpoint_every_epochs",
+        "log_every_steps",
+        "image_size",
+    ):
         _at_least(config, field, 1)
-    for field in ("seed", "num_workers", "crop_padding", "warmup_epochs", "weight_decay"):
+    for field in ("seed", "num_workers", "crop_padding", "warmup_epochs", "weight_decay", "rotation_degrees"):
         _at_least(config, field, 0)
     for field in ("num_devices", "steps_per_dispatch"):
         if config[field] is not None:
@@ -105,6 +141,13 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         raise UserError(f"config.learning_rate is {config.learning_rate}; it must be above 0")
     if not 0 <= config.momentum < 1:
         raise UserError(f"config.momentum is {config.momentum}; it must be at least 0 and below 1")
+    if config.eval_resize < config.image_size:
+        raise UserError(
+            f"config.eval_resize is {config.eval_resize} and config.image_size {config.image_size}; a test image is "
+            "resized first and cropped then, so eval_resize must be at least image_size"
+        )
+    if not 0 < config.crop_area[0] <= config.crop_area[1]:
+        raise UserError(f"config.crop_area is {config.crop_area}; it must be (least, most) with 0 < least <= most")
     if config.lr_schedule == "step" and not config.lr_milestones:
         raise UserError(
             "config.lr_milestones is empty; the step schedule needs epochs, as in --config.lr_milestones='(100,150)'"
@@ -121,10 +164,20 @@ def check_resumable(saved: dict[str, Any], config: ml_collections.ConfigDict, wo
         )
 
 
+def check_trained_here(record: dict[str, Any], workdir: str) -> None:
+    """Raises UserError if the checkpoints in `workdir` were imported, so that there is no run to continue."""
+    if "imported" in record:
+        raise UserError(
+            f"{workdir} holds weights imported from {record['imported']['file']}, not a run; train in another "
+            f"--workdir with --config.init_from={workdir}"
+        )
+
+
 def check_same_model(saved: dict[str, Any], config: ml_collections.ConfigDict, workdir: str) -> None:
     """Raises UserError if the checkpoints in `workdir` are of another model than the config's."""
     for field in MODEL_FIELDS:
-        if saved[field] != config[field]:
+        # Imported weights are of no data set.
+        if field in saved and saved[field] != config[field]:
             raise UserError(
                 f"{workdir} holds a run with {field}={saved[field]!r}, the config says {config[field]!r}; evaluate "
                 "with the config that it was trained with"

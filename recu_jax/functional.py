@@ -196,6 +196,7 @@ def binary_conv(
     train: bool = False,
     standardized: bool = True,
     clamp: bool = True,
+    binary: bool = True,
 ) -> jax.Array:
     """1-bit convolution: `alpha * conv(sign(x), sign(recu(standardize(kernel))))`, SPEC.md sections 1 to 3.
 
@@ -214,6 +215,8 @@ def binary_conv(
       train: whether to normalise each sample first.
       standardized: False leaves out the standardisation of the weights.
       clamp: False leaves out ReCU.
+      binary: False takes the latent weights as they are, without standardisation, ReCU and sign: 1-bit activations
+        on real weights, the first stage of two-stage training (SPEC.md 7).
 
     Returns:
       (batch, *out_spatial, features) in the dtype of `x`.
@@ -225,7 +228,7 @@ def binary_conv(
     spec = ConvSpec.create(window, strides, padding, kernel_dilation, feature_group_count)
     signs = binarize_activations(x, x.ndim - 1, train=train)
     signs, spec = wrap_padding(signs, window, spec)
-    weights = binarize_weights(kernel, tau, standardized=standardized, clamp=clamp)
+    weights = binarize_weights(kernel, tau, standardized=standardized, clamp=clamp) if binary else kernel
     return scaled_conv(signs, weights.astype(x.dtype), alpha, spec)
 
 
@@ -238,6 +241,7 @@ def binary_dense(
     train: bool = False,
     standardized: bool = True,
     clamp: bool = True,
+    binary: bool = True,
 ) -> jax.Array:
     """1-bit dense layer, `alpha * (sign(x) @ sign(recu(standardize(kernel))))`; arguments as in `binary_conv`.
 
@@ -249,6 +253,6 @@ def binary_dense(
       (..., features) in the dtype of `x`.
     """
     signs = binarize_activations(x, 1, train=train)
-    weights = binarize_weights(kernel, tau, standardized=standardized, clamp=clamp)
+    weights = binarize_weights(kernel, tau, standardized=standardized, clamp=clamp) if binary else kernel
     y = signs @ weights.astype(x.dtype)
     return y if alpha is None else y * per_channel(alpha, y)

@@ -78,6 +78,8 @@ class BinaryConv(_BinaryLayer):
       scale: `"learned"` alpha (the authors' code), `"mean"` of the clamped weights' magnitude (the paper), `"none"`.
       standardize: False leaves out the standardisation of the weights.
       clamp: False leaves out ReCU.
+      binary_weights: False takes the latent weights as they are, so that only the activations are 1 bit: the first
+        stage of two-stage training (SPEC.md 7).
     """
 
     kernel_size: int | Sequence[int]
@@ -94,6 +96,7 @@ class BinaryConv(_BinaryLayer):
     scale: Scale = "learned"
     standardize: bool = True
     clamp: bool = True
+    binary_weights: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, tau: jax.Array | float | None = None, train: bool = False) -> jax.Array:
@@ -138,6 +141,7 @@ class BinaryConv(_BinaryLayer):
             train=train,
             standardized=self.standardize,
             clamp=self.clamp,
+            binary=self.binary_weights,
         )
         if self.use_bias:
             y = y + per_channel(self.param("bias", self.bias_init, (self.features,), self.param_dtype), y)
@@ -156,6 +160,7 @@ class BinaryDense(_BinaryLayer):
     scale: Scale = "learned"
     standardize: bool = True
     clamp: bool = True
+    binary_weights: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, tau: jax.Array | float | None = None, train: bool = False) -> jax.Array:
@@ -172,6 +177,7 @@ class BinaryDense(_BinaryLayer):
             train=train,
             standardized=self.standardize,
             clamp=self.clamp,
+            binary=self.binary_weights,
         )
         if self.use_bias:
             y = y + per_channel(self.param("bias", self.bias_init, (self.features,), self.param_dtype), y)

@@ -1,33 +1,25 @@
 """A whole run: data to the devices, epochs of steps, evaluation, checkpoints, and the way back from one."""
 
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
-from recu_jax import backend, data
-from recu_jax.checkpoint import Checkpoints
-from recu_jax.config import check_config, check_resumable, check_same_model, plain
-from recu_jax.data.order import eval_order, train_order
+from recu_jax import data, pretrained
+from recu_jax.checkpoint import Checkpoints, read_best
+from recu_jax.config import check_config, check_resumable, check_same_model, check_trained_here, plain
 from recu_jax.errors import UserError
+from recu_jax.feed import ResidentFeed, StreamFeed, make_feed
 from recu_jax.logbook import Logbook
 from recu_jax.progress import Progress
-from recu_jax.train import (
-    Recipe,
-    TrainState,
-    create_state,
-    eval_step,
-    make_recipe,
-    parallel,
-    replicate,
-    train_steps,
-)
+from recu_jax.recipe import Recipe, make_recipe
+from recu_jax.train import TrainState, create_state, replicate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +35,8 @@ class Result:
 class Run:
     """What both training and evaluation need."""
 
-    dataset: data.Dataset
     devices: Sequence[jax.Device]
-    steps_per_epoch: int
+    feed: ResidentFeed | StreamFeed
     recipe: Recipe
 
 
@@ -53,11 +44,8 @@ def _prepare(config: ml_collections.ConfigDict) -> Run:
     check_config(config)
     devices = _devices(config)
     dataset = data.load(config.dataset, config.data_dir, config.num_workers)
-    images = len(dataset.train_images)
-    if config.batch_size > images:
-        raise UserError(f"config.batch_size is {config.batch_size}; {config.dataset} has only {images} training images")
-    steps_per_epoch = images // config.batch_size
-    return Run(dataset, devices, steps_per_epoch, make_recipe(config, dataset, steps_per_epoch))
+    feed = make_feed(config, dataset, devices)
+    return Run(devices, feed, make_recipe(config, dataset, feed.steps_per_epoch))
 
 
 def _devices(config):
@@ -74,11 +62,6 @@ def _devices(config):
     return devices[:count]
 
 
-def split_over_devices(array: np.ndarray, count: int) -> np.ndarray:
-    """(steps, batch) to (count, steps, batch / count)."""
-    return np.moveaxis(array.reshape(len(array), count, -1), 1, 0)
-
-
 def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Result:
     """Trains to the last epoch, from the newest checkpoint in `workdir` if there is one.
 
@@ -93,37 +76,46 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Res
       UserError: a field breaks its rule, the data set is not there, or the workdir holds a run of another config.
     """
     run = _prepare(config)
-    checkpoints = Checkpoints(workdir)
+    # Read before the workdir is made, so that nothing is left behind where one of them is not there.
+    teacher = pretrained.teacher_variables(config, run.recipe, run.feed.image_shape)
+    begun = any(pathlib.Path(workdir).glob("checkpoints/*"))
+    fresh = None if begun else pretrained.first_state(config, run.recipe, run.feed.image_shape)
     try:
-        return _train(config, pathlib.Path(workdir), run, checkpoints)
+        with Checkpoints(workdir) as checkpoints:
+            return _train(config, pathlib.Path(workdir), run, checkpoints, teacher, fresh)
     finally:
-        checkpoints.close()
+        run.feed.close()
 
 
-def _train(config, workdir, run, checkpoints) -> Result:
-    recipe, devices, steps_per_epoch = run.recipe, run.devices, run.steps_per_epoch
-    state = create_state(recipe, config.seed, run.dataset.train_images.shape[1:])
+def _train(config, workdir, run, checkpoints, teacher, fresh) -> Result:
+    recipe, devices, feed = run.recipe, run.devices, run.feed
     begun = checkpoints.latest()
     if begun is not None:
-        check_resumable(checkpoints.record(begun)["config"], config, str(workdir))
-        state = checkpoints.restore(begun, state)
-    done = int(state.step) // steps_per_epoch
+        record = checkpoints.record(begun)
+        check_trained_here(record, str(workdir))
+        check_resumable(record["config"], config, str(workdir))
+        state = checkpoints.restore(begun, create_state(recipe, config.seed, feed.image_shape))
+    else:
+        state = fresh or pretrained.first_state(config, recipe, feed.image_shape)
+    teacher = replicate(teacher, devices)
+    done = int(state.step) // feed.steps_per_epoch
     if done:
         print(f"resuming {workdir} after epoch {done} of {config.epochs} (step {int(state.step)})", flush=True)
     logbook = Logbook(workdir, done + 1, config.tensorboard)
     state = replicate(state, devices)
-    train_set = replicate((run.dataset.train_images, run.dataset.train_labels), devices)
-    evaluate_state = evaluator(config, run)
-    step = parallel(partial(train_steps, recipe=recipe), devices, mapped=(False, False, False, True), donate=True)
-    progress = Progress(config.epochs, steps_per_epoch, config.batch_size, config.log_every_steps)
+    if done < config.epochs:
+        feed.start(int(done * feed.steps_per_epoch))
+    evaluate_state = feed.evaluator(recipe)
+    step = feed.step(recipe)
+    progress = Progress(config.epochs, feed.steps_per_epoch, config.batch_size, config.log_every_steps)
 
     for epoch in range(done, config.epochs):
         progress.start_epoch(epoch + 1)
-        state, train_metrics = _train_epoch(config, run, step, state, train_set, epoch, progress)
-        first_step = epoch * steps_per_epoch
+        state, train_metrics = _train_epoch(config, feed, step, state, teacher, epoch, progress)
+        first_step = epoch * feed.steps_per_epoch
         row = {
             "epoch": epoch + 1,
-            "step": first_step + steps_per_epoch,
+            "step": first_step + feed.steps_per_epoch,
             **train_metrics,
             **evaluate_state(state),
             "learning_rate": float(recipe.learning_rate(first_step)),
@@ -140,16 +132,14 @@ def _train(config, workdir, run, checkpoints) -> Result:
     return Result(final, best, jax.device_get(state))
 
 
-def _train_epoch(config, run, step, state, train_set, epoch, progress):
-    order = train_order(config.seed, epoch, len(run.dataset.train_images), config.batch_size)
-    order = split_over_devices(order, len(run.devices))
-    chunk = min(config.steps_per_dispatch or backend.steps_per_dispatch(run.steps_per_epoch), run.steps_per_epoch)
-    history, began, timed_steps = [], None, 0
-    for first in range(0, run.steps_per_epoch, chunk):
-        part = order[:, first : first + chunk]
-        state, metrics = step(state, *train_set, part)
+def _train_epoch(config, feed, step, state, teacher, epoch, progress):
+    done, metrics, history, began, timed_steps = 0, None, [], None, 0
+    first_step, epoch_began = epoch * feed.steps_per_epoch, time.monotonic()
+    while done < feed.steps_per_epoch:
+        steps, arguments = feed.take(first_step + done, previous=metrics)
+        state, metrics = step(state, teacher, *arguments)
         history.append(metrics)
-        steps = part.shape[1]
+        done += steps
         if began is None:
             # The rate leaves out the first dispatch, in which the step is compiled.
             jax.block_until_ready(metrics)
@@ -161,33 +151,15 @@ def _train_epoch(config, run, step, state, train_set, epoch, progress):
         else:
             progress.advance(steps)
     history = jax.device_get(history)
-    seconds = time.monotonic() - began
-    rate = timed_steps * config.batch_size / seconds if timed_steps else 0.0
+    ended = time.monotonic()
+    rate = timed_steps * config.batch_size / (ended - began) if timed_steps else 0.0
     means = {k: float(np.concatenate([m[k] for m in history]).mean(dtype=np.float64)) for k in ("loss", "top1")}
-    return state, {"train_loss": means["loss"], "train_top1": means["top1"], "images_per_second": rate}
-
-
-def evaluator(config, run):
-    """A function of the state that gives the metrics of the whole test set."""
-    devices = run.devices
-    test_set = replicate((run.dataset.test_images, run.dataset.test_labels), devices)
-    step = parallel(
-        partial(eval_step, recipe=run.recipe), devices, mapped=(False, False, False, True, True), donate=False
-    )
-    order = eval_order(len(run.dataset.test_images), config.eval_batch_size)
-    indices, weights = (split_over_devices(a, len(devices)) for a in order)
-
-    def evaluate_state(state: TrainState) -> dict[str, float]:
-        sums = [step(state, *test_set, indices[:, i], weights[:, i]) for i in range(indices.shape[1])]
-        total = {k: float(sum(s[k] for s in map(jax.device_get, sums))) for k in sums[0]}
-        images = total["images"]
-        return {
-            "test_loss": total["loss"] / images,
-            "test_top1": 100 * total["top1"] / images,
-            "test_top5": 100 * total["top5"] / images,
-        }
-
-    return evaluate_state
+    return state, {
+        "train_loss": means["loss"],
+        "train_top1": means["top1"],
+        "images_per_second": rate,
+        **feed.epoch_metrics(ended - epoch_began),
+    }
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -200,19 +172,13 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> 
       UserError: as `train`, or there is no checkpoint in `workdir`, or it is of another model.
     """
     check_config(config)
-    if not (pathlib.Path(workdir) / "checkpoints").is_dir():
-        raise UserError(f"{workdir} holds no checkpoints; train first, or give the --workdir of a run")
-    checkpoints = Checkpoints(workdir)
+    _, record, variables = read_best(workdir)
+    check_same_model(record["config"], config, str(workdir))
+    run = _prepare(config)
+    like = jax.eval_shape(functools.partial(create_state, run.recipe, config.seed, run.feed.image_shape))
+    state = TrainState(np.int32(0), **pretrained.merge(like.variables, variables, str(workdir)), opt_state=())
     try:
-        step = checkpoints.best()
-        if step is None:
-            raise UserError(f"{workdir} holds no complete checkpoint; train at least one epoch first")
-        record = checkpoints.record(step)
-        check_same_model(record["config"], config, str(workdir))
-        run = _prepare(config)
-        state = create_state(run.recipe, config.seed, run.dataset.train_images.shape[1:])
-        state = replicate(checkpoints.restore(step, state), run.devices)
+        metrics = run.feed.evaluator(run.recipe)(replicate(state, run.devices))
     finally:
-        checkpoints.close()
-    metrics = evaluator(config, run)(state)
-    return {"epoch": record["metrics"]["epoch"], **metrics, "images": len(run.dataset.test_images)}
+        run.feed.close()
+    return {"epoch": record["metrics"]["epoch"], **metrics}

@@ -11,6 +11,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from recu_jax import backend
+from recu_jax.command_line import fail
 from recu_jax.config import base_config
 from recu_jax.errors import UserError, unknown
 
@@ -18,7 +19,6 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a fil
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/NAME for --config=.../NAME.py.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate the best checkpoint.")
 
-EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 
@@ -32,14 +32,14 @@ def _parse(argv: list[str]) -> list[str]:
         if len(rest) > 1:
             raise UserError(f"{rest[1]!r} is not a flag; options are given as --name=value")
     except UserError as error:
-        _fail(error)
+        fail(error)
     except flags.Error as error:
-        _fail(str(error).removeprefix("FATAL Flags parsing error:").strip())
+        fail(str(error).removeprefix("FATAL Flags parsing error:").strip())
     except OSError:
         path = config_flags.get_config_filename(flags.FLAGS["config"])
-        _fail(f"--config={path} does not exist or is not readable; give the path of a file with get_config()")
+        fail(f"--config={path} does not exist or is not readable; give the path of a file with get_config()")
     except Exception as error:  # whatever the config file itself raises, too
-        _fail(_field_error(argv, error))
+        fail(_field_error(argv, error))
     return rest
 
 
@@ -54,17 +54,17 @@ def _field_error(argv: list[str], error: Exception) -> object:
     return f"{where}: {type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _fail(message: object) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(EXIT_USER_ERROR)
+def _default_workdir() -> str:
+    """runs/NAME for --config=.../NAME.py, runs/NAME_PART for --config=.../NAME.py:PART."""
+    file = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]))
+    part = flags.FLAGS["config"].config_filename.partition(".py:")[2]
+    return str(pathlib.Path("runs") / (f"{file.stem}_{part}" if part else file.stem))
 
 
 def main(argv: list[str]) -> None:
     del argv
     config = _CONFIG.value
-    workdir = _WORKDIR.value or str(
-        pathlib.Path("runs") / pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    )
+    workdir = _WORKDIR.value or _default_workdir()
     logging.set_verbosity(logging.WARNING)
     backend.set_xla_flags()
     if config.get("dtype") == "float64":
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
             m = loop.evaluate(config, workdir)
             print(
                 f"best checkpoint (epoch {m['epoch']}): test top-1 {m['test_top1']:.2f}%, top-5 {m['test_top5']:.2f}%, "
-                f"loss {m['test_loss']:.4f} on {m['images']} images; workdir {workdir}"
+                f"loss {m['test_loss']:.4f} on {m['test_images']} images; workdir {workdir}"
             )
             return
         result = loop.train(config, workdir)
@@ -86,7 +86,7 @@ def main(argv: list[str]) -> None:
             f"{result.best['epoch']}); workdir {workdir}"
         )
     except UserError as error:
-        _fail(error)
+        fail(error)
     except KeyboardInterrupt:
         print(f"interrupted; the same command continues from the last checkpoint in {workdir}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

@@ -28,9 +28,8 @@ class Progress:
         self._epoch, self._step, self._shown = epoch, 0, 0
         self._epoch_began = time.monotonic()
         if self._terminal:
-            unit_scale = self._batch_size
             self._bar = tqdm(
-                total=self._steps_per_epoch * unit_scale, desc=f"epoch {epoch}/{self._total_epochs}", unit="img",
+                total=self._steps_per_epoch * self._batch_size, desc=f"epoch {epoch}/{self._total_epochs}", unit="img",
                 leave=False, dynamic_ncols=True,
             )  # fmt: skip
 

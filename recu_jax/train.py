@@ -1,28 +1,23 @@
 """One training run's state, its train and evaluation step, and how both spread over devices.
 
-`train_step` and `eval_step` are pure functions of what one device sees. `parallel` is the only place that knows of
-several devices; the state goes in and comes out as one copy, never stacked.
+The steps are pure functions of what one device sees. `parallel` is the only place that knows of several devices; the
+state goes in and comes out as one copy, never stacked.
 """
 
-import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import ml_collections
+import numpy as np
 import optax
 from jax import lax
 
-from recu_jax import layers, schedules
-from recu_jax.data import Dataset, augment
-from recu_jax.errors import UserError
-from recu_jax.models import create_model
-
-AXIS = "devices"
+from recu_jax.data import augment
+from recu_jax.losses import cross_entropy, distillation
+from recu_jax.recipe import AXIS, Recipe
 
 
 @flax.struct.dataclass
@@ -34,71 +29,10 @@ class TrainState:
     batch_stats: Any
     opt_state: Any
 
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """All that a step needs and that does not change during a run."""
-
-    model: nn.Module
-    optimizer: optax.GradientTransformation
-    learning_rate: optax.Schedule
-    tau: optax.Schedule
-    augment_key: jax.Array
-    crop_padding: int
-    flip: bool
-    mean: Sequence[float]
-    std: Sequence[float]
-    dtype: Any
-
-
-def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset, steps_per_epoch: int) -> Recipe:
-    """Derives everything a step needs from the config.
-
-    Raises:
-      UserError: float64 is asked for and JAX was not started with it.
-    """
-    if config.dtype == "float64" and not jax.config.jax_enable_x64:
-        raise UserError("config.dtype is 'float64'; JAX must be started with it: set JAX_ENABLE_X64=1")
-    dtype = jnp.dtype(config.dtype)
-    conv = layers.Conv
-    if config.conv == "binary":
-        conv = functools.partial(
-            layers.BinaryConv, scale=config.scale, standardize=config.standardize, clamp=config.clamp
-        )
-    model = create_model(
-        config.model,
-        dataset.num_classes,
-        dtype=dtype,
-        param_dtype=jnp.promote_types(dtype, jnp.float32),
-        conv=conv,
-        norm_axis=AXIS if config.global_batch_norm else None,
-    )
-    learning_rate = _learning_rate(config, steps_per_epoch)
-    if config.optimizer == "sgd":
-        update = optax.sgd(learning_rate, config.momentum or None)
-    else:
-        update = optax.adam(learning_rate)
-    return Recipe(
-        model=model,
-        # PyTorch's order: the decay joins the gradient before the momentum, and the rate comes last.
-        optimizer=optax.chain(optax.add_decayed_weights(config.weight_decay), update),
-        learning_rate=learning_rate,
-        tau=schedules.exponential_tau(config.epochs, steps_per_epoch, config.tau_min, config.tau_max),
-        augment_key=jax.random.split(jax.random.key(config.seed))[1],
-        crop_padding=config.crop_padding,
-        flip=config.flip,
-        mean=dataset.mean,
-        std=dataset.std,
-        dtype=dtype,
-    )
-
-
-def _learning_rate(config, steps_per_epoch):
-    common = {"steps_per_epoch": steps_per_epoch, "warmup_epochs": config.warmup_epochs}
-    if config.lr_schedule == "step":
-        return schedules.step_learning_rate(config.learning_rate, config.lr_milestones, **common)
-    schedule = {"cosine": schedules.cosine_learning_rate, "linear": schedules.linear_learning_rate}
-    return schedule[config.lr_schedule](config.learning_rate, config.epochs, **common)
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the model is applied to."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def create_state(recipe: Recipe, seed: int, image_shape: Sequence[int]) -> TrainState:
@@ -113,12 +47,18 @@ def create_state(recipe: Recipe, seed: int, image_shape: Sequence[int]) -> Train
 
 
 def train_step(
-    state: TrainState, images: jax.Array, labels: jax.Array, positions: jax.Array, recipe: Recipe
+    state: TrainState,
+    teacher: Mapping[str, Any],
+    images: jax.Array,
+    labels: jax.Array,
+    positions: jax.Array,
+    recipe: Recipe,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimiser step on this device's part of a batch, within a mapped axis `AXIS`.
 
     Args:
       state: the same on every device.
+      teacher: variables of `recipe.teacher`, which stay as they are; empty without one.
       images: uint8, (batch, height, width, channels).
       labels: int32, (batch,).
       positions: int32, (batch,): where each image stands in the whole batch; with the step it makes the image's key,
@@ -128,11 +68,13 @@ def train_step(
     Returns:
       The next state, and `loss` and `top1` (percent) of this step over all devices.
     """
-    key = jax.random.fold_in(recipe.augment_key, state.step)
-    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(positions)
     if recipe.crop_padding or recipe.flip:
+        key = jax.random.fold_in(recipe.augment_key, state.step)
+        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(positions)
         images = augment.crop_and_flip(keys, images, recipe.crop_padding, recipe.flip)
     x = augment.normalize(images, recipe.mean, recipe.std, recipe.dtype)
+    # Taught, the network sees the teacher's labels alone (SPEC.md 7).
+    targets = None if recipe.teacher is None else _wide(recipe.teacher.apply(teacher, x))
 
     def loss_fn(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
@@ -140,8 +82,8 @@ def train_step(
             variables, x, tau=recipe.tau(state.step), train=True, mutable=["batch_stats"]
         )
         logits = _wide(logits)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        return loss, (logits, changed.get("batch_stats", {}))
+        losses = cross_entropy(logits, labels) if targets is None else distillation(logits, targets)
+        return losses.mean(), (logits, changed.get("batch_stats", {}))
 
     (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     top1 = 100 * (logits.argmax(-1) == labels).mean()
@@ -152,50 +94,82 @@ def train_step(
     return TrainState(state.step + 1, params, batch_stats, opt_state), {"loss": loss, "top1": top1}
 
 
+def _positions(batch: int) -> jax.Array:
+    """Places of this device's part, (batch,), in the batch of all devices."""
+    return lax.axis_index(AXIS) * batch + jnp.arange(batch)
+
+
 def train_steps(
-    state: TrainState, images: jax.Array, labels: jax.Array, order: jax.Array, recipe: Recipe
+    state: TrainState,
+    teacher: Mapping[str, Any],
+    images: jax.Array,
+    labels: jax.Array,
+    order: jax.Array,
+    recipe: Recipe,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Consecutive steps in one dispatch, on a data set that lives on the device.
 
     Args:
       state: before the first of them.
+      teacher: as in `train_step`.
       images, labels: the whole training set.
       order: int32, (steps, batch on this device): indices into it.
 
     Returns:
       The state after the last step, and the metrics of each: arrays of (steps,).
     """
-    batch = order.shape[1]
-    positions = lax.axis_index(AXIS) * batch + jnp.arange(batch)
+    positions = _positions(order.shape[1])
 
     def one(state, indices):
-        return train_step(state, images[indices], labels[indices], positions, recipe)
+        return train_step(state, teacher, images[indices], labels[indices], positions, recipe)
 
     if len(order) == 1:  # a scan would cost the CPU 30 times the step
-        state, metrics = one(state, order[0])
-        return state, jax.tree.map(lambda m: m[None], metrics)
+        return _with_steps_axis(one(state, order[0]))
     return lax.scan(one, state, order)
 
 
-def eval_step(
-    state: TrainState, images: jax.Array, labels: jax.Array, indices: jax.Array, weights: jax.Array, recipe: Recipe
+def train_batch(
+    state: TrainState, teacher: Mapping[str, Any], images: jax.Array, labels: jax.Array, recipe: Recipe
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """`train_step` on a batch that came to the device; returns as `train_steps` does, for one step."""
+    return _with_steps_axis(train_step(state, teacher, images, labels, _positions(len(labels)), recipe))
+
+
+def _with_steps_axis(result):
+    state, metrics = result
+    return state, jax.tree.map(lambda m: m[None], metrics)
+
+
+def eval_batch(
+    state: TrainState, images: jax.Array, labels: jax.Array, weights: jax.Array, recipe: Recipe
 ) -> dict[str, jax.Array]:
     """Weighted sums over one batch of all devices: `loss`, `top1`, `top5` (counts) and `images`.
 
     Args:
       state: its parameters and running statistics are used.
-      images, labels: the whole test set, on the device.
-      indices: int32, (batch on this device,) into it.
-      weights: (batch,): 1, or 0 for what only fills up the batch.
+      images: uint8, (batch on this device, height, width, channels).
+      labels: int32, (batch on this device,).
+      weights: (batch on this device,): 1, or 0 for what only fills up the batch.
     """
-    x = augment.normalize(images[indices], recipe.mean, recipe.std, recipe.dtype)
-    labels = labels[indices]
-    logits = _wide(recipe.model.apply({"params": state.params, "batch_stats": state.batch_stats}, x))
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    x = augment.normalize(images, recipe.mean, recipe.std, recipe.dtype)
+    logits = _wide(recipe.model.apply(state.variables, x))
     _, best = lax.top_k(logits, min(5, logits.shape[-1]))
     hits = best == labels[:, None]
-    sums = {"loss": losses, "top1": hits[:, 0], "top5": hits.any(-1), "images": jnp.ones_like(weights)}
-    return lax.psum({k: (v * weights).sum() for k, v in sums.items()}, AXIS)
+    sums = {
+        "loss": cross_entropy(logits, labels),
+        "top1": hits[:, 0],
+        "top5": hits.any(-1),
+        "images": jnp.ones_like(weights),
+    }
+    # Not a product: what fills up a batch may have any loss, also one that is not finite.
+    return lax.psum({k: jnp.where(weights > 0, v * weights, 0).sum() for k, v in sums.items()}, AXIS)
+
+
+def eval_step(
+    state: TrainState, images: jax.Array, labels: jax.Array, indices: jax.Array, weights: jax.Array, recipe: Recipe
+) -> dict[str, jax.Array]:
+    """`eval_batch` on the images `indices`, int32, (batch on this device,), of a test set that lives on the device."""
+    return eval_batch(state, images[indices], labels[indices], weights, recipe)
 
 
 def _wide(logits: jax.Array) -> jax.Array:
@@ -225,3 +199,12 @@ def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """`tree` on every device, in the form in which `parallel` functions take and return it without a copy."""
     copy = parallel(lambda tree, _: tree, devices, mapped=(False, True), donate=False)
     return copy(tree, jnp.zeros(len(devices)))
+
+
+def place(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """Host arrays of (batch, ...) on their way to `devices`, as (devices, batch / devices, ...): each its part."""
+    mesh = jax.sharding.Mesh(np.asarray(devices), (AXIS,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+    parts = jax.tree.map(lambda a: a.reshape(len(devices), -1, *a.shape[1:]), tree)
+    # A copy also where the device is the CPU: the host's memory is the workers'.
+    return jax.device_put(parts, sharding, may_alias=False)

@@ -180,3 +180,15 @@ def test_batch_norm_equals_flax(axis_name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), *results)
     evaluated = [m.apply(variables, x[0], use_running_average=True) for m in (ours, flax)]
     np.testing.assert_allclose(*evaluated, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_real_weights_under_binary_activations():
+    r = np.random.default_rng(5)
+    x, kernel, dy = r.normal(size=(2, 6, 6, 3)), r.normal(size=(3, 3, 3, 4)), r.normal(size=(2, 6, 6, 4))
+    layer = BinaryConv(4, (3, 3), scale="none", binary_weights=False, param_dtype=jnp.float64)
+    plain = nn.Conv(4, (3, 3), use_bias=False, param_dtype=jnp.float64)
+    y, vjp = jax.vjp(lambda k: layer.apply({"params": {"kernel": k}}, x, tau=0.9, train=True), kernel)
+    z, plain_vjp = jax.vjp(lambda k: plain.apply({"params": {"kernel": k}}, np.where(x >= 0, 1.0, -1.0)), kernel)
+    np.testing.assert_allclose(y, z, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(vjp(dy)[0], plain_vjp(dy)[0], rtol=1e-12, atol=1e-12)

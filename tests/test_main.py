@@ -42,6 +42,17 @@ DIGITS = "--config=configs/digits.py"
         ([DIGITS, "--config.lr_schedule=step"], "config.lr_milestones is empty"),
         ([DIGITS, "--config.dataset=npz", "--config.data_dir=/no/such.npz"], "/no/such.npz"),
         ([DIGITS, "--mode=eval"], "holds no checkpoints"),
+        (
+            [DIGITS, "--config.init_from=/no/run"],
+            "/no/run does not exist; give the workdir of a run, or a PyTorch file",
+        ),
+        ([DIGITS, "--config.teacher=/no/run"], "/no/run does not exist"),
+        ([DIGITS, "--config.model=resnet18"], "this model is full precision only: use --config.conv=float"),
+        (["--config=configs/imagenet.py", "--config.eval_resize=200"], "config.eval_resize is 200"),
+        (["--config=configs/imagenet.py", "--config.on_corrupt=ignore"], "config.on_corrupt is 'ignore'"),
+        (["--config=configs/imagenet.py", "--config.data_dir=/no/such"], "/no/such"),
+        (["--config=configs/imagenet_two_stage.py:stage3"], "did you mean 'stage1'? it must be one of: stage1, stage2"),
+        (["--config=configs/tiny_imagenet.py", "--config.data_dir=/no/such"], "/no/such"),
     ],
 )
 def test_a_mistake_gets_one_line_and_leaves_nothing(tmp_path, arguments, message):
@@ -75,7 +86,7 @@ def test_train_evaluate_and_refuse_another_config(tmp_path):
     assert [row["epoch"] for row in rows] == [1, 2]
     assert set(rows[0]) == {
         "epoch", "step", "train_loss", "train_top1", "test_loss", "test_top1", "test_top5", "learning_rate", "tau",
-        "images_per_second",
+        "images_per_second", "test_images",
     }  # fmt: skip
     best = max(rows, key=lambda row: (row["test_top1"], row["epoch"]))
     assert trained.stdout.splitlines()[-1] == (

@@ -13,7 +13,8 @@ from recu_jax import train
 from recu_jax.config import base_config
 from recu_jax.data import Dataset
 from recu_jax.data.order import eval_order, train_order
-from recu_jax.loop import Run, evaluator, split_over_devices
+from recu_jax.feed import ResidentFeed, split_over_devices
+from recu_jax.recipe import make_recipe
 
 DEVICES = jax.local_devices()
 
@@ -39,7 +40,7 @@ def small_recipe(config, dataset):
     Few values a channel would not do: sums of signs are integers, a mean over n of them is one of them about once in
     n channels, and the sign of what is then exactly 0 hangs on rounding, which differs with the number of devices.
     """
-    recipe = train.make_recipe(config, dataset, steps_per_epoch=2)
+    recipe = make_recipe(config, dataset, steps_per_epoch=2)
     return dataclasses.replace(recipe, model=recipe.model.clone(stage_sizes=(1, 1), widths=(4, 8)))
 
 
@@ -48,13 +49,13 @@ def run_steps(config, dataset, devices, steps=3, chunk=1):
     state = train.create_state(recipe, config.seed, dataset.train_images.shape[1:])
     state, images, labels = train.replicate((state, dataset.train_images, dataset.train_labels), devices)
     step = train.parallel(
-        partial(train.train_steps, recipe=recipe), devices, mapped=(False, False, False, True), donate=True
+        partial(train.train_steps, recipe=recipe), devices, mapped=(False, False, False, False, True), donate=True
     )
     order = np.concatenate([train_order(0, e, 37, config.batch_size) for e in range(2)])[:steps]
     order = split_over_devices(order, len(devices))
     losses = []
     for first in range(0, steps, chunk):
-        state, metrics = step(state, images, labels, order[:, first : first + chunk])
+        state, metrics = step(state, {}, images, labels, order[:, first : first + chunk])
         losses.extend(np.asarray(metrics["loss"]))
     return jax.device_get(state), np.array(losses)
 
@@ -142,8 +143,8 @@ def test_every_test_image_counts_once(dataset, devices, batch):
     c = config(eval_batch_size=batch)
     recipe = small_recipe(c, dataset)
     state = train.create_state(recipe, 0, (8, 8, 1))
-    run = Run(dataset, DEVICES[:devices], 2, recipe)
-    got = evaluator(c, run)(train.replicate(state, run.devices))
+    devices = DEVICES[:devices]
+    got = ResidentFeed(c, dataset, devices).evaluator(recipe)(train.replicate(state, devices))
 
     x = (dataset.test_images / 255 - np.array(0.5)) / 0.25
     logits = recipe.model.apply({"params": state.params, "batch_stats": state.batch_stats}, x.astype(np.float32))

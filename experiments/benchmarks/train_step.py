@@ -82,6 +82,7 @@ def prepare_jax(model_name, batch_size):
     from recu_jax.config import base_config
     from recu_jax.data import Dataset, order
     from recu_jax.data.dataset import IMAGENET_MEAN, IMAGENET_STD
+    from recu_jax.recipe import make_recipe
 
     backend.set_xla_flags()
     rng = np.random.default_rng(0)
@@ -96,13 +97,13 @@ def prepare_jax(model_name, batch_size):
     config.model = model_name
     config.batch_size = batch_size
     devices = jax.local_devices()[:1]
-    recipe = train.make_recipe(config, dataset, steps_per_epoch=len(batches))
+    recipe = make_recipe(config, dataset, steps_per_epoch=len(batches))
     state = train.create_state(recipe, config.seed, size[1:])
     state, images, labels = train.replicate((state, images, labels), devices)
     steps = train.parallel(
         functools.partial(train.train_steps, recipe=recipe),
         devices,
-        mapped=(False, False, False, True),
+        mapped=(False, False, False, False, True),
         donate=True,
     )
     upcoming = itertools.cycle(batches)
@@ -110,7 +111,7 @@ def prepare_jax(model_name, batch_size):
     def run_steps(n):
         nonlocal state
         for _ in range(n):  # one a dispatch, as the trainer does on the CPU
-            state, metrics = steps(state, images, labels, next(upcoming)[None, None])
+            state, metrics = steps(state, {}, images, labels, next(upcoming)[None, None])
         return np.asarray(metrics["loss"]).item()
 
     versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "flax": flax.__version__}
