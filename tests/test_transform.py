@@ -88,8 +88,8 @@ def test_a_pattern_finer_than_the_pixels_becomes_grey():
     assert resize_antialiased(stripes, 50).std() < 2
 
 
-# A crop from a JPEG decoded at half its size begins up to one pixel of the file elsewhere.
-@pytest.mark.parametrize("size,allowed", [(224, 2.5), (64, 10)])
+# A crop from a JPEG decoded at half or a quarter of its size begins up to one or two pixels of the file elsewhere.
+@pytest.mark.parametrize("size,allowed", [(224, 2.5), (64, 8)])
 def test_training_is_crop_resize_flip(photos, size, allowed):
     transform = Transform(image_size=size, eval_resize=size)
     data = jpeg(photos[0])
