@@ -1,7 +1,7 @@
 """The fields of a run, their rules, and what follows from them.
 
 An experiment is a file with a `get_config()` that starts from `base_config()` and changes fields; see `configs/`.
-Fields hold choices alone: steps, schedules and sizes are derived in `recu_jax.train`.
+Fields hold choices alone: steps, schedules and sizes are derived in `recu_jax.recipe`.
 """
 
 from typing import Any
@@ -141,13 +141,16 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         raise UserError(f"config.learning_rate is {config.learning_rate}; it must be above 0")
     if not 0 <= config.momentum < 1:
         raise UserError(f"config.momentum is {config.momentum}; it must be at least 0 and below 1")
-    if config.eval_resize < config.image_size:
+    if config.dataset in data.photos.NAMES and config.eval_resize < config.image_size:
         raise UserError(
             f"config.eval_resize is {config.eval_resize} and config.image_size {config.image_size}; a test image is "
             "resized first and cropped then, so eval_resize must be at least image_size"
         )
-    if not 0 < config.crop_area[0] <= config.crop_area[1]:
-        raise UserError(f"config.crop_area is {config.crop_area}; it must be (least, most) with 0 < least <= most")
+    if len(config.crop_area) != 2 or not 0 < config.crop_area[0] <= config.crop_area[1] <= 1:
+        raise UserError(
+            f"config.crop_area is {tuple(config.crop_area)}; it must be two shares, 0 < least <= most <= 1, as in "
+            "--config.crop_area='(0.25,1.0)'"
+        )
     if config.lr_schedule == "step" and not config.lr_milestones:
         raise UserError(
             "config.lr_milestones is empty; the step schedule needs epochs, as in --config.lr_milestones='(100,150)'"
@@ -155,8 +158,12 @@ def check_config(config: ml_collections.ConfigDict) -> None:
 
 
 def check_resumable(saved: dict[str, Any], config: ml_collections.ConfigDict, workdir: str) -> None:
-    """Raises UserError if `config` differs from the `saved` one where a resumed run must not."""
-    changed = {k for k in saved.keys() | config.keys() if saved.get(k) != plain(config).get(k)} - FREE_ON_RESUME
+    """Raises UserError if `config` differs from the `saved` one where a resumed run must not.
+
+    Both have the number of devices that there are: per-device batch norm makes it a part of the method.
+    """
+    free = FREE_ON_RESUME | ({"num_devices"} if config.global_batch_norm else set())
+    changed = {k for k in saved.keys() | config.keys() if saved.get(k) != plain(config).get(k)} - free
     if changed:
         what = ", ".join(f"{k} was {saved.get(k)!r} and is {plain(config).get(k)!r}" for k in sorted(changed))
         raise UserError(

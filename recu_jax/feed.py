@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 
 from recu_jax import backend
-from recu_jax.data import Dataset, Photos, stream
+from recu_jax.data import Dataset, Photos, stream, workers
 from recu_jax.data.order import eval_order, train_order
 from recu_jax.errors import UserError
 from recu_jax.recipe import Recipe
@@ -104,6 +104,7 @@ class StreamFeed:
     """
 
     def __init__(self, config: ml_collections.ConfigDict, dataset: Photos, devices: Sequence[jax.Device]):
+        workers.check_installed()
         self._config, self._dataset, self._devices = config, dataset, devices
         self.image_shape = (config.image_size, config.image_size, 3)
         self.steps_per_epoch = len(dataset.train) // config.batch_size

@@ -76,10 +76,16 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Res
       UserError: a field breaks its rule, the data set is not there, or the workdir holds a run of another config.
     """
     run = _prepare(config)
+    config = config.copy_and_resolve_references()
+    config.num_devices = len(run.devices)
     # Read before the workdir is made, so that nothing is left behind where one of them is not there.
     teacher = pretrained.teacher_variables(config, run.recipe, run.feed.image_shape)
     begun = any(pathlib.Path(workdir).glob("checkpoints/*"))
     fresh = None if begun else pretrained.first_state(config, run.recipe, run.feed.image_shape)
+    try:
+        pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{workdir} cannot be made: {error.strerror}; give another --workdir") from error
     try:
         with Checkpoints(workdir) as checkpoints:
             return _train(config, pathlib.Path(workdir), run, checkpoints, teacher, fresh)
@@ -166,7 +172,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> 
     """Evaluates the best checkpoint of `workdir` on the test set.
 
     Returns:
-      `epoch`, `test_loss`, `test_top1`, `test_top5` (percent), `images` (how many were counted).
+      `epoch`, `test_loss`, `test_top1`, `test_top5` (percent), `test_images` (how many were counted).
 
     Raises:
       UserError: as `train`, or there is no checkpoint in `workdir`, or it is of another model.

@@ -3,7 +3,9 @@
 Any field is changed by `--config.FIELD=VALUE`. The same command continues a run that was stopped.
 """
 
+import os
 import pathlib
+import re
 import sys
 
 import jax
@@ -34,13 +36,22 @@ def _parse(argv: list[str]) -> list[str]:
     except UserError as error:
         fail(error)
     except flags.Error as error:
-        fail(str(error).removeprefix("FATAL Flags parsing error:").strip())
+        fail(_flag_error(error))
     except OSError:
         path = config_flags.get_config_filename(flags.FLAGS["config"])
         fail(f"--config={path} does not exist or is not readable; give the path of a file with get_config()")
     except Exception as error:  # whatever the config file itself raises, too
         fail(_field_error(argv, error))
     return rest
+
+
+def _flag_error(error: flags.Error) -> str:
+    """One line of absl's message: the last one, where it carries a config file's traceback."""
+    line = str(error).strip().splitlines()[-1].removeprefix("FATAL Flags parsing error:").strip()
+    name = re.search(r"Unknown command line flag '(\w+)'", line)
+    if name and name[1] in base_config():
+        line += f"; it is a field of the config: --config.{name[1]}=VALUE"
+    return re.sub(r"^[\w.]+\.UserError: ", "", line)
 
 
 def _field_error(argv: list[str], error: Exception) -> object:
@@ -88,8 +99,12 @@ def main(argv: list[str]) -> None:
     except UserError as error:
         fail(error)
     except KeyboardInterrupt:
-        print(f"interrupted; the same command continues from the last checkpoint in {workdir}", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        saved = any(pathlib.Path(workdir).glob("checkpoints/*"))
+        how = f"continues from the last checkpoint in {workdir}" if saved else "starts anew, as nothing is saved yet"
+        print(f"interrupted; the same command {how}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        # Not sys.exit: XLA may still run a step or compile one, and crashes when the interpreter goes away meanwhile.
+        os._exit(EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -51,8 +51,12 @@ DIGITS = "--config=configs/digits.py"
         (["--config=configs/imagenet.py", "--config.eval_resize=200"], "config.eval_resize is 200"),
         (["--config=configs/imagenet.py", "--config.on_corrupt=ignore"], "config.on_corrupt is 'ignore'"),
         (["--config=configs/imagenet.py", "--config.data_dir=/no/such"], "/no/such"),
-        (["--config=configs/imagenet_two_stage.py:stage3"], "did you mean 'stage1'? it must be one of: stage1, stage2"),
+        (["--config=configs/imagenet_two_stage.py:stage3"], "it must be one of: stage1, stage2"),
         (["--config=configs/tiny_imagenet.py", "--config.data_dir=/no/such"], "/no/such"),
+        (["--config=configs/cifar10.py", "--config.data_dir=/no/such"], "/no/such, which is no folder"),
+        (["--config=configs/cifar10.py", "--config.data_dir=/data/cifar10"], "that holds cifar10: /data"),
+        (["--config=configs/imagenet.py", "--config.crop_area=0.5"], "config.crop_area is (0.5,)"),
+        ([DIGITS, "--epochs=3"], "it is a field of the config: --config.epochs=VALUE"),
     ],
 )
 def test_a_mistake_gets_one_line_and_leaves_nothing(tmp_path, arguments, message):
@@ -102,5 +106,7 @@ def test_train_evaluate_and_refuse_another_config(tmp_path):
     other = run(*common, "--config.learning_rate=0.2")
     assert other.returncode == 2
     assert "learning_rate was 0.1 and is 0.2" in other.stderr and len(other.stderr.splitlines()) == 1
+    wider = run(*common, XLA_FLAGS="--xla_force_host_platform_device_count=4")
+    assert wider.returncode == 2 and "num_devices was 1 and is 4" in wider.stderr
     same = run(*common, **cache)
     assert same.stdout.splitlines()[-1] == trained.stdout.splitlines()[-1]

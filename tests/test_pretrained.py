@@ -46,23 +46,27 @@ def runs(tmp_path_factory):
     return paths, results
 
 
-def test_stage_2_starts_with_the_weights_of_stage_1(runs):
+@pytest.mark.parametrize("start", ["stage1", "teacher"])
+def test_real_weights_are_started_from(runs, start):
     paths, results = runs
-    config = digits(init_from=paths["stage1"])
+    config = digits(init_from=paths[start])
     state = first_state(config, recipe_of(config), IMAGE)
     fresh = first_state(digits(), recipe_of(digits()), IMAGE)
-    stage1 = flatten_dict(results["stage1"].state.params)
-    assert not any(path[-1] == "alpha" for path in stage1)
+    given = flatten_dict(results[start].state.params)
+    assert not any(path[-1] == "alpha" for path in given)
     scales = 0
     for path, value in flatten_dict(state.params).items():
         if path[-1] == "alpha":
             scales += 1
             np.testing.assert_array_equal(value, flatten_dict(fresh.params)[path])
         else:
-            np.testing.assert_array_equal(value, stage1[path])
+            np.testing.assert_array_equal(value, given[path])
     assert scales == 6 and int(state.step) == 0
-    # It goes on from there: one epoch from scratch ends above this.
-    assert results["stage2"].final["train_top1"] > 80
+
+
+def test_stage_2_goes_on_from_stage_1(runs):
+    _, results = runs
+    assert results["stage2"].final["train_top1"] > results["stage1"].final["train_top1"]
 
 
 @pytest.mark.usefixtures("x64")
@@ -71,9 +75,10 @@ def test_the_first_loss_is_that_against_the_teacher(runs, tmp_path):
     data = load_data("digits")
     few = {f"{split}_{what}": getattr(data, f"{split}_{what}")[:40] for split in SPLITS for what in ARRAYS}
     np.savez(tmp_path / "few.npz", **few)
+    # A student with real weights: no sign of it hangs on rounding.
     config = digits(
-        teacher=paths["teacher"], teacher_model="digits_resnet8", augment=False, batch_size=40, dtype="float64",
-        dataset="npz", data_dir=str(tmp_path / "few.npz"), eval_batch_size=40,
+        conv="float", teacher=paths["teacher"], teacher_model="digits_resnet8", augment=False, batch_size=40,
+        dtype="float64", dataset="npz", data_dir=str(tmp_path / "few.npz"), eval_batch_size=40,
     )  # fmt: skip
     data = load_data("npz", config.data_dir)
     recipe = make_recipe(config, data, 1)

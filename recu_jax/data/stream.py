@@ -6,6 +6,7 @@ holds. An image's crop is a function of (seed, epoch, record).
 
 import copy
 import gc
+import time
 from typing import Any
 
 import numpy as np
@@ -176,8 +177,10 @@ class Batches:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
-            # Grain's iterator holds a batch in a reference cycle; its shared memory is to go before the program ends.
+            # Grain's iterator holds a batch in a reference cycle, and a thread of Grain's frees its shared memory; both
+            # before the program ends, or Python warns of a leak.
             gc.collect()
+            time.sleep(0.05)
 
     def __enter__(self) -> "Batches":
         return self
@@ -192,6 +195,7 @@ class Batches:
         if not is_corrupt.any():
             return
         records, corrupt = self._make_batch.records, batch["corrupt"][is_corrupt].tolist()
+        batch.clear()  # the exception's traceback keeps it
         self.close()
         named = "; ".join(f"{records.name(i)}: {_reason(records, i)}" for i in corrupt[:_NAMED_AT_MOST])
         more = f"; and {len(corrupt) - _NAMED_AT_MOST} more" if len(corrupt) > _NAMED_AT_MOST else ""

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import importlib.util
+import pathlib
 
 import numpy as np
 
@@ -36,10 +37,10 @@ def load(name: str, data_dir: str | None = None, num_workers: int = 2) -> Datase
     Raises:
       UserError: the data is not there, is in another form, or cannot be downloaded; says what to type.
     """
-    import tensorflow_datasets as tfds
-
     mean, std, padding = _SETS[name]
     builder = prepared_builder(name, data_dir)
+    import tensorflow_datasets as tfds
+
     label = builder.info.features["label"]
     arrays = []
     for split in ("train", "test"):
@@ -55,6 +56,15 @@ def prepared_builder(name: str, data_dir: str | None = None):
     Raises:
       UserError: as `load` does.
     """
+    for package in ("tensorflow_datasets", "array_record", "cv2"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{package} is not installed; type: pip install 'recu_jax[tfds]'")
+    if data_dir is not None:
+        folder = pathlib.Path(data_dir).expanduser()
+        if folder.name == name and not (folder / name).exists():
+            raise UserError(f"data_dir is {data_dir}; it must be the folder that holds {name}: {folder.parent}")
+        if not folder.is_dir():
+            raise UserError(f"data_dir is {data_dir}, which is no folder; give TFDS's folder, or make it first")
     import tensorflow_datasets as tfds
 
     where = data_dir or "~/tensorflow_datasets"

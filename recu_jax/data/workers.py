@@ -1,5 +1,6 @@
 """Worker processes by Grain: batches made ahead of time and in order, by processes that end when they should."""
 
+import importlib.util
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,13 @@ _READY = 2
 _SHARED_FROM = 1 << 16  # bytes; not the labels
 
 
+def check_installed() -> None:
+    """Raises UserError if a package that decodes or has the workers is missing."""
+    for package in ("cv2", "grain", "PIL"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{package} is not installed; type: pip install 'recu_jax[imagenet]'")
+
+
 def reader(make_batch: Callable[[int], dict], nbytes: int, start: int, end: int, num_workers: int):
     """Grain's iterator over `make_batch(step)` of the steps [start, end), in order.
 
@@ -27,12 +35,9 @@ def reader(make_batch: Callable[[int], dict], nbytes: int, start: int, end: int,
     Raises:
       UserError: a package is missing.
     """
-    try:
-        import cv2  # noqa: F401  (so that a missing package is told here and not by a worker)
-        import grain
-        from absl import flags
-    except ImportError as error:
-        raise UserError(f"{error.name} is not installed; type: pip install 'recu_jax[imagenet]'") from error
+    check_installed()
+    import grain
+    from absl import flags
 
     # A thread each is enough to fill a worker; without workers OpenCV decodes in threads, free of Python's lock.
     threads = 1 if num_workers else min(os.cpu_count() or 1, 4)
