@@ -206,5 +206,4 @@ def place(tree: Any, devices: Sequence[jax.Device]) -> Any:
     mesh = jax.sharding.Mesh(np.asarray(devices), (AXIS,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
     parts = jax.tree.map(lambda a: a.reshape(len(devices), -1, *a.shape[1:]), tree)
-    # A copy also where the device is the CPU: the host's memory is the workers'.
-    return jax.device_put(parts, sharding, may_alias=False)
+    return jax.device_put(parts, sharding)
