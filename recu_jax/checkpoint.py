@@ -73,7 +73,8 @@ class Checkpoints:
 
         Args:
           step: which one.
-          like: a state of the same structure and shapes, which the result takes; None gives nested dicts and lists.
+          like: arrays or shapes of a state of the same structure, which the result takes; None gives nested dicts
+            and lists.
         """
         template = None if like is None else jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), like)
         return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(template)))["state"]
@@ -105,6 +106,11 @@ class Checkpoints:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def any_saved(workdir: str | pathlib.Path) -> bool:
+    """Whether there are checkpoints in `workdir`; asks the file system alone."""
+    return any((pathlib.Path(workdir) / FOLDER).glob("*"))
 
 
 def read_best(workdir: str | pathlib.Path) -> tuple[int, dict[str, Any], dict[str, Any]]:

@@ -1,7 +1,9 @@
 """The one exception a user may see: its message is shown alone, without a traceback."""
 
 import difflib
-from collections.abc import Iterable
+import importlib.util
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 
 class UserError(ValueError):
@@ -18,3 +20,16 @@ def unknown(what: str, value: object, names: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(str(value), names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return UserError(f"{what} is {value!r}, which does not exist; {hint}it must be one of: {', '.join(names)}")
+
+
+def first_few(items: Sequence[Any], most: int, separator: str = "; ", name: Callable[[Any], str] = str) -> str:
+    """The first `most` of `items` for a message, and how many more there are: `a; b; and 3 more`."""
+    more = f"{separator}and {len(items) - most} more" if len(items) > most else ""
+    return separator.join(map(name, items[:most])) + more
+
+
+def require(extra: str, *packages: str) -> None:
+    """Raises UserError if one of `packages`, which the optional dependencies `extra` bring, is not installed."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{package} is not installed; type: pip install 'recu_jax[{extra}]'")

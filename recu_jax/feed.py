@@ -185,17 +185,13 @@ class StreamFeed:
         step = parallel(partial(eval_batch, recipe=recipe), self._devices, mapped, donate=False)
 
         def evaluate(state: TrainState) -> dict[str, float]:
-            batches = stream.eval_batches(self._dataset.test, batch_size=self._config.eval_batch_size, **self._common())
-            sums = []
-            with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="eval-feed") as sender:
-                try:
-                    coming = sender.submit(self._send, batches)
-                    while (sent := coming.result()) is not None:
-                        coming = sender.submit(self._send, batches)
-                        # The sums are waited for, so that no more than two batches are on the devices.
-                        sums.append(jax.device_get(step(state, *sent[0])))
-                finally:
-                    batches.close()
+            test, size, sums = self._dataset.test, self._config.eval_batch_size, []
+            with stream.eval_batches(test, batch_size=size, **self._common()) as batches:
+                coming = self._sender.submit(self._send, batches)
+                while (sent := coming.result()) is not None:
+                    coming = self._sender.submit(self._send, batches)
+                    # The sums are waited for, so that no more than two batches are on the devices.
+                    sums.append(jax.device_get(step(state, *sent[0])))
             return _means(sums)
 
         return evaluate

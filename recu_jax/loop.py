@@ -1,7 +1,6 @@
 """A whole run: data to the devices, epochs of steps, evaluation, checkpoints, and the way back from one."""
 
 import dataclasses
-import functools
 import pathlib
 import time
 from collections.abc import Sequence
@@ -12,14 +11,14 @@ import ml_collections
 import numpy as np
 
 from recu_jax import data, pretrained
-from recu_jax.checkpoint import Checkpoints, read_best
+from recu_jax.checkpoint import Checkpoints, any_saved, read_best
 from recu_jax.config import check_config, check_resumable, check_same_model, check_trained_here, plain
 from recu_jax.errors import UserError
 from recu_jax.feed import ResidentFeed, StreamFeed, make_feed
 from recu_jax.logbook import Logbook
 from recu_jax.progress import Progress
 from recu_jax.recipe import Recipe, make_recipe
-from recu_jax.train import TrainState, create_state, replicate
+from recu_jax.train import TrainState, replicate, state_shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +79,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Res
     config.num_devices = len(run.devices)
     # Read before the workdir is made, so that nothing is left behind where one of them is not there.
     teacher = pretrained.teacher_variables(config, run.recipe, run.feed.image_shape)
-    begun = any(pathlib.Path(workdir).glob("checkpoints/*"))
-    fresh = None if begun else pretrained.first_state(config, run.recipe, run.feed.image_shape)
+    fresh = None if any_saved(workdir) else pretrained.first_state(config, run.recipe, run.feed.image_shape)
     try:
         pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -100,7 +98,7 @@ def _train(config, workdir, run, checkpoints, teacher, fresh) -> Result:
         record = checkpoints.record(begun)
         check_trained_here(record, str(workdir))
         check_resumable(record["config"], config, str(workdir))
-        state = checkpoints.restore(begun, create_state(recipe, config.seed, feed.image_shape))
+        state = checkpoints.restore(begun, state_shapes(recipe, feed.image_shape))
     else:
         state = fresh or pretrained.first_state(config, recipe, feed.image_shape)
     teacher = replicate(teacher, devices)
@@ -181,7 +179,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> 
     _, record, variables = read_best(workdir)
     check_same_model(record["config"], config, str(workdir))
     run = _prepare(config)
-    like = jax.eval_shape(functools.partial(create_state, run.recipe, config.seed, run.feed.image_shape))
+    like = state_shapes(run.recipe, run.feed.image_shape)
     state = TrainState(np.int32(0), **pretrained.merge(like.variables, variables, str(workdir)), opt_state=())
     try:
         metrics = run.feed.evaluator(run.recipe)(replicate(state, run.devices))

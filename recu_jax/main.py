@@ -82,6 +82,7 @@ def main(argv: list[str]) -> None:
         jax.config.update("jax_enable_x64", True)
     # After the flags: these import what may touch a device.
     from recu_jax import loop
+    from recu_jax.checkpoint import any_saved
 
     try:
         if _MODE.value == "eval":
@@ -99,8 +100,8 @@ def main(argv: list[str]) -> None:
     except UserError as error:
         fail(error)
     except KeyboardInterrupt:
-        saved = any(pathlib.Path(workdir).glob("checkpoints/*"))
-        how = f"continues from the last checkpoint in {workdir}" if saved else "starts anew, as nothing is saved yet"
+        saved = f"continues from the last checkpoint in {workdir}"
+        how = saved if any_saved(workdir) else "starts anew, as nothing is saved yet"
         print(f"interrupted; the same command {how}", file=sys.stderr, flush=True)
         sys.stdout.flush()
         # Not sys.exit: XLA may still run a step or compile one, and crashes when the interpreter goes away meanwhile.

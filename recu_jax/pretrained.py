@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from recu_jax import torch_import
 from recu_jax.checkpoint import read_best
-from recu_jax.errors import UserError
+from recu_jax.errors import UserError, first_few
 from recu_jax.recipe import Recipe
 from recu_jax.train import TrainState, create_state
 
@@ -92,9 +92,8 @@ def merge(
         if k in have and have[k].shape != want[k].shape
     ]
     if problems:
-        more = f", and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
         raise UserError(
-            f"{path} does not fit the model: {', '.join(problems[:_LISTED])}{more}; it must be of the same model, "
+            f"{path} does not fit the model: {first_few(problems, _LISTED, ', ')}; it must be of the same model, "
             "widths and number of classes"
         )
     merged = unflatten_dict({k: jnp.asarray(have[k], v.dtype) if k in have else v for k, v in want.items()})

@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict
 
 from recu_jax import torch_files
 from recu_jax.command_line import ArgumentParser, run
-from recu_jax.errors import UserError, unknown
+from recu_jax.errors import UserError, first_few, unknown
 from recu_jax.models import FULL_PRECISION, MODELS
 from recu_jax.torch_names import CONVS, differences, from_torch, models_that_fit, to_torch
 
@@ -55,8 +55,6 @@ def _variables(path, file, name, conv):
     problems = differences(name, file.state_dict, conv)
     if not problems:
         return from_torch(name, file.state_dict, conv)
-    listed = "; ".join(problems[:_LISTED])
-    more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
     fits = [
         m if c == "binary" else f"{m} with conv float"
         for c in CONVS
@@ -64,7 +62,7 @@ def _variables(path, file, name, conv):
         if c == "binary" or m not in FULL_PRECISION
     ]
     way_out = f"it fits {' or '.join(fits)}" if fits else "it fits no model of this library"
-    raise UserError(f"{path} is not a state_dict of model {name!r}: {listed}{more}; {way_out}")
+    raise UserError(f"{path} is not a state_dict of model {name!r}: {first_few(problems, _LISTED)}; {way_out}")
 
 
 def save_torch(

@@ -46,6 +46,11 @@ def create_state(recipe: Recipe, seed: int, image_shape: Sequence[int]) -> Train
     return jax.jit(init)(jax.random.split(jax.random.key(seed))[0])
 
 
+def state_shapes(recipe: Recipe, image_shape: Sequence[int]) -> TrainState:
+    """Shapes and dtypes of `create_state`'s result, of which nothing is computed or compiled."""
+    return jax.eval_shape(functools.partial(create_state, recipe, 0, image_shape))
+
+
 def train_step(
     state: TrainState,
     teacher: Mapping[str, Any],

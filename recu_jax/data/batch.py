@@ -1,7 +1,6 @@
 """One batch of photographs as a function of its step: which images, read, decoded, cropped; picklable, for workers."""
 
 import dataclasses
-import functools
 
 import numpy as np
 
@@ -41,7 +40,7 @@ class TrainBatch:
     def __call__(self, step: int) -> dict[str, np.ndarray]:
         n = len(self.records)
         epoch, row = divmod(step, n // self.batch_size)
-        records = _train_order(self.seed, epoch, n, self.batch_size)[row, self.share]
+        records = train_order(self.seed, epoch, n, self.batch_size)[row, self.share]
         batch = _empty(records, np.ones(len(records), np.float32), self.transform.image_size)
         for i, record in enumerate(records.tolist()):
             for candidate in range(record, record + (min(n, SKIP_AT_MOST + 1) if self.skip else 1)):
@@ -75,7 +74,7 @@ class EvalBatch:
         return {"images": len(self.records), "batch_size": self.batch_size}
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
-        records, weights = (a[step, self.share] for a in _eval_order(len(self.records), self.batch_size))
+        records, weights = (a[step, self.share] for a in eval_order(len(self.records), self.batch_size))
         batch = _empty(records, weights.copy(), self.transform.image_size)
         for i, record in enumerate(records.tolist()):
             if not weights[i]:
@@ -86,11 +85,6 @@ class EvalBatch:
             except images.CorruptImage:
                 batch["corrupt"][i], batch["weight"][i] = record, 0
         return batch
-
-
-# An epoch's order is drawn once, not once a step: 20 ms for ImageNet.
-_train_order = functools.lru_cache(maxsize=2)(train_order)
-_eval_order = functools.lru_cache(maxsize=2)(eval_order)
 
 
 def _empty(records, weights, size):

@@ -15,7 +15,7 @@ from recu_jax.data import images, workers
 from recu_jax.data.batch import SKIP_AT_MOST, EvalBatch, TrainBatch
 from recu_jax.data.photos import Records
 from recu_jax.data.transform import Transform
-from recu_jax.errors import UserError, unknown
+from recu_jax.errors import UserError, first_few, unknown
 
 __all__ = ["ON_CORRUPT", "Batches", "Transform", "eval_batches", "train_batches"]
 
@@ -197,13 +197,12 @@ class Batches:
         records, corrupt = self._make_batch.records, batch["corrupt"][is_corrupt].tolist()
         batch.clear()  # the exception's traceback keeps it
         self.close()
-        named = "; ".join(f"{records.name(i)}: {_reason(records, i)}" for i in corrupt[:_NAMED_AT_MOST])
-        more = f"; and {len(corrupt) - _NAMED_AT_MOST} more" if len(corrupt) > _NAMED_AT_MOST else ""
+        named = first_few(corrupt, _NAMED_AT_MOST, name=lambda i: f"{records.name(i)}: {_reason(records, i)}")
         if self._on_corrupt == "error":
             way_out = "replace or remove it, or set on_corrupt to 'skip'"
         else:
             way_out = f"nor can the {SKIP_AT_MOST} after it; look at the files"
-        raise UserError(f"cannot decode {named}{more}; {way_out}")
+        raise UserError(f"cannot decode {named}; {way_out}")
 
 
 def _share(batch_size, process_index, process_count):

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 
 from recu_jax.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
-from recu_jax.errors import UserError
+from recu_jax.errors import UserError, require
 
 # Normalisation of SPEC.md section 7, and zeros around the image (28x28 digits become 32x32).
 _SETS = {
@@ -56,9 +56,7 @@ def prepared_builder(name: str, data_dir: str | None = None):
     Raises:
       UserError: as `load` does.
     """
-    for package in ("tensorflow_datasets", "array_record", "cv2"):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"{package} is not installed; type: pip install 'recu_jax[tfds]'")
+    require("tfds", "tensorflow_datasets", "array_record", "cv2")
     if data_dir is not None:
         folder = pathlib.Path(data_dir).expanduser()
         if folder.name == name and not (folder / name).exists():

@@ -1,6 +1,5 @@
 """Worker processes by Grain: batches made ahead of time and in order, by processes that end when they should."""
 
-import importlib.util
 import multiprocessing
 import os
 import signal
@@ -9,7 +8,7 @@ import threading
 from collections.abc import Callable
 
 from recu_jax.data import images
-from recu_jax.errors import UserError
+from recu_jax.errors import require
 
 # Batches each worker has ready, beside the one that it makes; as many more wait in the main process.
 _READY = 2
@@ -18,9 +17,7 @@ _SHARED_FROM = 1 << 16  # bytes; not the labels
 
 def check_installed() -> None:
     """Raises UserError if a package that decodes or has the workers is missing."""
-    for package in ("cv2", "grain", "PIL"):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"{package} is not installed; type: pip install 'recu_jax[imagenet]'")
+    require("imagenet", "cv2", "grain", "PIL")
 
 
 def reader(make_batch: Callable[[int], dict], nbytes: int, start: int, end: int, num_workers: int):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from recu_jax.layers import BinaryConv, kaiming_normal
 from recu_jax.models.batch_norm import BatchNorm
-from recu_jax.models.parts import PAD_1, LastLinear, first_conv
+from recu_jax.models.parts import PAD_1, LastLinear, first_conv, stages
 
 hard_tanh = jax.nn.hard_tanh
 
@@ -94,10 +94,8 @@ class CifarResNet(nn.Module):
         x = norm(name="bn1")(x, use_running_average=not train)
         if self.stem_activation:
             x = hard_tanh(x)
-        for stage, (size, features) in enumerate(zip(self.stage_sizes, self.widths, strict=True), start=1):
-            for i in range(size):
-                stride = 2 if stage > 1 and i == 0 else 1
-                x = self.block(features, stride, conv, norm, name=f"layer{stage}_{i}")(x, tau, train)
+        block = partial(self.block, conv=conv, norm=norm)
+        x = stages(x, block, self.stage_sizes, self.widths, tau, train)
         x = x.mean((1, 2))
         x = norm(name="bn2")(x, use_running_average=not train)
         return LastLinear(self.num_classes, name="linear", **types)(x)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from recu_jax.layers import BinaryConv, kaiming_normal
 from recu_jax.models.batch_norm import BatchNorm
-from recu_jax.models.parts import PAD_1, LastLinear, pointwise_conv, projection, stem_conv, stem_pool
+from recu_jax.models.parts import PAD_1, LastLinear, pointwise_conv, projection, stages, stem_conv, stem_pool
 
 # Every batch norm's scale but the last one's (SPEC.md 6): a block begins as its shortcut alone.
 SMALL_SCALE = 1e-8
@@ -69,10 +69,7 @@ class ImagenetResNet(nn.Module):
         block = partial(ProjectionBlock, conv=conv, norm=small_norm, shortcut_conv=partial(pointwise_conv, **types))
         x = stem_conv(self.widths[0], name="conv1", **types)(x)
         x = stem_pool(hard_tanh(small_norm(name="bn1")(x, use_running_average=not train)))
-        for stage, (size, features) in enumerate(zip(self.stage_sizes, self.widths, strict=True), start=1):
-            for i in range(size):
-                stride = 2 if stage > 1 and i == 0 else 1
-                x = block(features, stride, name=f"layer{stage}_{i}")(x, tau, train)
+        x = stages(x, block, self.stage_sizes, self.widths, tau, train)
         x = x.mean((1, 2))
         x = norm(name="bn2")(x, use_running_average=not train)
         return LastLinear(self.num_classes, name="fc", **types)(x)

@@ -1,6 +1,6 @@
 """The full-precision parts that the models share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -42,6 +42,25 @@ def projection(
         return x
     x = conv(features, strides=stride, name="downsample_0")(x)
     return norm(name="downsample_1")(x, use_running_average=not train)
+
+
+def stages(
+    x: jax.Array,
+    block: Callable[..., nn.Module],
+    stage_sizes: Sequence[int],
+    widths: Sequence[int],
+    tau: jax.Array | float | None,
+    train: bool,
+) -> jax.Array:
+    """The blocks of a residual network, the first of every stage but the first with stride 2.
+
+    Called within a network, whose submodules `layer1_0`, `layer1_1`, ... they become.
+    """
+    for stage, (size, features) in enumerate(zip(stage_sizes, widths, strict=True), start=1):
+        for i in range(size):
+            stride = 2 if stage > 1 and i == 0 else 1
+            x = block(features, stride, name=f"layer{stage}_{i}")(x, tau, train)
+    return x
 
 
 class LastLinear(nn.Module):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from recu_jax.conv import per_channel
 from recu_jax.layers import BinaryConv, kaiming_normal
 from recu_jax.models.batch_norm import BatchNorm
-from recu_jax.models.parts import PAD_1, LastLinear, pointwise_conv, stem_conv, stem_pool
+from recu_jax.models.parts import PAD_1, LastLinear, pointwise_conv, stages, stem_conv, stem_pool
 
 
 class Move(nn.Module):
@@ -103,10 +103,7 @@ class ReactResNet(nn.Module):
         block = partial(ReactBlock, conv=conv, norm=norm, shortcut_conv=shortcut_conv, types=types)
         x = stem_conv(self.widths[0], name="conv", **types)(x)
         x = stem_pool(norm(name="bn")(x, use_running_average=not train))
-        for stage, (size, features) in enumerate(zip(self.stage_sizes, self.widths, strict=True), start=1):
-            for i in range(size):
-                stride = 2 if stage > 1 and i == 0 else 1
-                x = block(features, stride, name=f"layer{stage}_{i}")(x, tau, train)
+        x = stages(x, block, self.stage_sizes, self.widths, tau, train)
         return LastLinear(self.num_classes, name="fc", **types)(x.mean((1, 2)))
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from recu_jax.layers import Conv
 from recu_jax.models.batch_norm import BatchNorm
-from recu_jax.models.parts import PAD_1, LastLinear, pointwise_conv, projection, stem_conv, stem_pool
+from recu_jax.models.parts import PAD_1, LastLinear, pointwise_conv, projection, stages, stem_conv, stem_pool
 
 _fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -93,10 +93,7 @@ class ResNet(nn.Module):
         )
         x = stem_conv(self.widths[0], name="conv1", **init)(x)
         x = stem_pool(nn.relu(norm(name="bn1")(x, use_running_average=not train)))
-        for stage, (size, features) in enumerate(zip(self.stage_sizes, self.widths, strict=True), start=1):
-            for i in range(size):
-                stride = 2 if stage > 1 and i == 0 else 1
-                x = block(features, stride, name=f"layer{stage}_{i}")(x, tau, train)
+        x = stages(x, block, self.stage_sizes, self.widths, tau, train)
         return LastLinear(self.num_classes, name="fc", **types)(x.mean((1, 2)))
 
 
