@@ -11,8 +11,8 @@ EXIT_USER_ERROR = 2
 
 
 def fail(message: object) -> NoReturn:
-    """Ends the process with one line."""
-    print(f"error: {message}", file=sys.stderr)
+    """Ends the process with one line, whatever a file's name or content puts into the message."""
+    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(EXIT_USER_ERROR)
 
 

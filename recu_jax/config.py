@@ -1,4 +1,4 @@
-"""The fields of a run, their rules, and what follows from them.
+"""The fields of a run, and which of them a resumed run may change; their rules are in `recu_jax.config_rules`.
 
 An experiment is a file with a `get_config()` that starts from `base_config()` and changes fields; see `configs/`.
 Fields hold choices alone: steps, schedules and sizes are derived in `recu_jax.recipe`.
@@ -8,17 +8,8 @@ from typing import Any
 
 import ml_collections
 
-from recu_jax import data, models
-from recu_jax.data.stream import ON_CORRUPT
-from recu_jax.data.transform import CROPS
+from recu_jax import config_rules
 from recu_jax.errors import UserError, unknown
-from recu_jax.optimizers import DECAY_GROUPS
-
-OPTIMIZERS = ("sgd", "adam")
-LR_SCHEDULES = ("cosine", "step", "linear")
-DTYPES = ("float32", "bfloat16", "float64")
-CONVS = ("binary", "binary_activations", "float")
-SCALES = ("learned", "mean", "none")
 
 # Fields that a resumed run may change: they change neither parameters nor the data's order.
 FREE_ON_RESUME = frozenset({
@@ -93,68 +84,14 @@ def base_config() -> ml_collections.ConfigDict:
 
 def check_config(config: ml_collections.ConfigDict) -> None:
     """Raises UserError for the first field that breaks its rule, whatever the hardware."""
-    fields = set(base_config())
+    base = base_config()
+    fields = set(base)
     for field in sorted(set(config) - fields):
-        raise unknown("config field", field, base_config())
+        raise unknown("config field", field, base)
     for field in sorted(fields - set(config)):
         raise UserError(f"config.{field} is missing; start from recu_jax.config.base_config()")
-    for field, names in (
-        ("dataset", data.NAMES),
-        ("optimizer", OPTIMIZERS),
-        ("lr_schedule", LR_SCHEDULES),
-        ("dtype", DTYPES),
-        ("conv", CONVS),
-        ("train_crop", CROPS),
-        ("on_corrupt", ON_CORRUPT),
-        ("weight_decay_on", DECAY_GROUPS),
-        ("scale", SCALES),
-        ("model", sorted(models.MODELS)),
-        ("teacher_model", sorted(models.MODELS)),
-    ):
-        if config[field] not in names:
-            raise unknown(f"config.{field}", config[field], names)
-    if config.model in models.FULL_PRECISION and config.conv != "float":
-        raise UserError(
-            f"config.model is {config.model!r} and config.conv is {config.conv!r}; this model is full precision only: "
-            "use --config.conv=float"
-        )
-    if not 0.5 < config.tau_min <= config.tau_max <= 1.0:
-        raise UserError(
-            f"config.tau_min is {config.tau_min} and config.tau_max is {config.tau_max}; they must satisfy "
-            "0.5 < tau_min <= tau_max <= 1"
-        )
-    for field in (
-        "epochs",
-        "batch_size",
-        "eval_batch_size",
-        "checkpoint_every_epochs",
-        "log_every_steps",
-        "image_size",
-    ):
-        _at_least(config, field, 1)
-    for field in ("seed", "num_workers", "crop_padding", "warmup_epochs", "weight_decay", "rotation_degrees"):
-        _at_least(config, field, 0)
-    for field in ("num_devices", "steps_per_dispatch"):
-        if config[field] is not None:
-            _at_least(config, field, 1)
-    if not config.learning_rate > 0:
-        raise UserError(f"config.learning_rate is {config.learning_rate}; it must be above 0")
-    if not 0 <= config.momentum < 1:
-        raise UserError(f"config.momentum is {config.momentum}; it must be at least 0 and below 1")
-    if config.dataset in data.photos.NAMES and config.eval_resize < config.image_size:
-        raise UserError(
-            f"config.eval_resize is {config.eval_resize} and config.image_size {config.image_size}; a test image is "
-            "resized first and cropped then, so eval_resize must be at least image_size"
-        )
-    if len(config.crop_area) != 2 or not 0 < config.crop_area[0] <= config.crop_area[1] <= 1:
-        raise UserError(
-            f"config.crop_area is {tuple(config.crop_area)}; it must be two shares, 0 < least <= most <= 1, as in "
-            "--config.crop_area='(0.25,1.0)'"
-        )
-    if config.lr_schedule == "step" and not config.lr_milestones:
-        raise UserError(
-            "config.lr_milestones is empty; the step schedule needs epochs, as in --config.lr_milestones='(100,150)'"
-        )
+    config_rules.check_kinds(config, base)
+    config_rules.check_values(config)
 
 
 def check_resumable(saved: dict[str, Any], config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -194,8 +131,3 @@ def check_same_model(saved: dict[str, Any], config: ml_collections.ConfigDict, w
 def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The config as JSON keeps it: tuples are lists."""
     return {k: list(v) if isinstance(v, tuple) else v for k, v in config.to_dict().items()}
-
-
-def _at_least(config, field, least):
-    if config[field] < least:
-        raise UserError(f"config.{field} is {config[field]}; it must be at least {least}")

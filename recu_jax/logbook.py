@@ -47,12 +47,17 @@ class Logbook:
 
 
 def read(path: str | pathlib.Path) -> list[dict[str, Any]]:
-    """The whole lines of a `metrics.jsonl`; none if there is no such file."""
+    """The rows of a `metrics.jsonl`; none if there is no such file.
+
+    A line that is no row, such as one whose writing was cut off, is left out.
+    """
     path = pathlib.Path(path)
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:  # a line whose writing was cut off
-            break
+            row = json.loads(line)
+        except (ValueError, RecursionError):  # no JSON, or no text
+            continue
+        if isinstance(row, dict) and all(type(row.get(k)) is int for k in ("epoch", "step")):
+            rows.append(row)
     return rows

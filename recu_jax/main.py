@@ -10,7 +10,7 @@ import sys
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from recu_jax import backend
 from recu_jax.command_line import fail
@@ -26,11 +26,10 @@ EXIT_INTERRUPTED = 130
 
 def _parse(argv: list[str]) -> list[str]:
     """absl's parsing, with each of its errors as one line."""
+    logging.set_verbosity(logging.ERROR)  # ml_collections warns of what is refused here
     try:
         rest = flags.FLAGS(argv)
-        if _CONFIG.value is None:
-            raise UserError("--config is not set; give an experiment, such as --config=configs/digits.py")
-        _CONFIG.value.to_dict()  # a file that did not load says so on first use
+        _check_loaded(argv)
         if len(rest) > 1:
             raise UserError(f"{rest[1]!r} is not a flag; options are given as --name=value")
     except UserError as error:
@@ -38,11 +37,34 @@ def _parse(argv: list[str]) -> list[str]:
     except flags.Error as error:
         fail(_flag_error(error))
     except OSError:
-        path = config_flags.get_config_filename(flags.FLAGS["config"])
+        path = _config_path(argv)
         fail(f"--config={path} does not exist or is not readable; give the path of a file with get_config()")
-    except Exception as error:  # whatever the config file itself raises, too
+    except (Exception, SystemExit) as error:  # whatever the config file itself raises, too
         fail(_field_error(argv, error))
     return rest
+
+
+def _config_path(argv: list[str]) -> str | None:
+    """Asked of the command line: absl's flag does not know before it has loaded the file."""
+    for argument, after in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, path = argument.partition("=")
+        if name in ("--config", "-config"):
+            return path if equals else after
+    return None
+
+
+def _check_loaded(argv: list[str]) -> None:
+    """Raises what the config file raised, if it did not load, or UserError if it gave no config."""
+    value, path = _CONFIG.value, _config_path(argv)
+    if path is None:
+        raise UserError("--config is not set; give an experiment, such as --config=configs/digits.py")
+    if not isinstance(value, ConfigDict):
+        getattr(value, "a file that did not load raises what it met on first use", None)
+        kind = "nothing" if value is None else f"a {type(value).__name__}"
+        raise UserError(
+            f"--config={path}: get_config() returns {kind}; it must return recu_jax.config.base_config(), with fields "
+            "changed"
+        )
 
 
 def _flag_error(error: flags.Error) -> str:
@@ -61,7 +83,11 @@ def _field_error(argv: list[str], error: Exception) -> object:
     for name in names:
         if name not in base_config():
             return unknown("--config field", name, base_config())
-    where = ", ".join(prefix + name for name in names) or "--config"
+    misspelt = re.match(r"['\"]*Key \"(\w+)\" does not exist", str(error))
+    path = _config_path(argv)
+    if misspelt:
+        return f"--config={path}: {unknown('config field', misspelt[1], base_config())}"
+    where = " with ".join([f"--config={path}", *(prefix + name for name in names)])
     return f"{where}: {type(error).__name__}: {' '.join(str(error).split())}"
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from recu_jax.models import create_model
 
 # Name of the mapped axis over which a step spreads; see `recu_jax.train.parallel`.
 AXIS = "devices"
+# A step's number is an int32.
+_MOST_STEPS = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +44,9 @@ def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, st
     """Derives everything a step needs from the config.
 
     Raises:
-      UserError: float64 is asked for and JAX was not started with it.
+      UserError: float64 is asked for and JAX was not started with it, or a field does not fit the data or the memory.
     """
+    _check_sizes(config, dataset, steps_per_epoch)
     if config.dtype == "float64" and not jax.config.jax_enable_x64:
         raise UserError("config.dtype is 'float64'; JAX must be started with it: set JAX_ENABLE_X64=1")
     dtype = jnp.dtype(config.dtype)
@@ -72,6 +76,35 @@ def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, st
         std=dataset.std,
         dtype=dtype,
     )
+
+
+def _check_sizes(config, dataset, steps_per_epoch):
+    if isinstance(dataset, Dataset):
+        height, width, channels = dataset.train_images.shape[1:]
+        if config.augment and config.crop_padding >= min(height, width):
+            raise UserError(
+                f"config.crop_padding is {config.crop_padding} and images are {height}x{width}; it must be less than "
+                "their sides, or crops hold nothing but zeros"
+            )
+    else:
+        height = width = config.image_size
+        channels = 3
+    for field in ("batch_size", "eval_batch_size"):
+        nbytes = config[field] * height * width * channels
+        if nbytes > _memory():
+            raise UserError(
+                f"config.{field} is {config[field]}: {nbytes / 2**30:.1f} GiB of {height}x{width} images, and this "
+                f"machine has {_memory() / 2**30:.1f} GiB; use fewer"
+            )
+    if config.epochs * steps_per_epoch > _MOST_STEPS:
+        raise UserError(
+            f"config.epochs is {config.epochs}, of {steps_per_epoch} steps each; a run holds at most {_MOST_STEPS} "
+            f"steps, {_MOST_STEPS // steps_per_epoch} epochs"
+        )
+
+
+def _memory():
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _conv(config):

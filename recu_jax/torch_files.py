@@ -7,6 +7,7 @@ import pathlib
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,9 @@ from recu_jax.errors import UserError
 
 # Where files keep their state_dict: the authors' code, and the training scripts of torchvision.
 _STATE_DICT_KEYS = ("state_dict", "model")
+_LONGEST_NAME = 300
+# Bytes in memory for a byte of the file: 4 where numbers of 8 bits become float32, as much again for shared tensors.
+_BYTES_A_BYTE = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +58,11 @@ def read(path: str | pathlib.Path) -> TorchFile:
         raise UserError(f"{path} holds a {type(content).__name__}; it must hold a state_dict or a dict with one")
     inner = next((content[k] for k in _STATE_DICT_KEYS if isinstance(content.get(k), Mapping)), None)
     state_dict = content if inner is None else inner
-    arrays = {str(k): _array(path, k, v) for k, v in state_dict.items()}
+    for name in state_dict:
+        if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
+            kind = "a text" if isinstance(name, str) else f"a {type(name).__name__}"
+            raise UserError(f"{path}: an entry's name is {kind}; it must be a text of 1 to {_LONGEST_NAME} letters")
+    arrays = {k: _array(path, k, v) for k, v in state_dict.items()}
     if not arrays:
         raise UserError(f"{path} holds an empty state_dict; save model.state_dict() of a model with parameters")
     if inner is None:
@@ -65,10 +73,17 @@ def read(path: str | pathlib.Path) -> TorchFile:
 
 def _load(torch: Any, path: str | pathlib.Path) -> Any:
     try:
+        nbytes = os.stat(path).st_size
+        if zipfile.is_zipfile(path):
+            _check_packing(path, nbytes)
         with warnings.catch_warnings():
             # PyTorch warns of unusual files before it refuses them.
             warnings.simplefilter("ignore")
+            # First without memory for a number: a file may state any size of what it holds.
+            _check_sizes(torch, path, nbytes, torch.load(path, weights_only=True, map_location="meta"))
             return torch.load(path, weights_only=True, map_location="cpu")
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; give the path of a file that torch.save wrote") from error
     except OSError as error:
@@ -86,6 +101,42 @@ def _load(torch: Any, path: str | pathlib.Path) -> Any:
         ) from error
 
 
+def _check_packing(path, nbytes):
+    """torch.save packs nothing; what is packed may unpack to any size."""
+    with zipfile.ZipFile(path) as file:
+        if sum(entry.file_size for entry in file.infolist()) > nbytes:
+            raise UserError(f"{path} has {nbytes} bytes and unpacks to more; save it again with torch.save")
+
+
+def _check_sizes(torch, path, nbytes, content):
+    """Whether tensors, on no device, are of sizes that the file can hold, converted to float32 and shared too."""
+    rest, seen, total = [content], set(), 0
+    while rest:
+        value = rest.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Mapping):
+            # A tensor that stands for several entries becomes as many arrays.
+            total += sum(_nbytes(torch, v) for v in value.values() if id(v) in seen)
+            rest += value.values()
+        elif isinstance(value, list | tuple):
+            rest += value
+        else:
+            total += _nbytes(torch, value)
+    if total > _BYTES_A_BYTE * nbytes:
+        raise UserError(
+            f"{path} has {nbytes} bytes and states tensors of {total}; it is damaged, or holds views of few numbers: "
+            "save tensors that are contiguous"
+        )
+
+
+def _nbytes(torch, value):
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+        return 0
+    return value.numel() * max(value.element_size(), 4)
+
+
 def _array(path: str | pathlib.Path, name: Any, value: Any) -> np.ndarray:
     torch = _torch()
     if not isinstance(value, torch.Tensor):
@@ -93,19 +144,28 @@ def _array(path: str | pathlib.Path, name: Any, value: Any) -> np.ndarray:
             f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor; a state_dict holds tensors alone, as "
             "model.state_dict() gives them"
         )
-    if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_complex():
-        raise UserError(
-            f"{path}: entry {name!r} is a tensor without plain real numbers (sparse, quantized, complex or on 'meta'); "
-            "save dense tensors of floats"
-        )
-    value = value.detach()
-    return (value.float() if value.is_floating_point() and value.dtype != torch.float64 else value).numpy()
+    if 0 in value.shape:
+        raise UserError(f"{path}: entry {name!r} is of shape {tuple(value.shape)}, without numbers; save it again")
+    plain = value.layout == torch.strided and value.device.type == "cpu"
+    if plain and not value.is_quantized and not value.is_complex():
+        value = value.detach()
+        try:
+            return (value.float() if value.is_floating_point() and value.dtype != torch.float64 else value).numpy()
+        except (RuntimeError, TypeError):  # kinds of numbers that NumPy has not
+            pass
+    raise UserError(
+        f"{path}: entry {name!r} is a tensor without plain real numbers (sparse, quantized, complex or on 'meta'); "
+        "save dense tensors of floats"
+    )
 
 
 def _number(value: Any) -> float | None:
     """A number, also where PyTorch kept it as a tensor of one element."""
-    if hasattr(value, "numel") and value.numel() == 1:
-        value = value.item()
+    if hasattr(value, "numel"):
+        try:
+            value = value.item()
+        except (RuntimeError, ValueError):  # of several elements, or sparse
+            return None
     return float(value) if isinstance(value, numbers.Real) and np.isfinite(float(value)) else None
 
 

@@ -54,7 +54,13 @@ def _variables(path, file, name, conv):
         raise unknown("model", name, sorted(MODELS))
     problems = differences(name, file.state_dict, conv)
     if not problems:
-        return from_torch(name, file.state_dict, conv)
+        variables = from_torch(name, file.state_dict, conv)
+        for entry, array in flatten_dict(variables, sep="/").items():
+            if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
+                raise UserError(
+                    f"{path}: {entry} must be floats, all of them finite; the file is damaged or its run diverged"
+                )
+        return variables
     fits = [
         m if c == "binary" else f"{m} with conv float"
         for c in CONVS

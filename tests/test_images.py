@@ -111,7 +111,7 @@ def test_truncated_behind_a_whole_thumbnail(photo):
         (b"\xff\xd8", "without image data"),
         (b"\xff\xd8\xff\xe0\x00\x10JFIF", "without image data"),
         (b"\xff\xd8\0\0\0\0", "damaged"),
-        (b"not an image at all", "does not decode"),
+        (b"not an image at all", "neither a JPEG nor a PNG"),
         (b"\xff\xd8\xff\xd9", "without image data"),
     ],
 )

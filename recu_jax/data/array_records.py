@@ -6,11 +6,14 @@ would cost each of them 0.7 s and 50 MB.
 
 import bisect
 import itertools
+import os
 from collections.abc import Iterator
 
+from recu_jax.data.images import CorruptImage
 from recu_jax.errors import UserError
 
 _OPEN_BESIDE = 256  # files and sockets of the rest of a process
+_VARINT_BYTES = 10  # of 64 bits
 
 
 class ArrayRecords:
@@ -19,10 +22,12 @@ class ArrayRecords:
     Args:
       split: TFDS's name of it, for error messages.
       shards: (path, first record, number of records) of each file.
+      num_classes: labels are below it; None for any.
     """
 
-    def __init__(self, split: str, shards: list[tuple[str, int, int]]):
+    def __init__(self, split: str, shards: list[tuple[str, int, int]], num_classes: int | None = None):
         self._split = split
+        self._num_classes = num_classes
         self._shards = shards
         self._ends = list(itertools.accumulate(n for _, _, n in shards))
         self._readers = {}
@@ -31,22 +36,62 @@ class ArrayRecords:
         return self._ends[-1]
 
     def read(self, i: int) -> tuple[bytes, int]:
-        """The encoded image and its class."""
-        fields = dict(example_fields(self._record(i)))
-        return fields["image"], fields["label"]
+        """The encoded image and its class.
+
+        Raises:
+          CorruptImage: the record cannot be read, or holds no image or no class.
+        """
+        return self._image_and_label(self._record(i))
+
+    def read_range(self, start: int, stop: int) -> list[tuple[bytes, int]]:
+        """As `read` of each number in [start, stop), of which the file's reader is called once for many."""
+        records = []
+        while start < stop:
+            path, number = self._place(start)
+            n = min(stop, self._ends[bisect.bisect_right(self._ends, start)]) - start
+            records += self._raw(path, list(range(number, number + n)))
+            start += n
+        return [self._image_and_label(record) for record in records]
+
+    def _image_and_label(self, record):
+        fields = dict(example_fields(record))
+        image, label = fields.get("image"), fields.get("label")
+        if not isinstance(image, bytes) or not isinstance(label, int):
+            raise CorruptImage("a record without an image and a label")
+        if self._num_classes is not None and label >= self._num_classes:
+            raise CorruptImage(f"a record with the label {label}; classes are 0 to {self._num_classes - 1}")
+        return image, label
 
     def name(self, i: int) -> str:
-        """`train image 17 (n01440764_10026.JPEG)`."""
-        file_name = dict(example_fields(self._record(i))).get("file_name", b"no file name").decode(errors="replace")
-        return f"{self._split} image {i} ({file_name})"
+        """`train image 17 (n01440764_10026.JPEG)`; of a damaged record the file that it is in."""
+        try:
+            file_name = dict(example_fields(self._record(i))).get("file_name", b"no file name")
+            what = file_name.decode(errors="replace") if isinstance(file_name, bytes) else "no file name"
+        except CorruptImage:
+            what = self._place(i)[0]
+        return f"{self._split} image {i} ({' '.join(what.split())})"
 
     def __getstate__(self):
         return self.__dict__ | {"_readers": {}}  # open files stay where they are
 
-    def _record(self, i):
+    def _place(self, i):
         shard = bisect.bisect_right(self._ends, i)
         path, first, n = self._shards[shard]
-        return self._reader(path).read([first + i - (self._ends[shard] - n)])[0]
+        return path, first + i - (self._ends[shard] - n)
+
+    def _record(self, i):
+        path, number = self._place(i)
+        return self._raw(path, [number])[0]
+
+    def _raw(self, path, numbers):
+        try:
+            records = self._reader(path).read(numbers)
+        except Exception as error:  # the reader meets damaged bytes with errors of many kinds
+            reason = " ".join(str(error).split())[:200]
+            raise CorruptImage(f"record {numbers[0]} of {path} cannot be read: {reason}") from error
+        if len(records) != len(numbers) or not all(isinstance(r, bytes) for r in records):
+            raise CorruptImage(f"record {numbers[0]} of {path} cannot be read: the file is damaged")
+        return records
 
     def _reader(self, path):
         if path not in self._readers:
@@ -64,14 +109,23 @@ def from_builder(builder, split: str) -> ArrayRecords:
     """The records of `split` of a prepared TFDS builder.
 
     Raises:
-      UserError: the data set has no such split.
+      UserError: the data set has no such split, or one of its files is not there.
     """
     if split not in builder.info.splits:
         raise UserError(
             f"{builder.data_path} has no split {split!r}, only {', '.join(builder.info.splits)}; prepare it again"
         )
     files = builder.info.splits[split].file_instructions
-    return ArrayRecords(split, [(str(f.filename), f.skip, f.take) for f in files])
+    missing = [str(f.filename) for f in files if not os.path.isfile(f.filename)]
+    if missing:
+        raise UserError(
+            f"{missing[0]} is not there ({len(missing)} of {len(files)} files of split {split!r}); copy it there, or "
+            "prepare the data set again"
+        )
+    if not files:
+        raise UserError(f"split {split!r} of {builder.data_path} holds no records; prepare it again")
+    num_classes = builder.info.features["label"].num_classes
+    return ArrayRecords(split, [(str(f.filename), f.skip, f.take) for f in files], num_classes)
 
 
 def example_fields(example: bytes) -> Iterator[tuple[str, bytes | int]]:
@@ -79,17 +133,38 @@ def example_fields(example: bytes) -> Iterator[tuple[str, bytes | int]]:
 
     The message is `Example { Features features = 1 }`, `Features { map<string, Feature> feature = 1 }`,
     `Feature { BytesList bytes_list = 1; Int64List int64_list = 3 }`, each list `{ repeated value = 1 }`.
+
+    Raises:
+      CorruptImage: bytes that are no such message.
     """
-    for _, features in _fields(memoryview(example)):
-        for _, entry in _fields(features):
-            key_and_feature = dict(_fields(entry))
-            for kind, values in _fields(key_and_feature.get(2, memoryview(b""))):
-                value = next((v for _, v in _fields(values)), None)
-                if kind == 2 or value is None:
+    for _, features in _messages(memoryview(example)):
+        for _, entry in _messages(features):
+            key_and_feature = dict(_messages(entry))
+            name = _text(key_and_feature.get(1, b""))
+            for kind, values in _messages(key_and_feature.get(2, memoryview(b""))):
+                value = next((v for _, v in _fields(values)), None) if kind in (1, 3) else None
+                if value is None:
                     continue
                 if kind == 3 and not isinstance(value, int):  # packed
                     value = _varint(value, 0)[0]
-                yield bytes(key_and_feature[1]).decode(), bytes(value) if kind == 1 else value
+                if kind == 1 and isinstance(value, int):
+                    raise CorruptImage(f"a number for the bytes {name!r} in a tf.train.Example")
+                yield name, bytes(value) if kind == 1 else value
+
+
+def _text(name):
+    try:
+        return bytes(name).decode()
+    except UnicodeDecodeError as error:
+        raise CorruptImage("a feature's name that is no text in a tf.train.Example") from error
+
+
+def _messages(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """The fields of a message that holds nothing but messages, bytes and texts."""
+    for number, value in _fields(message):
+        if isinstance(value, int):
+            raise CorruptImage(f"a number for field {number} of a tf.train.Example")
+        yield number, value
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
@@ -102,19 +177,22 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
         elif key & 7 == 2:
             length, at = _varint(message, at)
             value, at = message[at : at + length], at + length
+            if at > len(message):
+                raise CorruptImage("truncated: a tf.train.Example whose field ends after it")
+        elif key & 7 == 5 and at + 4 <= len(message):  # a float that is not packed
+            value, at = message[at : at + 4], at + 4
         else:
-            raise ValueError(f"wire type {key & 7} in a tf.train.Example")
+            raise CorruptImage(f"wire type {key & 7} in a tf.train.Example")
         yield key >> 3, value
 
 
 def _varint(message, at) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
+    value = 0
+    for i, byte in enumerate(message[at : at + _VARINT_BYTES]):
+        value |= (byte & 127) << 7 * i
         if byte < 128:
-            return value, at
+            return value & (1 << 64) - 1, at + i + 1
+    raise CorruptImage("a number without an end in a tf.train.Example")
 
 
 def _allow_open_files(n: int) -> None:

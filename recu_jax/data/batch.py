@@ -44,10 +44,10 @@ class TrainBatch:
         batch = _empty(records, np.ones(len(records), np.float32), self.transform.image_size)
         for i, record in enumerate(records.tolist()):
             for candidate in range(record, record + (min(n, SKIP_AT_MOST + 1) if self.skip else 1)):
-                data, label = self.records.read(candidate % n)
                 # The last word keeps record 0 apart from the epoch's order: NumPy pads its entropy with zeros.
                 rng = np.random.default_rng([self.seed, epoch, record, 1])
                 try:
+                    data, label = self.records.read(candidate % n)
                     batch["image"][i] = self.transform.train(data, rng)
                 except images.CorruptImage:
                     batch["corrupt"][i] = record
@@ -79,8 +79,8 @@ class EvalBatch:
         for i, record in enumerate(records.tolist()):
             if not weights[i]:
                 continue
-            data, batch["label"][i] = self.records.read(record)
             try:
+                data, batch["label"][i] = self.records.read(record)
                 batch["image"][i] = self.transform.evaluate(data)
             except images.CorruptImage:
                 batch["corrupt"][i], batch["weight"][i] = record, 0

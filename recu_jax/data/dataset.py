@@ -6,6 +6,7 @@ import numpy as np
 
 from recu_jax.errors import UserError
 
+MOST_CLASSES = 100_000  # 200 MB of weights of the last layer
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -35,6 +36,11 @@ def checked(dataset: Dataset, source: str) -> Dataset:
     Raises:
       UserError: names the array, what it is, and what it must be.
     """
+    if dataset.num_classes > MOST_CLASSES:
+        raise UserError(
+            f"{source}: labels run to {dataset.num_classes - 1}, which makes {dataset.num_classes} classes; they must "
+            f"count the classes from 0, at most {MOST_CLASSES}"
+        )
     for split in ("train", "test"):
         images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
         if images.ndim != 4 or images.dtype != np.uint8:
@@ -42,6 +48,8 @@ def checked(dataset: Dataset, source: str) -> Dataset:
                 f"{source}: {split}_images is {images.dtype} of shape {images.shape}; it must be uint8 of shape "
                 "(n, height, width, channels)"
             )
+        if len(images) and not images.size:
+            raise UserError(f"{source}: {split}_images is of shape {images.shape}, images without pixels")
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or len(labels) != len(images):
             raise UserError(
                 f"{source}: {split}_labels is {labels.dtype} of shape {labels.shape}; it must hold one integer for "

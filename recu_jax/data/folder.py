@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 
+from recu_jax.data.images import CorruptImage
 from recu_jax.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -30,9 +31,16 @@ class FolderRecords:
         return len(self.labels)
 
     def read(self, i: int) -> tuple[bytes, int]:
-        """The encoded file and its class."""
-        with open(os.path.join(self._folder, self._path(i)), "rb") as file:
-            return file.read(), int(self.labels[i])
+        """The encoded file and its class.
+
+        Raises:
+          CorruptImage: the file cannot be read.
+        """
+        try:
+            with open(os.path.join(self._folder, self._path(i)), "rb") as file:
+                return file.read(), int(self.labels[i])
+        except OSError as error:
+            raise CorruptImage(f"cannot be read: {error.strerror}") from error
 
     def name(self, i: int) -> str:
         """`train image 17 (/data/train/cat/a.jpg)`."""
@@ -103,15 +111,21 @@ def _images(folder, name):
 def _annotated(folder, classes):
     """Tiny-ImageNet's test images: in one folder, `images`, with a line `file<TAB>class<TAB>box` for each."""
     paths, labels = [], []
-    for line in (folder / _ANNOTATIONS).read_text().splitlines():
+    try:
+        text = (folder / _ANNOTATIONS).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{folder / _ANNOTATIONS} is no text in UTF-8; unpack the archive anew") from error
+    for line in text.splitlines():
         if not line.strip():
             continue
         file, name = [*line.split("\t"), ""][:2]
         if name not in classes:
             raise UserError(
-                f"{folder / _ANNOTATIONS} gives {file!r} the class {name!r}, which train has not; the classes must be "
-                "the names of train's folders"
+                f"{folder / _ANNOTATIONS} gives {file[:80]!r} the class {name[:80]!r}, which train has not; the "
+                "classes must be the names of train's folders"
             )
+        if not file or "/" in file or "\0" in file:
+            raise UserError(f"{folder / _ANNOTATIONS} names the file {file[:80]!r}; it must name a file in 'images'")
         paths.append(os.path.join("images", file))
         labels.append(classes[name])
     if not paths:

@@ -4,8 +4,13 @@ import dataclasses
 
 import numpy as np
 
+from recu_jax.data import image_sizes
+
 # libjpeg interpolates colour between rows of blocks: a row is final two rows before the last one it has.
 _ROWS_BELOW, _BLOCK_ROWS = 2, 16
+# The most pixels of an image, as in Pillow: 512 MiB. And, of more than a few,
+# how many a byte can stand for: an 8x8 block of a JPEG takes a bit at least, deflate makes a thousand bytes of one.
+_MOST_PIXELS, _FEW_PIXELS, _PIXELS_A_BYTE = 178_956_970, 1 << 24, 1024
 
 
 class CorruptImage(ValueError):  # noqa: N818  (a state of the data, which `skip` passes over)
@@ -43,13 +48,18 @@ def decode(data: bytes, rows: int | None = None, reduce: int = 1) -> np.ndarray:
       reduce: 1, 2, 4 or 8: a JPEG is decoded to sides this many times smaller, rounded up; other formats in full.
 
     Raises:
-      CorruptImage: empty, truncated, or not an image. OpenCV alone fills what a truncated JPEG lacks with grey.
+      CorruptImage: empty, truncated, not an image, or one that states a size that its bytes cannot hold. OpenCV alone
+        fills what a truncated JPEG lacks with grey.
     """
     import cv2
 
     if not data:
         raise CorruptImage("the file is empty")
+    if image_sizes.kind(data) is None:
+        raise CorruptImage("neither a JPEG nor a PNG, WebP or BMP")
     header = jpeg_header(data)
+    stated = image_sizes.stated_size(data) if header is None else (header.height, header.width)
+    _check_size(stated, len(data))
     encoded = np.frombuffer(data, np.uint8)
     if rows is not None and header is not None:
         encoded = _first_rows(data, header, rows)
@@ -59,7 +69,19 @@ def decode(data: bytes, rows: int | None = None, reduce: int = 1) -> np.ndarray:
         raise CorruptImage(f"OpenCV: {error.err}") from error
     if image is None:
         raise CorruptImage("OpenCV does not decode it")
+    if image.shape[1] != -(-stated[1] // (reduce if header else 1)):
+        raise CorruptImage(f"states a width of {stated[1]} pixels and decodes to another")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if header and reduce > 1 else image
+
+
+def _check_size(stated, nbytes):
+    if stated is None or not min(stated):
+        raise CorruptImage("states no size")
+    pixels = stated[0] * stated[1]
+    if pixels > _MOST_PIXELS or pixels > max(_FEW_PIXELS, nbytes * _PIXELS_A_BYTE):
+        raise CorruptImage(
+            f"states {stated[0]}x{stated[1]} pixels, more than its {nbytes} bytes can hold or memory should"
+        )
 
 
 def _flag(reduce):

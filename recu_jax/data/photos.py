@@ -18,7 +18,11 @@ class Records(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, i: int) -> tuple[bytes, int]:
-        """The bytes of image `i` as they are on disk, and its class."""
+        """The bytes of image `i` as they are on disk, and its class.
+
+        Raises:
+          images.CorruptImage: they cannot be read.
+        """
 
     def name(self, i: int) -> str:
         """How an error names image `i`: split, number and file."""

@@ -6,7 +6,9 @@ holds. An image's crop is a function of (seed, epoch, record).
 
 import copy
 import gc
+import json
 import time
+import zlib
 from typing import Any
 
 import numpy as np
@@ -141,15 +143,22 @@ class Batches:
         state = {"step": self.step, "stream": self._make_batch.stream, "num_workers": self._num_workers}
         if self._reader is not None:
             state |= {"first_step": self._first["step"], "reader": copy.deepcopy(self._reader.get_state())}
+            state["check"] = _checksum(state)
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Goes to a position that `get_state` gave, here or in another run, with any number of workers.
 
         Raises:
-          UserError: the position is of other data, another seed or another batch size, or past the end.
+          UserError: the position is of other data, another seed or another batch size, past the end, or none at all.
         """
         here = self._make_batch.stream
+        if (
+            not isinstance(state, dict)
+            or not isinstance(state.get("stream"), dict)
+            or type(state.get("step")) is not int
+        ):
+            raise UserError(f"the saved position is {str(state)[:80]}; it must be what get_state gave")
         different = [k for k in here if state["stream"].get(k) != here[k]]
         if different:
             k = different[0]
@@ -164,8 +173,9 @@ class Batches:
         if self._reader is not None:
             if state["step"] == self._first["step"]:
                 reader = self._first["reader"]
-            elif (state["num_workers"], state.get("first_step")) == (self._num_workers, self._first["step"]):
-                reader = state["reader"]
+            elif (state.get("num_workers"), state.get("first_step")) == (self._num_workers, self._first["step"]):
+                # Grain believes what it is given: a changed position would be other images, without a word.
+                reader = state.get("reader") if state.get("check") == _checksum(state) else None
         if reader is None:
             self.close()
         else:
@@ -203,6 +213,12 @@ class Batches:
         else:
             way_out = f"nor can the {SKIP_AT_MOST} after it; look at the files"
         raise UserError(f"cannot decode {named}; {way_out}")
+
+
+def _checksum(state):
+    """Of all that a position says, the same after a way through JSON."""
+    text = json.dumps({k: v for k, v in state.items() if k != "check"}, sort_keys=True, default=str)
+    return zlib.crc32(text.encode())
 
 
 def _share(batch_size, process_index, process_count):

@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 
+from recu_jax.data import array_records, images
 from recu_jax.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
 from recu_jax.errors import UserError, require
 
@@ -16,6 +17,7 @@ _SETS = {
     "mnist": ((0.5,), (0.5,), 2),
 }
 NAMES = tuple(_SETS)
+_CHUNK = 1000  # records read at once: one call an image costs more than its decoding
 
 # What no program may download: what to do before it is prepared, and instead.
 _BY_HAND = {
@@ -39,13 +41,10 @@ def load(name: str, data_dir: str | None = None, num_workers: int = 2) -> Datase
     """
     mean, std, padding = _SETS[name]
     builder = prepared_builder(name, data_dir)
-    import tensorflow_datasets as tfds
-
     label = builder.info.features["label"]
     arrays = []
     for split in ("train", "test"):
-        source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-        images, labels = _decode(source, num_workers, grayscale=len(mean) == 1)
+        images, labels = _decode(array_records.from_builder(builder, split), num_workers, len(mean))
         arrays += [np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0))), labels]
     return Dataset(*arrays, num_classes=label.num_classes, mean=mean, std=std)
 
@@ -71,6 +70,11 @@ def prepared_builder(name: str, data_dir: str | None = None):
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         raise UserError(f"TFDS does not find {name!r} in {where}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # damaged files of TFDS's own end in errors of many kinds
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(
+            f"TFDS cannot read {name} in {where}: {reason}; copy the folder there again, or prepare it anew"
+        ) from error
     if not builder.is_prepared():
         if importlib.util.find_spec("tensorflow") is None:
             raise UserError(
@@ -93,18 +97,26 @@ def prepared_builder(name: str, data_dir: str | None = None):
     return builder
 
 
-def _decode(source, num_workers: int, *, grayscale: bool) -> tuple[np.ndarray, np.ndarray]:
-    import cv2
+def _decode(records, num_workers: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    def one(i):
+        try:
+            return decode(*records.read(i))
+        except images.CorruptImage as error:
+            raise UserError(f"cannot decode {records.name(i)}: {error}; copy or prepare the data set again") from error
 
-    flag = cv2.IMREAD_GRAYSCALE if grayscale else cv2.IMREAD_COLOR_RGB
+    def decode(data, label):
+        return images.decode(data)[..., :channels], label
 
-    def decode(records):
-        images = [cv2.imdecode(np.frombuffer(r["image"], np.uint8), flag) for r in records]
-        return np.stack(images), np.array([r["label"] for r in records], np.int32)
+    def chunk(start):
+        stop = min(start + _CHUNK, len(records))
+        try:
+            return [decode(*record) for record in records.read_range(start, stop)]
+        except images.CorruptImage:
+            return [one(i) for i in range(start, stop)]  # which of them it is
 
-    # Reads are batched: one call an image costs more than its decoding.
-    batches = (range(i, min(i + 1000, len(source))) for i in range(0, len(source), 1000))
     with concurrent.futures.ThreadPoolExecutor(max(num_workers, 1)) as pool:
-        parts = list(pool.map(lambda keys: decode(source.__getitems__(list(keys))), batches))
-    images, labels = (np.concatenate(p) for p in zip(*parts, strict=True))
-    return images.reshape(*images.shape[:3], -1), labels
+        decoded = [image for part in pool.map(chunk, range(0, len(records), _CHUNK)) for image in part]
+    shapes = {image.shape for image, _ in decoded}
+    if len(shapes) > 1:
+        raise UserError(f"the images are of several shapes, {', '.join(map(str, sorted(shapes)))}; prepare them again")
+    return np.stack([image for image, _ in decoded]), np.array([label for _, label in decoded], np.int32)

@@ -12,6 +12,7 @@ CROPS = ("random_resized", "resize")
 _TRIES = 10
 # How much a side must shrink to be blurred first, and the most that three pixels suffice for.
 _BLUR_FROM, _BLUR_UP_TO = 1.15, 2.75
+_LONG = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,10 +87,10 @@ class Transform:
         """
         from PIL import Image
 
-        image = Image.fromarray(images.decode(data))
-        size = self.image_size
+        pixels, size = images.decode(data), self.image_size
         if self.crop == "resize":
-            return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+            return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+        image = Image.fromarray(_without_far_ends(pixels))
         short, resized = min(image.size), self.eval_resize
         width, height = (resized if side == short else int(resized * side / short) for side in image.size)
         left, top = round((width - size) / 2), round((height - size) / 2)
@@ -108,7 +109,10 @@ class Transform:
         reduce = next(r for r in (8, 4, 2, 1) if r == 1 or min(height, width) >= r * self.image_size)
         # The nearest pixels of the smaller image, at most half of one of them off.
         top, bottom, left, right = (round(at / reduce) for at in (top, top + height, left, left + width))
-        return images.decode(data, rows=bottom * reduce, reduce=reduce)[top:bottom, left:right]
+        crop = images.decode(data, rows=bottom * reduce, reduce=reduce)[top:bottom, left:right]
+        if crop.shape[:2] != (bottom - top, right - left):
+            raise images.CorruptImage("decodes to fewer rows than it states")
+        return crop
 
 
 def random_box(
@@ -164,6 +168,15 @@ def _sigma(shrinks: float) -> float:
         return 0.1  # blurs nothing
     # Beyond 1.9 the three weights tend to a third each.
     return 0.36 * shrinks + 2 * max(shrinks - 1.9, 0)
+
+
+def _without_far_ends(image: np.ndarray) -> np.ndarray:
+    """The middle of an image more than `_LONG` times as long as wide: a line of 60,000 pixels, resized to a short side
+    of 256 before the centre crop, would take 12 GB."""
+    short = min(image.shape[:2])
+    keep = _LONG * short
+    top, left = (max(side - keep, 0) // 2 for side in image.shape[:2])
+    return image[top : top + keep, left : left + keep] if top or left else image
 
 
 def _rotate(image: np.ndarray, degrees: float) -> np.ndarray:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from recu_jax.layers import BinaryConv, kaiming_normal
 from recu_jax.models.batch_norm import BatchNorm
-from recu_jax.models.parts import PAD_1, LastLinear, first_conv, stages
+from recu_jax.models.parts import PAD_1, LastLinear, check_halved_evenly, first_conv, stages
 
 hard_tanh = jax.nn.hard_tanh
 
@@ -86,7 +86,12 @@ class CifarResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, tau: jax.Array | float | None = None, train: bool = False) -> jax.Array:
-        """Logits, (batch, num_classes), of normalised images, (batch, height, width, channels)."""
+        """Logits, (batch, num_classes), of normalised images, (batch, height, width, channels).
+
+        Raises:
+          UserError: a side of the images cannot be halved at every stage but the first.
+        """
+        check_halved_evenly(x, x, len(self.stage_sizes) - 1)
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = partial(self.conv, kernel_size=(3, 3), padding=PAD_1, kernel_init=kaiming_normal, **types)
         norm = partial(BatchNorm, axis_name=self.norm_axis, **types)

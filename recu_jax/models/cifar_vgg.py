@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from recu_jax.errors import UserError
 from recu_jax.layers import BinaryConv
 from recu_jax.models.batch_norm import BatchNorm
 from recu_jax.models.parts import PAD_1, first_conv
@@ -36,7 +37,14 @@ class CifarVgg(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, tau: jax.Array | float | None = None, train: bool = False) -> jax.Array:
-        """Logits, (batch, num_classes), of normalised images, (batch, height, width, channels)."""
+        """Logits, (batch, num_classes), of normalised images, (batch, height, width, channels).
+
+        Raises:
+          UserError: images that the poolings leave nothing of.
+        """
+        least = 2 ** len(self.pooled)
+        if min(x.shape[1:3]) < least:
+            raise UserError(f"images are {x.shape[1]}x{x.shape[2]}; this model needs sides of at least {least} pixels")
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         for i, features in enumerate(self.widths):
             if i == 0:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from recu_jax.conv import per_channel
+from recu_jax.errors import UserError
 from recu_jax.layers import kaiming_normal
 
 # PyTorch's padding=1. Not "SAME", which at stride 2 pads 0 before and 1 after.
@@ -42,6 +43,21 @@ def projection(
         return x
     x = conv(features, strides=stride, name="downsample_0")(x)
     return norm(name="downsample_1")(x, use_running_average=not train)
+
+
+def check_halved_evenly(images: jax.Array, maps: jax.Array, times: int) -> None:
+    """Raises UserError unless both sides of `maps` can be halved `times` times, as shortcuts by 2x2 pooling need.
+
+    Args:
+      images, maps: (batch, height, width, channels); what came in, for the message, and what the stages are given.
+      times: how many stages have stride 2.
+    """
+    if any(side == 0 or side % 2**times for side in maps.shape[1:3]):
+        height, width = images.shape[1:3]
+        raise UserError(
+            f"images are {height}x{width}, {maps.shape[1]}x{maps.shape[2]} before the first shortcut; the model needs "
+            f"multiples of {2**times} there: use images of another size, or another config.model"
+        )
 
 
 def stages(

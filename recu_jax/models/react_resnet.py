@@ -16,7 +16,15 @@ import jax.numpy as jnp
 from recu_jax.conv import per_channel
 from recu_jax.layers import BinaryConv, kaiming_normal
 from recu_jax.models.batch_norm import BatchNorm
-from recu_jax.models.parts import PAD_1, LastLinear, pointwise_conv, stages, stem_conv, stem_pool
+from recu_jax.models.parts import (
+    PAD_1,
+    LastLinear,
+    check_halved_evenly,
+    pointwise_conv,
+    stages,
+    stem_conv,
+    stem_pool,
+)
 
 
 class Move(nn.Module):
@@ -95,7 +103,12 @@ class ReactResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, tau: jax.Array | float | None = None, train: bool = False) -> jax.Array:
-        """Logits, (batch, num_classes), of normalised images, (batch, height, width, channels)."""
+        """Logits, (batch, num_classes), of normalised images, (batch, height, width, channels).
+
+        Raises:
+          UserError: a quarter of a side of the images cannot be halved at every stage but the first.
+        """
+        images = x
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = partial(self.conv, kernel_size=(3, 3), padding=PAD_1, kernel_init=kaiming_normal, **types)
         norm = partial(BatchNorm, axis_name=self.norm_axis, **types)
@@ -103,6 +116,7 @@ class ReactResNet(nn.Module):
         block = partial(ReactBlock, conv=conv, norm=norm, shortcut_conv=shortcut_conv, types=types)
         x = stem_conv(self.widths[0], name="conv", **types)(x)
         x = stem_pool(norm(name="bn")(x, use_running_average=not train))
+        check_halved_evenly(images, x, len(self.stage_sizes) - 1)
         x = stages(x, block, self.stage_sizes, self.widths, tau, train)
         return LastLinear(self.num_classes, name="fc", **types)(x.mean((1, 2)))
 

@@ -1,0 +1,134 @@
+"""The rule of every field of a config, whatever the hardware and the data set."""
+
+import itertools
+import math
+import numbers
+from typing import Any
+
+import ml_collections
+
+from recu_jax import data, models
+from recu_jax.data.stream import ON_CORRUPT
+from recu_jax.data.transform import CROPS
+from recu_jax.errors import UserError, unknown
+from recu_jax.optimizers import DECAY_GROUPS
+
+CHOICES = {
+    "dataset": data.NAMES,
+    "optimizer": ("sgd", "adam"),
+    "lr_schedule": ("cosine", "step", "linear"),
+    "dtype": ("float32", "bfloat16", "float64"),
+    "conv": ("binary", "binary_activations", "float"),
+    "train_crop": CROPS,
+    "on_corrupt": ON_CORRUPT,
+    "weight_decay_on": DECAY_GROUPS,
+    "scale": ("learned", "mean", "none"),
+    "model": tuple(sorted(models.MODELS)),
+    "teacher_model": tuple(sorted(models.MODELS)),
+}
+# Least and most; None is no limit. What follows for a machine's memory and a data set is checked with them at hand.
+RANGES = {
+    # JAX keeps 32 bits of a seed: beyond, two seeds would begin with the same parameters.
+    "seed": (0, 2**32 - 1),
+    "num_workers": (0, 1024),
+    "crop_padding": (0, None),
+    "image_size": (1, 8192),
+    "eval_resize": (1, 8192),
+    "rotation_degrees": (0, 180),
+    "epochs": (1, None),
+    "batch_size": (1, None),
+    "eval_batch_size": (1, None),
+    "weight_decay": (0, None),
+    "warmup_epochs": (0, None),
+    "num_devices": (1, None),
+    "steps_per_dispatch": (1, None),
+    "checkpoint_every_epochs": (1, None),
+    "log_every_steps": (1, None),
+}
+_KINDS = {
+    bool: ("True or False", lambda v: isinstance(v, bool)),
+    int: ("a whole number", lambda v: isinstance(v, numbers.Integral) and not isinstance(v, bool)),
+    float: ("a finite number", lambda v: _is_number(v)),
+    str: ("a text that is not empty", lambda v: isinstance(v, str) and v.strip() != ""),
+    tuple: ("a tuple", lambda v: isinstance(v, tuple | list)),
+}
+
+
+def check_kinds(config: ml_collections.ConfigDict, base: ml_collections.ConfigDict) -> None:
+    """Raises UserError for the first field whose value is not of the kind that it has in `base`.
+
+    A field that is None in `base` may be None; numbers must be finite; a text, of a path too, must not be empty.
+    """
+    for field in sorted(base):
+        if config[field] is None and base[field] is None:
+            continue
+        what, is_kind = _KINDS[base.get_type(field)]
+        if not is_kind(config[field]):
+            raise UserError(f"config.{field} is {_shown(config[field])}; it must be {what}")
+
+
+def check_values(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError for the first field, or pair of fields, that breaks its rule."""
+    for field, names in CHOICES.items():
+        if config[field] not in names:
+            raise unknown(f"config.{field}", config[field], names)
+    if config.model in models.FULL_PRECISION and config.conv != "float":
+        raise UserError(
+            f"config.model is {config.model!r} and config.conv is {config.conv!r}; this model is full precision only: "
+            "use --config.conv=float"
+        )
+    for field, (least, most) in RANGES.items():
+        value = config[field]
+        if value is not None and value < least:
+            raise UserError(f"config.{field} is {value}; it must be at least {least}")
+        if value is not None and most is not None and value > most:
+            raise UserError(f"config.{field} is {value}; it must be at most {most}")
+    if not 0.5 < config.tau_min <= config.tau_max <= 1.0:
+        raise UserError(
+            f"config.tau_min is {config.tau_min} and config.tau_max is {config.tau_max}; they must satisfy "
+            "0.5 < tau_min <= tau_max <= 1"
+        )
+    if not config.learning_rate > 0:
+        raise UserError(f"config.learning_rate is {config.learning_rate}; it must be above 0")
+    if not 0 <= config.momentum < 1:
+        raise UserError(f"config.momentum is {config.momentum}; it must be at least 0 and below 1")
+    _check_photos(config)
+    _check_milestones(config)
+
+
+def _check_photos(config):
+    if config.dataset in data.photos.NAMES and config.eval_resize < config.image_size:
+        raise UserError(
+            f"config.eval_resize is {config.eval_resize} and config.image_size {config.image_size}; a test image is "
+            "resized first and cropped then, so eval_resize must be at least image_size"
+        )
+    area = tuple(config.crop_area)
+    if len(area) != 2 or not all(map(_is_number, area)) or not 0 < area[0] <= area[1] <= 1:
+        raise UserError(
+            f"config.crop_area is {_shown(area)}; it must be two shares, 0 < least <= most <= 1, as in "
+            "--config.crop_area='(0.25,1.0)'"
+        )
+
+
+def _check_milestones(config):
+    epochs = tuple(config.lr_milestones)
+    whole = all(_KINDS[int][1](e) for e in epochs)
+    if not whole or any(e < 1 for e in epochs) or any(a >= b for a, b in itertools.pairwise(epochs)):
+        raise UserError(
+            f"config.lr_milestones is {_shown(epochs)}; it must be epochs from 1 on in rising order, as in "
+            "--config.lr_milestones='(100,150)'"
+        )
+    if config.lr_schedule == "step" and not epochs:
+        raise UserError(
+            "config.lr_milestones is empty; the step schedule needs epochs, as in --config.lr_milestones='(100,150)'"
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _shown(value: Any) -> str:
+    """On one line, however long or wide the value."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 100 else f"{text[:100]}..."
