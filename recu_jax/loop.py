@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import shutil
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -80,6 +81,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Res
     # Read before the workdir is made, so that nothing is left behind where one of them is not there.
     teacher = pretrained.teacher_variables(config, run.recipe, run.feed.image_shape)
     fresh = None if any_saved(workdir) else pretrained.first_state(config, run.recipe, run.feed.image_shape)
+    was_there = pathlib.Path(workdir).exists()
     try:
         pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -87,6 +89,10 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Res
     try:
         with Checkpoints(workdir) as checkpoints:
             return _train(config, pathlib.Path(workdir), run, checkpoints, teacher, fresh)
+    except UserError:
+        if not was_there and not any_saved(workdir):  # a record that cannot be read, before anything was kept
+            shutil.rmtree(workdir, ignore_errors=True)
+        raise
     finally:
         run.feed.close()
 

@@ -115,7 +115,12 @@ def from_builder(builder, split: str) -> ArrayRecords:
         raise UserError(
             f"{builder.data_path} has no split {split!r}, only {', '.join(builder.info.splits)}; prepare it again"
         )
-    files = builder.info.splits[split].file_instructions
+    try:
+        files = builder.info.splits[split].file_instructions
+        num_classes = builder.info.features["label"].num_classes
+    except Exception as error:  # TFDS looks at its own description only now
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"the description of split {split!r} in {builder.data_path} is damaged: {reason}") from error
     missing = [str(f.filename) for f in files if not os.path.isfile(f.filename)]
     if missing:
         raise UserError(
@@ -124,7 +129,6 @@ def from_builder(builder, split: str) -> ArrayRecords:
         )
     if not files:
         raise UserError(f"split {split!r} of {builder.data_path} holds no records; prepare it again")
-    num_classes = builder.info.features["label"].num_classes
     return ArrayRecords(split, [(str(f.filename), f.skip, f.take) for f in files], num_classes)
 
 
