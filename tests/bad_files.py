@@ -238,12 +238,6 @@ def evaluation_of_corrupt(folder):
     return evaluation(workdir(folder, channels=3, classes=2), *(f"--config.{k}={v}" for k, v in given.items()))
 
 
-def lines_for_a_name(folder):
-    import torch
-
-    return torch_file(folder, **{"a\nb": torch.zeros(3)})
-
-
 def views(folder):
     import torch
 

@@ -20,11 +20,6 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-# Compiled programs, so that a row that comes as far as a record takes 4 s and not 9.
-CACHE = {
-    "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(tempfile.gettempdir(), "recu_jax_bad_input_cache")),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-}
 Arguments = Sequence[object]
 
 
@@ -131,7 +126,7 @@ def run(row: Row, folder: pathlib.Path) -> Answer:
     arguments = [str(a) for a in row.make(folder)]
     before = tree(folder)
     # One device, whatever the tests of this process run on.
-    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **CACHE, **dict(row.environment)}
+    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **dict(row.environment)}
     command = [sys.executable, "-m", f"recu_jax.{row.module}", *arguments]
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     after = tree(folder)

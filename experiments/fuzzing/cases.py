@@ -1,6 +1,6 @@
 """Runs the cases of a target: in a child process, so that a crash, a hang and a demand for memory are seen.
 
-    python -m experiments.fuzzing.cases TARGET FIRST LAST RESULTS [SEED]
+    python -m experiments.fuzzing.cases TARGET FIRST LAST RESULTS SEED SECONDS
 
 The child appends `NUMBER begins` and then `NUMBER OUTCOME DETAIL` for each case to RESULTS; `run_cases` starts it,
 and starts it again behind a case that ended it. A case is a function of (seed, target, number).
@@ -42,15 +42,16 @@ class Outcome:
             self.bad.append((number, outcome, detail))
 
 
-def run_cases(target: str, count: int, seed: int = 0) -> Outcome:
-    """Cases 0 to `count` - 1 of `target`, in as many processes as it takes."""
+def run_cases(target: str, count: int, seed: int = 0, seconds: int = SECONDS_A_CASE) -> Outcome:
+    """Cases 0 to `count` - 1 of `target`, each of at most `seconds`, in as many processes as it takes."""
     outcome, first = Outcome(), 0
     environment = dict(os.environ, PYTHONPATH=str(REPOSITORY), OMP_NUM_THREADS="1", JAX_PLATFORMS="cpu")
     with tempfile.TemporaryDirectory() as folder:
         while first < count:
             results, errors = pathlib.Path(folder, "results"), pathlib.Path(folder, "errors")
             results.write_text("")
-            command = [sys.executable, "-m", __name__, target, str(first), str(count), str(results), str(seed)]
+            numbers = [str(first), str(count), str(results), str(seed), str(seconds)]
+            command = [sys.executable, "-m", __name__, target, *numbers]
             with errors.open("wb") as stderr:
                 code = subprocess.run(command, cwd=REPOSITORY, env=environment, stderr=stderr).returncode
             began = None
@@ -79,14 +80,17 @@ def case(target: str, number: int, seed: int, samples: list[bytes]) -> bytes:
 
 
 def main() -> None:
-    target, first, last, results, seed = sys.argv[1], *map(int, sys.argv[2:4]), sys.argv[4], int(sys.argv[5])
+    target, results = sys.argv[1], sys.argv[4]
+    first, last, seed, seconds = (int(sys.argv[i]) for i in (2, 3, 5, 6))
+    from experiments.fuzzing import broken
     from experiments.fuzzing.targets import TARGETS
     from recu_jax.data.images import CorruptImage
     from recu_jax.errors import UserError
 
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder, open(results, "a", buffering=1) as written:
-        samples, read = TARGETS[target][0](pathlib.Path(folder))
+        make = TARGETS[target][0] if target in TARGETS else broken.TARGETS[target]
+        samples, read = make(pathlib.Path(folder))
         for sample in samples[:1]:  # what is loaded once is no case's memory
             read(sample)
         _limit_memory()
@@ -94,7 +98,7 @@ def main() -> None:
         for number in range(first, last):
             data = case(target, number, seed, samples)
             written.write(f"{number} begins\n")
-            signal.alarm(SECONDS_A_CASE)  # ends the process, also where no Python runs
+            signal.alarm(seconds)  # ends the process, also where no Python runs
             outcome = _outcome(read, data, (UserError, CorruptImage))
             signal.alarm(0)
             if _peak() - before > MEMORY:

@@ -277,7 +277,7 @@ TARGETS: dict[str, tuple[Callable[[pathlib.Path], tuple[list[bytes], Reader]], f
     "npz": (npz, 1.0, False),
     "annotations": (annotations, 1.0, False),
     "metrics": (metrics, 1.0, False),
-    "position": (position, 0.5, False),
+    "position": (position, 0.2, False),
     "tfds_folder": (tfds_folder, 0.2, False),
     "torch_file": (torch_file, 1.0, True),
     "torch_variables": (torch_variables, 0.2, True),

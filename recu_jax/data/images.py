@@ -60,6 +60,8 @@ def decode(data: bytes, rows: int | None = None, reduce: int = 1) -> np.ndarray:
     header = jpeg_header(data)
     stated = image_sizes.stated_size(data) if header is None else (header.height, header.width)
     _check_size(stated, len(data))
+    if image_sizes.kind(data) == image_sizes.PNG and not image_sizes.png_is_whole(data):
+        raise CorruptImage("truncated or damaged: a PNG without its end")
     encoded = np.frombuffer(data, np.uint8)
     if rows is not None and header is not None:
         encoded = _first_rows(data, header, rows)

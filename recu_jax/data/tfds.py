@@ -5,6 +5,7 @@ import importlib.util
 import pathlib
 
 import numpy as np
+from absl import logging
 
 from recu_jax.data import array_records, images
 from recu_jax.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
@@ -66,6 +67,8 @@ def prepared_builder(name: str, data_dir: str | None = None):
 
     where = data_dir or "~/tensorflow_datasets"
     first, otherwise = _BY_HAND.get(name, ("", ""))
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)  # it warns of what is refused here in one line
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
@@ -75,6 +78,8 @@ def prepared_builder(name: str, data_dir: str | None = None):
         raise UserError(
             f"TFDS cannot read {name} in {where}: {reason}; copy the folder there again, or prepare it anew"
         ) from error
+    finally:
+        logging.set_verbosity(verbosity)
     if not builder.is_prepared():
         if importlib.util.find_spec("tensorflow") is None:
             raise UserError(

@@ -1,0 +1,38 @@
+"""Targets that fail at their fourth case as a reader must not: what shows that `cases` sees it."""
+
+import os
+import signal
+import time
+
+
+def _target(fail):
+    def target(folder):
+        numbers = iter(range(10**9))
+
+        def read(data):
+            if next(numbers) == 4:  # the first reads the sample
+                fail()
+
+        return [b"a sample of some bytes"], read
+
+    return target
+
+
+def _crash():
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def _undeclared():
+    raise KeyError("not declared")
+
+
+def _memory():
+    bytearray(64 << 30)
+
+
+TARGETS = {
+    "crashed": _target(_crash),
+    "hung": _target(lambda: time.sleep(600)),
+    "undeclared": _target(_undeclared),
+    "too much memory": _target(_memory),
+}
