@@ -52,7 +52,8 @@ def field(name, value, line, config="configs/digits.py", **others):
     """A row of one field of the config, and of `others` that it does not go with."""
     given = [f"--config.{k}={v}" for k, v in {name: value, **others}.items()]
     what = ", ".join(f"{k}={v}" for k, v in {name: value, **others}.items())
-    return the_command(f"config.{what}", line, *given, config=config)
+    where = "" if config == "configs/digits.py" else f" in {config}"
+    return the_command(f"config.{what}{where}", line, *given, config=config)
 
 
 def config_file(wrong, line, make):
