@@ -1,7 +1,6 @@
 """The files of `bad_input`: each function makes one in the folder that it is given, and returns its path."""
 
 import io
-import json
 import pathlib
 import pickle
 import zipfile
@@ -165,16 +164,6 @@ def remove_shards(version):
 
 def cut_info(version):
     cut(version / "dataset_info.json")
-
-
-def fewer_classes(version):
-    """Damage: the features say that there are two classes, and the records have more."""
-    path = version / "features.json"
-    features = json.loads(path.read_text())
-    features["featuresDict"]["features"]["label"]["classLabel"]["numClasses"] = "2"
-    path.write_text(json.dumps(features))
-    for names in version.glob("label.labels.txt"):
-        names.unlink()
 
 
 def workdir(folder, model="digits_resnet8", channels=1, conv="binary", classes=10):

@@ -219,7 +219,6 @@ DATA = [
         "cannot decode train image",
         lambda d: bad.tfds(d, damage=bad.overwrite_shards(b"\xff" * 64)),
     ),
-    tfds("TFDS: labels beyond the classes", "a record with the label", lambda d: bad.tfds(d, damage=bad.fewer_classes)),
     tfds(
         "ImageNet: files of records that are not there",
         "of split 'train'); copy it there, or prepare the data set again",

@@ -78,9 +78,11 @@ def prepared_builder(name: str, data_dir: str | None = None):
         raise UserError(
             f"TFDS cannot read {name} in {where}: {reason}; copy the folder there again, or prepare it anew"
         ) from error
+    else:
+        is_prepared = builder.is_prepared()
     finally:
         logging.set_verbosity(verbosity)
-    if not builder.is_prepared():
+    if not is_prepared:
         if importlib.util.find_spec("tensorflow") is None:
             raise UserError(
                 f"no {name} in {where}; to have TFDS {'' if first else 'download and '}prepare it there, once, "
