@@ -27,6 +27,7 @@ setup(
         # 0.10.2 returns wrong numbers on the CPU and crashes (jax issues 39103, 40412).
         "jax>=0.7.2,!=0.10.2",
         "jaxlib>=0.7.2,!=0.10.2",
+        "filelock",
         "flax>=0.11.2",
         "ml_collections",
         "numpy",

@@ -2,7 +2,7 @@
 
 from recu_jax import functional, layers, models, schedules
 from recu_jax.backend import set_xla_flags
-from recu_jax.errors import UserError
+from recu_jax.errors import RunFailed, UserError
 from recu_jax.functional import (
     approx_sign,
     binarize_activations,
@@ -33,6 +33,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BinaryConv",
     "BinaryDense",
+    "RunFailed",
     "UserError",
     "approx_sign",
     "binarize_activations",

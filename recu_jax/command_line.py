@@ -1,27 +1,30 @@
-"""What the commands share: each mistake is one line on stderr, `error: ...`, and exit status 2."""
+"""What the commands share: each mistake is one line on stderr, `error: ...`, and exit status 2; a failure is 3."""
 
 import argparse
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from recu_jax.errors import UserError
+from recu_jax.errors import RunFailed, UserError
 
 EXIT_USER_ERROR = 2
+EXIT_FAILED = 3
 
 
-def fail(message: object) -> NoReturn:
+def fail(message: object, status: int = EXIT_USER_ERROR) -> NoReturn:
     """Ends the process with one line, whatever a file's name or content puts into the message."""
     print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
-    sys.exit(EXIT_USER_ERROR)
+    sys.exit(status)
 
 
 def run(function: Callable[[], Any]) -> Any:
-    """`function()`, a UserError of which ends the process with its line."""
+    """`function()`, a UserError or RunFailed of which ends the process with its line."""
     try:
         return function()
     except UserError as error:
         fail(error)
+    except RunFailed as error:
+        fail(error, EXIT_FAILED)
 
 
 class ArgumentParser(argparse.ArgumentParser):

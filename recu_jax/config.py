@@ -14,8 +14,9 @@ from recu_jax.errors import UserError, unknown
 # Fields that a resumed run may change: they change neither parameters nor the data's order.
 FREE_ON_RESUME = frozenset({
     "data_dir", "num_workers", "eval_batch_size", "steps_per_dispatch", "checkpoint_every_epochs", "log_every_steps",
-    "tensorboard",
+    "tensorboard", "check_finite_every_steps", "data_timeout_seconds", "resume_on_other_devices",
 })  # fmt: skip
+_ON_OTHER_DEVICES = ", or set --config.resume_on_other_devices=True (batch norm per device then sees other batches)"
 # Fields that decide which variables a model has.
 MODEL_FIELDS = ("model", "dataset", "conv", "scale")
 
@@ -74,6 +75,13 @@ def base_config() -> ml_collections.ConfigDict:
     c.num_devices = ml_collections.config_dict.placeholder(int)
     c.global_batch_norm = False  # batch statistics over all devices; each its own is what the authors do
     c.steps_per_dispatch = ml_collections.config_dict.placeholder(int)
+    # Go on with another number of devices than before, though batch norm per device makes it another run.
+    c.resume_on_other_devices = False
+
+    # When to give up. A loss that is not finite is noticed this many steps later at most (or a dispatch later), an
+    # input worker that hangs after so many seconds without a batch.
+    c.check_finite_every_steps = 20
+    c.data_timeout_seconds = 300
 
     # What is kept and shown.
     c.checkpoint_every_epochs = 1
@@ -99,12 +107,14 @@ def check_resumable(saved: dict[str, Any], config: ml_collections.ConfigDict, wo
 
     Both have the number of devices that there are: per-device batch norm makes it a part of the method.
     """
-    free = FREE_ON_RESUME | ({"num_devices"} if config.global_batch_norm else set())
+    any_devices = config.global_batch_norm or config.resume_on_other_devices
+    free = FREE_ON_RESUME | ({"num_devices"} if any_devices else set())
     changed = {k for k in saved.keys() | config.keys() if saved.get(k) != plain(config).get(k)} - free
     if changed:
         what = ", ".join(f"{k} was {saved.get(k)!r} and is {plain(config).get(k)!r}" for k in sorted(changed))
         raise UserError(
             f"{workdir} holds a run of another config: {what}; give these fields their old values or another --workdir"
+            + (_ON_OTHER_DEVICES if changed == {"num_devices"} else "")
         )
 
 

@@ -44,6 +44,8 @@ RANGES = {
     "steps_per_dispatch": (1, None),
     "checkpoint_every_epochs": (1, None),
     "log_every_steps": (1, None),
+    "check_finite_every_steps": (1, None),
+    "data_timeout_seconds": (1, None),
 }
 _KINDS = {
     bool: ("True or False", lambda v: isinstance(v, bool)),

@@ -1,4 +1,4 @@
-"""The one exception a user may see: its message is shown alone, without a traceback."""
+"""The exceptions a user may see: their messages are shown alone, without a traceback."""
 
 import difflib
 import importlib.util
@@ -11,6 +11,14 @@ class UserError(ValueError):
 
     The message is one line that gives the value, the rule it breaks, and the way out. `recu_jax.main` prints it
     and exits with status 2; from Python it is a `ValueError` like any other.
+    """
+
+
+class RunFailed(RuntimeError):  # noqa: N818  (the field speaks of failed runs)
+    """What ended a run through no mistake in its input: a full disk, a loss that is not finite, a dead worker.
+
+    The message is one line that says what happened, what is kept, and the way out. `recu_jax.main` prints it and exits
+    with status 3.
     """
 
 

@@ -10,17 +10,23 @@ class Logbook:
     """Records of a run in its workdir.
 
     A resumed run redoes the epochs after its checkpoint; `start_epoch` is the first of them, and what an earlier
-    process wrote from there on (a half-written last line, too) is taken out.
+    process wrote from there on (a half-written last line, too) is taken out. Of several processes one `writes`; the
+    others keep `rows` alone.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, start_epoch: int = 1, tensorboard: bool = True):
+    def __init__(
+        self, workdir: str | pathlib.Path, start_epoch: int = 1, tensorboard: bool = True, writes: bool = True
+    ):
         workdir = pathlib.Path(workdir)
+        self._writes = writes
         self._path = workdir / "metrics.jsonl"
         self.rows = [row for row in read(self._path) if row["epoch"] < start_epoch]
+        self._events = None
+        if not writes:
+            return
         kept = workdir / "metrics.jsonl.kept"
         kept.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
         os.replace(kept, self._path)
-        self._events = None
         if tensorboard:
             from tensorboardX import SummaryWriter
 
@@ -31,6 +37,8 @@ class Logbook:
     def write(self, row: dict[str, Any]) -> None:
         """Appends one epoch's metrics; on the disk when it returns."""
         self.rows.append(row)
+        if not self._writes:
+            return
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()

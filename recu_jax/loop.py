@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 import shutil
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,14 +10,18 @@ import jax
 import ml_collections
 import numpy as np
 
-from recu_jax import data, pretrained
-from recu_jax.checkpoint import Checkpoints, any_saved, read_best
+from recu_jax import data, distributed, pretrained
+from recu_jax.checkpoint import Checkpoints, Damaged, Found, any_saved, newest_good, read_best, saved, set_aside
 from recu_jax.config import check_config, check_resumable, check_same_model, check_trained_here, plain
 from recu_jax.errors import UserError
-from recu_jax.feed import ResidentFeed, StreamFeed, make_feed
+from recu_jax.feed import Feed, make_feed
+from recu_jax.history import History
+from recu_jax.lock import WorkdirLock
 from recu_jax.logbook import Logbook
 from recu_jax.progress import Progress
 from recu_jax.recipe import Recipe, make_recipe
+from recu_jax.steps import Steps, check_finite
+from recu_jax.stopping import StopRequests
 from recu_jax.train import TrainState, replicate, state_shapes
 
 
@@ -36,7 +39,7 @@ class Run:
     """What both training and evaluation need."""
 
     devices: Sequence[jax.Device]
-    feed: ResidentFeed | StreamFeed
+    feed: Feed
     recipe: Recipe
 
 
@@ -49,10 +52,11 @@ def _prepare(config: ml_collections.ConfigDict) -> Run:
 
 
 def _devices(config):
-    devices = jax.local_devices()
+    devices = distributed.all_devices()
     count = config.num_devices or len(devices)
-    if count > len(devices):
-        raise UserError(f"config.num_devices is {count}; this machine has {len(devices)}")
+    if count > len(devices) or (distributed.several() and count < len(devices)):
+        whose = "the processes of this run have" if distributed.several() else "this machine has"
+        raise UserError(f"config.num_devices is {count}; {whose} {len(devices)}")
     for field in ("batch_size", "eval_batch_size"):
         if config[field] % count:
             raise UserError(
@@ -63,113 +67,133 @@ def _devices(config):
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Result:
-    """Trains to the last epoch, from the newest checkpoint in `workdir` if there is one.
+    """Trains to the last epoch, from the newest good checkpoint in `workdir` if there are any.
 
     A run that was stopped at any moment and continued ends with bitwise the same parameters as one never stopped:
     the order of the data, augmentation, tau and learning rate are functions of the seed and the step.
 
     Args:
       config: as `base_config` makes it.
-      workdir: folder for checkpoints, metrics.jsonl and TensorBoard events; made where missing.
+      workdir: folder for checkpoints, metrics.jsonl and TensorBoard events; made where missing. Several processes must
+        be given one that all of them see.
 
     Raises:
-      UserError: a field breaks its rule, the data set is not there, or the workdir holds a run of another config.
+      UserError: a field breaks its rule, the data set is not there, the workdir is in use or holds a run of another
+        config, or all its checkpoints are damaged.
+      RunFailed: a loss that is not finite, a full disk, an input worker that is gone or hangs.
+      Stopped: SIGINT, SIGTERM, SIGUSR1 or a preemption notice; the step at hand is done and saved.
     """
-    run = _prepare(config)
-    config = config.copy_and_resolve_references()
-    config.num_devices = len(run.devices)
-    # Read before the workdir is made, so that nothing is left behind where one of them is not there.
-    teacher = pretrained.teacher_variables(config, run.recipe, run.feed.image_shape)
-    fresh = None if any_saved(workdir) else pretrained.first_state(config, run.recipe, run.feed.image_shape)
-    was_there = pathlib.Path(workdir).exists()
-    try:
-        pathlib.Path(workdir).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{workdir} cannot be made: {error.strerror}; give another --workdir") from error
-    try:
-        with Checkpoints(workdir) as checkpoints:
-            return _train(config, pathlib.Path(workdir), run, checkpoints, teacher, fresh)
-    except UserError:
-        if not was_there and not any_saved(workdir):  # a record that cannot be read, before anything was kept
-            shutil.rmtree(workdir, ignore_errors=True)
-        raise
-    finally:
-        run.feed.close()
+    with StopRequests() as stop:
+        run = _prepare(config)
+        config = config.copy_and_resolve_references()
+        config.num_devices = len(run.devices)
+        _check_fits(config, workdir)
+        # Read before the workdir is made, so that nothing is left behind where one of them is not there.
+        teacher = pretrained.teacher_variables(config, run.recipe, run.feed.image_shape)
+        fresh = None if any_saved(workdir) else pretrained.first_state(config, run.recipe, run.feed.image_shape)
+        lock, was_there = WorkdirLock(workdir), pathlib.Path(workdir).exists()
+        distributed.from_main(lock.acquire)
+        try:
+            return _train(config, pathlib.Path(workdir), run, teacher, fresh, stop)
+        except UserError:
+            # A record that cannot be read, say, before anything was kept.
+            if distributed.is_main() and not was_there and not any_saved(workdir):
+                shutil.rmtree(workdir, ignore_errors=True)
+            raise
+        finally:
+            run.feed.close()
+            lock.release()
 
 
-def _train(config, workdir, run, checkpoints, teacher, fresh) -> Result:
-    recipe, devices, feed = run.recipe, run.devices, run.feed
-    begun = checkpoints.latest()
-    if begun is not None:
-        record = checkpoints.record(begun)
-        check_trained_here(record, str(workdir))
-        check_resumable(record["config"], config, str(workdir))
-        state = checkpoints.restore(begun, state_shapes(recipe, feed.image_shape))
-    else:
-        state = fresh or pretrained.first_state(config, recipe, feed.image_shape)
-    teacher = replicate(teacher, devices)
-    done = int(state.step) // feed.steps_per_epoch
-    if done:
-        print(f"resuming {workdir} after epoch {done} of {config.epochs} (step {int(state.step)})", flush=True)
-    logbook = Logbook(workdir, done + 1, config.tensorboard)
-    state = replicate(state, devices)
-    if done < config.epochs:
-        feed.start(int(done * feed.steps_per_epoch))
+def _train(config, workdir, run, teacher, fresh, stop) -> Result:
+    recipe, feed = run.recipe, run.feed
+    found = _newest(config, workdir, run)
+    state = found.state if found else fresh or pretrained.first_state(config, recipe, feed.image_shape)
+    unfinished = found.record.get("unfinished_epoch") if found else None
+    first_epoch = unfinished["epoch"] - 1 if unfinished else int(state.step) // feed.steps_per_epoch
+    history = History(unfinished)
+    _say_where(config, workdir, found, first_epoch, history)
+
+    logbook = Logbook(workdir, first_epoch + 1, config.tensorboard, writes=distributed.is_main())
+    progress = Progress(
+        config.epochs, feed.steps_per_epoch, config.batch_size, config.log_every_steps, silent=not distributed.is_main()
+    )
+    state, teacher = replicate(state, run.devices), replicate(teacher, run.devices)
+    if first_epoch < config.epochs:
+        feed.start(first_epoch * feed.steps_per_epoch + history.steps)
     evaluate_state = feed.evaluator(recipe)
-    step = feed.step(recipe)
-    progress = Progress(config.epochs, feed.steps_per_epoch, config.batch_size, config.log_every_steps)
-
-    for epoch in range(done, config.epochs):
-        progress.start_epoch(epoch + 1)
-        state, train_metrics = _train_epoch(config, feed, step, state, teacher, epoch, progress)
-        first_step = epoch * feed.steps_per_epoch
-        row = {
-            "epoch": epoch + 1,
-            "step": first_step + feed.steps_per_epoch,
-            **train_metrics,
-            **evaluate_state(state),
-            "learning_rate": float(recipe.learning_rate(first_step)),
-            "tau": float(recipe.tau(first_step)),
-        }
-        logbook.write(row)
-        if (epoch + 1) % config.checkpoint_every_epochs == 0 or epoch + 1 == config.epochs:
-            checkpoints.save(state, plain(config), row)
-        progress.end_epoch(row)
-    logbook.close()
-    checkpoints.wait()
-    final = checkpoints.record(checkpoints.latest())["metrics"]
-    best = checkpoints.record(checkpoints.best())["metrics"]
-    return Result(final, best, jax.device_get(state))
+    with Checkpoints(workdir) as checkpoints:
+        steps = Steps(config, recipe, feed, feed.step(recipe), teacher, stop, checkpoints.check, progress, workdir)
+        for epoch in range(first_epoch, config.epochs):
+            progress.start_epoch(epoch + 1, history.steps)
+            state, trained = steps.run(state, epoch, history)
+            tested = evaluate_state(state, stop.due_between_steps) if trained else None
+            if tested is None:
+                _save(checkpoints, state, config, {"epoch": epoch + 1}, {"epoch": epoch + 1, **history.as_json()})
+                checkpoints.wait()
+                raise stop.stopped
+            row = _row(recipe, epoch, feed.steps_per_epoch, trained, tested)
+            logbook.write(row)
+            if (epoch + 1) % config.checkpoint_every_epochs == 0 or epoch + 1 == config.epochs:
+                _save(checkpoints, state, config, row)
+            progress.end_epoch(row)
+            history = History()
+        logbook.close()
+    rows = logbook.rows or [found.record["metrics"]]
+    best = max(rows, key=lambda row: (row["test_top1"], row["epoch"]))
+    return Result(rows[-1], best, jax.device_get(state))
 
 
-def _train_epoch(config, feed, step, state, teacher, epoch, progress):
-    done, metrics, history, began, timed_steps = 0, None, [], None, 0
-    first_step, epoch_began = epoch * feed.steps_per_epoch, time.monotonic()
-    while done < feed.steps_per_epoch:
-        steps, arguments = feed.take(first_step + done, previous=metrics)
-        state, metrics = step(state, teacher, *arguments)
-        history.append(metrics)
-        done += steps
-        if began is None:
-            # The rate leaves out the first dispatch, in which the step is compiled.
-            jax.block_until_ready(metrics)
-            began = time.monotonic()
-        else:
-            timed_steps += steps
-        if progress.due(steps):
-            progress.advance(steps, float(metrics["loss"][-1]), float(metrics["top1"][-1]))
-        else:
-            progress.advance(steps)
-    history = jax.device_get(history)
-    ended = time.monotonic()
-    rate = timed_steps * config.batch_size / (ended - began) if timed_steps else 0.0
-    means = {k: float(np.concatenate([m[k] for m in history]).mean(dtype=np.float64)) for k in ("loss", "top1")}
-    return state, {
-        "train_loss": means["loss"],
-        "train_top1": means["top1"],
-        "images_per_second": rate,
-        **feed.epoch_metrics(ended - epoch_began),
+def _check_fits(config, workdir):
+    """Raises UserError, before anything is changed, if the newest checkpoint that is readable is of another run."""
+    for checkpoint in reversed(saved(workdir)):
+        try:
+            return _check_record(checkpoint.record, config, workdir)
+        except Damaged:
+            continue
+
+
+def _check_record(record, config, workdir):
+    check_trained_here(record, str(workdir))
+    check_resumable(record["config"], config, str(workdir))
+
+
+def _newest(config, workdir, run) -> Found | None:
+    """Where the run goes on; damaged checkpoints are out of the way then."""
+
+    def check(record):
+        _check_record(record, config, workdir)
+
+    found = newest_good(workdir, check, state_shapes(run.recipe, run.feed.image_shape))
+    distributed.agree(f"the newest checkpoint in {workdir} (its step; -1: none)", found.step if found else -1)
+    if found and distributed.is_main():
+        set_aside(found)
+    distributed.barrier("damaged checkpoints are out of the way")
+    return found
+
+
+def _say_where(config, workdir, found, epoch, history):
+    if found and distributed.is_main():
+        within = f" and {history.steps} steps" if history.steps else ""
+        print(f"resuming {workdir} after epoch {epoch}{within} of {config.epochs} (step {found.step})", flush=True)
+
+
+def _row(recipe, epoch, steps_per_epoch, trained, tested):
+    first_step = epoch * steps_per_epoch
+    return {
+        "epoch": epoch + 1,
+        "step": first_step + steps_per_epoch,
+        **trained,
+        **tested,
+        "learning_rate": float(recipe.learning_rate(first_step)),
+        "tau": float(recipe.tau(first_step)),
     }
+
+
+def _save(checkpoints, state, config, metrics, unfinished_epoch=None):
+    state = jax.device_get(state)
+    check_finite(state)
+    checkpoints.save(state, plain(config), metrics, unfinished_epoch)
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -179,7 +203,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> 
       `epoch`, `test_loss`, `test_top1`, `test_top5` (percent), `test_images` (how many were counted).
 
     Raises:
-      UserError: as `train`, or there is no checkpoint in `workdir`, or it is of another model.
+      UserError: as `train`, or there is no checkpoint in `workdir`, or it is damaged or of another model.
     """
     check_config(config)
     _, record, variables = read_best(workdir)

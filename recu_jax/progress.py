@@ -10,10 +10,14 @@ class Progress:
     """Progress over all epochs of a run.
 
     On a terminal one bar an epoch with loss, top-1, rate and time left of the epoch; elsewhere a line every
-    `log_every_steps` steps. Both are followed by the epoch's result, with the time left of the run.
+    `log_every_steps` steps. `silent` shows nothing. Both are followed by the epoch's result, with the time left of
+    the run.
     """
 
-    def __init__(self, total_epochs: int, steps_per_epoch: int, batch_size: int, log_every_steps: int):
+    def __init__(
+        self, total_epochs: int, steps_per_epoch: int, batch_size: int, log_every_steps: int, silent: bool = False
+    ):
+        self._silent = silent
         self._total_epochs = total_epochs
         self._steps_per_epoch = steps_per_epoch
         self._batch_size = batch_size
@@ -23,14 +27,14 @@ class Progress:
         self._epochs_done = 0
         self._began = time.monotonic()
 
-    def start_epoch(self, epoch: int) -> None:
-        """Called before the first step of `epoch`, counted from 1."""
-        self._epoch, self._step, self._shown = epoch, 0, 0
+    def start_epoch(self, epoch: int, done: int = 0) -> None:
+        """Called before the first step of `epoch`, counted from 1, of which an earlier process did `done` steps."""
+        self._epoch, self._first, self._step, self._shown = epoch, done, done, done
         self._epoch_began = time.monotonic()
-        if self._terminal:
+        if self._terminal and not self._silent:
             self._bar = tqdm(
                 total=self._steps_per_epoch * self._batch_size, desc=f"epoch {epoch}/{self._total_epochs}", unit="img",
-                leave=False, dynamic_ncols=True,
+                initial=done * self._batch_size, leave=False, dynamic_ncols=True,
             )  # fmt: skip
 
     def due(self, steps: int) -> bool:
@@ -48,9 +52,11 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {loss:.3f}, top-1 {top1:.1f}%")
             return
+        if self._silent:
+            return
         seconds = time.monotonic() - self._epoch_began
-        rate = self._step * self._batch_size / seconds
-        left = (self._steps_per_epoch - self._step) * seconds / self._step
+        rate = (self._step - self._first) * self._batch_size / seconds
+        left = (self._steps_per_epoch - self._step) * self._batch_size / rate
         print(
             f"epoch {self._epoch}/{self._total_epochs}, step {self._step}/{self._steps_per_epoch}: loss {loss:.3f}, "
             f"top-1 {top1:.1f}%, {rate:.0f} images/s, {_clock(left)} left in this epoch",
@@ -62,6 +68,8 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+        if self._silent:
+            return
         self._epochs_done += 1
         mean = (time.monotonic() - self._began) / self._epochs_done
         left = (self._total_epochs - row["epoch"]) * mean

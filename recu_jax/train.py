@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from jax import lax
 
+from recu_jax import distributed
 from recu_jax.data import augment
 from recu_jax.losses import cross_entropy, distillation
 from recu_jax.recipe import AXIS, Recipe
@@ -186,8 +187,9 @@ def parallel(function: Callable, devices: Sequence[jax.Device], mapped: Sequence
 
     Args:
       function: what one device does; its results must be the same on all of them.
-      devices: where it runs.
-      mapped: for each argument, whether it has a leading axis with one entry a device; others are the same on all.
+      devices: where it runs, those of other processes, which make the same call, among them.
+      mapped: for each argument, whether it has a leading axis with one entry for each device of this process; others
+        are the same on all.
       donate: whether the first argument's memory is given to the results.
     """
     return jax.pmap(
@@ -202,12 +204,15 @@ def parallel(function: Callable, devices: Sequence[jax.Device], mapped: Sequence
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """`tree` on every device, in the form in which `parallel` functions take and return it without a copy."""
+    if not jax.tree.leaves(tree):  # which pmap does not take from several processes
+        return tree
     copy = parallel(lambda tree, _: tree, devices, mapped=(False, True), donate=False)
-    return copy(tree, jnp.zeros(len(devices)))
+    return copy(tree, np.zeros(len(distributed.local(devices)), np.float32))
 
 
 def place(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """Host arrays of (batch, ...) on their way to `devices`, as (devices, batch / devices, ...): each its part."""
+    """Host arrays of (batch, ...) on their way to this process's `devices`, (devices, batch / devices, ...)."""
+    devices = distributed.local(devices)
     mesh = jax.sharding.Mesh(np.asarray(devices), (AXIS,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
     parts = jax.tree.map(lambda a: a.reshape(len(devices), -1, *a.shape[1:]), tree)

@@ -25,6 +25,7 @@ class Code:
 
 def text(folder, name="notes.txt", content="no data at all\n" * 30):
     path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
 
@@ -184,8 +185,18 @@ def workdir(folder, model="digits_resnet8", channels=1, conv="binary", classes=1
     return folder / "imported"
 
 
+def damaged(folder):
+    """A workdir whose one checkpoint has half a record."""
+    path = workdir(folder)
+    (path / "lock").touch()  # which every run leaves
+    cut(path / "checkpoints" / "0" / "record" / "metadata")
+    return path
+
+
 def empty_run(folder, *parts):
     """A folder that has the form of a workdir and no checkpoint."""
+    (folder / "run_before").mkdir()
+    (folder / "run_before" / "lock").touch()
     (folder / "run_before" / "checkpoints").joinpath(*parts).mkdir(parents=True)
     return folder / "run_before"
 

@@ -26,14 +26,19 @@ COMMAND = [
     the_command("nothing for a number", "--config.epochs=: invalid literal", "--config.epochs="),
     the_command("a word for yes or no", "Non-boolean argument", "--config.flip=maybe"),
     the_command("a tuple that is not closed", "lr_milestones=(3,1: Error while parsing", "--config.lr_milestones=(3,1"),
-    Row("a workdir that is a file", "DIR/notes.txt cannot be made: File exists; give another --workdir",
+    Row("a workdir that is a file", "DIR/notes.txt cannot be made or written to: File exists; give another --workdir",
         lambda d: ["--config=configs/digits.py", f"--workdir={bad.text(d)}"]),
-    Row("a workdir below a file", "cannot be made: Not a directory",
+    Row("a workdir below a file", "cannot be made or written to: Not a directory",
         lambda d: ["--config=configs/digits.py", f"--workdir={bad.text(d)}/run"]),
     Row("a batch that does not divide over the devices",
         "config.batch_size is 66, which does not divide over 4 devices; use a multiple of 4, or set config.num_devices",
         lambda d: ["--config=configs/digits.py", "--config.batch_size=66", f"--workdir={d / 'run'}"],
         environment=(("XLA_FLAGS", "--xla_force_host_platform_device_count=4"),)),
+    the_command("several processes and no address",
+        "the processes of this run do not find each other", "--distributed"),
+    Row("a number of processes that is none", "JAX_NUM_PROCESSES is 'two'; it must be a whole number",
+        lambda d: ["--config=configs/digits.py", f"--workdir={d / 'run'}"],
+        environment=(("JAX_COORDINATOR_ADDRESS", "localhost:1"), ("JAX_NUM_PROCESSES", "two"))),
 ]  # fmt: skip
 
 CONFIG_FILES = [
@@ -272,7 +277,7 @@ RUNS = [
     Row("evaluation of a file", "notes.txt holds no checkpoints", lambda d: bad.evaluation(bad.text(d))),
     Row(
         "evaluation of a run without a checkpoint",
-        "holds no complete checkpoint; train at least one epoch first",
+        "holds no checkpoint of a whole epoch; train at least one epoch first",
         lambda d: bad.evaluation(bad.empty_run(d)),
     ),
     Row(
@@ -295,7 +300,27 @@ RUNS = [
         "holds weights imported from ones.pth.tar, not a run; train in another --workdir",
         lambda d: ["--config=configs/digits.py", f"--workdir={bad.workdir(d)}"],
     ),
-    source("init_from a run without a checkpoint", "holds no complete checkpoint", bad.empty_run, "init_from"),
+    Row(
+        "training where the only checkpoint is damaged",
+        "the only checkpoint in DIR/imported/checkpoints is damaged (step 0: its record cannot be read",
+        lambda d: ["--config=configs/digits.py", f"--workdir={bad.damaged(d)}"],
+    ),
+    Row(
+        "evaluation of a damaged checkpoint",
+        "DIR/imported/checkpoints/0 is damaged: its record cannot be read",
+        lambda d: bad.evaluation(bad.damaged(d)),
+    ),
+    Row(
+        "training where a checkpoint is an empty folder",
+        "the only checkpoint in DIR/run_before/checkpoints is damaged (step 7: metadata is missing from its record",
+        lambda d: ["--config=configs/digits.py", f"--workdir={bad.empty_run(d, '7')}"],
+    ),
+    Row(
+        "training where the folder of checkpoints is a file",
+        "DIR/run/checkpoints is a file; it must be the folder of checkpoints",
+        lambda d: ["--config=configs/digits.py", f"--workdir={bad.text(d, 'run/checkpoints').parent}"],
+    ),
+    source("init_from a run without a checkpoint", "holds no checkpoint of a whole epoch", bad.empty_run, "init_from"),
     source(
         "init_from a run of another model",
         "holds a run of model 'cifar_resnet20'; it must be 'digits_resnet8'",
@@ -318,7 +343,7 @@ RUNS = [
     source("a teacher that is a text", "and is not loaded: only tensors", bad.text, "teacher", needs=("torch",)),
     Row(
         "export of a run without a checkpoint",
-        "holds no complete checkpoint",
+        "holds no checkpoint of a whole epoch",
         lambda d: [bad.empty_run(d), d / "x.pth"],
         "torch_export",
     ),

@@ -47,5 +47,8 @@ def test_train_evaluate_and_refuse_another_config(tmp_path):
     assert "learning_rate was 0.1 and is 0.2" in other.stderr and len(other.stderr.splitlines()) == 1
     wider = run(*common, XLA_FLAGS="--xla_force_host_platform_device_count=4")
     assert wider.returncode == 2 and "num_devices was 1 and is 4" in wider.stderr
+    assert "or set --config.resume_on_other_devices=True" in wider.stderr and len(wider.stderr.splitlines()) == 1
+    wider = run(*common, "--config.resume_on_other_devices=True", XLA_FLAGS="--xla_force_host_platform_device_count=4")
+    assert wider.returncode == 0, wider.stderr
     same = run(*common, **cache)
     assert same.stdout.splitlines()[-1] == trained.stdout.splitlines()[-1]

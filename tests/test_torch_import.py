@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import pickle
+import resource
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from recu_jax import UserError, create_model, loop, torch_export, torch_import
-from recu_jax.checkpoint import Checkpoints, read_best
+from recu_jax.checkpoint import read_best
 from recu_jax.config import base_config
 from recu_jax.data.augment import normalize
 from recu_jax.data.dataset import IMAGENET_MEAN, IMAGENET_STD
@@ -172,18 +173,21 @@ def test_mistakes_get_one_line_and_leave_nothing(tmp_path, refusal):
     assert "cannot be written to" in line and short.is_file()
 
 
-def test_an_import_that_fails_half_way_leaves_nothing(tmp_path, monkeypatch):
-    def full(self, variables, record):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Checkpoints, "save_variables", full)
-    with pytest.raises(UserError, match="No space left on device"):
-        torch_import.import_file(OFFICIAL, "cifar_resnet20", tmp_path / "w")
-    assert not (tmp_path / "w").exists()
-    (tmp_path / "w").mkdir()
-    with pytest.raises(UserError, match="No space left on device"):
-        torch_import.import_file(OFFICIAL, "cifar_resnet20", tmp_path / "w")
-    assert list((tmp_path / "w").iterdir()) == []
+# TensorStore tells the writers that were given up that they failed too.
+@pytest.mark.filterwarnings("ignore:Exception ignored:pytest.PytestUnraisableExceptionWarning")
+def test_an_import_that_fails_half_way_leaves_nothing(tmp_path):
+    """The system refuses to write more than a few bytes into a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for there in (False, True):
+        if there:
+            (tmp_path / "w").mkdir()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+        try:
+            with pytest.raises(UserError, match="w cannot be written to: File too large; give another --workdir"):
+                torch_import.import_file(OFFICIAL, "cifar_resnet20", tmp_path / "w")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert list((tmp_path / "w").iterdir()) == [] if there else not (tmp_path / "w").exists()
 
 
 def test_other_files_that_are_refused(tmp_path, official):

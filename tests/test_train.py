@@ -13,7 +13,8 @@ from recu_jax import train
 from recu_jax.config import base_config
 from recu_jax.data import Dataset
 from recu_jax.data.order import eval_order, train_order
-from recu_jax.feed import ResidentFeed, split_over_devices
+from recu_jax.feed import ResidentFeed
+from recu_jax.feed.shares import split_over_devices
 from recu_jax.recipe import make_recipe
 
 DEVICES = jax.local_devices()

@@ -1,0 +1,76 @@
+"""Training runs as real processes: started, watched, and compared bit for bit. For the experiments and the tests."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+# What differs between two runs with the same result.
+NOT_COMPARED = {"images_per_second", "data_wait"}
+
+
+def start(
+    arguments: list[str],
+    workdir: pathlib.Path,
+    cache: pathlib.Path | None = None,
+    environment: dict[str, str] | None = None,
+    prefix: Sequence[str] = (),
+    log: pathlib.Path | None = None,
+) -> subprocess.Popen:
+    """Starts `python -m recu_jax.main`; its output is appended to WORKDIR.log.
+
+    Args:
+      arguments: of the command, without --workdir.
+      workdir: of the run.
+      cache: folder for compiled programs, so that a restart takes seconds.
+      environment: added to this process's.
+      prefix: of the command, such as `taskset -c 0`.
+      log: where its output goes instead.
+    """
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    if cache is not None:
+        env |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    command = [*prefix, sys.executable, "-m", "recu_jax.main", *arguments, f"--workdir={workdir}"]
+    with open(log or log_path(workdir), "ab") as opened:
+        return subprocess.Popen(
+            command, cwd=REPOSITORY, env=env | (environment or {}), stdout=opened, stderr=subprocess.STDOUT
+        )
+
+
+def log_path(workdir: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(f"{workdir}.log")
+
+
+def log(workdir: pathlib.Path) -> str:
+    """What the runs in `workdir` have printed so far."""
+    path = log_path(workdir)
+    return path.read_text(errors="replace") if path.exists() else ""
+
+
+def rows(workdir: pathlib.Path) -> list[dict]:
+    """Rows of metrics.jsonl, without what differs between two runs with the same result."""
+    path = pathlib.Path(workdir) / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [{k: v for k, v in json.loads(line).items() if k not in NOT_COMPARED} for line in lines]
+
+
+def final_state(workdir: pathlib.Path) -> dict[str, np.ndarray]:
+    """Leaves of the newest checkpoint's state by path."""
+    import jax
+
+    from recu_jax.checkpoint import saved
+
+    state = saved(workdir)[-1].state()
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def differences(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> list[str]:
+    """Paths at which two states differ in any bit."""
+    return sorted(
+        path for path in a.keys() | b.keys() if path not in a or path not in b or a[path].tobytes() != b[path].tobytes()
+    )

@@ -1,0 +1,81 @@
+"""The way back of a run: its newest checkpoint that is what was written."""
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from recu_jax.checkpoint.reading import Damaged, Saved, saved
+from recu_jax.errors import UserError
+
+ASIDE = "damaged_checkpoints"
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """Where a run goes on.
+
+    Attributes:
+      step: of the checkpoint.
+      record, state: what it holds, the state as NumPy arrays.
+      damaged: other checkpoints that are not what was written, and why.
+    """
+
+    step: int
+    record: dict[str, Any]
+    state: Any
+    damaged: Sequence[tuple[Saved, Damaged]]
+
+
+def newest_good(workdir: str | pathlib.Path, check: Callable[[dict[str, Any]], None], like: Any) -> Found | None:
+    """The newest good checkpoint of a run; None if there are no checkpoints at all.
+
+    Args:
+      workdir: of the run.
+      check: called with a checkpoint's record before its state is read; raises what it will.
+      like: arrays or shapes of the state.
+
+    Raises:
+      UserError: there are checkpoints and all are damaged. They stay where they are, so that the next start cannot
+        take the workdir for a new one.
+    """
+    good, damaged = None, []
+    for checkpoint in reversed(saved(workdir)):
+        try:
+            record = checkpoint.record
+            if good is None:
+                check(record)
+                good = (checkpoint.step, record, checkpoint.state(like))
+        except Damaged as reason:
+            damaged.append((checkpoint, reason))
+    if good is not None:
+        return Found(*good, damaged)
+    if not damaged:
+        return None
+    checkpoint, reason = damaged[0]
+    many = len(damaged) > 1
+    raise UserError(
+        f"{f'all {len(damaged)} checkpoints' if many else 'the only checkpoint'} in {checkpoint.folder.parent} "
+        f"{'are' if many else 'is'} damaged (step {checkpoint.step}: {reason}); bring one back from a copy, or give "
+        "another --workdir to train anew"
+    )
+
+
+def set_aside(found: Found) -> None:
+    """Moves damaged checkpoints to `<workdir>/damaged_checkpoints`, as their steps will be saved anew.
+
+    Each is named on stderr.
+    """
+    for checkpoint, reason in found.damaged:
+        aside = checkpoint.folder.parents[1] / ASIDE
+        aside.mkdir(exist_ok=True)
+        names = (aside / (f"{checkpoint.step}.{i}" if i else f"{checkpoint.step}") for i in range(1 << 20))
+        target = next(name for name in names if not name.exists())
+        checkpoint.folder.rename(target)
+        print(
+            f"the checkpoint of step {checkpoint.step} is damaged: {reason}; moved to {target}, using that of step "
+            f"{found.step}",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,139 @@
+"""Checkpoints on the disk, read and checked one by one; nothing is written."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from recu_jax.checkpoint import digests
+from recu_jax.errors import UserError
+
+FOLDER = "checkpoints"
+METRIC = "test_top1"
+# What a model is made of; the rest of a state belongs to its training.
+COLLECTIONS = ("params", "batch_stats")
+
+
+class Damaged(Exception):  # noqa: N818  (a state of the file, from which a run finds its way back)
+    """A checkpoint that is not what was written; the message is the reason."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """The checkpoint of one step. What it gives is checked against its digests, where it has any (they came with 0.2).
+
+    Every method raises `Damaged` where something is missing, cannot be read, or is not what was written.
+    """
+
+    folder: pathlib.Path
+
+    @property
+    def step(self) -> int:
+        return int(self.folder.name)
+
+    @functools.cached_property
+    def record(self) -> dict[str, Any]:
+        """`config`, `metrics` and what else was written beside the state."""
+        with _damage("its record"):
+            record = json.loads((self.folder / "record" / "metadata").read_text())
+            ranked = json.loads((self.folder / "metrics" / "metrics").read_text())
+            said = record["metrics"][METRIC]
+        if digests.KEY in record and record[digests.KEY].get(digests.RECORD) != digests.of_record(record):
+            raise Damaged("its record is not what was written")
+        if ranked != {METRIC: said}:
+            raise Damaged("its metrics are not what was written")
+        return record
+
+    def state(self, like: Any = None) -> Any:
+        """The whole state, as NumPy arrays.
+
+        Args:
+          like: arrays or shapes of a state of the same structure, which the result takes; None gives nested dicts
+            and lists, unchecked.
+        """
+        template = None if like is None else jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), like)
+        with _damage("its arrays"), contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+            state = handler.restore(self.folder / "state", args=ocp.args.StandardRestore(template))
+        if like is not None:
+            self._check(
+                {name: getattr(state, name) for name in self.record.get(digests.KEY, {}) if hasattr(state, name)}
+            )
+        return state
+
+    def variables(self) -> dict[str, Any]:
+        """`{"params": ..., "batch_stats": ...}`, as NumPy arrays; nothing else is read."""
+        with _damage("its arrays"), contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+            there = handler.metadata(self.folder / "state").tree
+            wanted = {k: there[k] for k in COLLECTIONS if there.get(k)}
+            kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+            arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=kinds, partial_restore=True)
+            found = handler.restore(self.folder / "state", args=arguments)
+        variables = {k: found.get(k, {}) for k in COLLECTIONS}
+        self._check(variables)
+        return variables
+
+    def _check(self, parts):
+        written = self.record.get(digests.KEY, {})
+        for name, part in parts.items():
+            if name in written and digests.of_arrays(part) != written[name]:
+                raise Damaged(f"its {name} are not what was written")
+
+
+@contextlib.contextmanager
+def _damage(what: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise Damaged(f"{pathlib.Path(error.filename or 'a file').name} is missing from {what}") from error
+    except Exception as error:  # the readers meet damaged bytes with errors of many kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise Damaged(f"{what} cannot be read: {reason[:120]}") from error
+
+
+def saved(workdir: str | pathlib.Path) -> list[Saved]:
+    """All checkpoints in `workdir`, oldest first; what Orbax has not finished writing is none.
+
+    Raises:
+      UserError: there is something else in their place.
+    """
+    folder = pathlib.Path(workdir).absolute() / FOLDER
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; it must be the folder of checkpoints: move it away")
+    found = [Saved(f) for f in folder.glob("*") if f.name.isdecimal() and f.is_dir()]
+    return sorted(found, key=lambda s: s.step)
+
+
+def any_saved(workdir: str | pathlib.Path) -> bool:
+    """Whether there are checkpoints in `workdir`, good or not."""
+    return bool(saved(workdir))
+
+
+def read_best(workdir: str | pathlib.Path) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    """Step, record and variables of the best checkpoint in `workdir`, of a run or imported.
+
+    Raises:
+      UserError: there is none, or it, or another that might be it, is damaged.
+    """
+    if not (pathlib.Path(workdir) / FOLDER).is_dir():
+        raise UserError(f"{workdir} holds no checkpoints; train first, or give the --workdir of a run")
+    checkpoint = None
+    try:
+        ranked = []
+        for checkpoint in saved(workdir):
+            if not checkpoint.record.get("unfinished_epoch"):
+                ranked.append((checkpoint.record["metrics"][METRIC], checkpoint.step, checkpoint))
+        if not ranked:
+            raise UserError(f"{workdir} holds no checkpoint of a whole epoch; train at least one epoch first")
+        checkpoint = max(ranked)[-1]
+        return checkpoint.step, checkpoint.record, checkpoint.variables()
+    except Damaged as error:
+        raise UserError(
+            f"{checkpoint.folder} is damaged: {error}; if the others will do, move it out of {FOLDER}"
+        ) from error

@@ -1,0 +1,189 @@
+"""Checkpoints onto the disk: in the background, aside and renamed, the old ones kept until the new one is whole."""
+
+import contextlib
+import errno
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as managers
+
+from recu_jax import distributed
+from recu_jax.checkpoint import digests
+from recu_jax.checkpoint.reading import FOLDER, METRIC, saved
+from recu_jax.errors import RunFailed, UserError
+from recu_jax.train import TrainState
+
+# Ranks a checkpoint within an epoch, which has no test accuracy yet, below any whole epoch's.
+UNRANKED = -1.0
+
+
+class Checkpoints:
+    """The checkpoints in `<workdir>/checkpoints`: the newest two and the best by test top-1.
+
+    A checkpoint is named by its step and holds the state and a record. It is written aside and renamed when complete,
+    so that one that is there is whole. Saving goes on in the background; `close` waits for it. Arrays are written from
+    the host, so that any number of devices can read them. Every process of a run must make the same calls.
+
+    Raises (every method): RunFailed, where the disk is full or does not take what is written.
+    """
+
+    def __init__(self, workdir: str | pathlib.Path):
+        self._workdir = workdir
+        self._saving = None  # the step that is being written
+        # Not best_fn with max_to_keep: that deletes the newest checkpoint when it is not the best.
+        policy = managers.AnyPreservationPolicy(
+            [managers.LatestN(n=2), managers.BestN(get_metric_fn=lambda m: m[METRIC], n=1)]
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy,
+            best_fn=lambda m: m[METRIC],
+            enable_async_checkpointing=True,
+            # What a killed process left half-written.
+            cleanup_tmp_directories=True,
+        )
+        with self._failing():
+            self._manager = ocp.CheckpointManager(pathlib.Path(workdir).absolute() / FOLDER, options=options)
+
+    def save(
+        self,
+        state: TrainState,
+        config: dict[str, Any],
+        metrics: dict[str, Any],
+        unfinished_epoch: dict[str, Any] | None = None,
+    ) -> None:
+        """Saves `state`, of host arrays, under its step.
+
+        Args:
+          state: what the run is.
+          config: the run's.
+          metrics: of the epoch that ended.
+          unfinished_epoch: within an epoch, what is known of it so far; the checkpoint then counts as nobody's best.
+        """
+        record = {"config": config, "metrics": metrics}
+        if unfinished_epoch is not None:
+            record |= {"unfinished_epoch": unfinished_epoch, "metrics": {**metrics, METRIC: UNRANKED}}
+        parts = {name: getattr(state, name) for name in ("step", "params", "batch_stats", "opt_state")}
+        self._save(int(state.step), state, digests.signed(record, parts))
+
+    def save_variables(self, variables: Mapping[str, Any], record: dict[str, Any]) -> None:
+        """Saves the variables of a model that was not trained here, as step 0."""
+        state = {"step": np.zeros((), np.int32), **jax.device_get(dict(variables))}
+        self._save(0, state, digests.signed(record, state))
+
+    def _save(self, step, state, record):
+        self.wait()
+        self._saving = step
+        with self._failing():
+            if step in self._manager.all_steps():
+                # Of the same step within its epoch, when that was over but not evaluated.
+                self._manager.delete(step)
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)),
+                metrics={METRIC: record["metrics"][METRIC]},
+            )
+
+    def check(self) -> None:
+        """Raises RunFailed if a save in the background has failed; costs nothing, to be called now and then."""
+        # Not Orbax's check_for_errors: its own thread takes the error from there before.
+        if self._saving is not None and not self._manager.is_saving_in_progress():
+            self.wait()
+            self._saving = None
+
+    def wait(self) -> None:
+        """Waits until everything is written."""
+        with self._failing():
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits until everything is written, and ends the background threads."""
+        with self._failing():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore raise many kinds for a full disk
+            if distributed.several() and isinstance(error, jax.errors.JaxRuntimeError):
+                raise distributed.others_gone(error) from error
+            what = "checkpoints" if self._saving is None else f"the checkpoint of step {self._saving}"
+            left = [s.step for s in saved(self._workdir)]
+            kept = f"that of step {left[-1]} is whole" if left else "none was written before"
+            raise RunFailed(
+                f"{what} cannot be written to {self._workdir}: {_reason(error)}; {kept}; see to the disk, and run the "
+                "same command again"
+            ) from error
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        # To wait for others who may be gone, or not know that this one failed, could take forever.
+        if exception[0] is None or not distributed.several():
+            self.close()
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, wherever in the chain of errors it is; otherwise the last error's first words."""
+    chain, at = [], error
+    while at is not None and at not in chain:
+        chain.append(at)
+        at = at.__cause__ or at.__context__
+    for at in chain:
+        if isinstance(at, OSError) and at.errno is not None:
+            return os.strerror(at.errno)
+    said = " ".join(str(e) for e in chain)
+    known = (
+        os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+    )
+    words = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")[:120]
+    return next((text for text in known if text in said), words)
+
+
+def save_imported(workdir: str | pathlib.Path, variables: Mapping[str, Any], imported: dict[str, Any]) -> None:
+    """Makes `workdir` hold one checkpoint, of step 0, with variables that were trained elsewhere.
+
+    The record's config holds the fields that decide the variables alone, its metrics what the origin says of them.
+
+    Args:
+      workdir: made where missing; left as it was where anything fails.
+      variables: `{"params": ..., "batch_stats": ...}`.
+      imported: where they come from; `model`, `conv`, `epoch` and `best_prec1` (None where unknown) among it.
+
+    Raises:
+      UserError: `workdir` already holds checkpoints, or cannot be written to.
+    """
+    workdir = pathlib.Path(workdir).absolute()
+    target = workdir / FOLDER
+    if target.exists():
+        raise UserError(f"{workdir} already holds checkpoints; give another --workdir")
+    record = {
+        "config": {"model": imported["model"], "conv": imported["conv"], "scale": "learned"},
+        "metrics": {"epoch": imported["epoch"] or 0, METRIC: imported["best_prec1"] or 0.0},
+        "imported": imported,
+    }
+    aside = None
+    made = not workdir.exists()
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        # Written aside and renamed when complete.
+        aside = pathlib.Path(tempfile.mkdtemp(prefix=".importing-", dir=workdir))
+        with Checkpoints(aside) as checkpoints:
+            checkpoints.save_variables(variables, record)
+        (aside / FOLDER).rename(target)
+    except (OSError, RunFailed) as error:
+        raise UserError(f"{workdir} cannot be written to: {_reason(error)}; give another --workdir") from error
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+        if made and workdir.is_dir() and not any(workdir.iterdir()):
+            workdir.rmdir()
