@@ -3,7 +3,8 @@
 import pathlib
 import re
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "recu_jax" / "__init__.py").read_text()).group(1)
@@ -12,6 +13,25 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "recu_jax" / "__init__.py")
 TFDS = ["tensorflow-datasets>=4.9.9", "array_record", "importlib_resources", "opencv-python-headless>=4.12"]
 # Photographs that stay on disk: ImageNet of TFDS, Tiny-ImageNet, folders of images.
 PHOTOS = [*TFDS, "grain>=0.2.18", "pillow>=11.0"]
+
+KERNELS = pathlib.Path("recu_jax") / "deploy" / "csrc"
+
+
+class BuildKernels(build_ext):
+    """Builds the compiled kernels where that is possible; the package installs and works without them."""
+
+    def run(self):
+        try:
+            # XLA's headers come with jaxlib, which pyproject.toml asks for.
+            import jax.ffi
+
+            for extension in self.extensions:
+                # As a system's, so that warnings are about our code alone.
+                extension.extra_compile_args += ["-isystem", jax.ffi.include_dir()]
+            super().run()
+        except Exception as error:  # no compiler, a compiler that fails, no jax
+            print(f"recu_jax is installed without its compiled kernels ({error}); 1-bit models will run by XLA, slower")
+
 
 setup(
     name="recu_jax",
@@ -22,6 +42,17 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["recu_jax", "recu_jax.*"]),
     python_requires=">=3.11",
+    ext_modules=[
+        Extension(
+            "recu_jax.deploy._kernels",
+            sources=[str(KERNELS / name) for name in sorted(path.name for path in (ROOT / KERNELS).glob("*.cc"))],
+            depends=[str(KERNELS / path.name) for path in (ROOT / KERNELS).glob("*.h")],
+            # Multiply-adds are fused where the code says so, and nowhere else: signs hang on it.
+            extra_compile_args=["-std=c++17", "-O3", "-Wall", "-Wextra", "-ffp-contract=off"],
+            language="c++",
+        )
+    ],
+    cmdclass={"build_ext": BuildKernels},
     install_requires=[
         "absl-py",
         # 0.10.2 returns wrong numbers on the CPU and crashes (jax issues 39103, 40412).
@@ -33,6 +64,7 @@ setup(
         "numpy",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.12.4",
+        "safetensors>=0.4",
         "scikit-learn",
         "tensorboardX",
         "tqdm",
@@ -42,7 +74,10 @@ setup(
         "imagenet": PHOTOS,
         # Downloading and preparing the original archives needs TensorFlow, once.
         "prepare": [*PHOTOS, "tensorflow"],
-        "test": [*PHOTOS, "pytest", "pytest-xdist", "ruff"],
+        # jax.export writes and reads its artifacts with it.
+        "stablehlo": ["flatbuffers"],
+        "qonnx": ["qonnx"],
+        "test": [*PHOTOS, "flatbuffers", "pytest", "pytest-xdist", "ruff"],
         # Comparisons only. On Python 3.11 `torch==2.13.0` is to be had as a CPU build.
         "torch": ["torch>=2.4"],
     },

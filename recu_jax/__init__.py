@@ -1,62 +1,39 @@
-"""1-bit neural networks in JAX: ReCU (Xu et al., ICCV 2021) as pure functions, Flax layers, models, and training."""
+"""1-bit neural networks in JAX: ReCU (Xu et al., ICCV 2021) as pure functions, Flax layers, models, and training.
 
-from recu_jax import functional, layers, models, schedules
-from recu_jax.backend import set_xla_flags
-from recu_jax.errors import RunFailed, UserError
-from recu_jax.functional import (
-    approx_sign,
-    binarize_activations,
-    binarize_weights,
-    binary_conv,
-    binary_dense,
-    computed_alpha,
-    laplace_quantile,
-    laplace_scale,
-    latent_to_clamped,
-    normalize_sample,
-    recu,
-    sign,
-    standardize,
-    ste_sign,
-)
-from recu_jax.layers import BinaryConv, BinaryDense
-from recu_jax.models import create_model
-from recu_jax.schedules import (
-    cosine_learning_rate,
-    exponential_tau,
-    linear_learning_rate,
-    step_learning_rate,
-)
+What is public here is imported when it is first used, so that `recu_jax.deploy` does without Flax.
+"""
+
+import importlib
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "BinaryConv",
-    "BinaryDense",
-    "RunFailed",
-    "UserError",
-    "approx_sign",
-    "binarize_activations",
-    "binarize_weights",
-    "binary_conv",
-    "binary_dense",
-    "computed_alpha",
-    "cosine_learning_rate",
-    "create_model",
-    "exponential_tau",
-    "functional",
-    "laplace_quantile",
-    "laplace_scale",
-    "latent_to_clamped",
-    "layers",
-    "linear_learning_rate",
-    "models",
-    "normalize_sample",
-    "recu",
-    "schedules",
-    "set_xla_flags",
-    "sign",
-    "standardize",
-    "ste_sign",
-    "step_learning_rate",
-]
+_MODULES = ("deploy", "functional", "layers", "models", "schedules")
+_NAMES = {
+    "backend": ("set_xla_flags",),
+    "errors": ("RunFailed", "UserError"),
+    "functional": (
+        "approx_sign", "binarize_activations", "binarize_weights", "binary_conv", "binary_dense", "computed_alpha",
+        "laplace_quantile", "laplace_scale", "latent_to_clamped", "normalize_sample", "recu", "sign", "standardize",
+        "ste_sign",
+    ),
+    "layers": ("BinaryConv", "BinaryDense"),
+    "models": ("create_model",),
+    "schedules": ("cosine_learning_rate", "exponential_tau", "linear_learning_rate", "step_learning_rate"),
+}  # fmt: skip
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = sorted((*_MODULES, *_HOME))
+
+
+def __getattr__(name: str):
+    if name in _MODULES:
+        return importlib.import_module(f"recu_jax.{name}")
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"recu_jax.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'recu_jax' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted((*globals(), *__all__))

@@ -1,0 +1,216 @@
+#include "binary_conv.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "isa.h"
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "Packed arrays are 32-bit words to JAX and 64-bit words here: the byte order must be little endian."
+#endif
+
+namespace recu {
+namespace {
+
+// Items a thread should have, so that one that is held up leaves the others something to take over.
+constexpr int64_t kItemsPerThread = 8;
+
+// Some output pixels, with the words that each of them sees side by side.
+class Tile {
+ public:
+  Tile(const Geometry& g, int max_pixels)
+      : g_(g),
+        gathered_(new uint64_t[g.depth() * max_pixels]),
+        outside_(new int32_t[g.taps() * max_pixels]),
+        outside_count_(max_pixels) {}
+
+  // Fills gathered (depth, pixels) for the output pixels [first, last) of one group; taps outside the image see zeros.
+  void Gather(const uint64_t* x, int64_t group, int64_t first, int64_t last) {
+    pixels_ = last - first;
+    std::fill(outside_count_.begin(), outside_count_.end(), 0);
+    any_outside_ = false;
+    // Pixels of one row of the output at a time: whether a tap lies outside is then a matter of two bounds, and what
+    // it sees lies evenly spaced. With a test and a copy a pixel, gathering took half as long as counting (64 channels).
+    for (int64_t pixel = first; pixel < last;) {
+      const int64_t at = pixel % g_.out[2];
+      const int64_t count = std::min(g_.out[2] - at, last - pixel);
+      GatherRow(x, group, pixel / g_.out[2], at, count, pixel - first);
+      pixel += count;
+    }
+  }
+
+  const uint64_t* gathered() const { return gathered_.get(); }
+  int pixels() const { return static_cast<int>(pixels_); }
+
+  // Takes what the taps outside the image would have added off the sums (pixels, kBlock).
+  void CorrectBorder(const int32_t* tap_sums, int32_t* sums) const {
+    if (!any_outside_) return;
+    const int64_t taps = g_.taps();
+    for (int64_t p = 0; p < pixels_; ++p) {
+      int32_t* __restrict sum = sums + p * kBlock;
+      for (int64_t i = 0, count = outside_count_[p]; i < count; ++i) {
+        const int32_t* __restrict off = tap_sums + outside_[p * taps + i] * kBlock;
+        for (int c = 0; c < kBlock; ++c) sum[c] -= off[c];
+      }
+    }
+  }
+
+ private:
+  // `count` pixels of output row `row`, counted over batch and outer dimensions, from column `at` on.
+  void GatherRow(const uint64_t* x, int64_t group, int64_t row, int64_t at, int64_t count, int64_t into) {
+    // Local: of members the compiler must assume that what is gathered overwrites them. A quarter of the time of a
+    // layer of 64 channels.
+    const Geometry g = g_;
+    const int64_t words = g.words(), pixel_words = g.groups * words, stride = g.stride[2], pixels = pixels_;
+    const int64_t image = row / (g.out[0] * g.out[1]);
+    const int64_t out0 = row / g.out[1] % g.out[0], out1 = row % g.out[1];
+    uint64_t* __restrict target = gathered_.get() + into;
+    const uint64_t* __restrict source = x + group * words;
+    int32_t tap = 0;
+    for (int64_t k0 = 0; k0 < g.window[0]; ++k0) {
+      const int64_t in0 = out0 * g.stride[0] + k0 * g.dilation[0] - g.low[0];
+      for (int64_t k1 = 0; k1 < g.window[1]; ++k1) {
+        const int64_t in1 = out1 * g.stride[1] + k1 * g.dilation[1] - g.low[1];
+        const bool inside = 0 <= in0 && in0 < g.in[0] && 0 <= in1 && in1 < g.in[1];
+        const int64_t column = ((image * g.in[0] + in0) * g.in[1] + in1) * g.in[2];
+        for (int64_t k2 = 0; k2 < g.window[2]; ++k2, ++tap, target += words * pixels) {
+          // Column of the input that the first pixel sees; the next ones are `stride` further each.
+          const int64_t in2 = at * stride + k2 * g.dilation[2] - g.low[2];
+          int64_t from = 0, to = inside ? count : 0;
+          // Nearly always all of them see a pixel, which is known without a division.
+          if (inside && (in2 < 0 || in2 + (count - 1) * stride >= g.in[2])) {
+            from = in2 < 0 ? std::min((-in2 + stride - 1) / stride, count) : 0;
+            to = in2 >= g.in[2] ? 0 : std::min((g.in[2] - in2 + stride - 1) / stride, count);
+            to = std::max(from, to);
+          }
+          // Of pixels outside nothing may be read, nor a pointer made.
+          if (to > from) {
+            const uint64_t* seen = source + (column + in2 + from * stride) * pixel_words;
+            const int64_t step = stride * pixel_words;
+            if (words == 1) {
+              for (int64_t p = 0; p < to - from; ++p) target[from + p] = seen[p * step];
+            } else {
+              for (int64_t p = 0; p < to - from; ++p) {
+                for (int64_t w = 0; w < words; ++w) target[w * pixels + from + p] = seen[p * step + w];
+              }
+            }
+          }
+          for (int64_t p = 0; p < from; ++p) Outside(target + p, into + p, tap);
+          for (int64_t p = to; p < count; ++p) Outside(target + p, into + p, tap);
+        }
+      }
+    }
+  }
+
+  void Outside(uint64_t* target, int64_t pixel, int32_t tap) {
+    any_outside_ = true;
+    for (int64_t w = 0; w < g_.words(); ++w) target[w * pixels_] = 0;
+    outside_[pixel * g_.taps() + outside_count_[pixel]++] = tap;
+  }
+
+  const Geometry& g_;
+  int64_t pixels_ = 0;
+  std::unique_ptr<uint64_t[]> gathered_;
+  // Of each pixel, the taps that lie outside the image.
+  std::unique_ptr<int32_t[]> outside_;
+  std::vector<int64_t> outside_count_;
+  bool any_outside_ = false;
+};
+
+// Does what the epilogue says with the sums (pixels, kBlock) of output pixels from `first` on.
+void Finish(const Geometry& g, const Epilogue& epilogue, const Isa& isa, int64_t group, int64_t block, int64_t first,
+            int pixels, const int32_t* sums) {
+  const int64_t channel = block * kBlock;
+  const int features = static_cast<int>(std::min<int64_t>(kBlock, g.features - channel));
+  const int64_t all = g.output_features(), parts = g.output_words() * 4;
+  if (epilogue.sums != nullptr) {
+    int32_t* out = epilogue.sums->out + first * all + group * g.features + channel;
+    for (int p = 0; p < pixels; ++p, out += all, sums += kBlock) {
+      // Two calls, since the one of known size is a move.
+      if (features == kBlock) {
+        std::memcpy(out, sums, sizeof(int32_t) * kBlock);
+      } else {
+        std::memcpy(out, sums, sizeof(int32_t) * features);
+      }
+    }
+    return;
+  }
+  uint64_t* words = epilogue.affine != nullptr ? epilogue.affine->bits : epilogue.thresholds->bits;
+  // 16 channels are a part of a word that no other block writes to.
+  uint16_t* bits = reinterpret_cast<uint16_t*>(words) + first * parts + block;
+  if (epilogue.affine != nullptr) {
+    const Affine& a = *epilogue.affine;
+    isa.affine({sums, pixels, features, a.alpha + channel, a.mean + channel, a.factor + channel, a.bias + channel,
+                a.shortcut == nullptr ? nullptr : a.shortcut + first * all + channel, a.out + first * all + channel, all,
+                a.clamp, bits, parts});
+  } else {
+    const Thresholds& t = *epilogue.thresholds;
+    isa.thresholds({sums, pixels, features, t.threshold + channel, t.direction + channel, bits, parts});
+  }
+  if (block == g.blocks() - 1) {
+    for (int p = 0; p < pixels; ++p) std::fill(bits + p * parts + 1, bits + p * parts + parts - block, uint16_t{0});
+  }
+}
+
+}  // namespace
+
+void BinaryConv(const Geometry& g, const uint64_t* x, const Kernel& kernel, const Epilogue& epilogue, const Isa& isa,
+                const Workers& workers) {
+  const int64_t pixels = g.pixels(), blocks = g.blocks();
+  if (pixels == 0 || g.features == 0) return;
+  // Tiles of nearly the same size: of 49 pixels five of 9 or 10, not four of 12 and one of 1.
+  const int64_t tiles = (pixels + isa.max_pixels - 1) / isa.max_pixels;
+  const int64_t per_thread = workers.threads > 1 ? kItemsPerThread * workers.threads : 1;
+  // A tile's output channels are only shared out where there are too few tiles: each share gathers anew.
+  const int64_t shares = std::min(blocks, std::max<int64_t>(1, per_thread / (tiles * g.groups)));
+  const int32_t all_taps = static_cast<int32_t>(g.taps() * g.channels);
+
+  const auto item = [&](Tile& tile, int64_t index) {
+    const int64_t share = index % shares, at = index / shares % tiles, group = index / shares / tiles;
+    const int64_t first = at * pixels / tiles, last = (at + 1) * pixels / tiles;
+    tile.Gather(x, group, first, last);
+    alignas(64) int32_t sums[16 * kBlock];
+    for (int64_t block = share * blocks / shares; block < (share + 1) * blocks / shares; ++block) {
+      const int64_t panel = group * blocks + block;
+      const uint64_t* weights = kernel.panels + panel * g.depth() * kBlock;
+      isa.count(tile.gathered(), weights, g.depth(), tile.pixels(), all_taps, sums);
+      tile.CorrectBorder(kernel.tap_sums + panel * g.taps() * kBlock, sums);
+      Finish(g, epilogue, isa, group, block, first, tile.pixels(), sums);
+    }
+  };
+
+  const int64_t items = g.groups * tiles * shares;
+  if (workers.threads <= 1) {
+    Tile tile(g, isa.max_pixels);
+    for (int64_t i = 0; i < items; ++i) item(tile, i);
+    return;
+  }
+  // Memory for a tile is made once for several items.
+  const int64_t calls = std::min(items, per_thread);
+  workers.each(calls, [&](int64_t call) {
+    Tile tile(g, isa.max_pixels);
+    for (int64_t i = call * items / calls; i < (call + 1) * items / calls; ++i) item(tile, i);
+  });
+}
+
+void PackSigns(const float* x, int64_t rows, int64_t channels, uint64_t* words, const Isa& isa,
+               const Workers& workers) {
+  const int64_t row_words = (channels + 63) / 64;
+  // Fewer than this are done sooner than another thread is woken up.
+  constexpr int64_t kWorthAThread = 1 << 15;
+  const int64_t calls = workers.threads <= 1 ? 1 : std::min(rows, 1 + rows * channels / kWorthAThread);
+  const auto part = [&](int64_t call) {
+    for (int64_t row = call * rows / calls; row < (call + 1) * rows / calls; ++row) {
+      isa.pack(x + row * channels, channels, words + row * row_words);
+    }
+  };
+  if (calls <= 1) {
+    if (rows > 0) part(0);
+  } else {
+    workers.each(calls, part);
+  }
+}
+
+}  // namespace recu

@@ -1,0 +1,50 @@
+// What is done with the sums of a tile; included by each isa_*.cc within its target region and unnamed namespace, so
+// that each instruction set has its own copy. Before it comes the type `Vector` of 16 floats (GCC made 36 cycles of
+// plain loops over them, and makes 8 of this) with
+//   Load(const float*), LoadPart(const float*, n), FromInts(const int32_t*), Store(float*, v), StorePart(float*, v, n),
+//   MultiplyAdd(a, b, c) = a b + c and MultiplySubtract(a, b, c) = a b - c, rounded once, Add(a, b),
+//   Clamp(v), to [-1, 1], and NotNegative(v), the bits v[i] >= 0;
+// and NotBelow(const int32_t* a, const int32_t* direction, const int32_t* b), the bits a[i] * direction[i] >= b[i].
+
+inline uint16_t FirstBits(int features) { return static_cast<uint16_t>((1u << features) - 1); }
+
+inline void FinishAffine(const AffineTile& t) {
+  const Vector alpha = Load(t.alpha), mean = Load(t.mean), factor = Load(t.factor), bias = Load(t.bias);
+  const bool whole = t.features == 16;
+  for (int p = 0; p < t.pixels; ++p) {
+    // The order and roundings of XLA's code for `(alpha * sum - mean) * factor + bias`, multiply-adds fused, so that
+    // signs are those of the Flax model also where the result is a rounding error away from 0.
+    Vector y = MultiplyAdd(MultiplySubtract(FromInts(t.sums + 16 * p), alpha, mean), factor, bias);
+    if (t.shortcut != nullptr) {
+      const float* shortcut = t.shortcut + p * t.stride;
+      y = Add(y, whole ? Load(shortcut) : LoadPart(shortcut, t.features));
+    }
+    if (t.clamp) y = Clamp(y);
+    float* out = t.out + p * t.stride;
+    if (whole) {
+      Store(out, y);
+    } else {
+      StorePart(out, y, t.features);
+    }
+    t.bits[p * t.bits_stride] = NotNegative(y) & FirstBits(t.features);
+  }
+}
+
+inline void FinishThresholds(const ThresholdTile& t) {
+  for (int p = 0; p < t.pixels; ++p) {
+    t.bits[p * t.bits_stride] = NotBelow(t.sums + 16 * p, t.direction, t.threshold) & FirstBits(t.features);
+  }
+}
+
+inline void PackRow(const float* x, int64_t channels, uint64_t* words) {
+  for (int64_t from = 0; from < channels; from += 64) {
+    uint64_t word = 0;
+    for (int64_t part = from; part < from + 64 && part < channels; part += 16) {
+      const bool whole = part + 16 <= channels;
+      const int features = whole ? 16 : static_cast<int>(channels - part);
+      const Vector v = whole ? Load(x + part) : LoadPart(x + part, features);
+      word |= static_cast<uint64_t>(NotNegative(v) & FirstBits(features)) << (part - from);
+    }
+    words[from / 64] = word;
+  }
+}

@@ -1,0 +1,49 @@
+"""The compiled kernels (csrc/): where they are, and what they offer XLA.
+
+setup.py builds them beside this file. Without them, or where the device is no CPU, `ops` takes XLA's own convolution.
+"""
+
+import ctypes
+import functools
+import logging
+import pathlib
+
+import jax
+
+TARGETS = ("recu_conv_sums", "recu_conv_thresholds", "recu_conv_affine", "recu_pack")
+
+
+@functools.cache
+def instruction_sets() -> tuple[str, ...]:
+    """Instruction sets that the kernels are compiled for and this processor has, fastest first; () without kernels.
+
+    Registers the kernels with XLA. Says so, once, where there are none.
+    """
+    found = sorted(pathlib.Path(__file__).parent.glob("_kernels*.so"))
+    if not found:
+        logging.getLogger(__name__).warning(
+            "recu_jax was installed without its compiled kernels; 1-bit models run by XLA on +-1 numbers: as exact, "
+            "but several times slower. With a C++ compiler there, type: pip install --force-reinstall recu_jax"
+        )
+        return ()
+    return load(found[0])
+
+
+def load(path: pathlib.Path) -> tuple[str, ...]:
+    """Registers the kernels in the shared library `path`; what it returns is as in `instruction_sets`."""
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        logging.getLogger(__name__).warning("%s does not load (%s); 1-bit models run by XLA", path, error)
+        return ()
+    for target in TARGETS:
+        jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
+    library.recu_isas.restype = ctypes.c_char_p
+    return tuple(library.recu_isas().decode().split())
+
+
+def default_backend() -> str:
+    """The fastest of `instruction_sets()` where the default device is a CPU, otherwise "xla"."""
+    if jax.default_backend() != "cpu":
+        return "xla"
+    return next(iter(instruction_sets()), "xla")

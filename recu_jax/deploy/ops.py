@@ -1,0 +1,230 @@
+"""Packed binary convolution and dense layers as JAX operations, callable inside `jit`.
+
+    words = pack(x)                                       # signs of (batch, height, width, channels), 32 a word
+    sums = binary_conv(words, pack_kernel(kernel), x.shape[-1], padding="SAME")     # int32, exact
+
+On x86 CPUs they are the C++ of csrc/, called through XLA's FFI; elsewhere, or with `backend="xla"`, XLA convolves +-1
+numbers: in float32 on the CPU, in bfloat16 summed in float32 on GPU and TPU, which is exact too (of fewer than 2^24
+products). Zero padding is added after the sign: taps outside the image count nothing (SPEC.md section 2).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from recu_jax.conv import ConvSpec, PaddingLike, wrap_padding
+from recu_jax.deploy import native
+from recu_jax.deploy.geometry import BLOCK, Geometry
+from recu_jax.deploy.packing import (
+    kernel_word_count,
+    pack_groups,
+    pack_kernel,
+    unpack_bits,
+    unpack_groups,
+    word_count,
+)
+from recu_jax.errors import UserError
+
+__all__ = ["Kernel", "arrange_kernel", "binary_conv", "binary_dense", "pack", "pack_kernel"]
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["backend"])
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """Weights in the form in which a backend takes them; see `arrange_kernel`."""
+
+    arrays: tuple[Any, ...]
+    backend: str
+
+
+def pack(x: jax.Array, groups: int = 1, backend: str | None = None) -> jax.Array:
+    """Signs of x, (..., channels) float32: uint32 (..., groups * words), see `packing`."""
+    backend = backend or native.default_backend()
+    if backend == "xla" or x.dtype != jnp.float32 or groups != 1:
+        return pack_groups(x, groups)
+    channels = x.shape[-1]
+    shape = jax.ShapeDtypeStruct((*x.shape[:-1], word_count(channels)), jnp.uint32)
+    call = jax.ffi.ffi_call("recu_pack", shape, vmap_method="sequential")
+    return call(x, channels=np.int64(channels), isa=backend)
+
+
+def arrange_kernel(words: np.ndarray | jax.Array, channels: int, groups: int, backend: str | None = None) -> Kernel:
+    """Packed weights, (features, *window, words), in the form in which a backend takes them; once is enough.
+
+    Args:
+      words: uint32, as `pack_kernel` makes them.
+      channels: input channels of a group.
+      groups: groups of channels.
+      backend: an instruction set of `native.instruction_sets()`, or "xla"; None is the fastest there is.
+    """
+    backend = backend or native.default_backend()
+    xp = np if isinstance(words, np.ndarray) else jnp
+    features, *window, _ = words.shape
+    if backend == "xla":
+        signs = xp.where(unpack_bits(words, channels), np.int8(1), np.int8(-1))
+        return Kernel((xp.moveaxis(signs, 0, -1),), backend)
+    taps, per_group = int(np.prod(window)), features // groups
+    blocks = -(-per_group // BLOCK)
+    even = word_count(channels)
+    panels = words.reshape(groups, per_group, taps, words.shape[-1])
+    panels = xp.pad(panels, [(0, 0), (0, blocks * BLOCK - per_group), (0, 0), (0, even - words.shape[-1])])
+    panels = panels.reshape(groups, blocks, BLOCK, taps, even // 2, 2)
+    # What a tap outside the image would add, where its word is 0: all signs -1.
+    minus = np.int32(channels) - 2 * _popcount(panels).sum((-2, -1), dtype=np.int32)
+    tap_sums = xp.moveaxis(minus, 2, 3)
+    return Kernel((xp.moveaxis(panels, 2, 4), tap_sums), backend)
+
+
+def _popcount(words):
+    return np.bitwise_count(words) if isinstance(words, np.ndarray) else lax.population_count(words)
+
+
+def _call(target, shapes, geometry, kernel, *args, **attributes):
+    call = jax.ffi.ffi_call(target, shapes, vmap_method="sequential")
+    return call(*args, geometry=geometry.numbers(), isa=kernel.backend, **attributes)
+
+
+def conv_sums(x: jax.Array, kernel: Kernel, geometry: Geometry) -> jax.Array:
+    """Integer sums of packed activations x with packed weights: int32, `geometry.output_shape`."""
+    if kernel.backend != "xla":
+        shape = jax.ShapeDtypeStruct(geometry.output_shape, jnp.int32)
+        return _call("recu_conv_sums", shape, geometry, kernel, x, *kernel.arrays)
+    dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    spatial = len(geometry.window)
+    signs = unpack_groups(x, geometry.groups * geometry.channels, geometry.groups, dtype)
+    spec = ConvSpec(geometry.strides, geometry.padding, geometry.dilation, geometry.groups)
+    y = lax.conv_general_dilated(
+        signs,
+        kernel.arrays[0].reshape(*geometry.window, geometry.channels, -1).astype(dtype),
+        (1,) * spatial if not spatial else spec.strides,
+        spec.padding,
+        rhs_dilation=spec.kernel_dilation,
+        dimension_numbers=spec.dimension_numbers,
+        feature_group_count=spec.feature_group_count,
+        preferred_element_type=jnp.float32,
+    )
+    return y.astype(jnp.int32)
+
+
+def conv_thresholds(x: jax.Array, kernel: Kernel, geometry: Geometry, thresholds: jax.Array) -> jax.Array:
+    """Bits `direction * sum >= threshold`, packed.
+
+    Args:
+      x, kernel, geometry: as in `conv_sums`; one group.
+      thresholds: int32, (2, features): thresholds and directions, +1 or -1.
+
+    Returns:
+      uint32, `geometry.bits_shape`.
+    """
+    if kernel.backend != "xla":
+        shape = jax.ShapeDtypeStruct(geometry.bits_shape, jnp.uint32)
+        return _call("recu_conv_thresholds", shape, geometry, kernel, x, *kernel.arrays, _padded(thresholds))
+    sums = conv_sums(x, kernel, geometry)
+    threshold, direction = (lax.expand_dims(row, range(sums.ndim - 1)) for row in thresholds)
+    return pack_groups(jnp.where(direction * sums >= threshold, 0.0, -1.0))
+
+
+def conv_affine(
+    x: jax.Array, kernel: Kernel, geometry: Geometry, affine: jax.Array, shortcut: jax.Array | None, clamp: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Real numbers `(sum * alpha - mean) * factor + bias + shortcut`, and their signs.
+
+    Args:
+      x, kernel, geometry: as in `conv_sums`; one group.
+      affine: float32, (4, features): alpha, mean, factor, bias.
+      shortcut: float32, `geometry.output_shape`, or None.
+      clamp: whether the result is clamped to [-1, 1].
+
+    Returns:
+      The result, float32, `geometry.output_shape`, and its signs, uint32, `geometry.bits_shape`.
+    """
+    if kernel.backend != "xla":
+        shapes = (
+            jax.ShapeDtypeStruct(geometry.output_shape, jnp.float32),
+            jax.ShapeDtypeStruct(geometry.bits_shape, jnp.uint32),
+        )
+        given = jnp.zeros((0,), jnp.float32) if shortcut is None else shortcut
+        return _call(
+            "recu_conv_affine", shapes, geometry, kernel, x, *kernel.arrays, _padded(affine), given, clamp=bool(clamp)
+        )
+    sums = conv_sums(x, kernel, geometry)
+    alpha, mean, factor, bias = (lax.expand_dims(row, range(sums.ndim - 1)) for row in affine)
+    y = (sums.astype(jnp.float32) * alpha - mean) * factor + bias
+    y = y if shortcut is None else y + shortcut
+    y = jax.nn.hard_tanh(y) if clamp else y
+    return y, pack_groups(y)
+
+
+def _padded(rows):
+    """Values per channel, (rows, features), filled up to whole blocks."""
+    return jnp.pad(rows, ((0, 0), (0, -rows.shape[1] % BLOCK)))
+
+
+def binary_conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    in_features: int,
+    *,
+    strides: int | Sequence[int] | None = 1,
+    padding: PaddingLike = "SAME",
+    kernel_dilation: int | Sequence[int] | None = 1,
+    feature_group_count: int = 1,
+    backend: str | None = None,
+) -> jax.Array:
+    """Convolution of packed signs with packed signs; the sums equal those of the float convolution.
+
+    Args:
+      x: uint32, (batch, *spatial, groups * words), as `pack(..., groups)` makes it; any number of spatial dimensions.
+      kernel: uint32, (features, *window, words), as `pack_kernel` makes it.
+      in_features: input channels of all groups.
+      strides, padding, kernel_dilation, feature_group_count: as in `recu_jax.functional.binary_conv`.
+      backend: as in `arrange_kernel`.
+
+    Returns:
+      int32, (batch, *out_spatial, features).
+
+    Raises:
+      UserError: shapes that do not fit each other, an unknown padding or backend.
+    """
+    window, groups = kernel.shape[1:-1], feature_group_count
+    if in_features % groups or kernel.shape[-1] != kernel_word_count(in_features // groups):
+        raise UserError(
+            f"kernel is {kernel.shape} for {in_features} input channels in {groups} groups; its last axis must be "
+            f"{kernel_word_count(in_features // groups)}, the words that hold a group's channels"
+        )
+    # Padded by the words of other pixels: packed signs are as good as real ones there.
+    x, spec = wrap_padding(x, window, ConvSpec.create(window, strides, padding, kernel_dilation, groups))
+    geometry = Geometry.create(
+        x.shape[0], x.shape[1:-1], window, in_features, kernel.shape[0], spec.strides, spec.padding,
+        spec.kernel_dilation, groups,
+    )  # fmt: skip
+    if x.shape != geometry.input_shape:
+        raise UserError(
+            f"x is {x.shape}; for {in_features} channels in {groups} groups it must be {geometry.input_shape}"
+        )
+    backend = _checked(backend or native.default_backend())
+    backend = backend if geometry.compiled else "xla"
+    return conv_sums(x, arrange_kernel(kernel, geometry.channels, groups, backend), geometry)
+
+
+def _checked(backend: str) -> str:
+    known = ("xla", *native.instruction_sets())
+    if backend not in known:
+        raise UserError(f"backend is {backend!r}; here it must be one of: {', '.join(known)}")
+    return backend
+
+
+def binary_dense(x: jax.Array, kernel: jax.Array, in_features: int, backend: str | None = None) -> jax.Array:
+    """Product of packed signs, x uint32 (..., words), and packed signs, kernel uint32 (features, words).
+
+    Returns:
+      int32, (..., features).
+    """
+    sums = binary_conv(x.reshape(-1, x.shape[-1]), kernel, in_features, padding="VALID", backend=backend)
+    return sums.reshape(*x.shape[:-1], kernel.shape[0])

@@ -1,0 +1,67 @@
+"""Signs as bits: 1 for +1, 0 for -1.
+
+Activations are (..., groups * words) of uint32, `words` even, so that the compiled kernels read them as 64-bit words.
+Each group's channels begin a word of their own; channel c is bit c % 32 of word c // 32, and the bits after the last
+channel are 0. Kernels are kept in files as (features, *window, words) with as few 32-bit words as hold the channels.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+WORD_BITS = 32
+
+
+def word_count(channels: int) -> int:
+    """32-bit words of packed activations, of one group: an even number."""
+    return 2 * (-(-channels // (2 * WORD_BITS)))
+
+
+def kernel_word_count(channels: int) -> int:
+    """32-bit words of a tap of a kernel, of one group."""
+    return -(-channels // WORD_BITS)
+
+
+def pack_bits(bits: np.ndarray | jax.Array, words: int) -> np.ndarray | jax.Array:
+    """Booleans (..., channels) as uint32 (..., words), NumPy's or JAX's as they come."""
+    xp = np if isinstance(bits, np.ndarray) else jnp
+    padding = words * WORD_BITS - bits.shape[-1]
+    bits = xp.pad(bits, [(0, 0)] * (bits.ndim - 1) + [(0, padding)])
+    bits = bits.reshape(*bits.shape[:-1], words, WORD_BITS).astype(np.uint32)
+    places = xp.arange(WORD_BITS, dtype=np.uint32).reshape((1,) * (bits.ndim - 1) + (WORD_BITS,))
+    return (bits << places).sum(-1, dtype=np.uint32)
+
+
+def unpack_bits(words: np.ndarray | jax.Array, channels: int) -> np.ndarray | jax.Array:
+    """uint32 (..., words) as booleans (..., channels), NumPy's or JAX's as they come."""
+    xp = np if isinstance(words, np.ndarray) else jnp
+    places = xp.arange(WORD_BITS, dtype=np.uint32).reshape((1,) * words.ndim + (WORD_BITS,))
+    bits = (words[..., None] >> places) & np.uint32(1)
+    return bits.reshape(*words.shape[:-1], -1)[..., :channels].astype(bool)
+
+
+def pack_groups(x: jax.Array, groups: int = 1) -> jax.Array:
+    """Signs of x, (..., channels), packed group by group: uint32 (..., groups * words). Plain XLA; see `ops.pack`."""
+    channels = x.shape[-1] // groups
+    bits = pack_bits((x >= 0).reshape(*x.shape[:-1], groups, channels), word_count(channels))
+    return bits.reshape(*x.shape[:-1], -1)
+
+
+def unpack_groups(words: jax.Array, channels: int, groups: int = 1, dtype=jnp.float32) -> jax.Array:
+    """Packed activations as +-1 of `dtype`, (..., channels); `channels` counts all groups."""
+    grouped = words.reshape(*words.shape[:-1], groups, -1)
+    bits = unpack_bits(grouped, channels // groups)
+    one = jnp.ones((), dtype)
+    return jnp.where(bits, one, -one).reshape(*words.shape[:-1], channels)
+
+
+def pack_kernel(kernel: np.ndarray) -> np.ndarray:
+    """Signs of a kernel, (*window, in_features / groups, features), as uint32 (features, *window, words)."""
+    bits = np.moveaxis(np.asarray(kernel) >= 0, -1, 0)
+    return pack_bits(bits, kernel_word_count(bits.shape[-1]))
+
+
+def unpack_kernel(words: np.ndarray, channels: int) -> np.ndarray:
+    """What `pack_kernel` packed, as int8 +-1, (*window, in_features / groups, features)."""
+    bits = np.moveaxis(unpack_bits(np.asarray(words), channels), 0, -1)
+    return np.where(bits, np.int8(1), np.int8(-1))
