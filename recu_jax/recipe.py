@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -54,7 +54,7 @@ def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, st
     model = create_model(
         config.model,
         dataset.num_classes,
-        conv=_conv(config),
+        conv=conv_of(config),
         norm_axis=AXIS if config.global_batch_norm else None,
         **types,
     )
@@ -107,7 +107,8 @@ def _memory():
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _conv(config):
+def conv_of(config: Any) -> Callable[..., nn.Module]:
+    """What stands in the blocks of a model, by the fields `conv`, `scale`, `standardize` and `clamp`."""
     if config.conv == "float":
         return layers.Conv
     if config.conv == "binary_activations":

@@ -66,12 +66,17 @@ def load(data_dir: str) -> tuple[FolderRecords, FolderRecords, int]:
     test = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
     if test is None:
         raise UserError(f"{root} has none of the folders {', '.join(map(repr, TEST_FOLDERS))}; {_LAYOUT}")
-    classes = {name: i for i, name in enumerate(_class_folders(train))}
+    classes = {name: i for i, name in enumerate(class_folders(train))}
     test_records = _annotated(test, classes) if (test / _ANNOTATIONS).is_file() else _by_class(test, classes)
     return _by_class(train, classes), test_records, len(classes)
 
 
-def _class_folders(folder):
+def class_folders(folder: pathlib.Path) -> list[str]:
+    """Names of the folders within `folder`, sorted: the classes, by number.
+
+    Raises:
+      UserError: there are none.
+    """
     names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
     if not names:
         raise UserError(f"{folder} has no class folders; {_LAYOUT}")
@@ -79,7 +84,7 @@ def _class_folders(folder):
 
 
 def _by_class(folder, classes):
-    names = _class_folders(folder)
+    names = class_folders(folder)
     unknown = [n for n in names if n not in classes]
     if unknown:
         raise UserError(

@@ -1,0 +1,112 @@
+"""Whether a file gives what the trained model gives: both see the whole test set, in turns."""
+
+import json
+import pathlib
+import time
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recu_jax.data import Dataset, stream
+from recu_jax.data.augment import normalize
+from recu_jax.deploy import container
+from recu_jax.deploy.model import load
+from recu_jax.models import create_model
+from recu_jax.recipe import conv_of
+
+_BATCH = {True: 256, False: 16}  # small images, photographs
+_WORKERS = 2
+
+
+def check(trained: Any, path: str | pathlib.Path, kind: str = "recu") -> str:
+    """Runs the test set through the trained model and through the file `path`; writes `path`.check.json.
+
+    Args:
+      trained: `recu_jax.export.Trained`.
+      path: the file.
+      kind: its format.
+
+    Returns:
+      The result, in a line.
+
+    Raises:
+      UserError: the file cannot be read, or a test image cannot be decoded.
+    """
+    float_model, from_file = _trained_model(trained), _predictor(path, kind)
+    totals = {"images": 0, "differing_predictions": 0, "max_logit_difference": 0.0}
+    seconds = [0.0, 0.0]
+    for images, count in _test_batches(trained):
+        results = []
+        for i, predict in enumerate((from_file, float_model)):
+            if not totals["images"]:
+                predict(images)  # compiles
+            began = time.perf_counter()
+            results.append(np.asarray(predict(images))[:count])
+            seconds[i] += (time.perf_counter() - began) * count / len(images)
+        ours, theirs = results
+        totals["images"] += count
+        totals["differing_predictions"] += int((ours.argmax(-1) != theirs.argmax(-1)).sum())
+        totals["max_logit_difference"] = max(totals["max_logit_difference"], float(abs(ours - theirs).max()))
+    totals |= {
+        "bytes": pathlib.Path(path).stat().st_size,
+        "float32_bytes": trained.float32_bytes,
+        "images_per_second": totals["images"] / seconds[0],
+        "float_images_per_second": totals["images"] / seconds[1],
+    }
+    container.write_bytes(f"{path}.check.json", (json.dumps(totals, indent=2) + "\n").encode())
+    return (
+        f"{totals['images']} test images: {totals['differing_predictions']} differing predictions, logits differ by "
+        f"{totals['max_logit_difference']:.1e} at most; {totals['bytes']} bytes against {totals['float32_bytes']}, "
+        f"{totals['images_per_second']:.0f} images/s against {totals['float_images_per_second']:.0f}"
+    )
+
+
+def _trained_model(trained) -> Callable[[np.ndarray], jax.Array]:
+    config, dataset = trained.config, trained.dataset
+    # float64 would have to be asked for when JAX starts; a file computes in float32 anyway.
+    dtype = jnp.bfloat16 if config.get("dtype") == "bfloat16" else jnp.float32
+    model = create_model(config["model"], dataset.num_classes, dtype, conv=conv_of(types.SimpleNamespace(**config)))
+    variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), trained.variables)
+
+    @jax.jit
+    def predict(variables, images):
+        logits = model.apply(variables, normalize(images, dataset.mean, dataset.std, dtype))
+        return logits.astype(jnp.float32)
+
+    return lambda images: predict(variables, images)
+
+
+def _predictor(path, kind):
+    if kind == "recu":
+        return load(path).predict
+    if kind == "stablehlo":
+        from recu_jax.deploy import stablehlo
+
+        return stablehlo.predictor(pathlib.Path(path).read_bytes())
+    from recu_jax.deploy import qonnx_export
+
+    return qonnx_export.predictor(path)
+
+
+def _test_batches(trained) -> Iterator[tuple[np.ndarray, int]]:
+    """Batches of one size, and how many images of each count: the last is filled up."""
+    dataset, in_memory = trained.dataset, isinstance(trained.dataset, Dataset)
+    size = _BATCH[in_memory]
+    if in_memory:
+        images = dataset.test_images
+        size = min(size, len(images))
+        for first in range(0, len(images), size):
+            batch = images[first : first + size]
+            yield np.concatenate([batch, images[: size - len(batch)]]), len(batch)
+        return
+    config = trained.config
+    transform = stream.Transform(
+        image_size=config["image_size"], crop=config["train_crop"], eval_resize=config["eval_resize"]
+    )
+    with stream.eval_batches(dataset.test, batch_size=size, transform=transform, num_workers=_WORKERS) as batches:
+        for batch in batches:
+            yield np.array(batch["image"]), int(batch["weight"].sum())

@@ -1,0 +1,91 @@
+"""The fields of one operation of a file, each looked at before it is used; see `graph`."""
+
+import dataclasses
+
+import numpy as np
+
+from recu_jax.deploy.container import is_count
+from recu_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """What an operation gives, for one image: (height, width, channels) or (features,)."""
+
+    kind: str
+    shape: tuple[int, ...]
+
+
+class Fields:
+    """The fields of one operation, each taken once; what nobody takes is refused."""
+
+    def __init__(self, entry, inputs, arrays):
+        self.entry, self.inputs, self._all = entry, inputs, arrays
+        names = entry.get("arrays", {})
+        if not isinstance(names, dict):
+            raise UserError("its arrays are no object")
+        self._names = dict(names)
+        self._left = set(entry) - {"op", "inputs", "arrays"}
+        self.attributes, self.arrays = {}, {}
+
+    def input(self, *kinds, rank=None):
+        """The only input, of one of `kinds`."""
+        if len(self.inputs) != 1:
+            raise UserError(f"it has {len(self.inputs)} inputs instead of 1")
+        return self.inputs_like(*kinds, rank=rank)[0]
+
+    def inputs_like(self, *kinds, rank=None):
+        for value in self.inputs:
+            if value.kind not in kinds:
+                raise UserError(f"it takes {' or '.join(kinds)}, and its input is {value.kind}")
+            if rank is not None and len(value.shape) != rank:
+                raise UserError(f"its input is {value.shape}; it takes {rank} dimensions")
+        return self.inputs
+
+    def array(self, role, dtype, shape):
+        """An array whose `shape` is given, None where any size but 0 is right."""
+        name = self._names.pop(role, None)
+        if not isinstance(name, str) or name not in self._all:
+            raise UserError(f"its {role} is {str(name)[:80]!r}, which is none of the file's arrays")
+        array = self._all[name]
+        fits = len(array.shape) == len(shape) and all(
+            have >= 1 if want is None else have == want for have, want in zip(array.shape, shape, strict=True)
+        )
+        if array.dtype != dtype or not fits:
+            want = ", ".join("any" if n is None else str(n) for n in shape)
+            raise UserError(f"its {role} is {array.dtype} {array.shape}; it must be {np.dtype(dtype)} ({want})")
+        self.arrays[role] = array
+        return array
+
+    def counts(self, name, length, low, high):
+        """A list of `length` integers in [low, high]."""
+        found = self._take(name)
+        good = isinstance(found, list) and len(found) == length
+        if not good or not all(is_count(n) and low <= n <= high for n in found):
+            raise UserError(f"its {name} is {str(found)[:80]}; it must be {length} integers in [{low}, {high}]")
+        self.attributes[name] = tuple(found)
+        return self.attributes[name]
+
+    def reals(self, name, length):
+        found = self._take(name)
+        good = isinstance(found, list) and len(found) == length
+        if not good or not all(type(x) in (int, float) and abs(x) < 1e30 for x in found):
+            raise UserError(f"its {name} is {str(found)[:80]}; it must be {length} numbers")
+        self.attributes[name] = tuple(float(x) for x in found)
+        return self.attributes[name]
+
+    def padding(self, window):
+        """(low, high) for both dimensions, each smaller than the window, so that every output sees a pixel."""
+        flat = self.counts("padding", 4, 0, max(window) - 1)
+        if max(flat[:2]) >= window[0] or max(flat[2:]) >= window[1]:
+            raise UserError(f"its padding is {flat}, as much as its window {window}")
+        self.attributes["padding"] = (flat[:2], flat[2:])
+
+    def _take(self, name):
+        self._left.discard(name)
+        return self.entry.get(name)
+
+    def finish(self):
+        extra = sorted(map(str, self._left)) + sorted(map(str, self._names))
+        if extra:
+            raise UserError(f"it has {extra[0][:80]!r}, which it does not take")

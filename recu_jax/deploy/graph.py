@@ -1,0 +1,234 @@
+"""A network as a list of operations, as a file has it: what each takes, what it gives, and whether it fits.
+
+An operation is a JSON object: "op", "inputs" (numbers of earlier operations), attributes, and "arrays", which names
+arrays of the file by their role. The first is "image", the last gives the logits. Values are images without their
+batch dimension, of three kinds: "real" (float32), "bits" (packed signs) and "sums" (int32).
+
+`check` is what stands between a stranger's file and its execution: shapes and sizes that come out of it are those
+that the operations have, and neither memory nor time that they take is beyond the limits below.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from recu_jax.deploy.container import is_count
+from recu_jax.deploy.fields import Fields, Value
+from recu_jax.deploy.geometry import Geometry
+from recu_jax.deploy.packing import kernel_word_count
+from recu_jax.errors import UserError
+
+# Of one image's values: 256 MB of float32. The largest of imagenet_resnet34 has 0.8 million.
+MAX_ELEMENTS = 1 << 26
+# imagenet_resnet34 has 174, and 3.6 billion products an image; these take some minutes to compile and seconds to run.
+MAX_OPERATIONS = 2048
+MAX_PRODUCTS = 1 << 38
+# Of one spatial dimension of a window.
+_MAX_WINDOW = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A checked operation; `attributes` have tuples for lists."""
+
+    op: str
+    inputs: tuple[int, ...]
+    attributes: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+    value: Value
+
+    def geometry(self, value: Value, batch: int) -> Geometry:
+        """Of the convolution that this is, of `batch` images like `value`."""
+        kernel = self.arrays["kernel"]
+        packed = kernel.dtype == np.uint32
+        window, features = (kernel.shape[1:3], kernel.shape[0]) if packed else (kernel.shape[:2], kernel.shape[3])
+        return Geometry.create(
+            batch, value.shape[:2], window, value.shape[2], features, self.attributes["strides"],
+            self.attributes["padding"],
+        )  # fmt: skip
+
+
+def _image(r):
+    shape = r.counts("shape", 3, 1, 1 << 14)
+    r.reals("mean", shape[2])
+    if min(abs(s) for s in r.reals("std", shape[2])) < 1e-30:
+        raise UserError("its std is 0")
+    return Value("real", shape)
+
+
+def _windowed(r, value, window, features):
+    """The size after a convolution or pooling with `strides` and `padding`."""
+    r.counts("strides", 2, 1, _MAX_WINDOW)
+    r.padding(window)
+    geometry = Geometry.create(
+        1, value.shape[:2], window, 1, 1, r.attributes["strides"], r.attributes["padding"]
+    )  # fmt: skip
+    return (*geometry.out, features)
+
+
+def _window_of(kernel, axes):
+    window = tuple(kernel.shape[a] for a in axes)
+    if max(window) > _MAX_WINDOW:
+        raise UserError(f"its window is {window}; {_MAX_WINDOW} is the most")
+    return window
+
+
+def _conv(r):
+    x = r.input("real", "bits", rank=3)
+    kernel = r.array("kernel", np.float32, (None, None, x.shape[2], None))
+    return Value("real", _windowed(r, x, _window_of(kernel, (0, 1)), kernel.shape[3]))
+
+
+def _binary_conv(r):
+    x = r.input("bits", rank=3)
+    words = kernel_word_count(x.shape[2])
+    kernel = r.array("kernel", np.uint32, (None, None, None, words))
+    # Bits beyond the last channel would count as if it had more.
+    if x.shape[2] % 32 and (kernel[..., -1] >> np.uint32(x.shape[2] % 32)).any():
+        raise UserError("its kernel has bits set after the last channel")
+    return Value("sums", _windowed(r, x, _window_of(kernel, (1, 2)), kernel.shape[0]))
+
+
+def _channels(role, rows, dtype, kinds, gives):
+    """An operation that has numbers for each channel, (rows, channels), or (channels,) with rows 0."""
+
+    def check(r):
+        x = r.input(*kinds)
+        array = r.array(role, dtype, (rows, x.shape[-1]) if rows else (x.shape[-1],))
+        if role == "threshold" and (abs(array[0].astype(np.int64)) >= 1 << 30).any():
+            raise UserError("its threshold is beyond every sum")
+        if role == "threshold" and (abs(array[1].astype(np.int64)) != 1).any():
+            raise UserError("its directions are not all +1 or -1")
+        return Value(gives, x.shape)
+
+    return check
+
+
+def _pointwise(gives="real"):
+    def check(r):
+        return Value(gives, r.input("real").shape)
+
+    return check
+
+
+def _add(r):
+    if len(r.inputs) != 2 or r.inputs[0].shape != r.inputs[1].shape:
+        raise UserError("it takes two inputs of one shape")
+    return r.inputs_like("real")[0]
+
+
+def _max_pool(r):
+    x = r.input("real", "bits", rank=3)
+    if x.kind == "bits":
+        # Of which channels the least bit is taken, as their scale is negative.
+        r.array("least", np.uint32, (kernel_word_count(x.shape[2]),))
+    return Value(x.kind, _windowed(r, x, r.counts("window", 2, 1, _MAX_WINDOW), x.shape[2]))
+
+
+def _avg_pool(r):
+    x = r.input("real", rank=3)
+    shape = _windowed(r, x, r.counts("window", 2, 1, _MAX_WINDOW), x.shape[2])
+    if r.attributes["padding"] != ((0, 0), (0, 0)):
+        raise UserError("its padding must be 0")
+    return Value("real", shape)
+
+
+def _pad_channels(r):
+    x = r.input("real", rank=3)
+    low, high = r.counts("channels", 2, 0, 1 << 20)
+    return Value("real", (*x.shape[:2], low + x.shape[2] + high))
+
+
+def _mean(r):
+    return Value("real", r.input("real", rank=3).shape[2:])
+
+
+def _flatten(r):
+    return Value("real", (math.prod(r.input("real", rank=3).shape),))
+
+
+def _dense(r):
+    x = r.input("real", rank=1)
+    kernel = r.array("kernel", np.float32, (x.shape[0], None))
+    r.array("bias", np.float32, (kernel.shape[1],))
+    return Value("real", (kernel.shape[1],))
+
+
+_REAL, _SUMS = ("real",), ("sums",)
+OPS: dict[str, Callable[[Fields], Value]] = {
+    "image": _image,
+    "conv": _conv,
+    "batch_norm": _channels("norm", 3, np.float32, _REAL, "real"),
+    "hard_tanh": _pointwise(),
+    "relu": _pointwise(),
+    "prelu": _channels("slope", 0, np.float32, _REAL, "real"),
+    "shift": _channels("bias", 0, np.float32, _REAL, "real"),
+    "add": _add,
+    "max_pool": _max_pool,
+    "avg_pool": _avg_pool,
+    "pad_channels": _pad_channels,
+    "mean": _mean,
+    "flatten": _flatten,
+    "dense": _dense,
+    "sign": _pointwise("bits"),
+    "binary_conv": _binary_conv,
+    "scale": _channels("alpha", 0, np.float32, _SUMS, "real"),
+    "affine": _channels("affine", 4, np.float32, _SUMS, "real"),
+    "threshold": _channels("threshold", 2, np.int32, _SUMS, "bits"),
+}
+
+
+def check(entries: Any, arrays: Mapping[str, np.ndarray]) -> list[Node]:
+    """The operations of a file, checked.
+
+    Args:
+      entries: what the file has.
+      arrays: the file's arrays.
+
+    Raises:
+      UserError: an operation that is unknown or does not fit its inputs, arrays or limits; names it.
+    """
+    if not isinstance(entries, list) or len(entries) < 2:
+        raise UserError("it has no list of operations")
+    if len(entries) > MAX_OPERATIONS:
+        raise UserError(f"it has {len(entries)} operations; {MAX_OPERATIONS} is the most")
+    nodes: list[Node] = []
+    for number, entry in enumerate(entries):
+        op = entry.get("op") if isinstance(entry, dict) else None
+        try:
+            nodes.append(_checked(entry, op, nodes, arrays))
+        except UserError as error:
+            raise UserError(f"operation {number} ({str(op)[:40]}): {error}") from error
+    if (products := sum(map(_products, nodes))) > MAX_PRODUCTS:
+        raise UserError(f"it takes {products} products an image; {MAX_PRODUCTS} is the most")
+    if nodes[-1].value.kind != "real" or len(nodes[-1].value.shape) != 1:
+        raise UserError("its last operation gives no logits")
+    return nodes
+
+
+def _products(node: Node) -> int:
+    """Products, or comparisons, that a convolution or pooling takes for one image."""
+    if (kernel := node.arrays.get("kernel")) is not None:
+        bits = 32 if kernel.dtype == np.uint32 else 1
+        return math.prod(node.value.shape[:-1]) * kernel.size * bits
+    return math.prod(node.value.shape) * math.prod(node.attributes.get("window", ()))
+
+
+def _checked(entry, op, nodes: Sequence[Node], arrays) -> Node:
+    if not isinstance(op, str) or op not in OPS:
+        raise UserError("this version of recu_jax does not know it")
+    inputs = entry.get("inputs", [])
+    if not isinstance(inputs, list) or not all(is_count(i) and i < len(nodes) for i in inputs):
+        raise UserError(f"its inputs are {str(inputs)[:80]}; they must be numbers of earlier operations")
+    if (op == "image") != (not nodes):
+        raise UserError("the first operation, and no other, must be 'image'")
+    reader = Fields(entry, [nodes[i].value for i in inputs], arrays)
+    value = OPS[op](reader)
+    reader.finish()
+    elements = math.prod(value.shape)
+    if not 1 <= elements <= MAX_ELEMENTS:
+        raise UserError(f"it gives {value.shape}, {elements} numbers an image; 1 to {MAX_ELEMENTS} are allowed")
+    return Node(op, tuple(inputs), reader.attributes, reader.arrays, value)

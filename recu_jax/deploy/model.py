@@ -1,0 +1,114 @@
+"""A file of `recu_jax.export`, loaded: `load("model.recu").predict(images)`. Needs jax and NumPy alone."""
+
+import dataclasses
+import functools
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recu_jax.deploy import container, graph, native, runtime
+from recu_jax.errors import UserError
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What a file says of itself.
+
+    Attributes:
+      model: its name.
+      class_names: one for each logit; () where the file has none.
+      preprocessing: how a photograph becomes an image of the network: `crop` and `eval_resize` of
+        `recu_jax.data.transform.Transform`; empty for images that are taken as they are.
+      versions: of what wrote the file.
+    """
+
+    model: str
+    class_names: tuple[str, ...]
+    preprocessing: dict[str, Any]
+    versions: dict[str, str]
+
+
+class Model:
+    """A network that predicts; made by `load`.
+
+    Attributes:
+      header: what the file says of itself.
+      image_shape: (height, width, channels) of the images it takes.
+      num_classes: width of the logits.
+      backend: what computes the binary layers: an instruction set, or "xla".
+    """
+
+    def __init__(self, header: Header, nodes: list[graph.Node], backend: str | None = None):
+        self.header = header
+        self.nodes = nodes
+        self.image_shape = nodes[0].value.shape
+        self.num_classes = nodes[-1].value.shape[0]
+        self.backend = backend or native.default_backend()
+        self.function, arrays = runtime.compile_steps(nodes, self.backend)
+        self.arrays = jax.device_put(arrays)
+        self._jitted = jax.jit(self.function)
+
+    def predict(self, images: np.ndarray | jax.Array) -> jax.Array:
+        """Logits, float32 (batch, num_classes), of uint8 images (batch, *image_shape). Compiles once a batch size.
+
+        Raises:
+          UserError: images of another shape or dtype.
+        """
+        if images.ndim != 4 or images.shape[1:] != self.image_shape or images.dtype != np.uint8:
+            raise UserError(
+                f"images are {images.dtype} of shape {images.shape}; {self.header.model} takes uint8 of shape "
+                f"(batch, {', '.join(map(str, self.image_shape))})"
+            )
+        return self._jitted(self.arrays, jnp.asarray(images))
+
+
+def load(path: str | os.PathLike, backend: str | None = None) -> Model:
+    """The network in a file.
+
+    Args:
+      path: a file that `python -m recu_jax.export` wrote; it may come from a stranger.
+      backend: what computes the binary layers; None is the fastest there is. See `ops.arrange_kernel`.
+
+    Raises:
+      UserError: the file is not there, or damaged, or of a newer version; in one line.
+    """
+    header, arrays = container.read(path)
+    try:
+        return parse(header, arrays, backend)
+    except UserError as error:
+        raise UserError(f"{path} is damaged or no file of recu_jax.export: {error}") from error
+
+
+def parse(header: dict[str, Any], arrays: dict[str, np.ndarray], backend: str | None = None) -> Model:
+    """The network of a file's header and arrays; arguments and errors as in `load`."""
+    return Model(_header(header), _nodes(header, arrays), backend)
+
+
+def _nodes(header, arrays):
+    if header.get("format") != FORMAT:
+        raise UserError(f"its format is {str(header.get('format'))[:20]}; this version of recu_jax knows {FORMAT}")
+    nodes = graph.check(header.get("operations"), arrays)
+    if (names := header.get("class_names")) and len(names) != nodes[-1].value.shape[0]:
+        raise UserError(f"it has {len(names)} class names for {nodes[-1].value.shape[0]} classes")
+    return nodes
+
+
+def _header(header):
+    model, names = header.get("model"), header.get("class_names", [])
+    text = functools.partial(map, lambda value: isinstance(value, str))
+    if not isinstance(model, str):
+        raise UserError("it does not name its model")
+    if not isinstance(names, list) or not all(text(names)):
+        raise UserError("its class names are no list of text")
+    preprocessing, versions = header.get("preprocessing", {}), header.get("versions", {})
+    if not isinstance(versions, dict) or not all(text(versions.values())):
+        raise UserError("its versions are no object of text")
+    crop, size = (preprocessing.get(k) for k in ("crop", "eval_resize")) if isinstance(preprocessing, dict) else (0, 0)
+    if preprocessing != {} and not (isinstance(crop, str) and container.is_count(size) and 0 < size < 1 << 14):
+        raise UserError("its preprocessing is not a crop and a size")
+    return Header(model, tuple(names), preprocessing, versions)
