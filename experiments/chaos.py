@@ -79,13 +79,22 @@ class Lane:
             subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES}", "tmpfs", disk], check=True)
         return faults.Run(arguments, disk / "work", cache, seconds, self.cpus)
 
+    def end(self, run):
+        if self.own_disks:
+            subprocess.run(["umount", run.workdir.parent], check=True)
+
     def left_alone(self, arguments, cache):
         """The run to compare with; its state and rows, and how long it took."""
-        self.new_run(arguments, cache, 0).start().wait()  # fills the cache
+        first = self.new_run(arguments, cache, 0)
+        first.start().wait()  # fills the cache
+        self.end(first)
         run, began = self.new_run(arguments, cache, 0), time.monotonic()
         if run.start().wait():
             raise SystemExit(f"the run that was left alone failed:\n{log(run.workdir)}")
-        return final_state(run.workdir), rows(run.workdir), time.monotonic() - began
+        seconds = time.monotonic() - began
+        state, metrics = final_state(run.workdir), rows(run.workdir)
+        self.end(run)
+        return state, metrics, seconds
 
     def harm(self, name, arguments, fitting, cache, expected, kinds, r):
         """One run, harmed by `kinds` in turn until it is through; a row for each fault."""
@@ -110,8 +119,7 @@ class Lane:
                 lost = "metrics.jsonl differs"
         if lost is not None:
             done = [{**row, "lost": lost, "log": log(run.workdir)[-2000:]} for row in done]
-        if self.own_disks:
-            subprocess.run(["umount", "-l", run.workdir.parent], check=True)
+        self.end(run)
         return done
 
 
@@ -170,7 +178,7 @@ def main():
 
     jax.config.update("jax_platforms", "cpu")
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         folder = pathlib.Path(folder)
         found = workloads(arguments, folder)
         share = -(-arguments.faults // arguments.lanes)

@@ -111,6 +111,18 @@ def test_a_digest_hangs_on_every_bit_and_on_shape_and_dtype():
     assert digests.of_record(record) != record["digests"]["record"]
 
 
+def test_a_record_that_lost_its_digests_is_damaged_unless_it_never_had_any(workdir):
+    path = saved(workdir)[-1].folder / "record" / "metadata"
+    written = path.read_text()
+    path.write_text(written.replace('"digests"', '"digestr"'))
+    with pytest.raises(Damaged, match="not what was written"):
+        _ = saved(workdir)[-1].record
+    record = json.loads(written)
+    del record["digests"]
+    path.write_text(json.dumps(record))
+    assert equal(saved(workdir)[-1].state(state_of(0)), state_of(4))
+
+
 def damage(checkpoint):
     (checkpoint.folder / "record" / "metadata").write_text("{")
 
