@@ -210,7 +210,8 @@ half_deleted = _damage(_halve, "The newest checkpoint's folder is half deleted."
 def failing_write(run: Run, r: random.Random) -> str:
     """The system refuses to write files beyond a size, as a quota does."""
     before = log(run.workdir)
-    process = run.start(limit_file_bytes=r.choice([1 << 12, 1 << 16]))
+    # Less than a checkpoint's arrays, more than what a run prints, for which the limit holds too.
+    process = run.start(limit_file_bytes=r.choice([1 << 17, 1 << 18]))
     _end(process, {3, 0})
     if process.returncode == 3 and "Traceback" in run.said_since(before):
         raise Lost("a failing write with a traceback")

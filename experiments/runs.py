@@ -33,6 +33,8 @@ def start(
       log: where its output goes instead.
     """
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    # jax 0.10 tells a page of what each program that comes from the cache was compiled for.
+    env["TF_CPP_MIN_LOG_LEVEL"] = "3"
     if cache is not None:
         env |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     command = [*prefix, sys.executable, "-m", "recu_jax.main", *arguments, f"--workdir={workdir}"]

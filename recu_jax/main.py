@@ -9,6 +9,7 @@ Any field is changed by `--config.FIELD=VALUE`. The same command continues a run
 - 130: the same, by Control-C.
 """
 
+import logging as std_logging
 import os
 import pathlib
 import re
@@ -101,8 +102,9 @@ def _field_error(argv: list[str], error: Exception) -> object:
 
 
 def _hush_failed_saves() -> None:
-    """A save that fails comes back as one RunFailed; not also as screens of tracebacks, one from each thread of it."""
+    """A save or read that fails comes back as one error; not also as screens of tracebacks, one of each part of it."""
     logging.get_absl_logger().addFilter(lambda record: "/orbax/" not in record.pathname)
+    std_logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
     show = sys.unraisablehook
     # TensorStore tells its writers, who were given up, that they failed too.
     sys.unraisablehook = lambda caught: None if str(caught.exc_value) == "Event loop is closed" else show(caught)

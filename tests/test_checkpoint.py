@@ -14,8 +14,6 @@ from recu_jax import RunFailed, UserError
 from recu_jax.checkpoint import Checkpoints, Damaged, digests, newest_good, read_best, saved, set_aside
 from recu_jax.train import TrainState
 
-# TensorStore tells readers and writers that were given up that they failed too.
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored:pytest.PytestUnraisableExceptionWarning")
 CONFIG = {"model": "m"}
 
 

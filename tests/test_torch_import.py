@@ -173,8 +173,6 @@ def test_mistakes_get_one_line_and_leave_nothing(tmp_path, refusal):
     assert "cannot be written to" in line and short.is_file()
 
 
-# TensorStore tells the writers that were given up that they failed too.
-@pytest.mark.filterwarnings("ignore:Exception ignored:pytest.PytestUnraisableExceptionWarning")
 def test_an_import_that_fails_half_way_leaves_nothing(tmp_path):
     """The system refuses to write more than a few bytes into a file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -285,6 +283,7 @@ def test_a_run_with_another_scale_is_not_exported(workdir, tmp_path):
     (record,) = copy.glob("checkpoints/0/record/metadata")
     changed = json.loads(record.read_text())
     changed["config"]["scale"] = "mean"
+    del changed["digests"]  # as in a record that was written so
     record.write_text(json.dumps(changed))
     with pytest.raises(UserError, match="scale='mean'"):
         torch_export.export(copy, tmp_path / "m.pth")
