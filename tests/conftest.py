@@ -1,5 +1,6 @@
 """Four virtual CPU devices, correct XLA flags, no silent broadcasting between ranks."""
 
+import logging
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -13,6 +14,8 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Of a damaged checkpoint every array that was being read says so, at length, after the error was raised.
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 @pytest.fixture
