@@ -57,10 +57,6 @@ class Run:
         return log(self.workdir)[len(before) :]
 
 
-def finished(process: subprocess.Popen) -> bool:
-    return process.poll() == 0
-
-
 def _end(process: subprocess.Popen, statuses: set[int]) -> None:
     try:
         status = process.wait(PATIENCE_SECONDS)

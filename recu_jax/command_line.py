@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from recu_jax.errors import RunFailed, UserError
+from recu_jax.errors import RunFailed, UserError, one_line
 
 EXIT_USER_ERROR = 2
 EXIT_FAILED = 3
@@ -13,7 +13,7 @@ EXIT_FAILED = 3
 
 def fail(message: object, status: int = EXIT_USER_ERROR) -> NoReturn:
     """Ends the process with one line, whatever a file's name or content puts into the message."""
-    print(f"error: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     sys.exit(status)
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from recu_jax.errors import RunFailed, UserError
+from recu_jax.errors import RunFailed, UserError, one_line
 
 # How long a process may be silent before the others give up.
 HEARTBEAT_TIMEOUT_SECONDS = 60
@@ -44,7 +44,7 @@ def initialize() -> None:
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"the processes of this run do not find each other: {' '.join(str(error).split())[:200]}; set "
+            f"the processes of this run do not find each other: {one_line(error, 200)}; set "
             f"{_COORDINATOR} (host:port of process 0), {_PROCESSES} and {_PROCESS}, the first two the same everywhere"
         ) from error
 

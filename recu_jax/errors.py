@@ -22,6 +22,11 @@ class RunFailed(RuntimeError):  # noqa: N818  (the field speaks of failed runs)
     """
 
 
+def one_line(said: object, most: int | None = None) -> str:
+    """What an error or a person said, without its line breaks, at most `most` characters; an empty error's kind."""
+    return " ".join(str(said).split())[:most] or type(said).__name__
+
+
 def unknown(what: str, value: object, names: Iterable[str]) -> UserError:
     """The error for a `value` of `what` that is none of `names`; points at the nearest of them."""
     names = list(names)

@@ -5,6 +5,8 @@ import os
 import pathlib
 from typing import Any
 
+from recu_jax.replacing import replacing
+
 
 class Logbook:
     """Records of a run in its workdir.
@@ -24,9 +26,8 @@ class Logbook:
         self._events = None
         if not writes:
             return
-        kept = workdir / "metrics.jsonl.kept"
-        kept.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-        os.replace(kept, self._path)
+        with replacing(self._path) as kept:
+            kept.write("".join(json.dumps(row) + "\n" for row in self.rows).encode())
         if tensorboard:
             from tensorboardX import SummaryWriter
 

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict, config_flags
 from recu_jax import backend
 from recu_jax.command_line import EXIT_FAILED, EXIT_USER_ERROR, fail
 from recu_jax.config import base_config
-from recu_jax.errors import RunFailed, UserError, unknown
+from recu_jax.errors import RunFailed, UserError, one_line, unknown
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file with get_config().")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/NAME for --config=.../NAME.py.")
@@ -98,7 +98,7 @@ def _field_error(argv: list[str], error: Exception) -> object:
     if misspelt:
         return f"--config={path}: {unknown('config field', misspelt[1], base_config())}"
     where = " with ".join([f"--config={path}", *(prefix + name for name in names)])
-    return f"{where}: {type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{where}: {type(error).__name__}: {one_line(error)}"
 
 
 def _hush_failed_saves() -> None:
@@ -132,7 +132,7 @@ def main(argv: list[str]) -> None:
     from recu_jax.stopping import EXIT_INTERRUPTED, Stopped
 
     def say(message):
-        print(" ".join(message.split()), file=sys.stderr, flush=True)
+        print(one_line(message), file=sys.stderr, flush=True)
 
     try:
         if _DISTRIBUTED.value or distributed.asked_for():

@@ -13,7 +13,7 @@ import numpy as np
 
 from recu_jax import distributed
 from recu_jax.errors import RunFailed
-from recu_jax.feed import ResidentFeed, StreamFeed
+from recu_jax.feed import Feed
 from recu_jax.history import History
 from recu_jax.progress import Progress
 from recu_jax.recipe import Recipe
@@ -40,7 +40,7 @@ class Steps:
 
     config: ml_collections.ConfigDict
     recipe: Recipe
-    feed: ResidentFeed | StreamFeed
+    feed: Feed
     step: Callable
     teacher: Any
     stop: StopRequests

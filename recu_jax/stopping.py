@@ -30,8 +30,14 @@ class Stopped(BaseException):  # nothing went wrong, and no `except Exception` s
     def __init__(self, by: str):
         super().__init__(f"stopped by {by}")
         self.by = by
-        self.together = by == _NOTICE
-        self.exit_status = EXIT_INTERRUPTED if by == "SIGINT" else EXIT_STOPPED
+
+    @property
+    def together(self) -> bool:
+        return self.by == _NOTICE
+
+    @property
+    def exit_status(self) -> int:
+        return EXIT_INTERRUPTED if self.by == "SIGINT" else EXIT_STOPPED
 
 
 class StopRequests:

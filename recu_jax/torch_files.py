@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from recu_jax.errors import UserError
+from recu_jax.replacing import replacing
 
 # Where files keep their state_dict: the authors' code, and the training scripts of torchvision.
 _STATE_DICT_KEYS = ("state_dict", "model")
@@ -178,12 +179,8 @@ def write(path: str | pathlib.Path, file: Mapping[str, Any]) -> None:
     torch = _torch()
     # A copy: arrays that JAX made are read-only.
     tensors = {k: torch.from_numpy(np.array(v)) for k, v in file["state_dict"].items()}
-    aside = pathlib.Path(f"{path}.{os.getpid()}.tmp")
     try:
-        with open(aside, "wb") as opened:
+        with replacing(path) as opened:
             torch.save({**file, "state_dict": tensors}, opened)
-        aside.replace(path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}; give a path in a folder that exists") from error
-    finally:
-        aside.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ import importlib.util
 import io
 import pathlib
 
+import bad_files
 import cv2
 import jax
 import jax.numpy as jnp
@@ -82,17 +83,8 @@ def test_normalize():
     assert normalize(images, mean, std, jnp.bfloat16).dtype == jnp.bfloat16
 
 
-def npz_arrays(**changes):
-    r = np.random.default_rng(0)
-    arrays = {
-        "train_images": r.integers(0, 256, (20, 8, 8, 3), np.uint8), "train_labels": np.arange(20) % 4,
-        "test_images": r.integers(0, 256, (6, 8, 8, 3), np.uint8), "test_labels": np.arange(6) % 4,
-    }  # fmt: skip
-    return {k: v for k, v in (arrays | changes).items() if v is not None}
-
-
 def test_npz(tmp_path):
-    arrays = npz_arrays(train_images=np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8))
+    arrays = bad_files.arrays(train_images=np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8))
     arrays["test_images"] = arrays["test_images"][..., 0]
     np.savez(tmp_path / "a.npz", **arrays)
     d = data.load("npz", str(tmp_path / "a.npz"))
@@ -116,7 +108,7 @@ def test_npz(tmp_path):
     ],
 )
 def test_npz_that_does_not_fit(tmp_path, changes, message):
-    np.savez(tmp_path / "a.npz", **npz_arrays(**changes))
+    np.savez(tmp_path / "a.npz", **bad_files.arrays(**changes))
     with pytest.raises(UserError) as error:
         data.load("npz", str(tmp_path / "a.npz"))
     assert message in str(error.value) and "\n" not in str(error.value)

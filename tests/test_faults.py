@@ -9,6 +9,7 @@ import time
 
 import cv2
 import faults
+import image_folders
 import numpy as np
 import pytest
 from runs import differences, final_state, log, rows, start
@@ -136,12 +137,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(digits):
 def photos(tmp_path_factory):
     """40 photographs to learn, 10 to test, and a run on them."""
     folder = tmp_path_factory.mktemp("photos")
-    r = np.random.default_rng(0)
-    for split, count in (("train", 40), ("val", 10)):
-        for i in range(count):
-            path = folder / "data" / split / "ab"[i % 2] / f"{i:02}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), cv2.resize(r.integers(0, 256, (6, 8, 3), np.uint8), (64, 48)))
+
+    def photograph(r):
+        return cv2.resize(r.integers(0, 256, (6, 8, 3), np.uint8), (64, 48))
+
+    image_folders.write(folder / "data", 40, 10, ".jpg", photograph)
     arguments = [
         "--config=configs/imagenet.py", "--config.dataset=image_folder", f"--config.data_dir={folder / 'data'}",
         "--config.model=digits_resnet8", "--config.image_size=16", "--config.eval_resize=18", "--config.batch_size=8",

@@ -5,6 +5,7 @@ import time
 from functools import partial
 
 import cv2
+import image_folders
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,14 +36,11 @@ def config(**changes):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Lossless images, 20 for training and 13 for testing, of two classes."""
-    root = tmp_path_factory.mktemp("photos")
-    r = np.random.default_rng(0)
-    for split, count in (("train", 20), ("val", 13)):
-        for i in range(count):
-            path = root / split / "ab"[i % 2] / f"{i:02}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), r.integers(0, 256, (SIZE, SIZE, 3), np.uint8))
-    return root
+
+    def noise(r):
+        return r.integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+
+    return image_folders.write(tmp_path_factory.mktemp("photos"), 20, 13, ".png", noise)
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 
-from train_step import REPOSITORY, cpu_model, machine_busy_seconds
+from turns import Worker, answers, cpu_model, others_busy
 
 LAYERS = {64: 56, 128: 28, 256: 14, 512: 7}
 NETWORKS = {"imagenet_resnet18": 224, "cifar_vgg_small": 32}
@@ -165,46 +166,16 @@ def _image(r, size):
 
 def work(side, cores):
     """Serves one side over its pipes: a case in, a JSON line with seconds out."""
-    channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    warnings.simplefilter("ignore")
+    answer = answers()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     versions, runs = {"torch": prepare_torch, "xla": prepare_xla}.get(side, prepare_recu)(cores)
     for run in runs.values():
         run()
-    print(json.dumps({"python": platform.python_version(), **versions}), file=channel)
+    answer(python=platform.python_version(), **versions)
     for line in sys.stdin:
-        busy, began = machine_busy_seconds() - time.process_time(), time.perf_counter()
-        seconds = seconds_of(runs[line.strip()], SECONDS)
-        took = time.perf_counter() - began
-        others = max(0.0, (machine_busy_seconds() - time.process_time() - busy) / (took * os.cpu_count()))
-        print(json.dumps({"seconds": seconds, "share_of_others": others}), file=channel)
-
-
-class Worker:
-    """One side, in a process of its own."""
-
-    def __init__(self, side, python):
-        environment = dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=str(REPOSITORY))
-        command = [python, "-W", "ignore", __file__, f"--worker={side}"]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        self.side, self.versions = side, self._answer()
-
-    def turn(self, case):
-        self._process.stdin.write(f"{case}\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def close(self):
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _answer(self):
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"a worker stopped (exit code {self._process.wait()}); its error is above")
-        return json.loads(line)
+        seconds, _, share = others_busy(lambda line=line: seconds_of(runs[line.strip()], SECONDS))
+        answer(seconds=seconds, share_of_others=share)
 
 
 def popcount_bounds():
@@ -243,7 +214,7 @@ def main():
         work(args.worker, SIDES[args.worker])
         return
     pythons = {side: args.torch_python if side == "torch" else sys.executable for side in SIDES}
-    workers = [Worker(side, pythons[side]) for side in SIDES]
+    workers = [Worker(side, pythons[side], __file__) for side in SIDES]
     bounds = popcount_bounds()
     turns = {case: {side: [] for side in SIDES} for case in CASES}
     for _ in range(args.repeats):

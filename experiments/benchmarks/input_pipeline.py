@@ -32,7 +32,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from train_step import cpu_model, machine_busy_seconds
+from turns import cpu_model, machine_busy_seconds
 
 from recu_jax.data import photos, stream
 from recu_jax.data.transform import Transform, random_box

@@ -30,13 +30,13 @@ import math
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+from turns import Worker, answers, cpu_model, others_busy
+
 SIDES = ("jax", "torch")
-REPOSITORY = Path(__file__).resolve().parents[2]
 CIFAR_IMAGE_SIZE = 32
 CIFAR_TRAIN_IMAGES = 50_000
 TAU = 0.85  # the recipe's first epoch, where the jax side is too
@@ -120,96 +120,37 @@ def prepare_jax(model_name, batch_size):
 
 def work(side, model_name, batch_size, steps):
     """Serves one side over its pipes: a line `go` in, a JSON line with seconds per step out."""
-    # A library that prints would break the protocol, so its standard output goes to stderr.
-    channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-
+    answer = answers()
     prepare = {"jax": prepare_jax, "torch": prepare_torch}[side]
     versions, run_steps = prepare(model_name, batch_size)
     for _ in range(WARMUP_STEPS):
         run_steps(1)
-    print(json.dumps({"python": platform.python_version(), **versions}), file=channel)
-
+    answer(python=platform.python_version(), **versions)
     for line in sys.stdin:
         if line.strip() != "go":
             raise ValueError(f"unknown request {line!r}; the only one is 'go'")
-        busy = machine_busy_seconds() - time.process_time()
-        start = time.perf_counter()
-        loss = run_steps(steps)
-        seconds = time.perf_counter() - start
-        busy = machine_busy_seconds() - time.process_time() - busy
+        loss, seconds, share = others_busy(lambda: run_steps(steps))
         if not math.isfinite(loss):
             raise FloatingPointError(f"the {side} loss is {loss}: these steps train nothing")
-        answer = {
-            "seconds_per_step": seconds / steps,
-            "share_of_others": max(0.0, busy / (seconds * os.cpu_count())),
-        }
-        print(json.dumps(answer), file=channel)
-
-
-def machine_busy_seconds():
-    """Processor seconds since boot of all processes, and of neighbours of a virtual machine."""
-    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
-    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields)
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+        answer(seconds_per_step=seconds / steps, share_of_others=share)
 
 
 # Parent: starts the workers, gives each its turn, reports.
 
 
-class Worker:
-    """One side in a process of its own; `versions` is known once it has warmed up."""
-
-    def __init__(self, side, python, model, batch_size, steps):
-        self.side = side
-        environment = dict(
-            os.environ,
-            JAX_PLATFORMS="cpu",
-            # The checkout under test wins over an installed recu_jax.
-            PYTHONPATH=os.pathsep.join(filter(None, [str(REPOSITORY), os.getenv("PYTHONPATH")])),
-        )
-        arguments = [f"--model={model}", f"--batch_size={batch_size}", f"--steps={steps}"]
-        self._process = subprocess.Popen(
-            [python, __file__, f"--worker={side}", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        self.versions = self._answer()
-
-    def turn(self):
-        """Runs the worker's steps while the other worker waits; their cost as `work` reports it."""
-        time.sleep(SETTLE_SECONDS)
-        self._process.stdin.write("go\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def close(self):
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _answer(self):
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(
-                f"the {self.side} worker stopped (exit code {self._process.wait()}); its error is "
-                f"above, and --{self.side}_python chooses its interpreter"
-            )
-        return json.loads(line)
-
-
 def measure(model, batch_size, repeats, steps, pythons):
     """What `repeats` turns of each side answered, and the versions they ran on."""
+    arguments = [f"--model={model}", f"--batch_size={batch_size}", f"--steps={steps}"]
     with contextlib.ExitStack() as stack:
         workers = []
         for side in SIDES:  # one after the other: compilation and warm-up do not compete either
-            workers.append(Worker(side, pythons[side], model, batch_size, steps))
+            workers.append(Worker(side, pythons[side], __file__, *arguments))
             stack.callback(workers[-1].close)
         turns = {side: [] for side in SIDES}
         for _ in range(repeats):
             for worker in workers:
-                turns[worker.side].append(worker.turn())
+                time.sleep(SETTLE_SECONDS)
+                turns[worker.side].append(worker.turn("go"))
         return turns, {worker.side: worker.versions for worker in workers}
 
 
@@ -229,14 +170,6 @@ def summarize(turns, batch_size):
     ratio = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
     others = max(turn["share_of_others"] for side in SIDES for turn in turns[side])
     return {"sides": sides, "ratio_jax_to_torch": ratio, "largest_share_of_others": others}
-
-
-def cpu_model():
-    """The processor's name; some architectures have none in /proc/cpuinfo, only themselves."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def print_table(result):

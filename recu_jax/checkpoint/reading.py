@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from recu_jax.checkpoint import digests
-from recu_jax.errors import UserError
+from recu_jax.errors import UserError, one_line
 
 FOLDER = "checkpoints"
 METRIC = "test_top1"
@@ -96,8 +96,7 @@ def _damage(what: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise Damaged(f"{pathlib.Path(error.filename or 'a file').name} is missing from {what}") from error
     except Exception as error:  # the readers meet damaged bytes with errors of many kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise Damaged(f"{what} cannot be read: {reason[:120]}") from error
+        raise Damaged(f"{what} cannot be read: {one_line(error, 120)}") from error
 
 
 def saved(workdir: str | pathlib.Path) -> list[Saved]:

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import os
 import pathlib
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 from recu_jax import distributed
 from recu_jax.checkpoint import digests
 from recu_jax.checkpoint.reading import FOLDER, METRIC, saved
-from recu_jax.errors import RunFailed, UserError
+from recu_jax.errors import RunFailed, UserError, one_line
 from recu_jax.train import TrainState
 
 # Ranks a checkpoint within an epoch, which has no test accuracy yet, below any whole epoch's.
@@ -145,7 +144,7 @@ def _reason(error: BaseException) -> str:
     known = (
         os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
     )
-    words = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")[:120]
+    words = one_line(f"{type(error).__name__}: {error}", 120)
     return next((text for text in known if text in said), words)
 
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 
 from recu_jax.data.images import CorruptImage
-from recu_jax.errors import UserError
+from recu_jax.errors import UserError, one_line
 
 _OPEN_BESIDE = 256  # files and sockets of the rest of a process
 _VARINT_BYTES = 10  # of 64 bits
@@ -87,8 +87,7 @@ class ArrayRecords:
         try:
             records = self._reader(path).read(numbers)
         except Exception as error:  # the reader meets damaged bytes with errors of many kinds
-            reason = " ".join(str(error).split())[:200]
-            raise CorruptImage(f"record {numbers[0]} of {path} cannot be read: {reason}") from error
+            raise CorruptImage(f"record {numbers[0]} of {path} cannot be read: {one_line(error, 200)}") from error
         if len(records) != len(numbers) or not all(isinstance(r, bytes) for r in records):
             raise CorruptImage(f"record {numbers[0]} of {path} cannot be read: the file is damaged")
         return records
@@ -119,8 +118,9 @@ def from_builder(builder, split: str) -> ArrayRecords:
         files = builder.info.splits[split].file_instructions
         num_classes = builder.info.features["label"].num_classes
     except Exception as error:  # TFDS looks at its own description only now
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"the description of split {split!r} in {builder.data_path} is damaged: {reason}") from error
+        raise UserError(
+            f"the description of split {split!r} in {builder.data_path} is damaged: {one_line(error, 300)}"
+        ) from error
     missing = [str(f.filename) for f in files if not os.path.isfile(f.filename)]
     if missing:
         raise UserError(

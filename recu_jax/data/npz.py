@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 
 from recu_jax.data.dataset import Dataset
-from recu_jax.errors import UserError
+from recu_jax.errors import UserError, one_line
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 # Unpacked bytes that a file may stand for: photographs pack to half, drawings to a tenth, deflate's best is 1,032.
@@ -35,8 +35,7 @@ def load(path: str) -> Dataset:
     except UserError:
         raise
     except Exception as error:  # the readers of zip and of NumPy meet damaged bytes with errors of many kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path} cannot be read as a .npz file without pickles: {reason[:200]}") from error
+        raise UserError(f"{path} cannot be read as a .npz file without pickles: {one_line(error, 200)}") from error
     images = [a[..., None] if a.ndim == 3 else a for a in arrays[::2]]
     labels = [_as_int32(a) for a in arrays[1::2]]
     num_classes = int(max((y.max(initial=0) for y in labels if y.dtype == np.int32), default=0)) + 1

@@ -9,7 +9,7 @@ from absl import logging
 
 from recu_jax.data import array_records, images
 from recu_jax.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
-from recu_jax.errors import UserError, require
+from recu_jax.errors import UserError, one_line, require
 
 # Normalisation of SPEC.md section 7, and zeros around the image (28x28 digits become 32x32).
 _SETS = {
@@ -74,9 +74,9 @@ def prepared_builder(name: str, data_dir: str | None = None):
     except tfds.core.DatasetNotFoundError as error:
         raise UserError(f"TFDS does not find {name!r} in {where}: {str(error).splitlines()[0]}") from error
     except Exception as error:  # damaged files of TFDS's own end in errors of many kinds
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(
-            f"TFDS cannot read {name} in {where}: {reason}; copy the folder there again, or prepare it anew"
+            f"TFDS cannot read {name} in {where}: {one_line(error, 300)}; copy the folder there again, or prepare it "
+            "anew"
         ) from error
     else:
         is_prepared = builder.is_prepared()

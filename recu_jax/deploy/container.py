@@ -9,12 +9,12 @@ import json
 import math
 import os
 import pathlib
-import tempfile
 from typing import Any
 
 import numpy as np
 
 from recu_jax.errors import UserError
+from recu_jax.replacing import replacing
 
 _DTYPES = {"F32": np.dtype("<f4"), "I32": np.dtype("<i4"), "U32": np.dtype("<u4")}
 _LENGTH_BYTES = 8
@@ -125,21 +125,13 @@ def write(path: str | os.PathLike, header: dict[str, Any], arrays: dict[str, np.
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
-    """Makes a file of `data`, aside, and renames it when it is complete.
+    """Makes a file of `data`, whole or not at all.
 
     Raises:
       UserError: the path cannot be written.
     """
-    path = pathlib.Path(path)
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-            try:
-                file.write(data)
-                file.flush()
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        with replacing(path) as file:
+            file.write(data)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}; give another --out") from error

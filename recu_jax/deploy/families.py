@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import numpy as np
 
 from recu_jax.deploy.build import NO_PADDING, PAD_1, PAD_3, Builder, Convs
@@ -12,15 +11,9 @@ from recu_jax.models import create_model
 from recu_jax.models.cifar_resnet import CifarResNet, OneShortcutBlock
 from recu_jax.models.cifar_vgg import CifarVgg
 from recu_jax.models.imagenet_resnet import ImagenetResNet
+from recu_jax.models.parts import blocks
 from recu_jax.models.react_resnet import ReactResNet
 from recu_jax.models.resnet import BasicBlock, ResNet
-
-
-def _blocks(model: nn.Module):
-    """Name, channels and stride of each residual block; see `models.parts.stages`."""
-    for stage, (size, features) in enumerate(zip(model.stage_sizes, model.widths, strict=True), start=1):
-        for i in range(size):
-            yield f"layer{stage}_{i}", features, 2 if stage > 1 and i == 0 else 1
 
 
 def _cifar_resnet(b: Builder, model: CifarResNet, x: int, image_shape: Sequence[int]) -> None:
@@ -28,7 +21,7 @@ def _cifar_resnet(b: Builder, model: CifarResNet, x: int, image_shape: Sequence[
     if model.stem_activation:
         x = b.add("hard_tanh", [x])
     one_shortcut = model.block is OneShortcutBlock
-    for name, features, stride in _blocks(model):
+    for name, features, stride in blocks(model.stage_sizes, model.widths):
         conv1, bn1, conv2, bn2 = (f"{name}/{part}" for part in ("conv1", "bn1", "conv2", "bn2"))
         shortcut = b.avg_pool(x, stride) if stride != 1 else x
         if extra := features - b.channels(x):
@@ -70,7 +63,7 @@ def _projection(b: Builder, x: int, name: str, features: int, stride: int) -> in
 
 def _imagenet_resnet(b: Builder, model: ImagenetResNet, x: int, image_shape: Sequence[int]) -> None:
     x = _stem(b, x, "conv1", "bn1", "hard_tanh")
-    for name, features, stride in _blocks(model):
+    for name, features, stride in blocks(model.stage_sizes, model.widths):
         shortcut = _projection(b, x, name, features, stride)
         y = b.conv_norm(x, f"{name}/conv1", f"{name}/bn1", stride)
         y = b.add("hard_tanh", [b.add_shortcut(y, shortcut)])
@@ -84,7 +77,7 @@ def _react_resnet(b: Builder, model: ReactResNet, x: int, image_shape: Sequence[
         return b.add("shift", [x], arrays={"bias": b.param(path, "bias")}, name=path)
 
     x = _stem(b, x, "conv", "bn", None)
-    for name, features, stride in _blocks(model):
+    for name, features, stride in blocks(model.stage_sizes, model.widths):
         y = b.conv_norm(shift(x, f"{name}/move0"), f"{name}/conv", f"{name}/bn", stride)
         if stride != 1 or b.channels(x) != features:
             x = b.real_conv(b.avg_pool(x, stride), f"{name}/downsample_1", 1, NO_PADDING)
@@ -98,7 +91,7 @@ def _react_resnet(b: Builder, model: ReactResNet, x: int, image_shape: Sequence[
 def _resnet(b: Builder, model: ResNet, x: int, image_shape: Sequence[int]) -> None:
     x = _stem(b, x, "conv1", "bn1", "relu")
     basic = model.block is BasicBlock
-    for name, features, stride in _blocks(model):
+    for name, features, stride in blocks(model.stage_sizes, model.widths):
         # Kernel size and stride of each convolution.
         convs = [(3, stride), (3, 1)] if basic else [(1, 1), (3, stride), (1, 1)]
         shortcut = _projection(b, x, name, features if basic else 4 * features, stride)

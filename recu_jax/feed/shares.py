@@ -7,7 +7,6 @@ import jax
 import ml_collections
 import numpy as np
 
-from recu_jax import distributed
 from recu_jax.data.order import train_order
 from recu_jax.train import TrainState
 
@@ -27,8 +26,8 @@ def split_over_devices(array: np.ndarray, count: int) -> np.ndarray:
 
 def here(array: np.ndarray, devices: Sequence[jax.Device]) -> np.ndarray:
     """(steps, batch) to (devices of this process, steps, batch / all devices)."""
-    parts = split_over_devices(array, len(devices))
-    return np.stack([part for part, device in zip(parts, devices, strict=True) if device in distributed.local(devices)])
+    here = jax.process_index()
+    return split_over_devices(array, len(devices))[[device.process_index == here for device in devices]]
 
 
 def records(config: ml_collections.ConfigDict, images: int, step: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 
 from recu_jax.data import Photos, stream, workers
-from recu_jax.errors import RunFailed
+from recu_jax.errors import RunFailed, one_line
 from recu_jax.feed.shares import Evaluator, means, never, records
 from recu_jax.recipe import Recipe
 from recu_jax.train import TrainState, eval_batch, parallel, place, train_batch
@@ -89,10 +89,9 @@ class StreamFeed:
         if not self._next.done():
             # Steps that are still running hide the wait; from when they are through on, it is time lost.
             jax.block_until_ready(previous)
-            began = time.monotonic()
-            self._arrived(self._next)
-            self._waited += time.monotonic() - began
+        began = time.monotonic()
         (images, labels, _), skipped = self._arrived(self._next)
+        self._waited += time.monotonic() - began
         self._skipped += skipped
         self._next = self._sender.submit(self._send, self._batches)
         return 1, (images, labels)
@@ -119,7 +118,7 @@ class StreamFeed:
             if "Worker process" not in str(error):  # Grain's words
                 raise
             raise RunFailed(
-                f"an input worker is gone ({' '.join(str(error).split())[:160]}); for want of memory the system kills "
+                f"an input worker is gone ({one_line(error, 160)}); for want of memory the system kills "
                 "them: use fewer (config.num_workers) or smaller batches, and run the same command again"
             ) from error
 

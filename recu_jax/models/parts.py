@@ -1,6 +1,6 @@
 """The full-precision parts that the models share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -60,6 +60,13 @@ def check_halved_evenly(images: jax.Array, maps: jax.Array, times: int) -> None:
         )
 
 
+def blocks(stage_sizes: Sequence[int], widths: Sequence[int]) -> Iterator[tuple[str, int, int]]:
+    """Name (`layer1_0`, ...), channels and stride of each residual block; the first of every stage but one has 2."""
+    for stage, (size, features) in enumerate(zip(stage_sizes, widths, strict=True), start=1):
+        for i in range(size):
+            yield f"layer{stage}_{i}", features, 2 if stage > 1 and i == 0 else 1
+
+
 def stages(
     x: jax.Array,
     block: Callable[..., nn.Module],
@@ -68,14 +75,9 @@ def stages(
     tau: jax.Array | float | None,
     train: bool,
 ) -> jax.Array:
-    """The blocks of a residual network, the first of every stage but the first with stride 2.
-
-    Called within a network, whose submodules `layer1_0`, `layer1_1`, ... they become.
-    """
-    for stage, (size, features) in enumerate(zip(stage_sizes, widths, strict=True), start=1):
-        for i in range(size):
-            stride = 2 if stage > 1 and i == 0 else 1
-            x = block(features, stride, name=f"layer{stage}_{i}")(x, tau, train)
+    """The `blocks` of a residual network, one after the other; called within it, whose submodules they become."""
+    for name, features, stride in blocks(stage_sizes, widths):
+        x = block(features, stride, name=name)(x, tau, train)
     return x
 
 

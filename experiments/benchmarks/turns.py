@@ -1,0 +1,85 @@
+"""What the benchmarks share: sides in processes of their own that take turns, and what else the machine does meanwhile.
+
+The standard library alone, and Linux: /proc tells whether other processes disturbed a comparison.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def cpu_model():
+    """The processor's name; some architectures have none in /proc/cpuinfo, only themselves."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def machine_busy_seconds():
+    """Processor seconds since boot of all processes, and of neighbours of a virtual machine."""
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields)
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def others_busy(function):
+    """What `function()` gives, its seconds, and the share of the machine's processors that others took meanwhile."""
+    busy, began = machine_busy_seconds() - time.process_time(), time.perf_counter()
+    result = function()
+    seconds = time.perf_counter() - began
+    busy = machine_busy_seconds() - time.process_time() - busy
+    return result, seconds, max(0.0, busy / (seconds * os.cpu_count()))
+
+
+def answers():
+    """A worker's channel to its parent. A library that prints would break the protocol: its output goes to stderr."""
+    channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return lambda **answer: print(json.dumps(answer), file=channel)
+
+
+class Worker:
+    """One side in a process of its own: a line in, a JSON line out; `versions` is known once it has warmed up."""
+
+    def __init__(self, side, python, script, *arguments):
+        self.side = side
+        environment = dict(
+            os.environ,
+            JAX_PLATFORMS="cpu",
+            # The checkout under test wins over an installed recu_jax.
+            PYTHONPATH=os.pathsep.join(filter(None, [str(REPOSITORY), os.getenv("PYTHONPATH")])),
+        )
+        self._process = subprocess.Popen(
+            [python, script, f"--worker={side}", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self.versions = self._answer()
+
+    def turn(self, request):
+        """What the worker does for `request` while the others wait; what it cost, as it reports it."""
+        self._process.stdin.write(f"{request}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _answer(self):
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(
+                f"the {self.side} worker stopped (exit code {self._process.wait()}); its error is above, and --help "
+                "says what chooses its interpreter"
+            )
+        return json.loads(line)

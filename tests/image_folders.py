@@ -1,0 +1,17 @@
+"""Folders of random images, as data set image_folder takes them."""
+
+import pathlib
+
+import cv2
+import numpy as np
+
+
+def write(root: pathlib.Path, train: int, val: int, suffix: str, image) -> pathlib.Path:
+    """`train` and `val` images of two classes in turn, each what `image(generator)` gives."""
+    r = np.random.default_rng(0)
+    for split, count in (("train", train), ("val", val)):
+        for i in range(count):
+            path = root / split / "ab"[i % 2] / f"{i:02}{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), image(r))
+    return root
