@@ -14,7 +14,7 @@ TFDS = ["tensorflow-datasets>=4.9.9", "array_record", "importlib_resources", "op
 # Photographs that stay on disk: ImageNet of TFDS, Tiny-ImageNet, folders of images.
 PHOTOS = [*TFDS, "grain>=0.2.18", "pillow>=11.0"]
 
-KERNELS = pathlib.Path("recu_jax") / "deploy" / "csrc"
+KERNELS = pathlib.Path("recu_jax") / "bits" / "csrc"
 
 
 class BuildKernels(build_ext):
@@ -44,7 +44,7 @@ setup(
     python_requires=">=3.11",
     ext_modules=[
         Extension(
-            "recu_jax.deploy._kernels",
+            "recu_jax.bits._kernels",
             sources=[str(KERNELS / name) for name in sorted(path.name for path in (ROOT / KERNELS).glob("*.cc"))],
             depends=[str(KERNELS / path.name) for path in (ROOT / KERNELS).glob("*.h")],
             # Multiply-adds are fused where the code says so, and nowhere else: signs hang on it.

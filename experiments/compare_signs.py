@@ -25,10 +25,11 @@ import golden_values  # noqa: E402
 from random_networks import file_of, flax_outputs  # noqa: E402
 
 from recu_jax import create_model, set_xla_flags  # noqa: E402
+from recu_jax.bits import native, packing  # noqa: E402
 from recu_jax.checkpoint import read_best  # noqa: E402
 from recu_jax.data import load  # noqa: E402
 from recu_jax.data.transform import Transform  # noqa: E402
-from recu_jax.deploy import graph, native, packing, runtime  # noqa: E402
+from recu_jax.deploy import graph, runtime  # noqa: E402
 from recu_jax.torch_import import from_torch  # noqa: E402
 
 

@@ -31,7 +31,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from random_networks import file_of, variables_of  # noqa: E402
 
 from recu_jax import UserError, deploy  # noqa: E402
-from recu_jax.deploy import container, native  # noqa: E402
+from recu_jax.bits import native  # noqa: E402
+from recu_jax.deploy import container  # noqa: E402
 
 MODELS = {"digits_resnet8": (8, 8, 1), "cifar_vgg_small": (16, 16, 3), "cifar_resnet18a": (8, 8, 3)}
 SLOW_SECONDS = 60

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from recu_jax.deploy import native
+from recu_jax.bits import native
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SOURCES = ROOT / "recu_jax" / "deploy" / "csrc"
+SOURCES = ROOT / "recu_jax" / "bits" / "csrc"
 COMPILER = shutil.which("g++")
 
 

@@ -11,7 +11,8 @@ import pytest
 from random_networks import CONVS, file_of, flax_outputs, variables_of
 from sklearn.datasets import load_digits, load_sample_images
 
-from recu_jax.deploy import fold, graph, model, packing, runtime
+from recu_jax.bits import packing
+from recu_jax.deploy import fold, graph, model, runtime
 from recu_jax.deploy.build import Convs
 from recu_jax.layers import BinaryConv
 from recu_jax.models import FULL_PRECISION, MODELS

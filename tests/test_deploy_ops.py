@@ -10,7 +10,7 @@ import pytest
 from jax import lax
 
 from recu_jax import UserError
-from recu_jax.deploy import ops, packing
+from recu_jax.bits import ops, packing
 
 BACKENDS = (*compiled_kernels.instruction_sets(), "xla")
 # Few are divided by 32 or 64, and each word boundary has its neighbours.

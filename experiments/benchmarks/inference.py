@@ -116,8 +116,9 @@ def prepare_recu(cores):
     import numpy as np
 
     from recu_jax import create_model
-    from recu_jax.deploy import build, families, model, native, ops
-    from recu_jax.deploy.geometry import Geometry
+    from recu_jax.bits import native, ops
+    from recu_jax.bits.geometry import Geometry
+    from recu_jax.deploy import build, families, model
 
     runs, r, backend = {}, np.random.default_rng(0), native.default_backend()
     for channels, size in LAYERS.items():

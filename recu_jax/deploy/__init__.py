@@ -7,7 +7,7 @@ Needs jax and NumPy alone. `python -m recu_jax.export` writes the files; `ops` h
 your own.
 """
 
-from recu_jax.deploy import ops
+from recu_jax.bits import ops
 from recu_jax.deploy.model import Header, Model, load
 
 __all__ = ["Header", "Model", "load", "ops"]

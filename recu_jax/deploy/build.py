@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from recu_jax import functional
+from recu_jax.bits.packing import kernel_word_count, pack_bits, pack_kernel
 from recu_jax.deploy import fold
-from recu_jax.deploy.packing import kernel_word_count, pack_bits, pack_kernel
 
 NO_PADDING, PAD_1, PAD_3 = (0, 0, 0, 0), (1, 1, 1, 1), (3, 3, 3, 3)
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from recu_jax.bits.geometry import Geometry
+from recu_jax.bits.packing import kernel_word_count
 from recu_jax.deploy.container import is_count
 from recu_jax.deploy.fields import Fields, Value
-from recu_jax.deploy.geometry import Geometry
-from recu_jax.deploy.packing import kernel_word_count
 from recu_jax.errors import UserError
 
 # Of one image's values: 256 MB of float32. The largest of imagenet_resnet34 has 0.8 million.

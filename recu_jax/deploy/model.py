@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recu_jax.deploy import container, graph, native, runtime
+from recu_jax.bits import native
+from recu_jax.deploy import container, graph, runtime
 from recu_jax.errors import UserError
 
 FORMAT = 1

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from recu_jax.bits.packing import unpack_bits, unpack_kernel
 from recu_jax.deploy.graph import Node
 from recu_jax.deploy.model import Model
-from recu_jax.deploy.packing import unpack_bits, unpack_kernel
 from recu_jax.errors import UserError, require
 
 OPSET = 13

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from recu_jax.bits import ops
+from recu_jax.bits.packing import pack_groups, unpack_groups, word_count
 from recu_jax.conv import per_channel
-from recu_jax.deploy import ops
 from recu_jax.deploy.graph import Node
-from recu_jax.deploy.packing import pack_groups, unpack_groups, word_count
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from jax import lax
 
+from recu_jax.bits.packing import word_count
 from recu_jax.conv import ConvSpec, PaddingLike
-from recu_jax.deploy.packing import word_count
 from recu_jax.errors import UserError
 
 BLOCK = 16  # output channels that the compiled kernels take at a time; kBlock in csrc/binary_conv.h

@@ -18,10 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from recu_jax.conv import ConvSpec, PaddingLike, wrap_padding
-from recu_jax.deploy import native
-from recu_jax.deploy.geometry import BLOCK, Geometry
-from recu_jax.deploy.packing import (
+from recu_jax.bits import native
+from recu_jax.bits.geometry import BLOCK, Geometry
+from recu_jax.bits.packing import (
     kernel_word_count,
     pack_groups,
     pack_kernel,
@@ -29,6 +28,7 @@ from recu_jax.deploy.packing import (
     unpack_groups,
     word_count,
 )
+from recu_jax.conv import ConvSpec, PaddingLike, wrap_padding
 from recu_jax.errors import UserError
 
 __all__ = ["Kernel", "arrange_kernel", "binary_conv", "binary_dense", "pack", "pack_kernel"]

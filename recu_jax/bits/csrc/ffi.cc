@@ -1,4 +1,4 @@
-// The operations as XLA calls them (recu_jax/deploy/native.py registers them); checks sizes, then hands on.
+// The operations as XLA calls them (recu_jax/bits/native.py registers them); checks sizes, then hands on.
 
 #include <atomic>
 #include <condition_variable>
@@ -51,7 +51,7 @@ recu::Workers MakeWorkers(ffi::ThreadPool pool) {
 
 ffi::Error Invalid(const std::string& what) { return ffi::Error::InvalidArgument("recu_jax: " + what); }
 
-// Reads the 22 numbers of recu_jax.deploy.ops.Geometry.
+// Reads the 22 numbers of recu_jax.bits.ops.Geometry.
 bool ReadGeometry(ffi::Span<const int64_t> numbers, recu::Geometry* g) {
   if (numbers.size() != 22) return false;
   const int64_t* n = numbers.begin();

@@ -38,7 +38,7 @@ struct Geometry {
   int64_t output_words() const { return (output_features() + 63) / 64; }
 };
 
-// Weights, laid out by recu_jax.deploy.ops.arrange_kernel.
+// Weights, laid out by recu_jax.bits.ops.arrange_kernel.
 struct Kernel {
   const uint64_t* panels;   // (groups, blocks, depth, kBlock)
   const int32_t* tap_sums;  // (groups, blocks, taps, kBlock): what a tap adds where the image is all -1
