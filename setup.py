@@ -77,7 +77,8 @@ setup(
         # jax.export writes and reads its artifacts with it.
         "stablehlo": ["flatbuffers"],
         "qonnx": ["qonnx"],
-        "test": [*PHOTOS, "flatbuffers", "pytest", "pytest-xdist", "ruff"],
+        # Tests build the compiled kernels beside their sources, with setuptools, which Python 3.12 no longer brings.
+        "test": [*PHOTOS, "flatbuffers", "pytest", "pytest-xdist", "ruff", "setuptools"],
         # Comparisons only. On Python 3.11 `torch==2.13.0` is to be had as a CPU build.
         "torch": ["torch>=2.4"],
     },

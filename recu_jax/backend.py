@@ -6,8 +6,11 @@ dispatch. GPU and TPU: none of this, and many steps a dispatch.
 
 import importlib.metadata
 import os
+import tempfile
 
 import jax
+
+from recu_jax.errors import UserError
 
 _YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 # XLA aborts the process on a flag it does not know. 0.10.0 knows this one, 0.7.2 does not; the fusions are on by
@@ -34,6 +37,27 @@ def set_xla_flags() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if _jaxlib_version() >= _YNN_FLAG_SINCE and _YNN_FLAG not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {_YNN_FLAG}=".strip()
+
+
+def keep_compiled_programs(folder: str | None) -> None:
+    """Has XLA keep what it compiles from now on in `folder`, and take it from there; None leaves that as it is.
+
+    Raises:
+      UserError: the folder cannot be made or written to.
+    """
+    if folder is None:
+        return
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"config.compilation_cache_dir={folder} cannot be written to: {error.strerror}; give another folder"
+        ) from error
+    jax.config.update("jax_compilation_cache_dir", folder)
+    # JAX leaves out what takes less than a second to compile: of a run on the digits nearly everything.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def sums_by_dots() -> bool:

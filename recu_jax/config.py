@@ -15,6 +15,7 @@ from recu_jax.errors import UserError, unknown
 FREE_ON_RESUME = frozenset({
     "data_dir", "num_workers", "eval_batch_size", "steps_per_dispatch", "checkpoint_every_epochs", "log_every_steps",
     "tensorboard", "check_finite_every_steps", "data_timeout_seconds", "resume_on_other_devices",
+    "compilation_cache_dir",
 })  # fmt: skip
 _ON_OTHER_DEVICES = ", or set --config.resume_on_other_devices=True (batch norm per device then sees other batches)"
 # Fields that decide which variables a model has.
@@ -75,6 +76,8 @@ def base_config() -> ml_collections.ConfigDict:
     c.num_devices = ml_collections.config_dict.placeholder(int)
     c.global_batch_norm = False  # batch statistics over all devices; each its own is what the authors do
     c.steps_per_dispatch = ml_collections.config_dict.placeholder(int)
+    # Folder where compiled programs are kept, so that later runs start sooner; it grows, and may be deleted.
+    c.compilation_cache_dir = ml_collections.config_dict.placeholder(str)
     # Go on with another number of devices than before, though batch norm per device makes it another run.
     c.resume_on_other_devices = False
 

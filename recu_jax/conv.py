@@ -1,19 +1,6 @@
-"""Convolution of signs with one scale per output channel, and a backward pass that XLA compiles well.
-
-The forward pass is `lax.conv_general_dilated`. The backward pass is written out for two reasons:
-
-- XLA's CPU compiler fuses whatever produced the activations (normalisation, sign) into the layout change that the
-  kernel gradient needs and recomputes it with strided access: 60% of a train step. An `optimization_barrier` on
-  the saved arrays stops that.
-  (The kernel gradient as matrix products over patches, which XLA then does not have to lay out anew, was slower:
-  2.2 s a `cifar_resnet20` step against 2.0 s on jax 0.10.1, 1.8 s against 1.3 s on 0.12.)
-- With `y = alpha * conv(x, k)` linear in `k`, the gradient of alpha is a sum over the kernel gradient,
-  `d alpha_c = sum_k K_c * k_c` with `K = dconv/dk(x, dy)`. The convolution's output is neither kept nor
-  read again.
-"""
+"""The geometry of a convolution, channels last: what `nn.Conv` takes, as XLA takes it."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -87,7 +74,8 @@ def per_channel(values: jax.Array, like: jax.Array) -> jax.Array:
     return lax.expand_dims(values.astype(like.dtype), range(like.ndim - 1))
 
 
-def _conv(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
+def convolve(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
+    """`lax.conv_general_dilated` with the geometry of `spec`."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -107,40 +95,3 @@ def wrap_padding(x: jax.Array, window: Sequence[int], spec: ConvSpec) -> tuple[j
     pads = [(s // 2, s - s // 2) for s in spans]
     x = jnp.pad(x, [(0, 0), *pads, (0, 0)], mode=_PAD_MODES[spec.padding])
     return x, dataclasses.replace(spec, padding="VALID")
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def scaled_conv(x: jax.Array, kernel: jax.Array, alpha: jax.Array | None, spec: ConvSpec) -> jax.Array:
-    """`alpha * conv(x, kernel)`.
-
-    Args:
-      x: (batch, *spatial, in_features).
-      kernel: (*window, in_features / groups, features), dtype of `x`.
-      alpha: (features,) or None for no scale.
-      spec: geometry.
-
-    Returns:
-      (batch, *out_spatial, features) in the dtype of `x`.
-    """
-    y = _conv(x, kernel, spec)
-    return y if alpha is None else y * per_channel(alpha, y)
-
-
-def _scaled_conv_fwd(x, kernel, alpha, spec):
-    return scaled_conv(x, kernel, alpha, spec), (x, kernel, alpha)
-
-
-def _scaled_conv_bwd(spec, saved, dy):
-    (x, kernel, alpha), dy = lax.optimization_barrier((saved, dy))
-    scaled_kernel = kernel if alpha is None else kernel * per_channel(alpha, kernel)
-    (dx,) = jax.linear_transpose(lambda x: _conv(x, scaled_kernel, spec), x)(dy)
-    (dkernel,) = jax.linear_transpose(lambda k: _conv(x, k, spec), kernel)(dy)
-    if alpha is None:
-        return dx, dkernel, None
-    # Sums of up to thousands of products: not in bfloat16.
-    products = dkernel.astype(alpha.dtype) * kernel.astype(alpha.dtype)
-    dalpha = products.sum(axis=tuple(range(kernel.ndim - 1)))
-    return dx, dkernel * per_channel(alpha, kernel), dalpha
-
-
-scaled_conv.defvjp(_scaled_conv_fwd, _scaled_conv_bwd)

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from recu_jax.conv import ConvSpec, PaddingLike, per_channel, scaled_conv, wrap_padding
+from recu_jax.conv import ConvSpec, PaddingLike, per_channel, wrap_padding
 from recu_jax.errors import UserError
+from recu_jax.scaled_conv import scaled_conv
 from recu_jax.sums import sum_columns
 
 EPSILON = 1e-5
@@ -229,7 +230,7 @@ def binary_conv(
     signs = binarize_activations(x, x.ndim - 1, train=train)
     signs, spec = wrap_padding(signs, window, spec)
     weights = binarize_weights(kernel, tau, standardized=standardized, clamp=clamp) if binary else kernel
-    return scaled_conv(signs, weights.astype(x.dtype), alpha, spec)
+    return scaled_conv(signs, weights.astype(x.dtype), alpha, spec, binary)
 
 
 def binary_dense(

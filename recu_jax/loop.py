@@ -10,7 +10,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from recu_jax import data, distributed, pretrained
+from recu_jax import backend, data, distributed, pretrained
 from recu_jax.checkpoint import Checkpoints, Damaged, Found, any_saved, newest_good, read_best, saved, set_aside
 from recu_jax.config import check_config, check_resumable, check_same_model, check_trained_here, plain
 from recu_jax.errors import UserError
@@ -45,6 +45,7 @@ class Run:
 
 def _prepare(config: ml_collections.ConfigDict) -> Run:
     check_config(config)
+    backend.keep_compiled_programs(config.compilation_cache_dir)
     devices = _devices(config)
     dataset = data.load(config.dataset, config.data_dir, config.num_workers)
     feed = make_feed(config, dataset, devices)

@@ -5,16 +5,17 @@ import subprocess
 import pytest
 from compiled_kernels import COMPILER, ROOT, SOURCES
 
-KERNELS = ("binary_conv.cc", "isa_portable.cc", "isa_avx2.cc", "isa_avx512.cc")
+KERNELS = ("binary_conv.cc", "gradients.cc", "isa_portable.cc", "isa_avx2.cc", "isa_avx512.cc")
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no g++")
-def test_random_shapes_under_sanitizers(tmp_path):
-    program = tmp_path / "binary_conv_test"
-    sources = [SOURCES / name for name in KERNELS] + [ROOT / "tests" / "binary_conv_test.cc"]
+@pytest.mark.parametrize("test,shapes", [("binary_conv_test", 150), ("gradients_test", 60)])
+def test_random_shapes_under_sanitizers(test, shapes, tmp_path):
+    program = tmp_path / test
+    sources = [SOURCES / name for name in KERNELS] + [ROOT / "tests" / f"{test}.cc"]
     flags = "-std=c++17 -O1 -g -Wall -Wextra -Werror -ffp-contract=off -pthread -fsanitize=address,undefined"
     command = [COMPILER, *flags.split(), "-fno-sanitize-recover=all", f"-I{SOURCES}", *sources, "-o", program]
     subprocess.run(command, check=True)
-    done = subprocess.run([program, "1", "150"], capture_output=True, text=True)
+    done = subprocess.run([program, "1", str(shapes)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "150 shapes: portable" in done.stdout
+    assert f"{shapes} shapes: portable" in done.stdout

@@ -1,4 +1,4 @@
-"""ReCU for CIFAR in eager PyTorch: the yardstick that the JAX train step is timed against.
+"""ReCU in eager PyTorch: the yardstick that the JAX train step is timed against.
 
 Written from the paper's formulas (Xu et al., "ReCU: Reviving the Dead Weights in Binary Neural
 Networks", ICCV 2021, arXiv:2103.12369) the way a PyTorch user would write them: stock modules,
@@ -10,7 +10,7 @@ that weights and activations take two values only.
 
     model = build("cifar_resnet20")
     optimizer = make_optimizer(model)
-    loss = train_step(model, optimizer, images, labels, tau=0.85)  # images: (N, 3, 32, 32)
+    loss = train_step(model, optimizer, images, labels, tau=0.85)  # images: (N, 3, height, width)
 
 Tensors are NCHW. Parameters are float32; `model.double()` makes comparisons sharp, because float32
 rounding now and then flips a sign.
@@ -103,10 +103,17 @@ def shortcut(x, out_channels):
     return F.pad(F.avg_pool2d(x, 2), (0, 0, 0, 0, padding, padding))
 
 
+class Projection(nn.Sequential):
+    """Full-precision shortcut where the shape changes."""
+
+    def __init__(self, in_channels, out_channels, stride):
+        super().__init__(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
+
+
 class Block(nn.Module):
     """Two binary convolutions; a shortcut over each of them, or a single one over both."""
 
-    def __init__(self, in_channels, out_channels, stride, shortcut_per_conv):
+    def __init__(self, in_channels, out_channels, stride, shortcut_per_conv=True, projection=False):
         super().__init__()
         self.conv1 = BinaryConv2d(in_channels, out_channels, stride)
         self.bn1 = nn.BatchNorm2d(out_channels)
@@ -114,9 +121,12 @@ class Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.out_channels = out_channels
         self.shortcut_per_conv = shortcut_per_conv
+        self.downsample = None
+        if projection and (stride != 1 or in_channels != out_channels):
+            self.downsample = Projection(in_channels, out_channels, stride)
 
     def forward(self, x, tau):
-        residual = shortcut(x, self.out_channels)
+        residual = shortcut(x, self.out_channels) if self.downsample is None else self.downsample(x)
         out = self.bn1(self.conv1(x, tau))
         if self.shortcut_per_conv:
             out = residual = F.hardtanh(out + residual)
@@ -159,6 +169,33 @@ class ResNet(nn.Module):
         return self.linear(self.bn2(x.mean((2, 3))))
 
 
+class ImagenetResNet(nn.Module):
+    """ImageNet ResNet of the same blocks, with projections for shortcuts where the shape changes."""
+
+    def __init__(self, depths, num_classes=1000):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        blocks, in_channels = [], 64
+        for stage, (depth, width) in enumerate(zip(depths, (64, 128, 256, 512), strict=True)):
+            for index in range(depth):
+                stride = 2 if stage and not index else 1
+                blocks.append(Block(in_channels, width, stride, projection=True))
+                in_channels = width
+        self.blocks = nn.ModuleList(blocks)
+        self.bn2 = nn.BatchNorm1d(512)
+        self.fc = nn.Linear(512, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, x, tau):
+        x = F.max_pool2d(F.hardtanh(self.bn1(self.conv1(x))), 3, 2, 1)
+        for block in self.blocks:
+            x = block(x, tau)
+        return self.fc(self.bn2(x.mean((2, 3))))
+
+
 class VGGSmall(nn.Module):
     """VGG-small: six convolutions (the first in full precision) and one linear layer."""
 
@@ -195,14 +232,20 @@ MODELS = {
         ResNet, (2, 2, 2, 2), (64, 128, 256, 512), shortcut_per_conv=False, stem_hardtanh=False
     ),
     "cifar_vgg_small": VGGSmall,
+    "imagenet_resnet18": functools.partial(ImagenetResNet, (2, 2, 2, 2)),
 }
 
 
-def build(name, num_classes=10):
+def image_size(name):
+    """Height and width of the images that a model is made for."""
+    return 224 if name.startswith("imagenet") else 32
+
+
+def build(name, **options):
     """A freshly initialised model in train mode, called as `model(x, tau)`."""
     if name not in MODELS:
         raise ValueError(f"no PyTorch model {name!r}; there are {', '.join(MODELS)}")
-    return MODELS[name](num_classes=num_classes)
+    return MODELS[name](**options)
 
 
 def make_optimizer(model, lr=0.1, momentum=0.9, weight_decay=5e-4):
@@ -211,9 +254,16 @@ def make_optimizer(model, lr=0.1, momentum=0.9, weight_decay=5e-4):
 
 
 def train_step(model, optimizer, x, y, tau):
-    """One update on the batch `x` (N, 3, 32, 32), `y` (N,); returns the loss before it."""
+    """One update on the batch `x` (N, 3, height, width), `y` (N,); returns the loss before it."""
     optimizer.zero_grad()
     loss = F.cross_entropy(model(x, tau), y)
     loss.backward()
     optimizer.step()
     return loss.detach()
+
+
+@torch.inference_mode()
+def eval_step(model, x, y):
+    """Loss and number of right answers on the batch `x` (N, 3, height, width), `y` (N,); `model` is in eval mode."""
+    logits = model(x, 1)
+    return F.cross_entropy(logits, y), (logits.argmax(1) == y).sum()

@@ -12,7 +12,7 @@ from recu_jax.conv import ConvSpec, PaddingLike
 from recu_jax.errors import UserError
 
 BLOCK = 16  # output channels that the compiled kernels take at a time; kBlock in csrc/binary_conv.h
-_SPATIAL = 3  # spatial dimensions that they know
+COMPILED_DIMENSIONS = 3  # spatial dimensions that they know
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,11 +111,11 @@ class Geometry:
     @property
     def compiled(self) -> bool:
         """Whether the compiled kernels take it."""
-        return len(self.window) <= _SPATIAL
+        return len(self.window) <= COMPILED_DIMENSIONS
 
     def numbers(self) -> np.ndarray:
         """As the compiled kernels take it: int64, (22,)."""
-        missing = _SPATIAL - len(self.window)
+        missing = COMPILED_DIMENSIONS - len(self.window)
         low = [p[0] for p in self.padding]
         triples = ((self.spatial, 1), (self.out, 1), (self.window, 1), (self.strides, 1), (self.dilation, 1), (low, 0))
         flat = [n for values, filler in triples for n in (*[filler] * missing, *values)]

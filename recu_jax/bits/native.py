@@ -10,7 +10,14 @@ import pathlib
 
 import jax
 
-TARGETS = ("recu_conv_sums", "recu_conv_thresholds", "recu_conv_affine", "recu_pack")
+TARGETS = (
+    "recu_conv_sums",
+    "recu_conv_thresholds",
+    "recu_conv_affine",
+    "recu_kernel_gradient",
+    "recu_input_gradient",
+    "recu_pack",
+)
 
 
 @functools.cache

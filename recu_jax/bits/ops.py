@@ -44,12 +44,14 @@ class Kernel:
 
 
 def pack(x: jax.Array, groups: int = 1, backend: str | None = None) -> jax.Array:
-    """Signs of x, (..., channels) float32: uint32 (..., groups * words), see `packing`."""
+    """Signs of x, (..., channels), real: uint32 (..., groups * words), see `packing`."""
     backend = backend or native.default_backend()
-    if backend == "xla" or x.dtype != jnp.float32 or groups != 1:
+    if backend == "xla":
         return pack_groups(x, groups)
-    channels = x.shape[-1]
-    shape = jax.ShapeDtypeStruct((*x.shape[:-1], word_count(channels)), jnp.uint32)
+    if x.dtype != jnp.float32:  # a cast to float32 may make 0 of what is small, or even of a negative number
+        x = jnp.where(x >= 0, jnp.float32(1), jnp.float32(-1))
+    channels = x.shape[-1] // groups
+    shape = jax.ShapeDtypeStruct((*x.shape[:-1], groups * word_count(channels)), jnp.uint32)
     call = jax.ffi.ffi_call("recu_pack", shape, vmap_method="sequential")
     return call(x, channels=np.int64(channels), isa=backend)
 
@@ -159,6 +161,42 @@ def conv_affine(
     y = y if shortcut is None else y + shortcut
     y = jax.nn.hard_tanh(y) if clamp else y
     return y, pack_groups(y)
+
+
+def kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry, backend: str) -> jax.Array:
+    """Gradient of `conv_sums` with respect to the weights.
+
+    Args:
+      x: packed activations, `geometry.input_shape`.
+      dy: float32, `geometry.output_shape`.
+      geometry: of the convolution.
+      backend: an instruction set of `native.instruction_sets()`.
+
+    Returns:
+      float32, (*window, channels, groups * features).
+    """
+    shape = (*geometry.window, geometry.channels, geometry.groups * geometry.features)
+    call = jax.ffi.ffi_call("recu_kernel_gradient", jax.ShapeDtypeStruct(shape, jnp.float32), vmap_method="sequential")
+    return call(x, dy, geometry=geometry.numbers(), isa=backend)
+
+
+def input_gradient(
+    kernel: jax.Array, alpha: jax.Array | None, dy: jax.Array, geometry: Geometry, backend: str
+) -> jax.Array:
+    """Gradient of `alpha * conv_sums` with respect to the activations.
+
+    Args:
+      kernel: signs of the weights, uint32, (groups * features, *window, words), `words` even.
+      alpha: float32, (groups * features,), or None.
+      dy, geometry, backend: as in `kernel_gradient`.
+
+    Returns:
+      float32, (batch, *spatial, groups * channels).
+    """
+    shape = (geometry.batch, *geometry.spatial, geometry.groups * geometry.channels)
+    call = jax.ffi.ffi_call("recu_input_gradient", jax.ShapeDtypeStruct(shape, jnp.float32), vmap_method="sequential")
+    alpha = jnp.zeros((0,), jnp.float32) if alpha is None else alpha
+    return call(kernel, alpha, dy, geometry=geometry.numbers(), isa=backend)
 
 
 def _padded(rows):

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "binary_conv.h"
+#include "gradients.h"
 #include "isa.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -160,6 +161,41 @@ ffi::Error ConvAffine(ffi::ThreadPool pool, Words x, Words panels, Ints tap_sums
   return ffi::Error::Success();
 }
 
+ffi::Error KernelGradient(ffi::ThreadPool pool, Words x, Floats dy, Out<Floats> out, ffi::Span<const int64_t> geometry,
+                          std::string_view isa_name) {
+  recu::Geometry g;
+  if (!ReadGeometry(geometry, &g)) return Invalid("the geometry is not one of a convolution");
+  const recu::Isa* isa = recu::FindIsa(std::string(isa_name).c_str());
+  if (isa == nullptr) return Invalid("no instruction set of this name here: " + std::string(isa_name));
+  if (static_cast<int64_t>(x.element_count()) != 2 * g.input_words() ||
+      static_cast<int64_t>(dy.element_count()) != g.pixels() * g.output_features() ||
+      static_cast<int64_t>(out->element_count()) != g.taps() * g.channels * g.output_features()) {
+    return Invalid("x, dy or the kernel's gradient do not fit the geometry");
+  }
+  recu::KernelGradient(g, reinterpret_cast<const uint64_t*>(x.typed_data()), dy.typed_data(), out->typed_data(), *isa,
+                       MakeWorkers(pool));
+  return ffi::Error::Success();
+}
+
+ffi::Error InputGradient(ffi::ThreadPool pool, Words kernel, Floats alpha, Floats dy, Out<Floats> out,
+                         ffi::Span<const int64_t> geometry, std::string_view isa_name) {
+  recu::Geometry g;
+  if (!ReadGeometry(geometry, &g)) return Invalid("the geometry is not one of a convolution");
+  const recu::Isa* isa = recu::FindIsa(std::string(isa_name).c_str());
+  if (isa == nullptr) return Invalid("no instruction set of this name here: " + std::string(isa_name));
+  const int64_t scales = static_cast<int64_t>(alpha.element_count());
+  if (static_cast<int64_t>(kernel.element_count()) != 2 * g.output_features() * g.depth() ||
+      static_cast<int64_t>(dy.element_count()) != g.pixels() * g.output_features() ||
+      (scales != 0 && scales != g.output_features()) ||
+      static_cast<int64_t>(out->element_count()) != g.batch * g.in[0] * g.in[1] * g.in[2] * g.groups * g.channels) {
+    return Invalid("kernel, alpha, dy or the input's gradient do not fit the geometry");
+  }
+  recu::InputGradient(g, reinterpret_cast<const uint64_t*>(kernel.typed_data()),
+                      scales != 0 ? alpha.typed_data() : nullptr, dy.typed_data(), out->typed_data(), *isa,
+                      MakeWorkers(pool));
+  return ffi::Error::Success();
+}
+
 ffi::Error Pack(ffi::ThreadPool pool, Floats x, Out<Words> out, int64_t channels, std::string_view isa_name) {
   const recu::Isa* isa = recu::FindIsa(std::string(isa_name).c_str());
   if (isa == nullptr) return Invalid("no instruction set of this name here: " + std::string(isa_name));
@@ -208,6 +244,25 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_conv_affine, ConvAffine,
                                   .Ret<Words>()
                                   .Attr<ffi::Span<const int64_t>>("geometry")
                                   .Attr<bool>("clamp")
+                                  .Attr<std::string_view>("isa"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_kernel_gradient, KernelGradient,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Words>()
+                                  .Arg<Floats>()
+                                  .Ret<Floats>()
+                                  .Attr<ffi::Span<const int64_t>>("geometry")
+                                  .Attr<std::string_view>("isa"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_input_gradient, InputGradient,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Words>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Ret<Floats>()
+                                  .Attr<ffi::Span<const int64_t>>("geometry")
                                   .Attr<std::string_view>("isa"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_pack, Pack,

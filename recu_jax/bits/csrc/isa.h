@@ -33,6 +33,21 @@ struct ThresholdTile {
   int64_t bits_stride;
 };
 
+// Some steps of a sum of outer products: signs of 16-bit parts times numbers.
+struct OuterRun {
+  const uint16_t* bits;
+  const float* numbers;
+  int64_t count;
+};
+
+// How far it is to the next step, and within a step from vector to vector and from row to row.
+struct OuterSteps {
+  int64_t bits;
+  int64_t bits_vector;
+  int64_t number;
+  int64_t number_row;
+};
+
 struct Isa {
   const char* name;
   // Pixels that `count` takes at most.
@@ -44,6 +59,8 @@ struct Isa {
   void (*thresholds)(const ThresholdTile&);
   // Signs of channels floats, into (channels + 63) / 64 words.
   void (*pack)(const float* x, int64_t channels, uint64_t* words);
+  // sums (rows, vectors, 16) += over the steps of all runs of numbers[row] * sign[vector]; rows <= 16, vectors <= 2.
+  void (*outer)(int rows, int vectors, const OuterRun* runs, int count, const OuterSteps& steps, float* sums);
 };
 
 const Isa& PortableIsa();

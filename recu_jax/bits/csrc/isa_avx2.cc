@@ -65,7 +65,23 @@ inline uint16_t NotBelow(const int32_t* a, const int32_t* direction, const int32
   return static_cast<uint16_t>(bits);
 }
 
+inline Vector Broadcast(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+
+// The signs of each byte: one load, where making them of bits takes four instructions.
+struct SignTable {
+  alignas(32) float signs[256][8];
+  SignTable() {
+    for (int i = 0; i < 256 * 8; ++i) signs[i / 8][i % 8] = i / 8 >> i % 8 & 1 ? 1.f : -1.f;
+  }
+};
+const SignTable kSignTable;
+inline Vector Signs(uint16_t bits) {
+  return {_mm256_load_ps(kSignTable.signs[bits & 0xff]), _mm256_load_ps(kSignTable.signs[bits >> 8])};
+}
+constexpr int kOuterRows[] = {0, 4, 2};
+
 #include "tile.h"
+#include "outer.h"
 
 // Byte counters hold the at most 8 differing bits of 31 words; then they are summed into 64 bits.
 constexpr int64_t kWordsPerByteCounter = 31;
@@ -130,7 +146,7 @@ void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int p
 #pragma GCC pop_options
 
 const recu::Isa* recu::Avx2Isa() {
-  static const Isa isa = {"avx2", 8, Count, FinishAffine, FinishThresholds, PackRow};
+  static const Isa isa = {"avx2", 8, Count, FinishAffine, FinishThresholds, PackRow, Outer};
   static const bool have = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   return have ? &isa : nullptr;
 }

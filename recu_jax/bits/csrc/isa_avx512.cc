@@ -32,7 +32,13 @@ inline uint16_t NotBelow(const int32_t* a, const int32_t* direction, const int32
   return _mm512_cmpge_epi32_mask(product, _mm512_loadu_si512(b));
 }
 
+inline Vector Broadcast(float x) { return _mm512_set1_ps(x); }
+inline Vector Signs(uint16_t bits) { return _mm512_mask_blend_ps(bits, _mm512_set1_ps(-1.f), _mm512_set1_ps(1.f)); }
+// Sums, signs and a number take 27 of the 32 registers; alone, numbers come straight from memory.
+constexpr int kOuterRows[] = {0, 16, 12};
+
 #include "tile.h"
+#include "outer.h"
 
 constexpr int kMaxPixels = 12;
 
@@ -79,7 +85,7 @@ void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int p
 #pragma GCC pop_options
 
 const recu::Isa* recu::Avx512Isa() {
-  static const Isa isa = {"avx512", kMaxPixels, Count, FinishAffine, FinishThresholds, PackRow};
+  static const Isa isa = {"avx512", kMaxPixels, Count, FinishAffine, FinishThresholds, PackRow, Outer};
   static const bool have = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                            __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx2") &&

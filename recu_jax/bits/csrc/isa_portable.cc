@@ -53,7 +53,16 @@ inline uint16_t NotBelow(const int32_t* a, const int32_t* direction, const int32
   return static_cast<uint16_t>(bits);
 }
 
+inline Vector Broadcast(float x) {
+  return Make([=](int) { return x; });
+}
+inline Vector Signs(uint16_t bits) {
+  return Make([=](int i) { return bits >> i & 1 ? 1.f : -1.f; });
+}
+constexpr int kOuterRows[] = {0, 2, 1};
+
 #include "tile.h"
+#include "outer.h"
 
 void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int pixels, int32_t all,
           int32_t* sums) {
@@ -70,7 +79,7 @@ void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int p
 }  // namespace
 
 const Isa& PortableIsa() {
-  static const Isa isa = {"portable", 4, Count, FinishAffine, FinishThresholds, PackRow};
+  static const Isa isa = {"portable", 4, Count, FinishAffine, FinishThresholds, PackRow, Outer};
   return isa;
 }
 

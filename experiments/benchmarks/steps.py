@@ -1,0 +1,165 @@
+"""Train and evaluation steps, recu_jax's and PyTorch's: the sides that `run.py` times against each other.
+
+A side is a process of its own (`turns.Worker`), in an interpreter of its own. What a step holds:
+
+- torch: zero_grad, forward, loss, backward, SGD; in evaluation forward, loss and top-1; on normalised float32 images
+  already in memory.
+- jax: the trainer's own step, which also picks its images from the uint8 data set on the device, crops, flips and
+  normalises them; in evaluation top-5 as well. PyTorch would pay for that in its data loader, so jax's figure
+  includes a little more work.
+"""
+
+import argparse
+import functools
+import itertools
+import math
+import os
+import platform
+import sys
+
+from turns import answers, others_busy
+
+BATCH_SIZES = {"cifar_resnet20": 256, "cifar_resnet18": 64, "cifar_vgg_small": 64, "imagenet_resnet18": 16}
+KINDS = ("train", "eval")
+# As many as CIFAR-10 has, so that picking a batch misses the caches as it does there; as many photographs as fit.
+IMAGES = {32: 50_000, 224: 512}
+TAU = 0.85  # the recipe's first epoch, where the jax side is too
+
+
+def image_size(model):
+    """Height and width of the images that a model is made for."""
+    return 224 if model.startswith("imagenet") else 32
+
+
+def classes(model):
+    """How many classes it tells apart."""
+    return 1000 if model.startswith("imagenet") else 10
+
+
+# Each `prepare_*` returns the versions it runs on and, by kind, a function that runs n steps, waits for them and
+# returns the last loss.
+
+
+def prepare_torch(model_name, batch_size):
+    import torch
+    import torch_recu
+
+    torch.manual_seed(0)
+    torch.set_num_threads(os.cpu_count())
+    model = torch_recu.build(model_name)
+    optimizer = torch_recu.make_optimizer(model)
+    size = image_size(model_name)
+    images = torch.randn(batch_size, 3, size, size)
+    labels = torch.randint(classes(model_name), (batch_size,))
+
+    def train(n):
+        model.train()
+        for _ in range(n):
+            loss = torch_recu.train_step(model, optimizer, images, labels, TAU)
+        return loss.item()
+
+    def evaluate(n):
+        model.eval()
+        for _ in range(n):
+            loss, _ = torch_recu.eval_step(model, images, labels)
+        return loss.item()
+
+    return {"torch": torch.__version__}, {"train": train, "eval": evaluate}
+
+
+def random_dataset(model_name, count=None):
+    """Uint8 noise in the shape of CIFAR-10 or ImageNet."""
+    import numpy as np
+
+    from recu_jax.data import Dataset
+    from recu_jax.data.dataset import IMAGENET_MEAN, IMAGENET_STD
+
+    rng, size = np.random.default_rng(0), image_size(model_name)
+    count = count or IMAGES[size]
+    images = rng.integers(0, 256, (count, size, size, 3), np.uint8)
+    labels = rng.integers(0, classes(model_name), count, np.int32)
+    return Dataset(images, labels, images[:1], labels[:1], classes(model_name), IMAGENET_MEAN, IMAGENET_STD)
+
+
+def jax_steps(model_name, batch_size, dataset):
+    """The trainer's jitted train and evaluation steps with their first arguments: {kind: (step, state, arguments)}."""
+    import jax
+    import numpy as np
+
+    from recu_jax import train
+    from recu_jax.config import base_config
+    from recu_jax.data import order
+    from recu_jax.recipe import make_recipe
+
+    batches = order.train_order(0, 0, len(dataset.train_images), batch_size)
+    config = base_config()
+    config.model = model_name
+    config.batch_size = batch_size
+    devices = jax.local_devices()[:1]
+    recipe = make_recipe(config, dataset, steps_per_epoch=len(batches))
+    state = train.create_state(recipe, config.seed, dataset.train_images.shape[1:])
+    state, images, labels = train.replicate((state, dataset.train_images, dataset.train_labels), devices)
+    train_steps = train.parallel(
+        functools.partial(train.train_steps, recipe=recipe), devices, (False, False, False, False, True), donate=True
+    )
+    eval_step = train.parallel(
+        functools.partial(train.eval_step, recipe=recipe), devices, (False, False, False, True, True), donate=False
+    )
+    upcoming = itertools.cycle(batches)
+    weights = np.ones((1, batch_size), np.float32)
+    return state, {
+        "train": (train_steps, lambda: ({}, images, labels, next(upcoming)[None, None])),
+        "eval": (eval_step, lambda: (images, labels, next(upcoming)[None], weights)),
+    }
+
+
+def prepare_jax(model_name, batch_size):
+    import flax
+    import jax
+    import jaxlib
+    import numpy as np
+
+    from recu_jax import backend
+    from recu_jax.bits import native
+
+    backend.set_xla_flags()
+    state, steps = jax_steps(model_name, batch_size, random_dataset(model_name))
+
+    def train(n):
+        nonlocal state
+        step, arguments = steps["train"]
+        for _ in range(n):  # one a dispatch, as the trainer does on the CPU
+            state, metrics = step(state, *arguments())
+        return np.asarray(metrics["loss"]).item()
+
+    def evaluate(n):
+        step, arguments = steps["eval"]
+        for _ in range(n):
+            sums = step(state, *arguments())
+        return np.asarray(sums["loss"]).item()
+
+    versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "flax": flax.__version__}
+    return {**versions, "kernels": native.default_backend()}, {"train": train, "eval": evaluate}
+
+
+def work(side, model_name, batch_size):
+    """Serves one side over its pipes: a line `KIND STEPS` in, a JSON line with seconds per step out."""
+    answer = answers()
+    versions, runs = {"jax": prepare_jax, "torch": prepare_torch}[side](model_name, batch_size)
+    answer(python=platform.python_version(), **versions)
+    for line in sys.stdin:
+        kind, steps = line.split()
+        steps = int(steps)
+        loss, seconds, share = others_busy(lambda kind=kind, steps=steps: runs[kind](steps))
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the {side} loss is {loss}: these steps train nothing")
+        answer(seconds_per_step=seconds / steps, share_of_others=share)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--worker", choices=("jax", "torch"), required=True)
+    parser.add_argument("--model", choices=BATCH_SIZES, required=True)
+    parser.add_argument("--batch_size", type=int)
+    parsed = parser.parse_args()
+    work(parsed.worker, parsed.model, parsed.batch_size or BATCH_SIZES[parsed.model])

@@ -1,0 +1,112 @@
+// Random shapes, and loops over them by definition, for the tests of the compiled kernels. Each test is one source file.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "binary_conv.h"
+#include "isa.h"
+
+namespace recu {
+
+inline std::mt19937_64 rng;
+
+inline int64_t Draw(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(rng); }
+inline float Real() { return std::normal_distribution<float>()(rng); }
+
+#define CHECK(condition, ...)                    \
+  if (!(condition)) {                            \
+    std::printf("%s:%d: ", __FILE__, __LINE__);  \
+    std::printf(__VA_ARGS__);                    \
+    std::printf("\n");                           \
+    std::exit(1);                                \
+  }
+
+// Memory of exactly the size that is asked for, so that the sanitizer sees a step beyond it.
+template <typename T>
+std::vector<T> Exactly(int64_t size) {
+  std::vector<T> v;
+  v.reserve(size);
+  v.resize(size);
+  return v;
+}
+
+inline Workers Threads(int count) {
+  Workers workers;
+  workers.threads = count;
+  workers.each = [count](int64_t items, const std::function<void(int64_t)>& item) {
+    std::vector<std::thread> threads;
+    for (int t = 0; t < count; ++t) {
+      threads.emplace_back([&, t] {
+        for (int64_t i = t; i < items; i += count) item(i);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  };
+  return workers;
+}
+
+inline Geometry DrawGeometry(int64_t most_channels) {
+  Geometry g;
+  g.batch = Draw(1, 3);
+  const int64_t spatial = Draw(0, 3);
+  for (int64_t i = 3 - spatial; i < 3; ++i) {
+    g.window[i] = Draw(1, spatial == 3 ? 3 : 7);
+    g.stride[i] = Draw(1, 3);
+    g.dilation[i] = Draw(1, 2);
+    const int64_t span = (g.window[i] - 1) * g.dilation[i] + 1;
+    g.low[i] = Draw(-1, span + 1);  // also beyond the window, and cropping
+    const int64_t high = Draw(-1, span + 1);
+    g.in[i] = std::max(Draw(1, 12), span - g.low[i] - high);
+    g.in[i] = std::max<int64_t>(g.in[i], 1);
+    g.out[i] = (g.in[i] + g.low[i] + high - span) / g.stride[i] + 1;
+  }
+  g.groups = Draw(0, 3) == 0 ? Draw(2, 4) : 1;
+  g.channels = Draw(0, 4) == 0 ? Draw(1, most_channels) : Draw(1, 70);
+  g.features = Draw(1, 40);
+  return g;
+}
+
+// Draws signs, rows of `channels`, and packs them.
+inline void DrawSigns(int64_t channels, std::vector<double>* signs, std::vector<uint64_t>* packed) {
+  const int64_t words = (channels + 63) / 64;
+  for (int64_t i = 0; i < static_cast<int64_t>(signs->size()); ++i) {
+    (*signs)[i] = Draw(0, 1) ? 1 : -1;
+    const int64_t row = i / channels, c = i % channels;
+    if ((*signs)[i] > 0) (*packed)[row * words + c / 64] |= uint64_t{1} << (c % 64);
+  }
+}
+
+// Calls each(output pixel, tap, input pixel) where the tap lies inside the image.
+template <typename Each>
+void EachTap(const Geometry& g, const Each& each) {
+  for (int64_t p = 0; p < g.pixels(); ++p) {
+    const int64_t o[3] = {p / g.out[2] / g.out[1] % g.out[0], p / g.out[2] % g.out[1], p % g.out[2]};
+    for (int64_t tap = 0; tap < g.taps(); ++tap) {
+      const int64_t k[3] = {tap / g.window[2] / g.window[1], tap / g.window[2] % g.window[1], tap % g.window[2]};
+      int64_t at = p / (g.out[0] * g.out[1] * g.out[2]);
+      bool inside = true;
+      for (int i = 0; i < 3; ++i) {
+        const int64_t in = o[i] * g.stride[i] + k[i] * g.dilation[i] - g.low[i];
+        inside = inside && 0 <= in && in < g.in[i];
+        at = at * g.in[i] + in;
+      }
+      if (inside) each(p, tap, at);
+    }
+  }
+}
+
+inline void PrintDone(int shapes) {
+  std::printf("%d shapes:", shapes);
+  for (const char* name : {"portable", "avx2", "avx512"}) {
+    if (FindIsa(name) != nullptr) std::printf(" %s", name);
+  }
+  std::printf("\n");
+}
+
+}  // namespace recu
