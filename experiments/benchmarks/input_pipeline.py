@@ -13,7 +13,7 @@ The sides take turns (recu_jax, pillow, recu_jax, ...) while the other one's wor
 busy machine slows both; the ratio is taken within each pair of neighbours and its median over the pairs is reported.
 The ratio of processor times, of the main process and the side's workers, stands beside it: other load moves it less.
 A turn begins when all buffers are full and all workers asleep, with as many batches as were ready, untimed.
-Throughput of recu_jax with fewer workers follows.
+Throughput of recu_jax with fewer workers, and the memory of all its processes over 20,000 images, follow.
 Needs Linux: it reads /proc to tell whether other processes disturbed the comparison.
 """
 
@@ -42,6 +42,7 @@ SIDES = ("recu_jax", "pillow")
 READY_BATCHES = 8
 LOOK_EVERY_SECONDS = 0.5
 MAX_SHARE_OF_OTHERS = 0.05
+WORKER_REPEATS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +82,14 @@ class Side:
         if len(self._workers) != num_workers:
             raise RuntimeError(f"{len(self._workers)} of {num_workers} workers are running")
         self.close = self._batches.close
+
+    def next(self):
+        return next(self._batches)
+
+    def resident_bytes(self):
+        """Of the main process and the workers."""
+        pids = [os.getpid(), *self._workers]
+        return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * os.sysconf("SC_PAGE_SIZE")
 
     def wait_until_asleep(self):
         """Returns once the workers have filled their buffers, which takes them 2 s after a turn."""
@@ -155,14 +164,26 @@ def spread(values):
 
 def by_workers(records, arguments):
     """Median images a second of recu_jax with 0, 1, ... workers."""
-    rates = {}
-    for num_workers in range(arguments.num_workers + 1):
-        with contextlib.closing(Side(records, Transform(), arguments, num_workers)) as side:
-            rates[num_workers] = statistics.median(side.turn()["images_per_second"] for _ in range(3))
+    rates = {n: [] for n in range(arguments.num_workers + 1)}
+    for _ in range(WORKER_REPEATS):
+        for num_workers in rates:
+            with contextlib.closing(Side(records, Transform(), arguments, num_workers)) as side:
+                rates[num_workers].append(side.turn()["images_per_second"])
     return rates
 
 
-def parse_arguments():
+def growth(records, arguments):
+    """Bytes by which the main process and two workers grew between image 2,000 and image 22,000."""
+    with contextlib.closing(Side(records, Transform(), arguments, min(2, arguments.num_workers))) as side:
+        batches, sizes = -(-2000 // arguments.batch_size), []
+        for count in (batches, 10 * batches):
+            for _ in range(count):
+                side.next()
+            sizes.append(side.resident_bytes())
+    return sizes[1] - sizes[0]
+
+
+def parse_arguments(given=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="imagenet2012", choices=photos.NAMES)
     parser.add_argument("--data_dir", metavar="DIR")
@@ -171,11 +192,11 @@ def parse_arguments():
     parser.add_argument("--repeats", type=int, default=9, help="turns of each side")
     parser.add_argument("--batches", type=int, default=24, help="timed batches in one turn")
     parser.add_argument("--out", type=Path, metavar="FILE.json")
-    return parser.parse_args()
+    return parser.parse_args(given)
 
 
-def main():
-    arguments = parse_arguments()
+def measure(arguments):
+    """All of it, as it is written to `--out`."""
     records = photos.load(arguments.dataset, arguments.data_dir).train
     load = os.getloadavg()[0]
     turns = compare(records, arguments)
@@ -193,9 +214,19 @@ def main():
         "batches_per_turn": arguments.batches,
         "versions": {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names},
         **summary,
-        "recu_jax_images_per_second_by_workers": by_workers(records, arguments),
         "turns": turns,
     }
+    rates = by_workers(records, arguments)
+    result["recu_jax_images_per_second_by_workers"] = {n: statistics.median(r) for n, r in rates.items()}
+    if 2 in rates:
+        result["two_workers_to_one"] = ratio(rates[2], rates[1])
+    result["growth_over_20000_images_bytes"] = growth(records, arguments)
+    return result
+
+
+def main():
+    arguments = parse_arguments()
+    result = summary = measure(arguments)
     for side, rate in summary["images_per_second"].items():
         cpu = summary["cpu_ms_per_image"][side]["median"]
         print(
@@ -205,6 +236,7 @@ def main():
         print(f"{key}: {summary[key]['median']:.2f} ({summary[key]['min']:.2f} to {summary[key]['max']:.2f})")
     for num_workers, rate in result["recu_jax_images_per_second_by_workers"].items():
         print(f"recu_jax with {num_workers} workers: {rate:.0f} images/s")
+    print(f"memory grew by {result['growth_over_20000_images_bytes'] / 1e6:.1f} MB over 20,000 images")
     if summary["largest_share_of_others"] > MAX_SHARE_OF_OTHERS:
         print(f"Other processes took up to {summary['largest_share_of_others']:.0%} of the processors during a turn.")
     if arguments.out:

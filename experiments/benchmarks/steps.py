@@ -16,6 +16,7 @@ import math
 import os
 import platform
 import sys
+from pathlib import Path
 
 from turns import answers, others_busy
 
@@ -36,16 +37,17 @@ def classes(model):
     return 1000 if model.startswith("imagenet") else 10
 
 
-# Each `prepare_*` returns the versions it runs on and, by kind, a function that runs n steps, waits for them and
-# returns the last loss.
+# Each `prepare_*` returns the versions it runs on, the resident memory before there was a model, and, by kind, a
+# function that runs n steps, waits for them and returns the last loss.
 
 
-def prepare_torch(model_name, batch_size):
+def prepare_torch(model_name, batch_size, num_images):
     import torch
     import torch_recu
 
     torch.manual_seed(0)
     torch.set_num_threads(os.cpu_count())
+    before = resident("VmRSS")
     model = torch_recu.build(model_name)
     optimizer = torch_recu.make_optimizer(model)
     size = image_size(model_name)
@@ -64,18 +66,17 @@ def prepare_torch(model_name, batch_size):
             loss, _ = torch_recu.eval_step(model, images, labels)
         return loss.item()
 
-    return {"torch": torch.__version__}, {"train": train, "eval": evaluate}
+    return {"torch": torch.__version__}, before, {"train": train, "eval": evaluate}
 
 
-def random_dataset(model_name, count=None):
-    """Uint8 noise in the shape of CIFAR-10 or ImageNet."""
+def random_dataset(model_name, count):
+    """`count` images of uint8 noise in the shape of CIFAR-10 or ImageNet."""
     import numpy as np
 
     from recu_jax.data import Dataset
     from recu_jax.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 
     rng, size = np.random.default_rng(0), image_size(model_name)
-    count = count or IMAGES[size]
     images = rng.integers(0, 256, (count, size, size, 3), np.uint8)
     labels = rng.integers(0, classes(model_name), count, np.int32)
     return Dataset(images, labels, images[:1], labels[:1], classes(model_name), IMAGENET_MEAN, IMAGENET_STD)
@@ -113,7 +114,7 @@ def jax_steps(model_name, batch_size, dataset):
     }
 
 
-def prepare_jax(model_name, batch_size):
+def prepare_jax(model_name, batch_size, num_images):
     import flax
     import jax
     import jaxlib
@@ -123,7 +124,9 @@ def prepare_jax(model_name, batch_size):
     from recu_jax.bits import native
 
     backend.set_xla_flags()
-    state, steps = jax_steps(model_name, batch_size, random_dataset(model_name))
+    jax.block_until_ready(jax.numpy.zeros(1))
+    before = resident("VmRSS")
+    state, steps = jax_steps(model_name, batch_size, random_dataset(model_name, num_images))
 
     def train(n):
         nonlocal state
@@ -139,27 +142,41 @@ def prepare_jax(model_name, batch_size):
         return np.asarray(sums["loss"]).item()
 
     versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "flax": flax.__version__}
-    return {**versions, "kernels": native.default_backend()}, {"train": train, "eval": evaluate}
+    return {**versions, "kernels": native.default_backend()}, before, {"train": train, "eval": evaluate}
 
 
-def work(side, model_name, batch_size):
-    """Serves one side over its pipes: a line `KIND STEPS` in, a JSON line with seconds per step out."""
+def resident(field):
+    """Bytes of this process in memory: now, "VmRSS", or at most since `forget_peak`, "VmHWM"."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return 1024 * int(line.split()[1])
+
+
+def forget_peak():
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def work(side, model_name, batch_size, num_images):
+    """Serves one side over its pipes: a line `KIND STEPS` in, a JSON line with its cost out."""
     answer = answers()
-    versions, runs = {"jax": prepare_jax, "torch": prepare_torch}[side](model_name, batch_size)
+    prepare = {"jax": prepare_jax, "torch": prepare_torch}[side]
+    versions, before, runs = prepare(model_name, batch_size, num_images)
     answer(python=platform.python_version(), **versions)
     for line in sys.stdin:
         kind, steps = line.split()
         steps = int(steps)
+        forget_peak()
         loss, seconds, share = others_busy(lambda kind=kind, steps=steps: runs[kind](steps))
         if not math.isfinite(loss):
             raise FloatingPointError(f"the {side} loss is {loss}: these steps train nothing")
-        answer(seconds_per_step=seconds / steps, share_of_others=share)
+        peak = resident("VmHWM") - before
+        answer(seconds_per_step=seconds / steps, share_of_others=share, peak_bytes=peak)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--worker", choices=("jax", "torch"), required=True)
     parser.add_argument("--model", choices=BATCH_SIZES, required=True)
-    parser.add_argument("--batch_size", type=int)
+    parser.add_argument("--one_batch", action="store_true", help="a data set of one batch: memory is the step's")
     parsed = parser.parse_args()
-    work(parsed.worker, parsed.model, parsed.batch_size or BATCH_SIZES[parsed.model])
+    batch = BATCH_SIZES[parsed.model]
+    work(parsed.worker, parsed.model, batch, batch if parsed.one_batch else IMAGES[image_size(parsed.model)])

@@ -1,0 +1,79 @@
+"""Operations and bytes of a train or evaluation step, counted by XLA, and what this machine reaches of either at best.
+
+python experiments/benchmarks/counted.py MODEL...          # prints JSON
+"""
+
+import json
+import sys
+import time
+
+import steps
+
+
+def count(model):
+    """By kind: floating-point operations of the network in floats, and bytes that the compiled program moves.
+
+    Bits are counted as the floats that they stand for: a step's work is the same whoever does it. Bytes are those of
+    our own program, compiled kernels included.
+    """
+    from recu_jax.bits import native
+
+    batch = steps.BATCH_SIZES[model]
+    dataset = steps.random_dataset(model, batch)
+    counted = {kind: {} for kind in steps.KINDS}
+    for kind in steps.KINDS:
+        lowered = _lower(model, batch, dataset, kind)
+        counted[kind]["bytes"] = _analysis(lowered.compile())["bytes accessed"]
+    fastest = native.default_backend
+    native.default_backend = lambda: "xla"
+    try:
+        for kind in steps.KINDS:
+            counted[kind]["operations"] = _analysis(_lower(model, batch, dataset, kind))["flops"]
+    finally:
+        native.default_backend = fastest
+    return counted
+
+
+def _lower(model, batch, dataset, kind):
+    state, by_kind = steps.jax_steps(model, batch, dataset)
+    step, arguments = by_kind[kind]
+    return step.lower(state, *arguments())
+
+
+def _analysis(program):
+    analysis = program.cost_analysis()
+    return analysis[0] if isinstance(analysis, list | tuple) else analysis
+
+
+def ceiling():
+    """Operations a second of a matrix product of 2048 x 2048, bytes a second (read and written) of 512 MB copied."""
+    import jax
+    import jax.numpy as jnp
+
+    a = jnp.ones((2048, 2048))
+    product = jax.jit(lambda a: a @ a)
+    x = jnp.ones(1 << 27)
+    copy = jax.jit(lambda x: x + 1)
+    return {
+        "operations_per_second": 2 * 2048**3 / _best(product, a),
+        "bytes_per_second": 2 * x.nbytes / _best(copy, x),
+    }
+
+
+def _best(function, argument, repeats=10):
+    import jax
+
+    jax.block_until_ready(function(argument))
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(function(argument))
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+if __name__ == "__main__":
+    from recu_jax import set_xla_flags
+
+    set_xla_flags()
+    print(json.dumps({"ceiling": ceiling(), "models": {model: count(model) for model in sys.argv[1:]}}))

@@ -1,0 +1,242 @@
+"""The speed of everything, as ratios to a peer measured in the same run: one table, one JSON.
+
+    python experiments/benchmarks/run.py --torch_python=TORCH/bin/python --data_dir=$HOME/tensorflow_datasets \\
+        --out=experiments/results/benchmarks/cpu.json [train eval memory import first_step input_pipeline]
+
+- train, eval: a step of each model, float32, against a straightforward eager PyTorch version (`torch_recu.py`), images
+  a second. Share of the machine's ceiling: operations of the network in floats against those of a large matrix product,
+  bytes that the program moves against those of a large copy.
+- memory: the peak of a `cifar_resnet20` train step, less what the process held before there was a model.
+- import: a process that imports recu_jax against one that imports flax.linen.
+- first_step: seconds from a process's start to its first step on the digits, without and with a compilation cache.
+- input_pipeline: photographs a second with two workers against one, and against the same pipeline made of Pillow;
+  memory over 20,000 images.
+
+Seconds on a shared machine drift by tens of percent within minutes. So both sides are prepared and warmed up first,
+each in an interpreter of its own, and then take turns while the other is idle; the ratio is taken within each pair of
+neighbours, and its median and extremes over the pairs are reported. `--torch_python` names an interpreter with PyTorch.
+Needs Linux, and for these rows a CPU; `experiments/gpu_session.py` has a GPU's.
+"""
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import startup
+import steps
+from turns import REPOSITORY, Worker, cpu_model
+
+GROUPS = (*steps.KINDS, "memory", "import", "first_step", "input_pipeline")
+# What each row is to reach: at least, or at most where it says so.
+BARS = {
+    "train cifar_resnet20": 1.2,
+    "train cifar_resnet18": 1.1,
+    "train cifar_vgg_small": 1.1,
+    "train imagenet_resnet18": 1.1,
+    **{f"eval {model}": 1.0 for model in steps.BATCH_SIZES},
+    "input_pipeline 2 workers / 1": 1.7,
+}
+AT_MOST = {
+    "memory cifar_resnet20": 1.0,
+    **{f"import {statement}": 1.3 for statement in startup.IMPORTS},
+    "first_step cold": 15,
+    "first_step warm": 6,
+    "input_pipeline growth over 20,000 images, MB": 50,
+}
+# OpenMP threads keep spinning after their last loop, 0.2 s in some runtimes; let them fall asleep before the other
+# side's clock starts.
+SETTLE_SECONDS = 0.3
+# Two turns do not suffer alike from a busy machine: beside another load on 2 cores PyTorch, whose threads wait for each
+# other after every operation, took 2 to 4 times as long, jax 1.8 times.
+MAX_SHARE_OF_OTHERS = 0.05
+
+
+def spread(values):
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+class Bench:
+    """Rows of the table as they come."""
+
+    def __init__(self, arguments):
+        self.arguments = arguments
+        self.rows, self.versions, self.counted = {}, {}, {}
+
+    def add(self, name, value, unit, others=0.0, **more):
+        """`value` is what the bar is for: a spread; others: the largest share of the processors that others took."""
+        row = {"value": value, "unit": unit, "share_of_others": others, **more}
+        if name in BARS:
+            row |= {"bar": f">= {BARS[name]}", "reached": value["median"] >= BARS[name]}
+        elif name in AT_MOST:
+            row |= {"bar": f"<= {AT_MOST[name]}", "reached": value["median"] <= AT_MOST[name]}
+        self.rows[name] = row
+        print_row(name, row)
+
+    @contextlib.contextmanager
+    def sides(self, model, *options):
+        """A worker of each side, warmed up one after the other: the first step compiles, the second meets caches."""
+        pythons = {"jax": sys.executable, "torch": self.arguments.torch_python}
+        with contextlib.ExitStack() as stack:
+            workers = {}
+            for side, python in pythons.items():
+                script = Path(__file__).with_name("steps.py")
+                workers[side] = Worker(side, python, script, f"--model={model}", *options)
+                stack.callback(workers[side].close)
+                self.versions[side] = workers[side].versions
+            yield workers
+
+    def turns(self, workers, kind, count):
+        for worker in workers.values():
+            worker.turn(f"{kind} 1")
+            worker.turn(f"{kind} 1")
+        turns = {side: [] for side in workers}
+        for _ in range(self.arguments.repeats):
+            for side, worker in workers.items():
+                time.sleep(SETTLE_SECONDS)
+                turns[side].append(worker.turn(f"{kind} {count}"))
+        return turns
+
+    def steps(self, kinds):
+        for model, batch in steps.BATCH_SIZES.items():
+            counted = self.count(model)
+            with self.sides(model) as workers:
+                for kind in kinds:
+                    turns = self.turns(workers, kind, self.arguments.steps)
+                    seconds = {side: [t["seconds_per_step"] for t in turns[side]] for side in turns}
+                    median = statistics.median(seconds["jax"])
+                    ceiling = self.counted["ceiling"]
+                    self.add(
+                        f"{kind} {model}",
+                        spread([b / a for a, b in zip(seconds["jax"], seconds["torch"], strict=True)]),
+                        "times PyTorch",
+                        max(t["share_of_others"] for side in turns for t in turns[side]),
+                        batch=batch,
+                        seconds={side: spread(values) for side, values in seconds.items()},
+                        images_per_second={side: batch / statistics.median(v) for side, v in seconds.items()},
+                        **counted[kind],
+                        share_of_operations=counted[kind]["operations"] / median / ceiling["operations_per_second"],
+                        share_of_bytes=counted[kind]["bytes"] / median / ceiling["bytes_per_second"],
+                    )
+
+    def count(self, model):
+        script = Path(__file__).with_name("counted.py")
+        environment = dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=str(REPOSITORY))
+        done = subprocess.run(
+            [sys.executable, script, model], env=environment, capture_output=True, text=True, check=True
+        )
+        counted = json.loads(done.stdout)
+        self.counted.setdefault("ceiling", counted["ceiling"])
+        return counted["models"][model]
+
+    def memory(self):
+        with self.sides("cifar_resnet20", "--one_batch") as workers:
+            turns = self.turns(workers, "train", 1)
+        peaks = {side: [t["peak_bytes"] for t in turns[side]] for side in turns}
+        ratios = [a / b for a, b in zip(peaks["jax"], peaks["torch"], strict=True)]
+        self.add("memory cifar_resnet20", spread(ratios), "of PyTorch's", peak_bytes={s: max(peaks[s]) for s in peaks})
+
+    def imports(self):
+        statements = (startup.PEER, *startup.IMPORTS)
+        seconds = {statement: [] for statement in statements}
+        for statement in statements:  # files come from the disk once
+            startup.import_seconds(statement)
+        for _ in range(self.arguments.repeats):
+            for statement in statements:
+                seconds[statement].append(startup.import_seconds(statement))
+        for statement in startup.IMPORTS:
+            ratios = [a / b for a, b in zip(seconds[statement], seconds[startup.PEER], strict=True)]
+            medians = {s: statistics.median(seconds[s]) for s in (statement, startup.PEER)}
+            self.add(f"import {statement}", spread(ratios), "of flax.linen's", seconds=medians)
+        heavy = startup.heavy_imports()
+        if heavy:
+            raise SystemExit(f"recu_jax.main imports {', '.join(heavy)} before it is needed")
+
+    def first_step(self):
+        found = [startup.first_steps() for _ in range(3)]
+        for name in ("cold", "warm"):
+            self.add(f"first_step {name}", spread([f[name] for f in found]), "s")
+
+    def input_pipeline(self):
+        import input_pipeline
+
+        measured = input_pipeline.measure(input_pipeline.parse_arguments(["--data_dir", self.arguments.data_dir]))
+        others = measured["largest_share_of_others"]
+        self.add("input_pipeline 2 workers / 1", measured["two_workers_to_one"], "times", others)
+        self.add(
+            "input_pipeline / Pillow", measured["throughput_recu_jax_to_pillow"], "times Pillow", others,
+            images_per_second=measured["images_per_second"],
+        )  # fmt: skip
+        growth = measured["growth_over_20000_images_bytes"] / 1e6
+        self.add("input_pipeline growth over 20,000 images, MB", spread([growth]), "MB")
+
+    def write(self, path):
+        result = {
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.platform()},
+            "versions": self.versions,
+            "ceiling": self.counted.get("ceiling"),
+            "rows": self.rows,
+        }
+        path.write_text(json.dumps(result, indent=1) + "\n")
+
+    def run(self, groups):
+        kinds = [kind for kind in steps.KINDS if kind in groups]
+        if kinds:
+            self.steps(kinds)
+        for group, function in {
+            "memory": self.memory,
+            "import": self.imports,
+            "first_step": self.first_step,
+            "input_pipeline": self.input_pipeline,
+        }.items():
+            if group in groups:
+                function()
+
+
+def print_row(name, row):
+    value, bar = row["value"], row.get("bar", "")
+    shares = [f"{row[key]:.0%}" if key in row else "" for key in ("share_of_operations", "share_of_bytes")]
+    verdict = {True: "", False: "  MISSED"}[row.get("reached", True)]
+    busy = f"  others took {row['share_of_others']:.0%}" if row["share_of_others"] > MAX_SHARE_OF_OTHERS else ""
+    print(
+        f"{name:<58} {value['median']:>7.2f} {value['min']:>7.2f} {value['max']:>7.2f}  {row['unit']:<15} {bar:<8} "
+        f"{shares[0]:>5} {shares[1]:>5}{verdict}{busy}",
+        flush=True,
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)}; all of them by default")
+    parser.add_argument("--torch_python", default=sys.executable, metavar="PATH")
+    parser.add_argument("--data_dir", metavar="DIR", help="TFDS's folder with imagenet2012, for input_pipeline")
+    parser.add_argument("--repeats", type=int, default=7, help="turns of each side")
+    parser.add_argument("--steps", type=int, default=2, help="steps in one turn")
+    parser.add_argument("--out", type=Path, metavar="FILE.json")
+    arguments = parser.parse_args()
+    for group in arguments.groups:
+        if group not in GROUPS:
+            parser.error(f"{group!r} is no group of rows; there are {', '.join(GROUPS)}")
+    groups = arguments.groups or [g for g in GROUPS if g != "input_pipeline" or arguments.data_dir]
+    if "input_pipeline" in groups and not arguments.data_dir:
+        parser.error("input_pipeline needs --data_dir")
+    head = ("", "median", "min", "max", "", "bar", "ops", "bytes")
+    print("{:<58} {:>7} {:>7} {:>7}  {:<15} {:<8} {:>5} {:>5}".format(*head))
+    bench = Bench(arguments)
+    try:
+        bench.run(groups)
+    finally:
+        if arguments.out:
+            bench.write(arguments.out)
+
+
+if __name__ == "__main__":
+    main()

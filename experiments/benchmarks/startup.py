@@ -1,0 +1,60 @@
+"""Start-up: what importing recu_jax costs, and how long it is from a process's start to the end of the first step."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from turns import REPOSITORY
+
+PEER = "import flax.linen"
+IMPORTS = ("import recu_jax", "from recu_jax import BinaryConv, create_model")
+# What nobody should wait for who does not need it.
+HEAVY = ("tensorflow", "tensorflow_datasets", "cv2", "matplotlib", "grain", "sklearn")
+
+
+def _environment(**extra):
+    return dict(os.environ, PYTHONPATH=str(REPOSITORY), JAX_PLATFORMS="cpu", **extra)
+
+
+def import_seconds(statement, python=sys.executable):
+    """Of a whole process that does nothing else."""
+    began = time.perf_counter()
+    subprocess.run([python, "-c", statement], check=True, env=_environment(), cwd="/")
+    return time.perf_counter() - began
+
+
+def heavy_imports(python=sys.executable):
+    """Which of `HEAVY` the training program loads before it knows its data set."""
+    code = f"import sys, recu_jax.main, recu_jax.loop; print(*[m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([python, "-c", code], check=True, env=_environment(), cwd="/", capture_output=True, text=True)
+    return done.stdout.split()
+
+
+def first_step_seconds(cache, python=sys.executable):
+    """Until `recu_jax.main` reports its first step on the digits; compiled programs come from and go to `cache`."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            python, "-m", "recu_jax.main", "--config=configs/digits.py", f"--workdir={folder}/run",
+            "--config.log_every_steps=1", "--config.epochs=1", f"--config.compilation_cache_dir={cache}",
+        ]  # fmt: skip
+        began = time.perf_counter()
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=_environment(), stdout=subprocess.PIPE, text=True)
+        line = process.stdout.readline()
+        seconds = time.perf_counter() - began
+        # To its end: a process that is killed may leave the cache half written.
+        process.communicate()
+    if "step 1/" not in line or process.returncode:
+        raise RuntimeError(f"not a first step: {line!r}, exit {process.returncode}")
+    return seconds
+
+
+def first_steps():
+    """Cold, and warm with the cache that the cold one left."""
+    with tempfile.TemporaryDirectory() as cache:
+        cold = first_step_seconds(cache)
+        if not any(Path(cache).iterdir()):
+            raise RuntimeError("the first run left nothing in the cache")
+        return {"cold": cold, "warm": first_step_seconds(cache)}
