@@ -19,7 +19,7 @@ FREE_ON_RESUME = frozenset({
 })  # fmt: skip
 _ON_OTHER_DEVICES = ", or set --config.resume_on_other_devices=True (batch norm per device then sees other batches)"
 # Fields that decide which variables a model has.
-MODEL_FIELDS = ("model", "dataset", "conv", "scale")
+MODEL_FIELDS = ("model", "dataset", "conv", "scale", "weight_binarizer", "activation_binarizer", "nonlinearity")
 
 
 def base_config() -> ml_collections.ConfigDict:
@@ -50,7 +50,13 @@ def base_config() -> ml_collections.ConfigDict:
     # Variables to start from: a run's workdir (its best checkpoint) or a PyTorch file. A full-precision run for
     # "finetune", stage 1 for stage 2.
     c.init_from = ml_collections.config_dict.placeholder(str)
-    c.scale = "learned"  # alpha: learned (the authors' code), mean (the paper), none
+    # How signs come about (`recu_jax.binarizers`), and what stands between 1-bit convolutions: hard_tanh, rprelu; None
+    # is what the paper's model has.
+    c.weight_binarizer = "recu"
+    c.activation_binarizer = "recu"
+    c.nonlinearity = ml_collections.config_dict.placeholder(str)
+    # alpha: learned (the authors' code), mean (the paper), none. What a weight_binarizer has of its own stays.
+    c.scale = "learned"
     c.standardize = True
     c.clamp = True
     c.tau_min, c.tau_max = 0.85, 0.99
@@ -60,8 +66,10 @@ def base_config() -> ml_collections.ConfigDict:
     c.epochs = 600
     c.batch_size = 256  # over all devices
     c.eval_batch_size = 256
-    c.optimizer = "sgd"
+    c.optimizer = "sgd"  # or "adam", or "bop": signs of kernels flip by Bop, Adam for the rest
     c.momentum = 0.9
+    c.bop_threshold = 1e-8  # of the mean gradient, below which no sign flips
+    c.bop_gamma = 1e-4  # adaptivity: the share of a new gradient in that mean; falls as the learning rate does
     c.weight_decay = 5e-4
     c.weight_decay_on = "all"  # or "conv_and_linear": neither batch norm nor projection shortcuts
     c.learning_rate = 0.1
@@ -110,6 +118,7 @@ def check_resumable(saved: dict[str, Any], config: ml_collections.ConfigDict, wo
 
     Both have the number of devices that there are: per-device batch norm makes it a part of the method.
     """
+    saved = _with_newer_fields(saved)
     any_devices = config.global_batch_norm or config.resume_on_other_devices
     free = FREE_ON_RESUME | ({"num_devices"} if any_devices else set())
     changed = {k for k in saved.keys() | config.keys() if saved.get(k) != plain(config).get(k)} - free
@@ -132,6 +141,7 @@ def check_trained_here(record: dict[str, Any], workdir: str) -> None:
 
 def check_same_model(saved: dict[str, Any], config: ml_collections.ConfigDict, workdir: str) -> None:
     """Raises UserError if the checkpoints in `workdir` are of another model than the config's."""
+    saved = _with_newer_fields(saved)
     for field in MODEL_FIELDS:
         # Imported weights are of no data set.
         if field in saved and saved[field] != config[field]:
@@ -139,6 +149,13 @@ def check_same_model(saved: dict[str, Any], config: ml_collections.ConfigDict, w
                 f"{workdir} holds a run with {field}={saved[field]!r}, the config says {config[field]!r}; evaluate "
                 "with the config that it was trained with"
             )
+
+
+def _with_newer_fields(saved: dict[str, Any]) -> dict[str, Any]:
+    """A saved config with the fields that came with the binarizers: runs from before had what is their default."""
+    base = base_config()
+    newer = ("weight_binarizer", "activation_binarizer", "nonlinearity", "bop_threshold", "bop_gamma")
+    return {field: base[field] for field in newer} | saved
 
 
 def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -7,15 +7,16 @@ from typing import Any
 
 import ml_collections
 
-from recu_jax import data, models
+from recu_jax import binarizers, data, models
 from recu_jax.data.stream import ON_CORRUPT
 from recu_jax.data.transform import CROPS
 from recu_jax.errors import UserError, unknown
+from recu_jax.models.parts import NONLINEARITIES
 from recu_jax.optimizers import DECAY_GROUPS
 
 CHOICES = {
     "dataset": data.NAMES,
-    "optimizer": ("sgd", "adam"),
+    "optimizer": ("sgd", "adam", "bop"),
     "lr_schedule": ("cosine", "step", "linear"),
     "dtype": ("float32", "bfloat16", "float64"),
     "conv": ("binary", "binary_activations", "float"),
@@ -23,6 +24,9 @@ CHOICES = {
     "on_corrupt": ON_CORRUPT,
     "weight_decay_on": DECAY_GROUPS,
     "scale": ("learned", "mean", "none"),
+    "weight_binarizer": tuple(binarizers.WEIGHTS),
+    "activation_binarizer": tuple(binarizers.ACTIVATIONS),
+    "nonlinearity": (None, *NONLINEARITIES),
     "model": tuple(sorted(models.MODELS)),
     "teacher_model": tuple(sorted(models.MODELS)),
 }
@@ -38,6 +42,8 @@ RANGES = {
     "epochs": (1, None),
     "batch_size": (1, None),
     "eval_batch_size": (1, None),
+    "bop_threshold": (0, None),
+    "bop_gamma": (0, 1),
     "weight_decay": (0, None),
     "warmup_epochs": (0, None),
     "num_devices": (1, None),
@@ -73,7 +79,7 @@ def check_values(config: ml_collections.ConfigDict) -> None:
     """Raises UserError for the first field, or pair of fields, that breaks its rule."""
     for field, names in CHOICES.items():
         if config[field] not in names:
-            raise unknown(f"config.{field}", config[field], names)
+            raise unknown(f"config.{field}", config[field], map(str, names))
     if config.model in models.FULL_PRECISION and config.conv != "float":
         raise UserError(
             f"config.model is {config.model!r} and config.conv is {config.conv!r}; this model is full precision only: "
@@ -94,8 +100,43 @@ def check_values(config: ml_collections.ConfigDict) -> None:
         raise UserError(f"config.learning_rate is {config.learning_rate}; it must be above 0")
     if not 0 <= config.momentum < 1:
         raise UserError(f"config.momentum is {config.momentum}; it must be at least 0 and below 1")
+    _check_binarizers(config)
     _check_photos(config)
     _check_milestones(config)
+
+
+def _check_binarizers(config):
+    name = config.weight_binarizer
+    if name != "recu":
+        if config.scale == "mean":
+            raise UserError(
+                f"config.scale is 'mean', which is ReCU's, and config.weight_binarizer is {name!r}; use "
+                "--config.scale=learned or none"
+            )
+        for field in ("standardize", "clamp"):
+            if not config[field]:
+                raise UserError(
+                    f"config.{field} is False, a part of ReCU left out, and config.weight_binarizer is {name!r}; use "
+                    f"--config.{field}=True"
+                )
+    if config.nonlinearity and config.model in models.OWN_NONLINEARITY:
+        raise UserError(
+            f"config.nonlinearity is {config.nonlinearity!r} and config.model is {config.model!r}, which has its own; "
+            "leave the field out"
+        )
+    if config.optimizer != "bop":
+        return
+    if config.conv != "binary":
+        raise UserError(
+            f"config.optimizer is 'bop' and config.conv is {config.conv!r}, which has no 1-bit weights; use "
+            "--config.conv=binary, or --config.optimizer=adam"
+        )
+    if not binarizers.WEIGHTS[name].keeps_signs:
+        able = ", ".join(k for k, kind in binarizers.WEIGHTS.items() if kind.keeps_signs)
+        raise UserError(
+            f"config.optimizer is 'bop' and config.weight_binarizer is {name!r}, which centres the weights, so that "
+            f"their signs are not those that Bop flips; use one of: {able}"
+        )
 
 
 def _check_photos(config):

@@ -30,8 +30,11 @@ from recu_jax.deploy.families import operations
 from recu_jax.errors import UserError
 
 FORMATS = ("recu", "stablehlo", "qonnx")
-# Of a config, where imported weights have none.
-_DEFAULTS = {"standardize": True, "clamp": True, "image_size": 224, "eval_resize": 256, "train_crop": "random_resized"}
+# Of a config, where imported weights or runs from before the binarizers have none.
+_DEFAULTS = {
+    "weight_binarizer": "recu", "activation_binarizer": "recu", "nonlinearity": None, "standardize": True,
+    "clamp": True, "image_size": 224, "eval_resize": 256, "train_crop": "random_resized",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +98,7 @@ def read(workdir: str | pathlib.Path, dataset: str | None = None, data_dir: str 
 def network(trained: Trained) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Header and arrays of the file of a trained network, for `container.write` and `deploy.model.parse`."""
     config, dataset = trained.config, trained.dataset
-    convs = Convs(config["conv"], config["scale"], config["standardize"], config["clamp"])
+    convs = Convs(**{field.name: config[field.name] for field in dataclasses.fields(Convs)})
     entries, arrays = operations(
         config["model"], trained.variables, convs, trained.image_shape, dataset.mean, dataset.std
     )

@@ -225,12 +225,36 @@ def binary_conv(
     Raises:
       UserError: tau is a Python number outside (0.5, 1], or a padding is unknown.
     """
-    window = kernel.shape[:-2]
-    spec = ConvSpec.create(window, strides, padding, kernel_dilation, feature_group_count)
     signs = binarize_activations(x, x.ndim - 1, train=train)
-    signs, spec = wrap_padding(signs, window, spec)
     weights = binarize_weights(kernel, tau, standardized=standardized, clamp=clamp) if binary else kernel
-    return scaled_conv(signs, weights.astype(x.dtype), alpha, spec, binary)
+    return conv_of_signs(
+        signs, weights, alpha, strides=strides, padding=padding, kernel_dilation=kernel_dilation,
+        feature_group_count=feature_group_count, binary=binary,
+    )  # fmt: skip
+
+
+def conv_of_signs(
+    signs: jax.Array,
+    weights: jax.Array,
+    alpha: jax.Array | None = None,
+    *,
+    strides: int | Sequence[int] | None = 1,
+    padding: PaddingLike = "SAME",
+    kernel_dilation: int | Sequence[int] | None = 1,
+    feature_group_count: int = 1,
+    binary: bool = True,
+) -> jax.Array:
+    """`alpha * conv(signs, weights)` of what some binarizers gave; the rest as in `binary_conv`.
+
+    Args:
+      signs: (batch, *spatial, in_features), +1 and -1.
+      weights: (*window, in_features / groups, features), +1 and -1, or with `binary=False` real weights.
+      alpha: (features,) scale, or None.
+    """
+    window = weights.shape[:-2]
+    spec = ConvSpec.create(window, strides, padding, kernel_dilation, feature_group_count)
+    signs, spec = wrap_padding(signs, window, spec)
+    return scaled_conv(signs, weights.astype(signs.dtype), alpha, spec, binary)
 
 
 def binary_dense(
@@ -255,5 +279,10 @@ def binary_dense(
     """
     signs = binarize_activations(x, 1, train=train)
     weights = binarize_weights(kernel, tau, standardized=standardized, clamp=clamp) if binary else kernel
-    y = signs @ weights.astype(x.dtype)
+    return dense_of_signs(signs, weights, alpha)
+
+
+def dense_of_signs(signs: jax.Array, weights: jax.Array, alpha: jax.Array | None = None) -> jax.Array:
+    """`alpha * (signs @ weights)` of what some binarizers gave: (..., in_features) to (..., features)."""
+    y = signs @ weights.astype(signs.dtype)
     return y if alpha is None else y * per_channel(alpha, y)

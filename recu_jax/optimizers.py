@@ -16,7 +16,7 @@ def decay_mask(params: Mapping[str, Any], groups: str = "all") -> dict[str, Any]
     - `"all"`: every parameter, the recipe of CIFAR-10.
     - `"conv_and_linear"`: kernel, alpha and bias of convolutions and linear layers, the recipe of ImageNet. Left out
       are batch norm, the projection shortcuts (submodules `downsample_*`), and the shifts and PReLU slopes of the
-      ReActNet-style models.
+      ReActNet-style models and of RSign.
 
     Args:
       params: nested dicts, as `model.init` gives them; leaves of any kind.
@@ -35,6 +35,7 @@ def decay_mask(params: Mapping[str, Any], groups: str = "all") -> dict[str, Any]
     def decays(path):
         # Only convolutions and linear layers have a kernel.
         in_shortcut = any(module.startswith("downsample_") for module in path[:-1])
-        return groups == "all" or ((*path[:-1], "kernel") in flat and not in_shortcut)
+        of_layer = (*path[:-1], "kernel") in flat and path[-1] != "shift"
+        return groups == "all" or (of_layer and not in_shortcut)
 
     return unflatten_dict({path: decays(path) for path in flat})

@@ -15,8 +15,8 @@ from recu_jax.errors import UserError, first_few
 from recu_jax.recipe import Recipe
 from recu_jax.train import TrainState, create_state
 
-# What a network with 1-bit weights has and one with real weights lacks.
-_ONLY_WITH_BINARY_WEIGHTS = ("alpha", "tau")
+# What a network with 1-bit weights or activations has and one with real ones lacks.
+_ONLY_IF_BINARY = ("alpha", "tau", "shift")
 _LISTED = 6
 
 
@@ -30,7 +30,7 @@ def first_state(config: ml_collections.ConfigDict, recipe: Recipe, image_shape: 
     if config.init_from is None:
         return state
     given = load(config.init_from, config.model)
-    return state.replace(**merge(state.variables, given, config.init_from, may_lack=_ONLY_WITH_BINARY_WEIGHTS))
+    return state.replace(**merge(state.variables, given, config.init_from, may_lack=_ONLY_IF_BINARY))
 
 
 def teacher_variables(config: ml_collections.ConfigDict, recipe: Recipe, image_shape: Sequence[int]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from recu_jax import layers, optimizers, schedules
+from recu_jax import binarizers, layers, optimizers, schedules
+from recu_jax.bop import with_bop
 from recu_jax.data import Dataset, Photos
 from recu_jax.errors import UserError
 from recu_jax.models import create_model
@@ -25,13 +26,17 @@ _MOST_STEPS = 2**31 - 1
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """All that a step needs and that does not change during a run, except arrays."""
+    """All that a step needs and that does not change during a run, except arrays.
+
+    `progress` is None where no binarizer is annealed.
+    """
 
     model: nn.Module
     teacher: nn.Module | None
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     tau: optax.Schedule
+    progress: optax.Schedule | None
     augment_key: jax.Array
     crop_padding: int
     flip: bool
@@ -46,7 +51,8 @@ def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, st
     Raises:
       UserError: float64 is asked for and JAX was not started with it, or a field does not fit the data or the memory.
     """
-    _check_sizes(config, dataset, steps_per_epoch)
+    image_shape = _image_shape(config, dataset)
+    _check_sizes(config, dataset, image_shape, steps_per_epoch)
     if config.dtype == "float64" and not jax.config.jax_enable_x64:
         raise UserError("config.dtype is 'float64'; JAX must be started with it: set JAX_ENABLE_X64=1")
     dtype = jnp.dtype(config.dtype)
@@ -54,7 +60,7 @@ def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, st
     model = create_model(
         config.model,
         dataset.num_classes,
-        conv=conv_of(config),
+        **parts_of(config),
         norm_axis=AXIS if config.global_batch_norm else None,
         **types,
     )
@@ -66,9 +72,10 @@ def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, st
     return Recipe(
         model=model,
         teacher=teacher,
-        optimizer=_optimizer(config, learning_rate),
+        optimizer=_optimizer(config, learning_rate, model, image_shape),
         learning_rate=learning_rate,
         tau=schedules.exponential_tau(config.epochs, steps_per_epoch, config.tau_min, config.tau_max),
+        progress=schedules.training_progress(config.epochs, steps_per_epoch) if _is_annealed(config) else None,
         augment_key=jax.random.split(jax.random.key(config.seed))[1],
         crop_padding=config.crop_padding if on_device else 0,
         flip=config.flip and on_device,
@@ -78,17 +85,19 @@ def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, st
     )
 
 
-def _check_sizes(config, dataset, steps_per_epoch):
+def _image_shape(config, dataset):
     if isinstance(dataset, Dataset):
-        height, width, channels = dataset.train_images.shape[1:]
-        if config.augment and config.crop_padding >= min(height, width):
-            raise UserError(
-                f"config.crop_padding is {config.crop_padding} and images are {height}x{width}; it must be less than "
-                "their sides, or crops hold nothing but zeros"
-            )
-    else:
-        height = width = config.image_size
-        channels = 3
+        return dataset.train_images.shape[1:]
+    return (config.image_size, config.image_size, 3)
+
+
+def _check_sizes(config, dataset, image_shape, steps_per_epoch):
+    height, width, channels = image_shape
+    if isinstance(dataset, Dataset) and config.augment and config.crop_padding >= min(height, width):
+        raise UserError(
+            f"config.crop_padding is {config.crop_padding} and images are {height}x{width}; it must be less than "
+            "their sides, or crops hold nothing but zeros"
+        )
     for field in ("batch_size", "eval_batch_size"):
         nbytes = config[field] * height * width * channels
         if nbytes > _memory():
@@ -107,24 +116,45 @@ def _memory():
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def parts_of(config: Any) -> dict[str, Any]:
+    """Fields of a model for `create_model`: what stands in its blocks."""
+    parts = {"conv": conv_of(config)}
+    return parts | {"nonlinearity": config.nonlinearity} if config.nonlinearity else parts
+
+
 def conv_of(config: Any) -> Callable[..., nn.Module]:
-    """What stands in the blocks of a model, by the fields `conv`, `scale`, `standardize` and `clamp`."""
+    """The convolutions of a model's blocks, by the fields `conv`, `scale`, and those of the binarizers."""
     if config.conv == "float":
         return layers.Conv
+    activations = binarizers.activation_binarizer(config.activation_binarizer)
     if config.conv == "binary_activations":
         # Real weights need no scale of their own: the second stage starts its alpha afresh.
-        return functools.partial(layers.BinaryConv, scale="none", binary_weights=False)
-    return functools.partial(layers.BinaryConv, scale=config.scale, standardize=config.standardize, clamp=config.clamp)
+        return functools.partial(layers.BinaryConv, scale="none", binary_weights=False, activations=activations)
+    weights = binarizers.weight_binarizer(config.weight_binarizer, standardize=config.standardize, clamp=config.clamp)
+    return functools.partial(layers.BinaryConv, scale=config.scale, weights=weights, activations=activations)
 
 
-def _optimizer(config, learning_rate):
+def _is_annealed(config):
+    of_weights = config.conv == "binary" and binarizers.WEIGHTS[config.weight_binarizer].annealed
+    return of_weights or (config.conv != "float" and binarizers.ACTIVATIONS[config.activation_binarizer].annealed)
+
+
+def _optimizer(config, learning_rate, model, image_shape):
     if config.optimizer == "sgd":
         update = optax.sgd(learning_rate, config.momentum or None)
     else:
         update = optax.adam(learning_rate)
     mask = functools.partial(optimizers.decay_mask, groups=config.weight_decay_on)
     # PyTorch's order: the decay joins the gradient before the momentum, and the rate comes last.
-    return optax.chain(optax.add_decayed_weights(config.weight_decay, mask), update)
+    update = optax.chain(optax.add_decayed_weights(config.weight_decay, mask), update)
+    if config.optimizer != "bop":
+        return update
+    kernels = layers.binary_kernels(model, jax.ShapeDtypeStruct((1, *image_shape), model.dtype))
+
+    def gamma(step):
+        return config.bop_gamma * learning_rate(step) / config.learning_rate
+
+    return with_bop(update, kernels, config.bop_threshold, gamma)
 
 
 def _learning_rate(config, steps_per_epoch):

@@ -1,4 +1,5 @@
-"""Schedules of tau and of the learning rate (SPEC.md section 4), as optax schedules: step -> value.
+"""Schedules of tau, of the progress of annealed binarizers and of the learning rate (SPEC.md section 4), as optax
+schedules: step -> value.
 
 All are constant within an epoch, as the authors' are: with e = step // steps_per_epoch the value is that of epoch e.
 Pass `steps_per_epoch=1` to read a schedule by epoch.
@@ -34,6 +35,11 @@ def exponential_tau(
     a = (tau_max - tau_min) / (math.e - 1)
     b = tau_min - a
     return lambda step: a * jnp.exp(_epoch(step, steps_per_epoch) / total_epochs) + b
+
+
+def training_progress(total_epochs: int, steps_per_epoch: int = 1) -> optax.Schedule:
+    """`e / E`, the share of the training that is over: what `binarizers.Annealed` has beside tau."""
+    return lambda step: _epoch(step, steps_per_epoch) / total_epochs
 
 
 def _after_warmup(decay, base: float, steps_per_epoch: int, warmup_epochs: int) -> optax.Schedule:

@@ -40,6 +40,13 @@ def export(workdir: str | pathlib.Path, path: str | pathlib.Path) -> str:
             f"{workdir} holds a run with scale={scale!r}; the authors' code knows a learned scale alone: train with "
             "--config.scale=learned"
         )
+    fields = ("nonlinearity",) if conv == "float" else ("nonlinearity", "weight_binarizer", "activation_binarizer")
+    for field in fields:
+        if saved.get(field) not in (None, "recu"):
+            raise UserError(
+                f"{workdir} holds a run with {field}={saved[field]!r}; the authors' code knows ReCU and its own models "
+                "alone: train without this field"
+            )
     save_torch(
         path,
         saved["model"],

@@ -16,6 +16,7 @@ import optax
 from jax import lax
 
 from recu_jax import distributed
+from recu_jax.binarizers import Annealed
 from recu_jax.data import augment
 from recu_jax.losses import cross_entropy, distillation
 from recu_jax.recipe import AXIS, Recipe
@@ -79,14 +80,15 @@ def train_step(
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(positions)
         images = augment.crop_and_flip(keys, images, recipe.crop_padding, recipe.flip)
     x = augment.normalize(images, recipe.mean, recipe.std, recipe.dtype)
+    tau = recipe.tau(state.step)
+    if recipe.progress is not None:
+        tau = Annealed(tau, recipe.progress(state.step))
     # Taught, the network sees the teacher's labels alone (SPEC.md 7).
     targets = None if recipe.teacher is None else _wide(recipe.teacher.apply(teacher, x))
 
     def loss_fn(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, changed = recipe.model.apply(
-            variables, x, tau=recipe.tau(state.step), train=True, mutable=["batch_stats"]
-        )
+        logits, changed = recipe.model.apply(variables, x, tau=tau, train=True, mutable=["batch_stats"])
         logits = _wide(logits)
         losses = cross_entropy(logits, labels) if targets is None else distillation(logits, targets)
         return losses.mean(), (logits, changed.get("batch_stats", {}))

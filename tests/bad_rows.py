@@ -65,6 +65,8 @@ CONFIG_FILES = [
 FIELDS = [
     field("tau_min", 0.4, "config.tau_min is 0.4"),
     field("tau_min", 0.95, "0.5 < tau_min <= tau_max <= 1", tau_max=0.9),
+    field("weight_binarizer", "xnor", "is 'xnor', which does not exist; did you mean 'xnor_net'?"),
+    field("optimizer", "bop", "which centres the weights, so that their signs are not those that Bop flips"),
     field("model", "cifar_resnet19", "did you mean 'cifar_resnet1"),
     field("model", "resnet18", "this model is full precision only: use --config.conv=float"),
     field("dataset", "cifar-10", "config.dataset is 'cifar-10', which does not exist; did you mean 'cifar10'"),

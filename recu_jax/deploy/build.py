@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from recu_jax import functional
+from recu_jax import binarizers, functional
 from recu_jax.bits.packing import kernel_word_count, pack_bits, pack_kernel
 from recu_jax.deploy import fold
 
@@ -16,18 +16,23 @@ NO_PADDING, PAD_1, PAD_3 = (0, 0, 0, 0), (1, 1, 1, 1), (3, 3, 3, 3)
 
 @dataclasses.dataclass(frozen=True)
 class Convs:
-    """What the convolutions of a model are: fields of its config.
+    """What the convolutions of a model are, and what stands between them: fields of its config.
 
     Attributes:
       conv: "binary", "binary_activations" (signs on real weights) or "float".
       scale: alpha: "learned", "mean" or "none".
       standardize, clamp: as in `recu_jax.layers.BinaryConv`.
+      weight_binarizer, activation_binarizer: names in `recu_jax.binarizers`.
+      nonlinearity: "rprelu", or "hard_tanh" or None for hardtanh.
     """
 
     conv: str = "binary"
     scale: str = "learned"
     standardize: bool = True
     clamp: bool = True
+    weight_binarizer: str = "recu"
+    activation_binarizer: str = "recu"
+    nonlinearity: str | None = None
 
 
 class Builder:
@@ -40,7 +45,7 @@ class Builder:
         self._convs = convs
         self._channels: list[int] = []
         self._is_bits: list[bool] = []
-        self._signs: dict[int, int] = {}
+        self._signs: dict[tuple[int, str], int] = {}
 
     def add(self, op, inputs=(), width=None, arrays=None, name="", bits=False, **attributes):
         """An operation; `arrays` by role are kept in the file as `name.role`."""
@@ -59,13 +64,36 @@ class Builder:
     def channels(self, x: int) -> int:
         return self._channels[x]
 
-    def signs(self, x: int) -> int:
-        """`x` itself where it is signs already."""
+    @property
+    def _learns_shifts(self) -> bool:
+        return "shift" in binarizers.ACTIVATIONS[self._convs.activation_binarizer].parameters
+
+    def signs(self, x: int, path: str) -> int:
+        """What goes into the convolution `path`: `x` itself where it is signs already."""
         if self._is_bits[x]:
             return x
-        if x not in self._signs:
-            self._signs[x] = self.add("sign", [x], bits=True)
-        return self._signs[x]
+        path = path if self._learns_shifts else ""
+        if (x, path) not in self._signs:
+            shifted = self.shift(x, f"{path}/shift", -self.param(path, "shift")) if path else x
+            self._signs[x, path] = self.add("sign", [shifted], bits=True)
+        return self._signs[x, path]
+
+    def shift(self, x: int, path: str, bias: np.ndarray) -> int:
+        return self.add("shift", [x], arrays={"bias": bias}, name=path)
+
+    def move(self, x: int, path: str) -> int:
+        """See `recu_jax.binarizers.react`, as for `rprelu`."""
+        return self.shift(x, path, self.param(path, "bias"))
+
+    def rprelu(self, x: int, move1: str, nonlinear: str, move2: str) -> int:
+        slope = {"slope": self.param(nonlinear, "slope")}
+        return self.move(self.add("prelu", [self.move(x, move1)], arrays=slope, name=nonlinear), move2)
+
+    def nonlinearity(self, x: int, path: str) -> int:
+        """See `models.parts.nonlinearity`."""
+        if self._convs.nonlinearity != "rprelu":
+            return self.add("hard_tanh", [x])
+        return self.rprelu(x, *(f"{path}/{part}" for part in ("move1", "nonlinear", "move2")))
 
     def real_conv(self, x: int, path: str, stride: int = 1, padding: Sequence[int] = PAD_1) -> int:
         kernel = self.param(path, "kernel")
@@ -80,24 +108,34 @@ class Builder:
     def norm(self, x: int, path: str) -> int:
         return self.add("batch_norm", [x], arrays={"norm": self.norm_rows(path)}, name=path)
 
-    def conv_norm(self, x: int, conv: str, norm: str, stride: int = 1, pool: bool = False, then: str = "real") -> int:
+    def conv_norm(
+        self,
+        x: int,
+        conv: str,
+        norm: str,
+        stride: int = 1,
+        pool: bool = False,
+        then: str | None = None,
+        only_signs: bool = False,
+    ) -> int:
         """A convolution of the kind that the model has, 2x2 max pooling if asked for, batch norm, and what is next.
 
         Args:
-          then: "real" for the numbers, "hard_tanh" for these clamped, "sign" where of the clamped ones only the signs
-            are used: then a binary convolution's are found by thresholds on its sums.
+          then: path of the nonlinearity that follows; None for the numbers.
+          only_signs: whether only the signs of what follows are used. Those of a binary convolution's numbers under
+            hardtanh are found by thresholds on its sums.
         """
         if self._convs.conv != "binary":
-            x = self.real_conv(self.signs(x) if self._convs.conv == "binary_activations" else x, conv, stride)
+            x = self.real_conv(self.signs(x, conv) if self._convs.conv == "binary_activations" else x, conv, stride)
             x = self.norm(self.pool(x) if pool else x, norm)
-            return x if then == "real" else self.add("hard_tanh", [x])
+            return self.nonlinearity(x, then) if then else x
         kernel, alpha = self._binary_kernel(conv)
         sums = self.add(
-            "binary_conv", [self.signs(x)], kernel.shape[-1], {"kernel": pack_kernel(kernel)}, conv,
+            "binary_conv", [self.signs(x, conv)], kernel.shape[-1], {"kernel": pack_kernel(kernel)}, conv,
             strides=[stride] * 2, padding=list(PAD_1),
         )  # fmt: skip
         rows = self.norm_rows(norm)
-        if then == "sign":
+        if only_signs and self._convs.nonlinearity != "rprelu" and not self._learns_shifts:
             found = fold.thresholds(alpha, rows, int(np.prod(kernel.shape[:-1])))
             bits = self.add("threshold", [sums], arrays={"threshold": found}, name=norm, bits=True)
             return self.pool(bits, fold.least_of_window(alpha, rows), norm) if pool else bits
@@ -106,7 +144,7 @@ class Builder:
             x = self.norm(x, norm)
         else:
             x = self.add("affine", [sums], arrays={"affine": np.stack([alpha, *rows])}, name=norm)
-        return self.add("hard_tanh", [x]) if then == "hard_tanh" else x
+        return self.nonlinearity(x, then) if then else x
 
     def pool(self, x: int, least: np.ndarray | None = None, name: str = "") -> int:
         """2x2 max pooling, of bits where `least` says which channels take the least bit."""
@@ -136,15 +174,18 @@ class Builder:
         """Signs of a kernel as +-1, and alpha, 1 where there is none."""
         kernel, c = self.param(path, "kernel"), self._convs
         tau = np.float32(_at(self._stats, path)["tau"]) if c.scale == "mean" else None
-        options = {"standardized": c.standardize, "clamp": c.clamp}
+        binarizer = binarizers.weight_binarizer(c.weight_binarizer, standardize=c.standardize, clamp=c.clamp)
         # Jitted as in the trained model: rounded otherwise, a weight next to the mean has another sign.
-        signs = jax.jit(lambda k: functional.binarize_weights(k, **options))(kernel)
+        signs, own = jax.jit(lambda k: binarizer(k))(kernel)
         if c.scale == "learned":
             alpha = self.param(path, "alpha")
         elif c.scale == "mean":
+            options = {"standardized": c.standardize, "clamp": c.clamp}
             alpha = functional.computed_alpha(functional.latent_to_clamped(kernel, tau, **options))
         else:
             alpha = np.ones(kernel.shape[-1], np.float32)
+        if own is not None:
+            alpha = alpha * own
         return np.asarray(signs), np.asarray(alpha, np.float32)
 
 

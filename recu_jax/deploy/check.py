@@ -16,7 +16,7 @@ from recu_jax.data.augment import normalize
 from recu_jax.deploy import container
 from recu_jax.deploy.model import load
 from recu_jax.models import create_model
-from recu_jax.recipe import conv_of
+from recu_jax.recipe import parts_of
 
 _BATCH = {True: 256, False: 16}  # small images, photographs
 _WORKERS = 2
@@ -69,7 +69,7 @@ def _trained_model(trained) -> Callable[[np.ndarray], jax.Array]:
     config, dataset = trained.config, trained.dataset
     # float64 would have to be asked for when JAX starts; a file computes in float32 anyway.
     dtype = jnp.bfloat16 if config.get("dtype") == "bfloat16" else jnp.float32
-    model = create_model(config["model"], dataset.num_classes, dtype, conv=conv_of(types.SimpleNamespace(**config)))
+    model = create_model(config["model"], dataset.num_classes, dtype, **parts_of(types.SimpleNamespace(**config)))
     variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), trained.variables)
 
     @jax.jit

@@ -28,11 +28,11 @@ def _cifar_resnet(b: Builder, model: CifarResNet, x: int, image_shape: Sequence[
             low = extra // 2
             shortcut = b.add("pad_channels", [shortcut], features, channels=[low, extra - low])
         if one_shortcut:
-            y = b.conv_norm(x, conv1, bn1, stride, then="sign")
+            y = b.conv_norm(x, conv1, bn1, stride, then=f"{name}/nonlinear1", only_signs=True)
         else:
-            y = b.add("hard_tanh", [b.add_shortcut(b.conv_norm(x, conv1, bn1, stride), shortcut)])
+            y = b.nonlinearity(b.add_shortcut(b.conv_norm(x, conv1, bn1, stride), shortcut), f"{name}/nonlinear1")
             shortcut = y
-        x = b.add("hard_tanh", [b.add_shortcut(b.conv_norm(y, conv2, bn2), shortcut)])
+        x = b.nonlinearity(b.add_shortcut(b.conv_norm(y, conv2, bn2), shortcut), f"{name}/nonlinear2")
     b.dense(b.norm(b.add("mean", [x]), "bn2"), "linear")
 
 
@@ -40,8 +40,8 @@ def _cifar_vgg(b: Builder, model: CifarVgg, x: int, image_shape: Sequence[int]) 
     last = len(model.widths) - 1
     x = b.add("hard_tanh", [b.norm(b.real_conv(x, "conv0"), "bn0")])
     for i in range(1, last + 1):
-        then = "hard_tanh" if i == last else "sign"
-        x = b.conv_norm(x, f"conv{i}", f"bn{i}", pool=i in model.pooled, then=then)
+        pool = i in model.pooled
+        x = b.conv_norm(x, f"conv{i}", f"bn{i}", pool=pool, then=f"nonlinear{i}", only_signs=i != last)
     # PyTorch's order of the features, (channel, row, column), becomes that of the image.
     kernel, channels = b.param("fc", "kernel"), model.widths[-1]
     height, width = (side // 2 ** len(model.pooled) for side in image_shape[:2])
@@ -66,25 +66,20 @@ def _imagenet_resnet(b: Builder, model: ImagenetResNet, x: int, image_shape: Seq
     for name, features, stride in blocks(model.stage_sizes, model.widths):
         shortcut = _projection(b, x, name, features, stride)
         y = b.conv_norm(x, f"{name}/conv1", f"{name}/bn1", stride)
-        y = b.add("hard_tanh", [b.add_shortcut(y, shortcut)])
+        y = b.nonlinearity(b.add_shortcut(y, shortcut), f"{name}/nonlinear1")
         x = b.add_shortcut(b.conv_norm(y, f"{name}/conv2", f"{name}/bn2"), y)
-        x = b.add("hard_tanh", [x])
+        x = b.nonlinearity(x, f"{name}/nonlinear2")
     b.dense(b.norm(b.add("mean", [x]), "bn2"), "fc")
 
 
 def _react_resnet(b: Builder, model: ReactResNet, x: int, image_shape: Sequence[int]) -> None:
-    def shift(x, path):
-        return b.add("shift", [x], arrays={"bias": b.param(path, "bias")}, name=path)
-
     x = _stem(b, x, "conv", "bn", None)
     for name, features, stride in blocks(model.stage_sizes, model.widths):
-        y = b.conv_norm(shift(x, f"{name}/move0"), f"{name}/conv", f"{name}/bn", stride)
+        y = b.conv_norm(b.move(x, f"{name}/move0"), f"{name}/conv", f"{name}/bn", stride)
         if stride != 1 or b.channels(x) != features:
             x = b.real_conv(b.avg_pool(x, stride), f"{name}/downsample_1", 1, NO_PADDING)
             x = b.norm(x, f"{name}/downsample_2")
-        y = shift(b.add_shortcut(y, x), f"{name}/move1")
-        slope = b.param(f"{name}/nonlinear", "slope")
-        x = shift(b.add("prelu", [y], arrays={"slope": slope}, name=f"{name}/nonlinear"), f"{name}/move2")
+        x = b.rprelu(b.add_shortcut(y, x), *(f"{name}/{part}" for part in ("move1", "nonlinear", "move2")))
     b.dense(b.add("mean", [x]), "fc")
 
 

@@ -17,6 +17,8 @@ MODELS = {
 }
 # Models that a 1-bit `conv` makes no sense in: after their relu every sign is +1.
 FULL_PRECISION = frozenset(resnet.MODELS)
+# Models whose nonlinearity is a part of them: relu, and ReActNet's RPReLU.
+OWN_NONLINEARITY = FULL_PRECISION | frozenset(react_resnet.MODELS)
 
 
 def create_model(
@@ -34,8 +36,9 @@ def create_model(
       num_classes: width of the logits.
       dtype: of the computation; None infers it from input and parameters, as in Flax.
       param_dtype: of the parameters; keep float32 (or float64) also where `dtype` is bfloat16.
-      **kwargs: fields of the model, such as `widths`, `norm_axis`, or `conv`: with `conv=recu_jax.layers.Conv` it is
-        its own full-precision twin. The models in `FULL_PRECISION` are that without it.
+      **kwargs: fields of the model, such as `widths`, `norm_axis`, `nonlinearity`, or `conv`: with
+        `conv=recu_jax.layers.Conv` it is its own full-precision twin. The models in `FULL_PRECISION` are that without
+        it.
 
     Raises:
       UserError: no model of this name.

@@ -14,9 +14,7 @@ import jax.numpy as jnp
 
 from recu_jax.layers import BinaryConv, kaiming_normal
 from recu_jax.models.batch_norm import BatchNorm
-from recu_jax.models.parts import PAD_1, LastLinear, check_halved_evenly, first_conv, stages
-
-hard_tanh = jax.nn.hard_tanh
+from recu_jax.models.parts import PAD_1, LastLinear, check_halved_evenly, first_conv, nonlinearity, stages
 
 
 def shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
@@ -28,38 +26,40 @@ def shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
 
 
 class TwoShortcutBlock(nn.Module):
-    """`y = hardtanh(BN(conv(x)) + short(x))`, `z = hardtanh(BN(conv(y)) + y)`."""
+    """`y = hardtanh(BN(conv(x)) + short(x))`, `z = hardtanh(BN(conv(y)) + y)`, or another nonlinearity."""
 
     features: int
     stride: int
     conv: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
+    nonlinearity: Callable[[jax.Array, str], jax.Array]
 
     @nn.compact
     def __call__(self, x, tau, train):
         y = self.conv(self.features, strides=self.stride, name="conv1")(x, tau=tau, train=train)
         y = self.norm(name="bn1")(y, use_running_average=not train)
-        x = hard_tanh(y + shortcut(x, self.features, self.stride))
+        x = self.nonlinearity(y + shortcut(x, self.features, self.stride), "nonlinear1")
         y = self.conv(self.features, name="conv2")(x, tau=tau, train=train)
         y = self.norm(name="bn2")(y, use_running_average=not train)
-        return hard_tanh(y + x)
+        return self.nonlinearity(y + x, "nonlinear2")
 
 
 class OneShortcutBlock(nn.Module):
-    """`y = hardtanh(BN(conv(x)))`, `z = hardtanh(BN(conv(y)) + short(x))`."""
+    """`y = hardtanh(BN(conv(x)))`, `z = hardtanh(BN(conv(y)) + short(x))`, or another nonlinearity."""
 
     features: int
     stride: int
     conv: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
+    nonlinearity: Callable[[jax.Array, str], jax.Array]
 
     @nn.compact
     def __call__(self, x, tau, train):
         y = self.conv(self.features, strides=self.stride, name="conv1")(x, tau=tau, train=train)
-        y = hard_tanh(self.norm(name="bn1")(y, use_running_average=not train))
+        y = self.nonlinearity(self.norm(name="bn1")(y, use_running_average=not train), "nonlinear1")
         y = self.conv(self.features, name="conv2")(y, tau=tau, train=train)
         y = self.norm(name="bn2")(y, use_running_average=not train)
-        return hard_tanh(y + shortcut(x, self.features, self.stride))
+        return self.nonlinearity(y + shortcut(x, self.features, self.stride), "nonlinear2")
 
 
 class CifarResNet(nn.Module):
@@ -72,6 +72,7 @@ class CifarResNet(nn.Module):
       stem_activation: whether hardtanh follows the first batch norm.
       conv: what stands in the blocks; `recu_jax.layers.Conv` makes the full-precision twin.
       norm_axis: name of the mapped axis over which batch norm averages; None for per-device statistics.
+      nonlinearity: in the blocks, one of `parts.NONLINEARITIES`.
     """
 
     stage_sizes: Sequence[int]
@@ -83,6 +84,7 @@ class CifarResNet(nn.Module):
     param_dtype: Any = jnp.float32
     conv: Callable[..., nn.Module] = BinaryConv
     norm_axis: str | None = None
+    nonlinearity: str = "hard_tanh"
 
     @nn.compact
     def __call__(self, x: jax.Array, tau: jax.Array | float | None = None, train: bool = False) -> jax.Array:
@@ -98,8 +100,8 @@ class CifarResNet(nn.Module):
         x = first_conv(self.widths[0], name="conv1", **types)(x)
         x = norm(name="bn1")(x, use_running_average=not train)
         if self.stem_activation:
-            x = hard_tanh(x)
-        block = partial(self.block, conv=conv, norm=norm)
+            x = jax.nn.hard_tanh(x)
+        block = partial(self.block, conv=conv, norm=norm, nonlinearity=nonlinearity(self.nonlinearity, **types))
         x = stages(x, block, self.stage_sizes, self.widths, tau, train)
         x = x.mean((1, 2))
         x = norm(name="bn2")(x, use_running_average=not train)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from recu_jax.errors import UserError
 from recu_jax.layers import BinaryConv
 from recu_jax.models.batch_norm import BatchNorm
-from recu_jax.models.parts import PAD_1, first_conv
+from recu_jax.models.parts import PAD_1, first_conv, nonlinearity
 
 # N(0, sqrt(2 / (k k C_out))): fan-out, where the residual networks take fan-in.
 _fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -25,6 +25,7 @@ class CifarVgg(nn.Module):
       pooled: indices of the convolutions that a max-pooling follows, before the batch norm.
       conv: what the others are; `recu_jax.layers.Conv` makes the full-precision twin.
       norm_axis: name of the mapped axis over which batch norm averages; None for per-device statistics.
+      nonlinearity: after all but the first, one of `parts.NONLINEARITIES`.
     """
 
     widths: Sequence[int] = (128, 128, 256, 256, 512, 512)
@@ -34,6 +35,7 @@ class CifarVgg(nn.Module):
     param_dtype: Any = jnp.float32
     conv: Callable[..., nn.Module] = BinaryConv
     norm_axis: str | None = None
+    nonlinearity: str = "hard_tanh"
 
     @nn.compact
     def __call__(self, x: jax.Array, tau: jax.Array | float | None = None, train: bool = False) -> jax.Array:
@@ -46,6 +48,7 @@ class CifarVgg(nn.Module):
         if min(x.shape[1:3]) < least:
             raise UserError(f"images are {x.shape[1]}x{x.shape[2]}; this model needs sides of at least {least} pixels")
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        nonlinear = nonlinearity(self.nonlinearity, **types)
         for i, features in enumerate(self.widths):
             if i == 0:
                 x = first_conv(features, kernel_init=_fan_out_normal, name="conv0", **types)(x)
@@ -55,7 +58,8 @@ class CifarVgg(nn.Module):
             if i in self.pooled:
                 x = nn.max_pool(x, (2, 2), (2, 2))
             norm = BatchNorm(axis_name=self.norm_axis, name=f"bn{i}", **types)
-            x = jax.nn.hard_tanh(norm(x, use_running_average=not train))
+            x = norm(x, use_running_average=not train)
+            x = nonlinear(x, f"nonlinear{i}") if i else jax.nn.hard_tanh(x)
         # PyTorch's order (channel, row, column), so that the linear weights are the same matrix in both.
         x = jnp.transpose(x, (0, 3, 1, 2)).reshape(x.shape[0], -1)
         return nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01), name="fc", **types)(x)

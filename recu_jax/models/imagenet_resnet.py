@@ -14,31 +14,43 @@ import jax.numpy as jnp
 
 from recu_jax.layers import BinaryConv, kaiming_normal
 from recu_jax.models.batch_norm import BatchNorm
-from recu_jax.models.parts import PAD_1, LastLinear, pointwise_conv, projection, stages, stem_conv, stem_pool
+from recu_jax.models.parts import (
+    PAD_1,
+    LastLinear,
+    nonlinearity,
+    pointwise_conv,
+    projection,
+    stages,
+    stem_conv,
+    stem_pool,
+)
 
 # Every batch norm's scale but the last one's (SPEC.md 6): a block begins as its shortcut alone.
 SMALL_SCALE = 1e-8
 
-hard_tanh = jax.nn.hard_tanh
-
 
 class ProjectionBlock(nn.Module):
-    """`y = hardtanh(BN(conv(x)) + short(x))`, `z = hardtanh(BN(conv(y)) + y)`; `short` projects where shapes change."""
+    """`y = hardtanh(BN(conv(x)) + short(x))`, `z = hardtanh(BN(conv(y)) + y)`; `short` projects where shapes change.
+
+    Or with another nonlinearity.
+    """
 
     features: int
     stride: int
     conv: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
     shortcut_conv: Callable[..., nn.Module]
+    nonlinearity: Callable[[jax.Array, str], jax.Array]
 
     @nn.compact
     def __call__(self, x, tau, train):
         y = self.conv(self.features, strides=self.stride, name="conv1")(x, tau=tau, train=train)
         y = self.norm(name="bn1")(y, use_running_average=not train)
-        x = hard_tanh(y + projection(x, self.features, self.stride, self.shortcut_conv, self.norm, train))
+        x = y + projection(x, self.features, self.stride, self.shortcut_conv, self.norm, train)
+        x = self.nonlinearity(x, "nonlinear1")
         y = self.conv(self.features, name="conv2")(x, tau=tau, train=train)
         y = self.norm(name="bn2")(y, use_running_average=not train)
-        return hard_tanh(y + x)
+        return self.nonlinearity(y + x, "nonlinear2")
 
 
 class ImagenetResNet(nn.Module):
@@ -49,6 +61,7 @@ class ImagenetResNet(nn.Module):
       widths: channels per stage; the first convolution has those of the first stage.
       conv: what stands in the blocks; `recu_jax.layers.Conv` makes the full-precision twin.
       norm_axis: name of the mapped axis over which batch norm averages; None for per-device statistics.
+      nonlinearity: in the blocks, one of `parts.NONLINEARITIES`.
     """
 
     stage_sizes: Sequence[int]
@@ -58,6 +71,7 @@ class ImagenetResNet(nn.Module):
     param_dtype: Any = jnp.float32
     conv: Callable[..., nn.Module] = BinaryConv
     norm_axis: str | None = None
+    nonlinearity: str = "hard_tanh"
 
     @nn.compact
     def __call__(self, x: jax.Array, tau: jax.Array | float | None = None, train: bool = False) -> jax.Array:
@@ -66,9 +80,15 @@ class ImagenetResNet(nn.Module):
         conv = partial(self.conv, kernel_size=(3, 3), padding=PAD_1, kernel_init=kaiming_normal, **types)
         norm = partial(BatchNorm, axis_name=self.norm_axis, **types)
         small_norm = partial(norm, scale_init=nn.initializers.constant(SMALL_SCALE))
-        block = partial(ProjectionBlock, conv=conv, norm=small_norm, shortcut_conv=partial(pointwise_conv, **types))
+        block = partial(
+            ProjectionBlock,
+            conv=conv,
+            norm=small_norm,
+            shortcut_conv=partial(pointwise_conv, **types),
+            nonlinearity=nonlinearity(self.nonlinearity, **types),
+        )
         x = stem_conv(self.widths[0], name="conv1", **types)(x)
-        x = stem_pool(hard_tanh(small_norm(name="bn1")(x, use_running_average=not train)))
+        x = stem_pool(jax.nn.hard_tanh(small_norm(name="bn1")(x, use_running_average=not train)))
         x = stages(x, block, self.stage_sizes, self.widths, tau, train)
         x = x.mean((1, 2))
         x = norm(name="bn2")(x, use_running_average=not train)

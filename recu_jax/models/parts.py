@@ -8,13 +8,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from recu_jax.binarizers.react import RPRelu
 from recu_jax.conv import per_channel
-from recu_jax.errors import UserError
+from recu_jax.errors import UserError, unknown
 from recu_jax.layers import kaiming_normal
 
 # PyTorch's padding=1. Not "SAME", which at stride 2 pads 0 before and 1 after.
 PAD_1 = ((1, 1), (1, 1))
 PAD_3 = ((3, 3), (3, 3))
+# What may stand between the binary convolutions of the models that have hardtanh there in the paper.
+NONLINEARITIES = ("hard_tanh", "rprelu")
 
 first_conv = partial(nn.Conv, kernel_size=(3, 3), padding=PAD_1, use_bias=False, kernel_init=kaiming_normal)
 # What stands before the stages of a network for 224x224 images, and between two of them.
@@ -25,6 +28,23 @@ pointwise_conv = partial(first_conv, kernel_size=(1, 1), padding="VALID")
 def stem_pool(x: jax.Array) -> jax.Array:
     """3x3 max pooling, stride 2, padding 1: (batch, height, width, channels) to half the height and width."""
     return nn.max_pool(x, (3, 3), (2, 2), PAD_1)
+
+
+def nonlinearity(kind: str, **types: Any) -> Callable[[jax.Array, str], jax.Array]:
+    """A function of x and a name, called within a module, whose submodule of that name it becomes if it has variables.
+
+    Args:
+      kind: one of `NONLINEARITIES`.
+      **types: `dtype` and `param_dtype`.
+
+    Raises:
+      UserError: no such nonlinearity.
+    """
+    if kind not in NONLINEARITIES:
+        raise unknown("nonlinearity", kind, NONLINEARITIES)
+    if kind == "rprelu":
+        return lambda x, name: RPRelu(name=name, **types)(x)
+    return lambda x, name: jax.nn.hard_tanh(x)
 
 
 def projection(

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from recu_jax.conv import per_channel
+from recu_jax.binarizers.react import Move, RPRelu
 from recu_jax.layers import BinaryConv, kaiming_normal
 from recu_jax.models.batch_norm import BatchNorm
 from recu_jax.models.parts import (
@@ -27,37 +27,8 @@ from recu_jax.models.parts import (
 )
 
 
-class Move(nn.Module):
-    """Adds a learned shift per channel. Variables: `params/bias`, (channels,), 0 at first."""
-
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        bias = self.param("bias", nn.initializers.zeros_init(), x.shape[-1:], self.param_dtype)
-        x, bias = nn.dtypes.promote_dtype(x, bias, dtype=self.dtype)
-        return x + per_channel(bias, x)
-
-
-class PRelu(nn.Module):
-    """`x` where it is positive, `slope * x` elsewhere. Variables: `params/slope`, (channels,), 0.25 at first.
-
-    Unlike `nn.PReLU`, whose slope is one number for all channels.
-    """
-
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        slope = self.param("slope", nn.initializers.constant(0.25), x.shape[-1:], self.param_dtype)
-        x, slope = nn.dtypes.promote_dtype(x, slope, dtype=self.dtype)
-        return jnp.where(x > 0, x, per_channel(slope, x) * x)
-
-
 class ReactBlock(nn.Module):
-    """`move2(PReLU(move1(BN(conv(move0(x))) + short(x))))`.
+    """`move2(PReLU(move1(BN(conv(move0(x))) + short(x))))`; `move0` and the sign are RSign, the other three RPReLU.
 
     `short` is the identity, or where the shape changes 2x2 average pooling, a 1x1 convolution and batch norm.
     """
@@ -78,9 +49,10 @@ class ReactBlock(nn.Module):
             x = nn.avg_pool(x, (2, 2), (self.stride, self.stride))
             x = self.shortcut_conv(self.features, name="downsample_1")(x)
             x = self.norm(name="downsample_2")(x, use_running_average=not train)
-        y = Move(name="move1", **self.types)(y + x)
-        y = PRelu(name="nonlinear", **self.types)(y)
-        return Move(name="move2", **self.types)(y)
+        nonlinearity = RPRelu(**self.types)
+        # Its parts have the official names in the block itself, not in a submodule of it.
+        nn.share_scope(self, nonlinearity)
+        return nonlinearity(y + x)
 
 
 class ReactResNet(nn.Module):

@@ -1,0 +1,218 @@
+"""Trains one network with every binarizer, three seeds each, and tables and plots its test top-1.
+
+    python experiments/compare_binarizers.py                                                           # the digits
+    python experiments/compare_binarizers.py --dataset=cifar10_subset --config.data_dir=DIR
+
+Each weight binarizer goes with ReCU's activations, each activation binarizer with ReCU's weights, and both as the
+papers pair them. All else is the data set's recipe, which is ReCU's, and the same for all (but for Bop), so this says
+how they fare in each other's place, and not how well each can do. Weights without a scale of their own get the learned
+alpha. `cifar10_subset` is the first 500 training and 200 test images of each class.
+
+Runs that `runs.jsonl` in the results has are not repeated, one that was interrupted goes on where it was; so the same
+command continues. Needs matplotlib.
+"""
+
+import argparse
+import collections
+import dataclasses
+import json
+import pathlib
+import platform
+import shlex
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
+
+import jax
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
+
+import runs  # noqa: E402
+from benchmarks.turns import cpu_model  # noqa: E402
+
+from recu_jax import data, logbook  # noqa: E402
+from recu_jax.binarizers import ACTIVATIONS, WEIGHTS  # noqa: E402
+from recu_jax.replacing import replacing  # noqa: E402
+
+RESULTS = ROOT / "experiments" / "results" / "binarizers"
+EPOCHS = {"digits": 30, "cifar10_subset": 30}
+# Of each class.
+TRAIN_IMAGES, TEST_IMAGES = 500, 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A row of the table: fields of the config that differ from the recipe's."""
+
+    name: str
+    group: str
+    weights: str
+    activations: str
+    others: tuple[tuple[str, object], ...] = ()
+
+    @property
+    def fields(self) -> dict[str, object]:
+        scale = "none" if WEIGHTS[self.weights].scaled else "learned"
+        return {
+            "weight_binarizer": self.weights, "activation_binarizer": self.activations, "scale": scale,
+            **dict(self.others),
+        }  # fmt: skip
+
+
+# Bop as in its paper: these numbers, Adam for the rest.
+BOP = (("optimizer", "bop"), ("bop_threshold", 1e-8), ("bop_gamma", 1e-4), ("learning_rate", 0.01))
+PAIRS = (
+    Pair("ReCU", "papers", "recu", "recu"),
+    Pair("BNN", "papers", "clipped_sign", "clipped_sign"),
+    Pair("BNN by Bop", "papers", "clipped_sign", "clipped_sign", BOP),
+    Pair("XNOR-Net", "papers", "xnor_net", "clipped_sign"),
+    Pair("Bi-Real", "papers", "magnitude_aware_sign", "approx_sign"),
+    Pair("IR-Net", "papers", "libra", "ede"),
+    Pair("ReActNet", "papers", "magnitude_aware_sign", "rsign", (("nonlinearity", "rprelu"),)),
+    *(Pair(f"{name} weights", "weights", name, "recu") for name in WEIGHTS if name != "recu"),
+    *(Pair(f"{name} activations", "activations", "recu", name) for name in ACTIVATIONS if name != "recu"),
+)
+
+
+def recipe(dataset: str, folder: pathlib.Path, data_dir: str | None) -> list[str]:
+    """Arguments of `recu_jax.main` for the data set; makes its file in `folder` where it needs one."""
+    if dataset == "digits":
+        return ["--config=configs/digits.py"]
+    path = folder / "cifar10_subset.npz"
+    if not path.exists():
+        full = data.load("cifar10", data_dir)
+        arrays = {}
+        for split, count in (("train", TRAIN_IMAGES), ("test", TEST_IMAGES)):
+            images, labels = getattr(full, f"{split}_images"), getattr(full, f"{split}_labels")
+            chosen = np.sort(np.concatenate([np.flatnonzero(labels == c)[:count] for c in range(10)]))
+            arrays |= {f"{split}_images": images[chosen], f"{split}_labels": labels[chosen]}
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            np.savez(file, **arrays)
+    options = {"dataset": "npz", "data_dir": path.resolve(), "batch_size": 100, "eval_batch_size": 500}
+    return ["--config=configs/cifar10.py", *(f"--config.{field}={value}" for field, value in options.items())]
+
+
+def train(pair: Pair, seed: int, epochs: int, arguments: Sequence[str], workdir: pathlib.Path, prefix: Sequence[str]):
+    """Test top-1 after each epoch."""
+    fields = {**pair.fields, "seed": seed, "epochs": epochs, "tensorboard": False}
+    process = runs.start(
+        [*arguments, *(f"--config.{field}={value}" for field, value in fields.items())], workdir,
+        cache=workdir.parent / "compiled", prefix=prefix,
+    )  # fmt: skip
+    try:
+        status = process.wait()
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    if status:
+        sys.exit(f"{pair.name}, seed {seed}, ended with status {status}:\n{runs.log(workdir)[-2000:]}")
+    return [row["test_top1"] for row in logbook.read(workdir / "metrics.jsonl")]
+
+
+def key(row: dict) -> tuple:
+    return row["dataset"], row["name"], row["seed"], row["epochs"], tuple(sorted(row["fields"].items()))
+
+
+def summary(rows: Iterable[dict]) -> dict[str, list[tuple[str, dict, list[float]]]]:
+    """For each data set and number of epochs: name, fields and each seed's last top-1, the best mean first."""
+    found = collections.defaultdict(dict)
+    for row in rows:
+        entries = found[f"{row['dataset']}, {row['epochs']} epochs"]
+        entries.setdefault(row["name"], (row["name"], row["fields"], []))[2].append(row["test_top1"][-1])
+    return {
+        title: sorted(entries.values(), key=lambda entry: -statistics.mean(entry[2]))
+        for title, entries in sorted(found.items(), key=lambda item: (not item[0].startswith("digits"), item[0]))
+    }
+
+
+def deviation(values: Sequence[float]) -> str:
+    return f"{statistics.stdev(values):.2f}" if len(values) > 1 else ""
+
+
+def table(rows: Iterable[dict]) -> str:
+    """Markdown: mean and sample deviation over seeds of the last epoch's test top-1, in percent."""
+    parts = []
+    for title, entries in summary(rows).items():
+        lines = [
+            f"Test top-1 (%) after the last epoch: {title}.", "",
+            "| | weights | activations | other fields | mean | deviation | each seed |", "|" + "---|" * 7,
+        ]  # fmt: skip
+        for name, fields, values in entries:
+            others = ", ".join(f"{k}={v}" for k, v in fields.items() if not k.endswith("_binarizer"))
+            each = ", ".join(f"{v:.2f}" for v in values)
+            lines.append(
+                f"| {name} | `{fields['weight_binarizer']}` | `{fields['activation_binarizer']}` | {others} | "
+                f"{statistics.mean(values):.2f} | {deviation(values)} | {each} |"
+            )
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def plot(rows: Iterable[dict], path: pathlib.Path) -> None:
+    """A dot for each seed, a line for their mean."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    found = summary(rows)
+    figure, all_axes = plt.subplots(
+        1, len(found), figsize=(5.5 * len(found), 5), dpi=150, layout="constrained", squeeze=False
+    )
+    for axes, (title, entries) in zip(all_axes[0], found.items(), strict=True):
+        for at, (_, _, values) in enumerate(entries[::-1]):
+            axes.plot(values, [at] * len(values), "o", markersize=4, alpha=0.6, color="C0")
+            axes.plot([statistics.mean(values)] * 2, [at - 0.3, at + 0.3], color="C1", linewidth=2)
+        axes.set_yticks(range(len(entries)), [entry[0] for entry in entries[::-1]], fontsize=8)
+        axes.set(xlabel="test top-1 (%)", title=title)
+        axes.grid(axis="x", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", choices=EPOCHS, default="digits")
+    parser.add_argument("--config.data_dir", dest="data_dir", help="where TFDS keeps cifar10")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
+    parser.add_argument("--epochs", type=int, help="default: 30")
+    parser.add_argument("--groups", nargs="+", choices=sorted({p.group for p in PAIRS}), help="default: all")
+    parser.add_argument("--workdir", type=pathlib.Path, default=ROOT / "runs" / "binarizers", help="of the runs")
+    parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
+    parser.add_argument("--prefix", default="", help="of each run's command, such as 'taskset -c 0'")
+    args = parser.parse_args()
+    epochs = args.epochs or EPOCHS[args.dataset]
+    arguments = recipe(args.dataset, args.workdir, args.data_dir)
+    args.results.mkdir(parents=True, exist_ok=True)
+    args.workdir.mkdir(parents=True, exist_ok=True)
+    record = args.results / "runs.jsonl"
+    rows = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+    # Seed by seed, so that what is there at any time compares all pairs.
+    for seed in range(args.seeds):
+        for pair in PAIRS:
+            row = {
+                "dataset": args.dataset, "name": pair.name, "seed": seed, "epochs": epochs, "fields": pair.fields,
+            }  # fmt: skip
+            if (args.groups and pair.group not in args.groups) or key(row) in {key(r) for r in rows}:
+                continue
+            workdir = args.workdir / f"{args.dataset}_{epochs}" / f"{pair.name.replace(' ', '_')}_{seed}"
+            workdir.parent.mkdir(parents=True, exist_ok=True)
+            row["test_top1"] = train(pair, seed, epochs, arguments, workdir, shlex.split(args.prefix))
+            row |= {"python": platform.python_version(), "jax": jax.__version__, "processor": cpu_model()}
+            rows.append(row)
+            with record.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(f"{pair.name}, seed {seed}: {row['test_top1'][-1]:.2f}", flush=True)
+            (args.results / "table.md").write_text(table(rows))
+    (args.results / "table.md").write_text(table(rows))
+    plot(rows, args.results / "plot.png")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Binarizers of activations: all give `sign(x)`, RSign `sign(x - shift)`; each docstring gives the slope that the
+gradient is multiplied with.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from recu_jax import functional
+from recu_jax.binarizers import signs
+from recu_jax.binarizers.interface import ActivationBinarizer, Number
+from recu_jax.binarizers.weights import geometric
+from recu_jax.conv import per_channel
+
+
+@dataclasses.dataclass(frozen=True)
+class ReCU(ActivationBinarizer):
+    """Slope `max(0, 2 - 2|x0|)`, x0 the activations divided by their sample's standard deviation; SPEC.md section 2.
+
+    The gradient flows on through the division. Xu et al., "ReCU: Reviving the Dead Weights in Binary Neural Networks",
+    ICCV 2021, arXiv 2103.12369, and the authors' code.
+    """
+
+    def __call__(self, x, *, sample_ndim, train, progress=None):
+        return functional.binarize_activations(x, sample_ndim, train=train)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClippedSign(ActivationBinarizer):
+    """Slope 1 where `|x| <= clip`, else 0.
+
+    Courbariaux et al., "Binarized Neural Networks", 2016, arXiv 1602.02830, section 1.3.
+    """
+
+    clip: float = 1.0
+
+    def __call__(self, x, *, sample_ndim, train, progress=None):
+        return signs.clipped_sign(x, self.clip)
+
+
+@dataclasses.dataclass(frozen=True)
+class ApproxSign(ActivationBinarizer):
+    """Slope `max(0, 2 - 2|x|)`.
+
+    Liu et al., "Bi-Real Net", ECCV 2018, arXiv 1808.00278, section 3.3, the derivative of a piecewise polynomial.
+    """
+
+    def __call__(self, x, *, sample_ndim, train, progress=None):
+        return functional.approx_sign(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class SwishSign(ActivationBinarizer):
+    """Slope `beta (2 - beta x tanh(beta x / 2)) / (1 + cosh(beta x))`.
+
+    Darabi et al., "BNN+: Improved Binary Network Training", 2018, arXiv 1812.11800; see `signs.swish_sign`.
+    """
+
+    beta: float = 5.0
+
+    def __call__(self, x, *, sample_ndim, train, progress=None):
+        return signs.swish_sign(x, self.beta)
+
+
+@dataclasses.dataclass(frozen=True)
+class EDE(ActivationBinarizer):
+    """Slope `k t (1 - tanh^2(t x))`, `t = t_min (t_max / t_min)^progress`, `k = max(1 / t, 1)`.
+
+    Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural Networks" (IR-Net), CVPR 2020,
+    arXiv 1909.10788, section 3.3; see `signs.ede_sign`. (The authors' CIFAR-10 code starts at t_min = 1e-3.)
+    """
+
+    annealed: ClassVar[bool] = True
+
+    t_min: float = 0.1
+    t_max: float = 10.0
+
+    def __call__(self, x, *, sample_ndim, train, progress: Number | None = None):
+        return signs.ede_sign(x, geometric(self.t_min, self.t_max, progress))
+
+
+@dataclasses.dataclass(frozen=True)
+class ReSTE(ActivationBinarizer):
+    """Slope `(1 / o) |x|^((1 - o) / o)` where `near < |x| <= far`, a chord's below, 0 beyond; see `signs.reste_sign`.
+
+    `o = 1 + (o_end - 1) (1 - cos(pi progress / 2))`, which is how the authors' code goes from 1 to o_end. Wu et al.,
+    "Estimator Meets Equilibrium Perspective: A Rectified Straight Through Estimator for Binary Neural Networks
+    Training", ICCV 2023, arXiv 2308.06689.
+
+    Attributes:
+      o_end: o at the end of the training.
+      near, far: bounds of |x| between which the slope is the power function's.
+    """
+
+    annealed: ClassVar[bool] = True
+
+    o_end: float = 3.0
+    near: float = 0.1
+    far: float = 1.5
+
+    def __call__(self, x, *, sample_ndim, train, progress: Number | None = None):
+        o = 1.0 if progress is None else 1 + (self.o_end - 1) * (1 - jnp.cos(math.pi / 2 * progress))
+        return signs.reste_sign(x, o, self.near, self.far)
+
+
+@dataclasses.dataclass(frozen=True)
+class RSign(ActivationBinarizer):
+    """`sign(x - shift)`, a learned shift for each channel, 0 at first; slope `max(0, 2 - 2|x - shift|)`.
+
+    The gradient of a shift is minus the sum of those of its channel's activations. Liu et al., "ReActNet: Towards
+    Precise Binary Neural Network with Generalized Activation Functions", ECCV 2020, arXiv 2003.03488, section 4.
+    """
+
+    parameters: ClassVar[Mapping[str, Callable[..., jax.Array]]] = {"shift": jax.nn.initializers.zeros}
+
+    def __call__(self, x, *, sample_ndim, train, progress=None, shift: jax.Array):
+        return functional.approx_sign(x - per_channel(shift, x))

@@ -1,0 +1,61 @@
+"""ReActNet's layers between convolutions: learned shifts, PReLU, and RPReLU, which is made of them.
+
+Liu et al., "ReActNet: Towards Precise Binary Neural Network with Generalized Activation Functions", ECCV 2020,
+arXiv 2003.03488. Its RSign is `recu_jax.binarizers.activations.RSign`, or a `Move` before any other sign.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from recu_jax.conv import per_channel
+
+
+class Move(nn.Module):
+    """Adds a learned shift per channel. Variables: `params/bias`, (channels,), 0 at first."""
+
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        bias = self.param("bias", nn.initializers.zeros_init(), x.shape[-1:], self.param_dtype)
+        x, bias = nn.dtypes.promote_dtype(x, bias, dtype=self.dtype)
+        return x + per_channel(bias, x)
+
+
+class PRelu(nn.Module):
+    """`x` where it is positive, `slope * x` elsewhere. Variables: `params/slope`, (channels,), 0.25 at first.
+
+    Unlike `nn.PReLU`, whose slope is one number for all channels.
+    """
+
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        slope = self.param("slope", nn.initializers.constant(0.25), x.shape[-1:], self.param_dtype)
+        x, slope = nn.dtypes.promote_dtype(x, slope, dtype=self.dtype)
+        return jnp.where(x > 0, x, per_channel(slope, x) * x)
+
+
+class RPRelu(nn.Module):
+    """`z` where `y = x + before` is positive, `slope * y + after` elsewhere, `z = y + after`: section 4.2's RPReLU.
+
+    The paper's shifts are -before and after. The gradient is exact: with respect to x it is 1 where y > 0 and slope
+    elsewhere, to `slope` it is y where y is not positive, to `after` 1.
+
+    Variables: `params/move1/bias` (before), `params/nonlinear/slope`, `params/move2/bias` (after), each (channels,).
+    """
+
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = PRelu(name="nonlinear", **types)(Move(name="move1", **types)(x))
+        return Move(name="move2", **types)(x)

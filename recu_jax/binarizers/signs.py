@@ -1,0 +1,79 @@
+"""The sign, +1 at 0, with the gradients by which papers replace its own, which is 0 almost everywhere.
+
+Of every function here the forward is `sign(x)`; its docstring gives the slope that the gradient is multiplied with.
+The identity (`ste_sign`) and Bi-Real Net's (`approx_sign`) are in `recu_jax.functional`.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from recu_jax.functional import sign
+
+# Beyond, the slope of the swish sign is less than 1e-32 and the exponential of a larger number soon infinite.
+_FAR = 80.0
+
+
+@jax.custom_jvp
+def sign_with_slope(x: jax.Array, slope: jax.Array) -> jax.Array:
+    """`sign(x)`; its derivative with respect to x is `slope`, an array of the shape of x, which gets no gradient."""
+    return sign(x)
+
+
+@sign_with_slope.defjvp
+def _sign_with_slope_jvp(primals, tangents):
+    (x, slope), (tangent, _) = primals, tangents
+    return sign_with_slope(x, slope), tangent * slope.astype(x.dtype)
+
+
+def _wide_magnitude(x):
+    return jnp.abs(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+
+
+def clipped_slope(x: jax.Array, clip: float = 1.0) -> jax.Array:
+    """1 where `|x| <= clip`, else 0."""
+    return (jnp.abs(x) <= clip).astype(x.dtype)
+
+
+def clipped_sign(x: jax.Array, clip: float = 1.0) -> jax.Array:
+    """Slope 1 where `|x| <= clip`, else 0: the clipped straight-through estimator.
+
+    Courbariaux et al., "Binarized Neural Networks", 2016, arXiv 1602.02830, section 1.3, with clip 1.
+    """
+    return sign_with_slope(x, clipped_slope(x, clip))
+
+
+def swish_sign(x: jax.Array, beta: float = 5.0) -> jax.Array:
+    """Slope `beta (2 - beta x tanh(beta x / 2)) / (1 + cosh(beta x))`: the derivative of the "SignSwish".
+
+    Of the curve `2 s(beta x) (1 + beta x (1 - s(beta x))) - 1` with the logistic function s; negative beyond
+    `beta |x| = 2.4`, where the curve overshoots 1. Darabi et al., "BNN+: Improved Binary Network Training", 2018,
+    arXiv 1812.11800, section 3; beta 5 is among theirs.
+    """
+    z = jnp.minimum(beta * _wide_magnitude(x), _FAR)
+    # With u = exp(-z): 1 + cosh(z) = (1 + u)^2 / 2u and tanh(z / 2) = (1 - u) / (1 + u), which do not overflow.
+    u = jnp.exp(-z)
+    return sign_with_slope(x, beta * (2 - z * (1 - u) / (1 + u)) * 2 * u / (1 + u) ** 2)
+
+
+def ede_sign(x: jax.Array, t: jax.Array | float) -> jax.Array:
+    """Slope `k t (1 - tanh^2(t x))`, `k = max(1 / t, 1)`: the derivative of `k tanh(t x)`, near 1 while t is small.
+
+    Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural Networks" (IR-Net), CVPR 2020,
+    arXiv 1909.10788, section 3.3, the "error decay estimator".
+    """
+    z = t * _wide_magnitude(x)
+    return sign_with_slope(x, jnp.maximum(1.0, t) * (1 - jnp.tanh(z) ** 2))
+
+
+def reste_sign(x: jax.Array, o: jax.Array | float, near: float = 0.1, far: float = 1.5) -> jax.Array:
+    """Slope `(1 / o) |x|^((1 - o) / o)`, the derivative of `sign(x) |x|^(1 / o)`, for `near < |x| <= far`.
+
+    Where `|x| <= near` the slope is the chord's, `near^(1 / o) / near`, as the derivative is infinite at 0; beyond
+    `far` it is 0. With o = 1 that is the straight-through estimator clipped at `far`. Wu et al., "Estimator Meets
+    Equilibrium Perspective: A Rectified Straight Through Estimator for Binary Neural Networks Training", ICCV 2023,
+    arXiv 2308.06689; `near` and `far` as in the authors' code.
+    """
+    magnitude = _wide_magnitude(x)
+    power = (1.0 - o) / o
+    slope = jnp.where(magnitude <= near, near**power, jnp.maximum(magnitude, near) ** power / o)
+    return sign_with_slope(x, jnp.where(magnitude <= far, slope, 0))
