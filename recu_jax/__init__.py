@@ -18,7 +18,10 @@ _NAMES = {
     ),
     "layers": ("BinaryConv", "BinaryDense"),
     "models": ("create_model",),
-    "schedules": ("cosine_learning_rate", "exponential_tau", "linear_learning_rate", "step_learning_rate"),
+    "schedules": (
+        "cosine_learning_rate", "cosine_tau", "exponential_tau", "linear_learning_rate", "linear_tau",
+        "step_learning_rate",
+    ),
 }  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -14,7 +14,8 @@ from recu_jax.errors import UserError, unknown
 # Fields that a resumed run may change: they change neither parameters nor the data's order.
 FREE_ON_RESUME = frozenset({
     "data_dir", "num_workers", "eval_batch_size", "steps_per_dispatch", "checkpoint_every_epochs", "log_every_steps",
-    "tensorboard", "check_finite_every_steps", "data_timeout_seconds", "resume_on_other_devices",
+    "tensorboard", "diagnostics", "report", "check_finite_every_steps", "data_timeout_seconds",
+    "resume_on_other_devices",
 })  # fmt: skip
 _ON_OTHER_DEVICES = ", or set --config.resume_on_other_devices=True (batch norm per device then sees other batches)"
 # Fields that decide which variables a model has.
@@ -51,7 +52,10 @@ def base_config() -> ml_collections.ConfigDict:
     c.init_from = ml_collections.config_dict.placeholder(str)
     c.scale = "learned"  # alpha: learned (the authors' code), mean (the paper), none
     c.standardize = True
+    c.laplace_b = 2.0  # b*, the Laplace scale that standardised weights have
+    c.centre = True  # whether the standardisation subtracts the mean of each channel
     c.clamp = True
+    c.tau_schedule = "exponential"  # or linear, cosine; tau_min == tau_max is a fixed tau
     c.tau_min, c.tau_max = 0.85, 0.99
     c.dtype = "float32"  # of the computation; parameters stay float32 (float64 with float64)
 
@@ -87,6 +91,8 @@ def base_config() -> ml_collections.ConfigDict:
     c.checkpoint_every_epochs = 1
     c.log_every_steps = 20
     c.tensorboard = True
+    c.diagnostics = True  # of the binary layers, per epoch: diagnostics.jsonl
+    c.report = True  # report.html, rewritten as it trains; needs plotly
     return c.lock()
 
 
@@ -107,6 +113,8 @@ def check_resumable(saved: dict[str, Any], config: ml_collections.ConfigDict, wo
 
     Both have the number of devices that there are: per-device batch norm makes it a part of the method.
     """
+    # A field that is younger than the run: its default is what was done before there was a choice.
+    saved = plain(base_config()) | saved
     any_devices = config.global_batch_norm or config.resume_on_other_devices
     free = FREE_ON_RESUME | ({"num_devices"} if any_devices else set())
     changed = {k for k in saved.keys() | config.keys() if saved.get(k) != plain(config).get(k)} - free

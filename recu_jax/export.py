@@ -31,7 +31,10 @@ from recu_jax.errors import UserError
 
 FORMATS = ("recu", "stablehlo", "qonnx")
 # Of a config, where imported weights have none.
-_DEFAULTS = {"standardize": True, "clamp": True, "image_size": 224, "eval_resize": 256, "train_crop": "random_resized"}
+_DEFAULTS = {
+    "standardize": True, "clamp": True, "laplace_b": 2.0, "centre": True, "image_size": 224, "eval_resize": 256,
+    "train_crop": "random_resized",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +98,8 @@ def read(workdir: str | pathlib.Path, dataset: str | None = None, data_dir: str 
 def network(trained: Trained) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Header and arrays of the file of a trained network, for `container.write` and `deploy.model.parse`."""
     config, dataset = trained.config, trained.dataset
-    convs = Convs(config["conv"], config["scale"], config["standardize"], config["clamp"])
+    fields = ("conv", "scale", "standardize", "clamp", "laplace_b", "centre")
+    convs = Convs(*(config[field] for field in fields))
     entries, arrays = operations(
         config["model"], trained.variables, convs, trained.image_shape, dataset.mean, dataset.std
     )

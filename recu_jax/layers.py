@@ -40,7 +40,12 @@ class _BinaryLayer(nn.Module):
             return self.param("alpha", self.alpha_init, (self.features,), self.param_dtype)
         if self.scale == "mean":
             clamped = functional.latent_to_clamped(
-                kernel, self._remembered_tau(tau, train), standardized=self.standardize, clamp=self.clamp
+                kernel,
+                self._remembered_tau(tau, train),
+                standardized=self.standardize,
+                clamp=self.clamp,
+                b=self.b,
+                centre=self.centre,
             )
             return functional.computed_alpha(clamped)
         raise unknown("scale", self.scale, ("learned", "mean", "none"))
@@ -78,6 +83,8 @@ class BinaryConv(_BinaryLayer):
       scale: `"learned"` alpha (the authors' code), `"mean"` of the clamped weights' magnitude (the paper), `"none"`.
       standardize: False leaves out the standardisation of the weights.
       clamp: False leaves out ReCU.
+      b: scale b* of the Laplace distribution that standardised weights have.
+      centre: False standardises without subtracting the mean of each channel.
       binary_weights: False takes the latent weights as they are, so that only the activations are 1 bit: the first
         stage of two-stage training (SPEC.md 7).
     """
@@ -96,6 +103,8 @@ class BinaryConv(_BinaryLayer):
     scale: Scale = "learned"
     standardize: bool = True
     clamp: bool = True
+    b: float = 2.0
+    centre: bool = True
     binary_weights: bool = True
 
     @nn.compact
@@ -141,6 +150,8 @@ class BinaryConv(_BinaryLayer):
             train=train,
             standardized=self.standardize,
             clamp=self.clamp,
+            b=self.b,
+            centre=self.centre,
             binary=self.binary_weights,
         )
         if self.use_bias:
@@ -160,6 +171,8 @@ class BinaryDense(_BinaryLayer):
     scale: Scale = "learned"
     standardize: bool = True
     clamp: bool = True
+    b: float = 2.0
+    centre: bool = True
     binary_weights: bool = True
 
     @nn.compact
@@ -177,6 +190,8 @@ class BinaryDense(_BinaryLayer):
             train=train,
             standardized=self.standardize,
             clamp=self.clamp,
+            b=self.b,
+            centre=self.centre,
             binary=self.binary_weights,
         )
         if self.use_bias:

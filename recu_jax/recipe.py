@@ -19,6 +19,11 @@ from recu_jax.models import create_model
 
 # Name of the mapped axis over which a step spreads; see `recu_jax.train.parallel`.
 AXIS = "devices"
+_TAU = {
+    "exponential": schedules.exponential_tau,
+    "linear": schedules.linear_tau,
+    "cosine": schedules.cosine_tau,
+}
 # A step's number is an int32.
 _MOST_STEPS = 2**31 - 1
 
@@ -68,7 +73,7 @@ def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, st
         teacher=teacher,
         optimizer=_optimizer(config, learning_rate),
         learning_rate=learning_rate,
-        tau=schedules.exponential_tau(config.epochs, steps_per_epoch, config.tau_min, config.tau_max),
+        tau=_TAU[config.tau_schedule](config.epochs, steps_per_epoch, config.tau_min, config.tau_max),
         augment_key=jax.random.split(jax.random.key(config.seed))[1],
         crop_padding=config.crop_padding if on_device else 0,
         flip=config.flip and on_device,
@@ -108,13 +113,20 @@ def _memory():
 
 
 def conv_of(config: Any) -> Callable[..., nn.Module]:
-    """What stands in the blocks of a model, by the fields `conv`, `scale`, `standardize` and `clamp`."""
+    """What stands in the blocks of a model, by the fields `conv`, `scale` and those of the standardisation and ReCU."""
     if config.conv == "float":
         return layers.Conv
     if config.conv == "binary_activations":
         # Real weights need no scale of their own: the second stage starts its alpha afresh.
         return functools.partial(layers.BinaryConv, scale="none", binary_weights=False)
-    return functools.partial(layers.BinaryConv, scale=config.scale, standardize=config.standardize, clamp=config.clamp)
+    return functools.partial(
+        layers.BinaryConv,
+        scale=config.scale,
+        standardize=config.standardize,
+        clamp=config.clamp,
+        b=config.laplace_b,
+        centre=config.centre,
+    )
 
 
 def _optimizer(config, learning_rate):

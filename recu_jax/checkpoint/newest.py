@@ -17,15 +17,19 @@ class Found:
     """Where a run goes on.
 
     Attributes:
-      step: of the checkpoint.
+      checkpoint: the newest good one.
       record, state: what it holds, the state as NumPy arrays.
       damaged: other checkpoints that are not what was written, and why.
     """
 
-    step: int
+    checkpoint: Saved
     record: dict[str, Any]
     state: Any
     damaged: Sequence[tuple[Saved, Damaged]]
+
+    @property
+    def step(self) -> int:
+        return self.checkpoint.step
 
 
 def newest_good(workdir: str | pathlib.Path, check: Callable[[dict[str, Any]], None], like: Any) -> Found | None:
@@ -46,7 +50,7 @@ def newest_good(workdir: str | pathlib.Path, check: Callable[[dict[str, Any]], N
             record = checkpoint.record
             if good is None:
                 check(record)
-                good = (checkpoint.step, record, checkpoint.state(like))
+                good = (checkpoint, record, checkpoint.state(like))
         except Damaged as reason:
             damaged.append((checkpoint, reason))
     if good is not None:

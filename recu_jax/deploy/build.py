@@ -21,13 +21,15 @@ class Convs:
     Attributes:
       conv: "binary", "binary_activations" (signs on real weights) or "float".
       scale: alpha: "learned", "mean" or "none".
-      standardize, clamp: as in `recu_jax.layers.BinaryConv`.
+      standardize, clamp, b, centre: as in `recu_jax.layers.BinaryConv`.
     """
 
     conv: str = "binary"
     scale: str = "learned"
     standardize: bool = True
     clamp: bool = True
+    b: float = 2.0
+    centre: bool = True
 
 
 class Builder:
@@ -136,7 +138,7 @@ class Builder:
         """Signs of a kernel as +-1, and alpha, 1 where there is none."""
         kernel, c = self.param(path, "kernel"), self._convs
         tau = np.float32(_at(self._stats, path)["tau"]) if c.scale == "mean" else None
-        options = {"standardized": c.standardize, "clamp": c.clamp}
+        options = {"standardized": c.standardize, "clamp": c.clamp, "b": c.b, "centre": c.centre}
         # Jitted as in the trained model: rounded otherwise, a weight next to the mean has another sign.
         signs = jax.jit(lambda k: functional.binarize_weights(k, **options))(kernel)
         if c.scale == "learned":
