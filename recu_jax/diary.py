@@ -42,7 +42,7 @@ class Diary:
         writes = distributed.is_main()
         self._diagnostics = None
         if config.diagnostics and first_epoch < config.epochs:
-            self._diagnostics = epochs.EpochDiagnostics(recipe, feed.image_shape, state, found)
+            self._diagnostics = epochs.EpochDiagnostics(recipe, feed.image_shape, devices, state, found)
         self._logbook = Logbook(workdir, first_epoch + 1, config.tensorboard, writes)
         if writes and first_epoch < config.epochs:
             run_record.add_start(workdir, plain(config), first_epoch + 1, devices)
@@ -68,7 +68,7 @@ class Diary:
             self._report.update(self._logbook.rows, self._logbook.diagnostics)
 
     def for_checkpoint(self) -> dict[str, Any] | None:
-        """What a checkpoint keeps, so that the diagnostics of a run that is continued are those of one never stopped."""
+        """What a checkpoint keeps beside the state, so that a run that is continued measures what it would have."""
         return self._diagnostics.for_checkpoint() if self._diagnostics is not None else None
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from recu_jax import distributed
 from recu_jax.checkpoint import Damaged, Found
 from recu_jax.data import augment
 from recu_jax.diagnostics.activations import activation_windows
@@ -30,17 +31,27 @@ class EpochDiagnostics:
     stopped does. One from before there were diagnostics, or whose memory is damaged, begins with a fresh memory.
     """
 
-    def __init__(self, recipe: Recipe, image_shape: Sequence[int], state: TrainState, found: Found | None = None):
-        """`state` is that before the first epoch, or, of a run that is continued, that of the checkpoint `found`."""
+    def __init__(
+        self,
+        recipe: Recipe,
+        image_shape: Sequence[int],
+        devices: Sequence[jax.Device],
+        state: TrainState,
+        found: Found | None = None,
+    ):
+        """`devices` are those of the run, of all processes.
+
+        `state` is that before the first epoch, or, of a run that is continued, that of the checkpoint `found`.
+        """
         image = jax.ShapeDtypeStruct((1, *image_shape), recipe.dtype)
         layers = binary_layers(recipe.model, image)
         self._layers = with_binary_weights(layers)
         self._has_activations = bool(layers)
-        self._memory = {}
-        if self._layers:
-            self._memory = _saved_memory(found) or jax.jit(functools.partial(remember, layers=self._layers))(
-                state.variables
-            )
+        memory = _saved_memory(found)
+        if memory is None:
+            memory = jax.jit(functools.partial(remember, layers=self._layers))(state.variables)
+        # Where the variables will be: what moved there later would be compiled for twice.
+        self._memory = jax.device_put(memory, distributed.local(devices)[0])
         self._weights = jax.jit(functools.partial(measure_weights, layers=self._layers))
 
         def windows(variables, images):
@@ -87,7 +98,7 @@ def _saved_memory(found):
             flush=True,
         )
         return None
-    return nested and _by_name(nested)
+    return None if nested is None else _by_name(nested)
 
 
 def _by_name(nested: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:

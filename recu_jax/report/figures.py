@@ -48,9 +48,8 @@ def _train_and_test(runs, what, alone):
 
 
 def _line(run, key, colour, name=None, dash="solid"):
-    return _trace(
-        [row["epoch"] for row in run.rows], [row.get(key) for row in run.rows], colour, name or run.name, dash
-    )
+    epochs, values = [row["epoch"] for row in run.rows], [row.get(key) for row in run.rows]
+    return _trace(epochs, values, colour, name or run.name, dash)
 
 
 def _trace(x, y, colour, name, dash="solid"):
@@ -117,7 +116,8 @@ def histograms(run: Run) -> dict[str, Any] | None:
 
     return {
         "layers": layers, "epochs": [row["epoch"] for row in rows], "tau": [row["tau"] for row in rows],
-        "range": measures.RANGE, "counts": of_all("histogram"), "scale": of_all("scale"), "quantile": of_all("quantile"),
+        "range": measures.RANGE, "counts": of_all("histogram"), "scale": of_all("scale"),
+        "quantile": of_all("quantile"),
     }  # fmt: skip
 
 

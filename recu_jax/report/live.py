@@ -40,10 +40,8 @@ class LiveReport:
         began = time.monotonic()
         try:
             record = run_record.read(self._workdir)
-            run = Run(
-                self._workdir.resolve().name, rows, diagnostics, record.get("config", {}), record.get("starts", [])
-            )
-            page = render([run])
+            name, config, starts = self._workdir.resolve().name, record.get("config", {}), record.get("starts", [])
+            page = render([Run(name, rows, diagnostics, config, starts)])
         except UserError as error:
             print(f"no {FILE}: {error}", flush=True)
             self._missing = True
