@@ -2,9 +2,9 @@
 
     python experiments/paper/SCRIPT.py [--budget=small|paper] [--dataset=...] [--epochs=N] [--seeds=N] [--most_runs=N]
 
-Runs lie in --runs, by what they change in the recipe, so that experiments share them; the same command goes on where it
-was stopped. With --most_runs it ends after so many runs; the results are written whenever it ends, of the seeds that all
-variants have.
+Runs lie in --runs, by what they change in the recipe, so that experiments share them; the same command goes on where
+it was stopped. With --most_runs it ends after so many runs; the results are written whenever it ends, of the seeds that
+all variants have.
 """
 
 import argparse
@@ -16,14 +16,15 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "experiments")]
-
 import matplotlib.pyplot as plt
-import runs as processes
 from scipy import stats
 
 from recu_jax.report.runs import Run, read_run
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "experiments"))
+
+import runs as processes  # noqa: E402
 
 # Command and fields of each data set; {data} is --data_dir.
 DATASETS = {
@@ -168,7 +169,7 @@ def mean_over_epochs(key: str) -> Callable[[Run], float | None]:
 
 
 def table(experiment: Experiment, by_label: Mapping[str, Sequence[Run]], chosen: argparse.Namespace) -> str:
-    """Markdown: mean and deviation over the seeds, and whether a difference from the first variant is more than noise."""
+    """Markdown: mean and deviation over the seeds, and whether what sets a variant off from the first is noise."""
     measures = {
         "test top-1 (%)": lambda run: run.rows[-1]["test_top1"],
         "best (%)": lambda run: run.best["test_top1"],
@@ -231,7 +232,7 @@ def figure(experiment: Experiment, by_label: Mapping[str, Sequence[Run]], path: 
     """Every seed's accuracy with mean and deviation, and beside it what the experiment draws, or curves by epoch."""
     height = max(3.2, 1.2 + 0.32 * len(by_label))
     picture, (left, right) = plt.subplots(1, 2, figsize=(11, height), dpi=130, layout="constrained")
-    for i, (label, runs) in enumerate(by_label.items()):
+    for i, runs in enumerate(by_label.values()):
         values = [run.rows[-1]["test_top1"] for run in runs]
         colour = f"C{i % 10}"
         deviation = statistics.stdev(values) if len(values) > 1 else 0
