@@ -41,6 +41,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["recu_jax", "recu_jax.*"]),
+    package_data={"recu_jax.report": ["*.html", "*.css", "*.js"]},
     python_requires=">=3.11",
     ext_modules=[
         Extension(
@@ -77,7 +78,9 @@ setup(
         # jax.export writes and reads its artifacts with it.
         "stablehlo": ["flatbuffers"],
         "qonnx": ["qonnx"],
-        "test": [*PHOTOS, "flatbuffers", "pytest", "pytest-xdist", "ruff"],
+        # report.html
+        "report": ["plotly>=6"],
+        "test": [*PHOTOS, "flatbuffers", "plotly>=6", "pytest", "pytest-xdist", "ruff"],
         # Comparisons only. On Python 3.11 `torch==2.13.0` is to be had as a CPU build.
         "torch": ["torch>=2.4"],
     },

@@ -179,10 +179,10 @@ def table(experiment: Experiment, by_label: Mapping[str, Sequence[Run]], chosen:
     first, *_ = by_label.values()
     seeds = len(first)
     header = ["", *measures, "against the first row (points)"]
-    lines = [f"# {experiment.title}", "", _how(chosen, first, seeds), "", _row(header), _row(["---"] * len(header))]
+    lines = [f"# {experiment.title}", "", _how(chosen, first, seeds), "", row(header), row(["---"] * len(header))]
     for label, runs in by_label.items():
         cells = [_spread([measure(run) for run in runs]) for measure in measures.values()]
-        lines.append(_row([label, *cells, "" if runs is first else _difference(first, runs)]))
+        lines.append(row([label, *cells, "" if runs is first else _difference(first, runs)]))
     lines += [
         "",
         f"Mean and deviation over {seeds} seeds. The last column is the difference in test top-1 after the last epoch, "
@@ -205,7 +205,8 @@ def _how(chosen, runs, seeds):
     )
 
 
-def _row(cells):
+def row(cells: Sequence[Any]) -> str:
+    """A row of a Markdown table."""
     return "| " + " | ".join(map(str, cells)) + " |"
 
 

@@ -83,10 +83,7 @@ class Saved:
         return variables
 
     def diagnostics(self) -> dict[str, Any] | None:
-        """What the diagnostics carry from epoch to epoch, as NumPy arrays; None where nothing was written.
-
-        It is no part of the state: where it alone is damaged, training goes on as it would have.
-        """
+        """What the diagnostics carry from epoch to epoch, as NumPy arrays; None where nothing was written."""
         if digests.DIAGNOSTICS not in self.record.get(digests.KEY, {}):
             return None
         with _damage("its diagnostics"), contextlib.closing(ocp.StandardCheckpointHandler()) as handler:

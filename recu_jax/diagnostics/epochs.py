@@ -2,7 +2,6 @@
 
 import functools
 import math
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from recu_jax import distributed
-from recu_jax.checkpoint import Damaged, Found
+from recu_jax.checkpoint import Found
 from recu_jax.data import augment
 from recu_jax.diagnostics.activations import activation_windows
 from recu_jax.diagnostics.binary_layers import binary_layers, with_binary_weights
@@ -28,7 +27,7 @@ class EpochDiagnostics:
     """Measures the binary layers of a run after each epoch, on the first device of each process.
 
     The memory from epoch to epoch is part of a checkpoint, so that a run that is continued measures what one never
-    stopped does. One from before there were diagnostics, or whose memory is damaged, begins with a fresh memory.
+    stopped does. After a checkpoint from before there were diagnostics the memory begins with its state.
     """
 
     def __init__(
@@ -47,9 +46,10 @@ class EpochDiagnostics:
         layers = binary_layers(recipe.model, image)
         self._layers = with_binary_weights(layers)
         self._has_activations = bool(layers)
-        memory = _saved_memory(found)
-        if memory is None:
+        if found is None or found.diagnostics is None:
             memory = jax.jit(functools.partial(remember, layers=self._layers))(state.variables)
+        else:
+            memory = _by_name(found.diagnostics)
         # Where the variables will be: what moved there later would be compiled for twice.
         self._memory = jax.device_put(memory, distributed.local(devices)[0])
         self._weights = jax.jit(functools.partial(measure_weights, layers=self._layers))
@@ -84,21 +84,6 @@ class EpochDiagnostics:
     def for_checkpoint(self) -> dict[str, Any]:
         """The memory, as nested dicts of host arrays."""
         return unflatten_dict(jax.device_get(self._memory), sep="/")
-
-
-def _saved_memory(found):
-    if found is None:
-        return None
-    try:
-        nested = found.checkpoint.diagnostics()
-    except Damaged as reason:
-        print(
-            f"the checkpoint of step {found.step} is good but for its diagnostics: {reason}; these begin anew",
-            file=sys.stderr,
-            flush=True,
-        )
-        return None
-    return None if nested is None else _by_name(nested)
 
 
 def _by_name(nested: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:

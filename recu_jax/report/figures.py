@@ -3,6 +3,7 @@
 Colours of text, grid and background are the page's, by its scheme; see `page.js`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,10 +30,11 @@ def curves(runs: Sequence[Run]) -> list[Figure]:
     rate = [_line(run, "learning_rate", COLOURS[i % len(COLOURS)]) for i, run in enumerate(runs)]
     tau = [_line(run, "tau", COLOURS[i % len(COLOURS)]) for i, run in enumerate(runs)]
     return [
-        _figure("loss", "Loss", loss, legend=True),
-        _figure("top1", "Top-1 accuracy (%)", top1, legend=True),
-        _figure("learning_rate", "Learning rate", rate, legend=not alone),
-        _figure("tau", "tau", tau, legend=not alone),
+        # Of several runs the table above them says whose colour is whose.
+        _figure("loss", "Loss", loss, legend=alone, meaning="" if alone else "dotted: train"),
+        _figure("top1", "Top-1 accuracy (%)", top1, legend=alone, meaning="" if alone else "dotted: train"),
+        _figure("learning_rate", "Learning rate", rate),
+        _figure("tau", "tau", tau),
     ]
 
 
@@ -70,12 +72,16 @@ def heat_maps(run: Run) -> list[Figure]:
         layers = [layer for layer in run.layers if key in run.diagnostics[-1]["layers"][layer]]
         if not layers:
             continue
-        z = [[_percent(row["layers"].get(layer, {}).get(key)) for row in run.diagnostics] for layer in layers]
+        shares = [[_percent(row["layers"].get(layer, {}).get(key)) for row in run.diagnostics] for layer in layers]
         data = {
-            "type": "heatmap", "x": epochs, "y": layers, "z": z, "colorscale": "Viridis", "zmin": 0,
-            "colorbar": {"thickness": 10, "outlinewidth": 0, "ticksuffix": "%"},
-            "hovertemplate": "%{y}, epoch %{x}: %{z}%<extra></extra>",
+            "type": "heatmap", "x": epochs, "y": layers, "z": shares, "customdata": shares, "colorscale": "Viridis",
+            "zmin": 0, "colorbar": {"thickness": 10, "outlinewidth": 0, "ticksuffix": "%"},
+            "hovertemplate": "%{y}, epoch %{x}: %{customdata}%<extra></extra>",
         }  # fmt: skip
+        if key == "flipped":
+            # From a quarter to a ten-thousandth of the weights in one run.
+            data |= {"z": [[_logarithm(v) for v in row] for row in shares], "zmin": -2}
+            data["colorbar"] |= {"tickvals": [-2, -1, 0, 1, 2], "ticktext": ["0.01", "0.1", "1", "10", "100"]}
         figure = _figure(key, title, [data], meaning=meaning, height=130 + 17 * len(layers))
         figure["layout"]["yaxis"] |= {"autorange": "reversed", "type": "category", "dtick": 1, "showgrid": False}
         found.append(figure)
@@ -92,7 +98,7 @@ def layer_means(runs: Sequence[Run]) -> list[Figure]:
             if run.diagnostics
         ]
         if lines:
-            found.append(_figure(f"{key}_means", f"{title} (%), mean over layers", lines, True, meaning))
+            found.append(_figure(f"{key}_means", f"{title} (%), mean over layers", lines, meaning=meaning))
     return found
 
 
@@ -145,6 +151,10 @@ def _figure(name, title, data, legend=False, meaning="", height=260):
 def _short(value):
     """Five digits: a file of 600 epochs stays small."""
     return None if value is None else float(f"{value:.5g}")
+
+
+def _logarithm(percent):
+    return None if percent is None else round(math.log10(max(percent, 1e-3)), 3)
 
 
 def _percent(value):

@@ -45,6 +45,7 @@ function drawHistogram() {
   const laplace = curve.map((w) => Math.exp(-Math.abs(w) / b) / (2 * b));
   const bars = { type: "bar", name: "weights", x: centres, y: density, width, marker: { color: "#3b82f6" } };
   const line = { type: "scatter", mode: "lines", name: "Laplace", x: curve, y: laplace, line: { color: "#f97316" } };
+  const shown = Math.min(all.range * b, Math.max(5 * b, 1.1 * (q ?? 0)));
   const bounds = q === null ? [] : [-q, q];
   const text = `b ${b.toPrecision(4)}` + (q === null ? "" : `, Q ${q.toPrecision(4)}`);
   element("epoch_shown").textContent = `${all.epochs[epoch]} (tau ${all.tau[epoch].toPrecision(4)}, ${text})`;
@@ -52,7 +53,7 @@ function drawHistogram() {
     height: 340,
     margin: { l: 8, r: 8, t: 8, b: 36 },
     bargap: 0,
-    xaxis: { title: { text: "standardised weight", standoff: 4 }, automargin: true },
+    xaxis: { title: { text: "standardised weight", standoff: 4 }, automargin: true, range: [-shown, shown] },
     yaxis: { title: { text: "density" }, automargin: true },
     legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom" },
     shapes: bounds.map((x) => ({

@@ -8,7 +8,8 @@ import string
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from recu_jax.errors import require
+from recu_jax.config import FREE_ON_RESUME
+from recu_jax.errors import first_few, require
 from recu_jax.report import figures
 from recu_jax.report.runs import Run
 
@@ -21,6 +22,14 @@ _COLUMNS = (
     ("entropy", "entropy", False), ("entropy_theory", "theory", False), ("alpha_min", "least alpha", False),
     ("alpha_mean", "mean alpha", False), ("alpha_max", "largest alpha", False),
 )  # fmt: skip
+
+
+# Fields of several runs that change nothing, or stand there already.
+_NOT_SHOWN = FREE_ON_RESUME | {"num_devices", "epochs"}
+
+
+class _Markup(str):
+    """What goes into a table as it is."""
 
 
 def render(runs: Sequence[Run]) -> bytes:
@@ -43,7 +52,7 @@ def render(runs: Sequence[Run]) -> bytes:
         sections += [_layers(alone), _provenance(alone)]
     data = {"figures": [f for _, some in drawn for f in some], "histograms": histograms}
     body = string.Template(_text("page.html")).substitute(
-        title=_escape(" and ".join(run.name for run in runs[:3])) + (" ..." if len(runs) > 3 else ""),
+        title=_escape(first_few(runs, 3, ", ", lambda run: run.name)),
         css=_text("page.css"),
         sections="\n".join(filter(None, sections)),
         reloads="" if all(run.finished for run in runs) else _text("reloads.html"),
@@ -96,13 +105,13 @@ def _clock(seconds):
 
 
 def _comparison(runs):
-    fields = sorted({k for run in runs for k in run.config if len({str(r.config.get(k)) for r in runs}) > 1})
-    fields = [f for f in fields if f not in ("data_dir", "num_workers")]
-    rows = [
-        [run.name, f"{run.rows[-1]['test_top1']:.2f}", f"{run.best['test_top1']:.2f}", run.rows[-1]["epoch"]]
-        + [_shown(run.config.get(field)) for field in fields]
-        for run in runs
-    ]
+    known = [run.config for run in runs if run.config]
+    fields = sorted({k for config in known for k in config if len({str(c.get(k)) for c in known}) > 1} - _NOT_SHOWN)
+    rows = []
+    for i, run in enumerate(runs):
+        swatch = f'<i style="background:{figures.COLOURS[i % len(figures.COLOURS)]}"></i>{_escape(run.name)}'
+        scores = [f"{row['test_top1']:.2f}" for row in (run.rows[-1], run.best)]
+        rows.append([_Markup(swatch), *scores, run.rows[-1]["epoch"], *(_shown(run.config.get(f)) for f in fields)])
     return "<h2>Runs</h2>" + _table(["run", "test top-1 (%)", "best (%)", "epochs", *fields], rows)
 
 
@@ -113,7 +122,9 @@ def _figures(title, some):
         items.append(
             f'<figure><figcaption>{_escape(f["title"])}{meaning}</figcaption><div id="{f["id"]}"></div></figure>'
         )
-    return f"<h2>{_escape(title)}</h2><div class=figures>{''.join(items)}</div>"
+    # Four small ones in a row where there is room, of others three.
+    least = 280 if len(some) == 4 else 390
+    return f'<h2>{_escape(title)}</h2><div class=figures style="--least: {least}px">{"".join(items)}</div>'
 
 
 def _layers(run):
@@ -142,8 +153,9 @@ def _provenance(run):
         rest = _table(["field", "value"], [(k, _shown(v)) for k, v in same.items()])
         parts.append(f"<details><summary>{len(same)} fields as in the base config</summary>{rest}</details>")
     if run.starts:
-        rows = [[s.get("epoch"), s.get("time"), _pairs(s["hardware"]), _pairs(s["versions"])] for s in run.starts]
-        parts.append("<h2>Starts</h2>" + _table(["epoch", "time", "hardware", "versions"], rows))
+        rows = [[s.get("time"), s.get("epoch"), _pairs(s["hardware"]), _pairs(s["versions"])] for s in run.starts]
+        table = _table(["time", "from epoch", "hardware", "versions"], rows)
+        parts.append(f"<h2>Starts</h2><div class=starts>{table}</div>")
     return "".join(parts)
 
 
@@ -157,5 +169,6 @@ def _shown(value):
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     head = "".join(f"<th>{_escape(h)}</th>" for h in header)
-    body = "".join("<tr>" + "".join(f"<td>{_escape(v)}</td>" for v in row) + "</tr>" for row in rows)
+    shown = [[v if isinstance(v, _Markup) else _escape(v) for v in row] for row in rows]
+    body = "".join("<tr>" + "".join(f"<td>{v}</td>" for v in row) + "</tr>" for row in shown)
     return f"<div class=table><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
