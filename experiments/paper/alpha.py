@@ -11,7 +11,6 @@ EXPERIMENT = sweep.Experiment(
     variants={
         "learned (the recipe)": {},
         "computed": {"scale": "mean"},
-        "none": {"scale": "none"},
     },
     measures={"flipped an epoch (%)": sweep.mean_over_epochs("flipped")},
 )

@@ -10,7 +10,7 @@ EXPERIMENT = sweep.Experiment(
     title="Standardisation: b*, centring, neither",
     variants={
         "b* = 2 (the recipe)": {},
-        **{f"b* = {b:g}": {"laplace_b": b} for b in (0.5, 1.0, 4.0)},
+        **{f"b* = {b:g}": {"laplace_b": b} for b in (1.0, 4.0)},
         "without centring": {"centre": False},
         "without standardisation": {"standardize": False},
     },
