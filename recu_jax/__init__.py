@@ -7,7 +7,7 @@ import importlib
 
 __version__ = "0.1.0"
 
-_MODULES = ("deploy", "functional", "layers", "models", "schedules")
+_MODULES = ("deploy", "diagnostics", "functional", "layers", "models", "schedules")
 _NAMES = {
     "backend": ("set_xla_flags",),
     "errors": ("RunFailed", "UserError"),

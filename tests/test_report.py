@@ -193,6 +193,15 @@ def test_without_plotly_one_line_says_so(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == said and not (tmp_path / "run" / live.FILE).exists()
 
 
+def test_a_disk_that_does_not_take_it_ends_no_run(tmp_path, capsys):
+    run = read_run(write_run(tmp_path / "run"))
+    report = live.LiveReport(tmp_path / "run")
+    (tmp_path / "run").rename(tmp_path / "gone")
+    for _ in range(2):
+        report.finish(run.rows, run.diagnostics)
+    assert capsys.readouterr().out == "no report.html: No such file or directory\n"
+
+
 def test_the_command(workdir, tmp_path, capsys, monkeypatch):
     command.main([str(workdir)])
     assert capsys.readouterr().out == f"{workdir}/report.html\n"

@@ -92,6 +92,7 @@ def table(lines, chosen, seeds):
         rows.append(sweep.row([name, *(f"{statistics.mean(c):.3f} +- {statistics.stdev(c):.3f}" for c in columns)]))
     rows += [
         "",
+        "With alpha = b the error is least where Q = b, whatever the distribution, and Q = b at 1 - 1/2e. "
         "Mean and deviation: over four b, which scale the error by b^2, and over all binary layers of all networks. "
         "Trained weights are no Laplace sample: `laplace_distance` in a run's `diagnostics.jsonl` says how far off.",
         "",
@@ -116,7 +117,7 @@ def figure(lines, path):
     left.plot([], [], color="0.6", label="layers of trained networks")
     right.plot([], [], color="0.6", label="layers of trained networks, b* = 2")
     left.set(xlabel="tau", ylabel="quantisation error / b^2")
-    right.set(xlabel="tau", ylabel="entropy (nats)", title="lines: theory, dots: Monte Carlo")
+    right.set(xlabel="tau", ylabel="entropy (nats); lines: theory, dots: Monte Carlo")
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

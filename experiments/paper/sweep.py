@@ -178,6 +178,8 @@ def table(experiment: Experiment, by_label: Mapping[str, Sequence[Run]], chosen:
     }
     first, *_ = by_label.values()
     seeds = len(first)
+    every = [run for runs in by_label.values() for run in runs]
+    measures = {name: of for name, of in measures.items() if any(of(run) is not None for run in every)}
     header = ["", *measures, "against the first row (points)"]
     lines = [f"# {experiment.title}", "", _how(chosen, first, seeds), "", row(header), row(["---"] * len(header))]
     for label, runs in by_label.items():
@@ -211,11 +213,15 @@ def row(cells: Sequence[Any]) -> str:
 
 
 def _spread(values):
-    values = [v for v in values if v is not None]
-    if not values:
-        return ""
-    mean = f"{statistics.mean(values):.3g}" if abs(statistics.mean(values)) < 10 else f"{statistics.mean(values):.2f}"
-    return f"{mean} +- {statistics.stdev(values):.2g}" if len(values) > 1 else mean
+    """Mean and deviation; where some seeds have no such number, of how many it is."""
+    there = [v for v in values if v is not None]
+    if not there:
+        return "none"
+    mean = statistics.mean(there)
+    shown = f"{mean:.3g}" if abs(mean) < 10 else f"{mean:.2f}"
+    if len(there) > 1:
+        shown += f" +- {statistics.stdev(there):.2g}"
+    return shown if len(there) == len(values) else f"{shown} ({len(there)} of {len(values)})"
 
 
 def _difference(first, runs):
@@ -231,7 +237,7 @@ def _difference(first, runs):
 
 def figure(experiment: Experiment, by_label: Mapping[str, Sequence[Run]], path: pathlib.Path) -> None:
     """Every seed's accuracy with mean and deviation, and beside it what the experiment draws, or curves by epoch."""
-    height = max(3.2, 1.2 + 0.32 * len(by_label))
+    height = max(3.4, 1.4 + 0.32 * len(by_label))
     picture, (left, right) = plt.subplots(1, 2, figsize=(11, height), dpi=130, layout="constrained")
     for i, runs in enumerate(by_label.values()):
         values = [run.rows[-1]["test_top1"] for run in runs]
@@ -240,13 +246,13 @@ def figure(experiment: Experiment, by_label: Mapping[str, Sequence[Run]], path: 
         left.errorbar(statistics.mean(values), i, xerr=deviation, fmt="o", color=colour, capsize=3)
         left.plot(values, [i] * len(values), "|", color=colour, alpha=0.6)
     left.set_yticks(range(len(by_label)), by_label)
-    left.invert_yaxis()
+    left.set_ylim(len(by_label) - 0.4, -0.6)
     left.set_xlabel("test top-1 after the last epoch (%): seeds, mean, deviation")
     (experiment.draw or draw_accuracy)(right, by_label)
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    picture.suptitle(experiment.title)
+    left.set_title(experiment.title, fontsize=10, loc="left")
     picture.savefig(path)
     plt.close(picture)
 
@@ -254,7 +260,7 @@ def figure(experiment: Experiment, by_label: Mapping[str, Sequence[Run]], path: 
 def draw_accuracy(axes: plt.Axes, by_label: Mapping[str, Sequence[Run]]) -> None:
     """Test top-1 by epoch, mean over the seeds."""
     draw_by_epoch(axes, by_label, lambda run: [row["test_top1"] for row in run.rows])
-    axes.set_ylabel("test top-1 (%), mean over seeds")
+    axes.set_ylabel("test top-1 (%), mean of seeds")
 
 
 def draw_by_epoch(

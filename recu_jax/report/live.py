@@ -20,13 +20,14 @@ class LiveReport:
     """`<workdir>/report.html`, whole at any moment.
 
     Rewritten after each epoch, but for epochs so short that this would take more than `MOST` of the time since it was
-    last done; the last epoch's is always written. Without Plotly there is none, which is said once.
+    last done; the last epoch's is always written. No run ends for its report: where it cannot be made, for want of
+    Plotly or room on the disk, that is said once.
     """
 
     def __init__(self, workdir: pathlib.Path):
         self._workdir = workdir
         self._took, self._ended = 0.0, -float("inf")
-        self._missing = False
+        self._given_up = False
 
     def update(self, rows: Sequence[dict[str, Any]], diagnostics: Sequence[dict[str, Any]]) -> None:
         """After an epoch, with the rows of all epochs so far."""
@@ -35,18 +36,17 @@ class LiveReport:
 
     def finish(self, rows: Sequence[dict[str, Any]], diagnostics: Sequence[dict[str, Any]]) -> None:
         """Writes it, whatever it takes."""
-        if self._missing or not rows:
+        if self._given_up or not rows:
             return
         began = time.monotonic()
+        record = run_record.read(self._workdir)
+        name, config, starts = self._workdir.resolve().name, record.get("config", {}), record.get("starts", [])
         try:
-            record = run_record.read(self._workdir)
-            name, config, starts = self._workdir.resolve().name, record.get("config", {}), record.get("starts", [])
             page = render([Run(name, rows, diagnostics, config, starts)])
-        except UserError as error:
-            print(f"no {FILE}: {error}", flush=True)
-            self._missing = True
-            return
-        with replacing(self._workdir / FILE) as file:
-            file.write(page)
+            with replacing(self._workdir / FILE) as file:
+                file.write(page)
+        except (UserError, OSError) as error:
+            print(f"no {FILE}: {getattr(error, 'strerror', None) or error}", flush=True)
+            self._given_up = True
         self._ended = time.monotonic()
         self._took = self._ended - began
