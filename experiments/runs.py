@@ -55,12 +55,13 @@ def log(workdir: pathlib.Path) -> str:
 
 
 def rows(workdir: pathlib.Path) -> list[dict]:
-    """Rows of metrics.jsonl, without what differs between two runs with the same result, and what layers measured."""
-    measured = {row["epoch"]: row["layers"] for row in _lines(workdir, "diagnostics.jsonl")}
-    return [
-        {k: v for k, v in row.items() if k not in NOT_COMPARED} | {"layers": measured.get(row["epoch"])}
-        for row in _lines(workdir, "metrics.jsonl")
-    ]
+    """Rows of metrics.jsonl, without what differs between two runs with the same result."""
+    return [{k: v for k, v in row.items() if k not in NOT_COMPARED} for row in _lines(workdir, "metrics.jsonl")]
+
+
+def measured(workdir: pathlib.Path) -> list[dict]:
+    """What was measured of the layers after each epoch, by their names."""
+    return [row["layers"] for row in _lines(workdir, "diagnostics.jsonl")]
 
 
 def _lines(workdir, name):
