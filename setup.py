@@ -41,6 +41,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["recu_jax", "recu_jax.*"]),
+    package_data={"recu_jax.report": ["*.html", "*.css", "*.js"]},
     python_requires=">=3.11",
     ext_modules=[
         Extension(
@@ -77,8 +78,10 @@ setup(
         # jax.export writes and reads its artifacts with it.
         "stablehlo": ["flatbuffers"],
         "qonnx": ["qonnx"],
+        # report.html
+        "report": ["plotly>=6"],
         # Tests build the compiled kernels beside their sources, with setuptools, which Python 3.12 no longer brings.
-        "test": [*PHOTOS, "flatbuffers", "pytest", "pytest-xdist", "ruff", "setuptools"],
+        "test": [*PHOTOS, "flatbuffers", "plotly>=6", "pytest", "pytest-xdist", "ruff", "setuptools"],
         # Comparisons only. On Python 3.11 `torch==2.13.0` is to be had as a CPU build.
         "torch": ["torch>=2.4"],
     },

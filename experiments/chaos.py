@@ -27,7 +27,7 @@ import time
 
 import faults
 import numpy as np
-from runs import differences, final_state, log, rows
+from runs import differences, final_state, log, measured, rows
 
 from recu_jax.data import load
 
@@ -92,13 +92,13 @@ class Lane:
         if run.start().wait():
             raise SystemExit(f"the run that was left alone failed:\n{log(run.workdir)}")
         seconds = time.monotonic() - began
-        state, metrics = final_state(run.workdir), rows(run.workdir)
+        state, kept = final_state(run.workdir), (rows(run.workdir), measured(run.workdir))
         self.end(run)
-        return state, metrics, seconds
+        return state, kept, seconds
 
     def harm(self, name, arguments, fitting, cache, expected, kinds, r):
         """One run, harmed by `kinds` in turn until it is through; a row for each fault."""
-        state, metrics, seconds = expected
+        state, (metrics, layers), seconds = expected
         run, done = self.new_run(arguments, cache, seconds), []
         lost = None
         while kinds and lost is None:
@@ -117,6 +117,8 @@ class Lane:
             lost = f"{len(wrong)} arrays differ" if wrong else None
             if rows(run.workdir) != metrics:
                 lost = "metrics.jsonl differs"
+            if measured(run.workdir) != layers:
+                lost = "diagnostics.jsonl differs"
         if lost is not None:
             done = [{**row, "lost": lost, "log": log(run.workdir)[-2000:]} for row in done]
         self.end(run)

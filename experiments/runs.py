@@ -56,9 +56,17 @@ def log(workdir: pathlib.Path) -> str:
 
 def rows(workdir: pathlib.Path) -> list[dict]:
     """Rows of metrics.jsonl, without what differs between two runs with the same result."""
-    path = pathlib.Path(workdir) / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [{k: v for k, v in json.loads(line).items() if k not in NOT_COMPARED} for line in lines]
+    return [{k: v for k, v in row.items() if k not in NOT_COMPARED} for row in _lines(workdir, "metrics.jsonl")]
+
+
+def measured(workdir: pathlib.Path) -> list[dict]:
+    """What was measured of the layers after each epoch, by their names."""
+    return [row["layers"] for row in _lines(workdir, "diagnostics.jsonl")]
+
+
+def _lines(workdir, name):
+    path = pathlib.Path(workdir) / name
+    return map(json.loads, path.read_text().splitlines() if path.exists() else [])
 
 
 def final_state(workdir: pathlib.Path) -> dict[str, np.ndarray]:

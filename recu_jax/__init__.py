@@ -7,7 +7,7 @@ import importlib
 
 __version__ = "0.1.0"
 
-_MODULES = ("binarizers", "bop", "deploy", "functional", "layers", "models", "schedules")
+_MODULES = ("binarizers", "bop", "deploy", "diagnostics", "functional", "layers", "models", "schedules")
 _NAMES = {
     "backend": ("set_xla_flags",),
     "errors": ("RunFailed", "UserError"),
@@ -19,7 +19,8 @@ _NAMES = {
     "layers": ("BinaryConv", "BinaryDense"),
     "models": ("create_model",),
     "schedules": (
-        "cosine_learning_rate", "exponential_tau", "linear_learning_rate", "step_learning_rate", "training_progress",
+        "cosine_learning_rate", "cosine_tau", "exponential_tau", "linear_learning_rate", "linear_tau",
+        "step_learning_rate", "training_progress",
     ),
 }  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

@@ -14,8 +14,8 @@ from recu_jax.errors import UserError, unknown
 # Fields that a resumed run may change: they change neither parameters nor the data's order.
 FREE_ON_RESUME = frozenset({
     "data_dir", "num_workers", "eval_batch_size", "steps_per_dispatch", "checkpoint_every_epochs", "log_every_steps",
-    "tensorboard", "check_finite_every_steps", "data_timeout_seconds", "resume_on_other_devices",
-    "compilation_cache_dir",
+    "tensorboard", "diagnostics", "report", "check_finite_every_steps", "data_timeout_seconds",
+    "resume_on_other_devices", "compilation_cache_dir",
 })  # fmt: skip
 _ON_OTHER_DEVICES = ", or set --config.resume_on_other_devices=True (batch norm per device then sees other batches)"
 # Fields that decide which variables a model has.
@@ -58,7 +58,10 @@ def base_config() -> ml_collections.ConfigDict:
     # alpha: learned (the authors' code), mean (the paper), none. What a weight_binarizer has of its own stays.
     c.scale = "learned"
     c.standardize = True
+    c.laplace_b = 2.0  # b*, the Laplace scale that standardised weights have
+    c.centre = True  # whether the standardisation subtracts the mean of each channel
     c.clamp = True
+    c.tau_schedule = "exponential"  # or linear, cosine; tau_min == tau_max is a fixed tau
     c.tau_min, c.tau_max = 0.85, 0.99
     c.dtype = "float32"  # of the computation; parameters stay float32 (float64 with float64)
 
@@ -98,6 +101,8 @@ def base_config() -> ml_collections.ConfigDict:
     c.checkpoint_every_epochs = 1
     c.log_every_steps = 20
     c.tensorboard = True
+    c.diagnostics = True  # of the binary layers, per epoch: diagnostics.jsonl
+    c.report = True  # report.html, rewritten as it trains; needs plotly
     return c.lock()
 
 
@@ -118,7 +123,8 @@ def check_resumable(saved: dict[str, Any], config: ml_collections.ConfigDict, wo
 
     Both have the number of devices that there are: per-device batch norm makes it a part of the method.
     """
-    saved = _with_newer_fields(saved)
+    # A field that is younger than the run: its default is what was done before there was a choice.
+    saved = plain(base_config()) | saved
     any_devices = config.global_batch_norm or config.resume_on_other_devices
     free = FREE_ON_RESUME | ({"num_devices"} if any_devices else set())
     changed = {k for k in saved.keys() | config.keys() if saved.get(k) != plain(config).get(k)} - free
@@ -141,7 +147,9 @@ def check_trained_here(record: dict[str, Any], workdir: str) -> None:
 
 def check_same_model(saved: dict[str, Any], config: ml_collections.ConfigDict, workdir: str) -> None:
     """Raises UserError if the checkpoints in `workdir` are of another model than the config's."""
-    saved = _with_newer_fields(saved)
+    # Younger than some runs, which had what is their default.
+    base = base_config()
+    saved = {field: base[field] for field in ("weight_binarizer", "activation_binarizer", "nonlinearity")} | saved
     for field in MODEL_FIELDS:
         # Imported weights are of no data set.
         if field in saved and saved[field] != config[field]:
@@ -149,13 +157,6 @@ def check_same_model(saved: dict[str, Any], config: ml_collections.ConfigDict, w
                 f"{workdir} holds a run with {field}={saved[field]!r}, the config says {config[field]!r}; evaluate "
                 "with the config that it was trained with"
             )
-
-
-def _with_newer_fields(saved: dict[str, Any]) -> dict[str, Any]:
-    """A saved config with the fields that came with the binarizers: runs from before had what is their default."""
-    base = base_config()
-    newer = ("weight_binarizer", "activation_binarizer", "nonlinearity", "bop_threshold", "bop_gamma")
-    return {field: base[field] for field in newer} | saved
 
 
 def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -27,6 +27,7 @@ CHOICES = {
     "weight_binarizer": tuple(binarizers.WEIGHTS),
     "activation_binarizer": tuple(binarizers.ACTIVATIONS),
     "nonlinearity": (None, *NONLINEARITIES),
+    "tau_schedule": ("exponential", "linear", "cosine"),
     "model": tuple(sorted(models.MODELS)),
     "teacher_model": tuple(sorted(models.MODELS)),
 }
@@ -96,8 +97,9 @@ def check_values(config: ml_collections.ConfigDict) -> None:
             f"config.tau_min is {config.tau_min} and config.tau_max is {config.tau_max}; they must satisfy "
             "0.5 < tau_min <= tau_max <= 1"
         )
-    if not config.learning_rate > 0:
-        raise UserError(f"config.learning_rate is {config.learning_rate}; it must be above 0")
+    for field in ("learning_rate", "laplace_b"):
+        if not config[field] > 0:
+            raise UserError(f"config.{field} is {config[field]}; it must be above 0")
     if not 0 <= config.momentum < 1:
         raise UserError(f"config.momentum is {config.momentum}; it must be at least 0 and below 1")
     _check_binarizers(config)

@@ -30,10 +30,11 @@ from recu_jax.deploy.families import operations
 from recu_jax.errors import UserError
 
 FORMATS = ("recu", "stablehlo", "qonnx")
-# Of a config, where imported weights or runs from before the binarizers have none.
+# Of a config, where imported weights or older runs have none.
 _DEFAULTS = {
     "weight_binarizer": "recu", "activation_binarizer": "recu", "nonlinearity": None, "standardize": True,
-    "clamp": True, "image_size": 224, "eval_resize": 256, "train_crop": "random_resized",
+    "clamp": True, "laplace_b": 2.0, "centre": True, "image_size": 224, "eval_resize": 256,
+    "train_crop": "random_resized",
 }  # fmt: skip
 
 

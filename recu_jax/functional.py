@@ -7,6 +7,7 @@ Every function returns the dtype it was given; statistics of bfloat16 and float1
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -158,7 +159,13 @@ def binarize_activations(x: jax.Array, sample_ndim: int, *, train: bool) -> jax.
 
 
 def latent_to_clamped(
-    kernel: jax.Array, tau: jax.Array | float | None = None, *, standardized: bool = True, clamp: bool = True
+    kernel: jax.Array,
+    tau: jax.Array | float | None = None,
+    *,
+    standardized: bool = True,
+    clamp: bool = True,
+    b: float = 2.0,
+    centre: bool = True,
 ) -> jax.Array:
     """Standardised and clamped latent weights `w2`, whose signs are the binary weights (SPEC.md 1.1 to 1.3).
 
@@ -167,16 +174,15 @@ def latent_to_clamped(
       tau: in (0.5, 1]; None clamps nothing.
       standardized: whether to standardise.
       clamp: whether to clamp.
+      b, centre: of the standardisation, as in `standardize`.
     """
-    w = standardize(kernel) if standardized else kernel
+    w = standardize(kernel, b=b, centre=centre) if standardized else kernel
     return recu(w, tau) if clamp and tau is not None else w
 
 
-def binarize_weights(
-    kernel: jax.Array, tau: jax.Array | float | None = None, *, standardized: bool = True, clamp: bool = True
-) -> jax.Array:
+def binarize_weights(kernel: jax.Array, tau: jax.Array | float | None = None, **options: Any) -> jax.Array:
     """Signs of the clamped latent weights, with the straight-through gradient (SPEC.md 1.4); arguments as above."""
-    return ste_sign(latent_to_clamped(kernel, tau, standardized=standardized, clamp=clamp))
+    return ste_sign(latent_to_clamped(kernel, tau, **options))
 
 
 def computed_alpha(clamped: jax.Array) -> jax.Array:
@@ -197,6 +203,8 @@ def binary_conv(
     train: bool = False,
     standardized: bool = True,
     clamp: bool = True,
+    b: float = 2.0,
+    centre: bool = True,
     binary: bool = True,
 ) -> jax.Array:
     """1-bit convolution: `alpha * conv(sign(x), sign(recu(standardize(kernel))))`, SPEC.md sections 1 to 3.
@@ -216,6 +224,7 @@ def binary_conv(
       train: whether to normalise each sample first.
       standardized: False leaves out the standardisation of the weights.
       clamp: False leaves out ReCU.
+      b, centre: of the standardisation, as in `standardize`.
       binary: False takes the latent weights as they are, without standardisation, ReCU and sign: 1-bit activations
         on real weights, the first stage of two-stage training (SPEC.md 7).
 
@@ -226,7 +235,8 @@ def binary_conv(
       UserError: tau is a Python number outside (0.5, 1], or a padding is unknown.
     """
     signs = binarize_activations(x, x.ndim - 1, train=train)
-    weights = binarize_weights(kernel, tau, standardized=standardized, clamp=clamp) if binary else kernel
+    options = {"standardized": standardized, "clamp": clamp, "b": b, "centre": centre}
+    weights = binarize_weights(kernel, tau, **options) if binary else kernel
     return conv_of_signs(
         signs, weights, alpha, strides=strides, padding=padding, kernel_dilation=kernel_dilation,
         feature_group_count=feature_group_count, binary=binary,
@@ -266,6 +276,8 @@ def binary_dense(
     train: bool = False,
     standardized: bool = True,
     clamp: bool = True,
+    b: float = 2.0,
+    centre: bool = True,
     binary: bool = True,
 ) -> jax.Array:
     """1-bit dense layer, `alpha * (sign(x) @ sign(recu(standardize(kernel))))`; arguments as in `binary_conv`.
@@ -278,7 +290,8 @@ def binary_dense(
       (..., features) in the dtype of `x`.
     """
     signs = binarize_activations(x, 1, train=train)
-    weights = binarize_weights(kernel, tau, standardized=standardized, clamp=clamp) if binary else kernel
+    options = {"standardized": standardized, "clamp": clamp, "b": b, "centre": centre}
+    weights = binarize_weights(kernel, tau, **options) if binary else kernel
     return dense_of_signs(signs, weights, alpha)
 
 

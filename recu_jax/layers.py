@@ -40,7 +40,7 @@ class _BinaryLayer(nn.Module):
 
     @property
     def _weight_binarizer(self) -> WeightBinarizer:
-        return self.weights or weight_binarizers.ReCU(self.standardize, self.clamp)
+        return self.weights or weight_binarizers.ReCU(self.standardize, self.clamp, self.b, self.centre)
 
     @property
     def _activation_binarizer(self) -> ActivationBinarizer:
@@ -90,10 +90,7 @@ class _BinaryLayer(nn.Module):
             raise UserError(
                 f"scale is 'mean', which is ReCU's, and weights is {binarizer}; use scale='learned' or 'none'"
             )
-        clamped = functional.latent_to_clamped(
-            kernel, self._remembered_tau(tau, train), standardized=binarizer.standardize, clamp=binarizer.clamp
-        )
-        return functional.computed_alpha(clamped)
+        return functional.computed_alpha(binarizer.clamped(kernel, self._remembered_tau(tau, train)))
 
     def _remembered_tau(self, tau: jax.Array | float | None, train: bool) -> jax.Array | float:
         """The computed scale depends on tau, so evaluation without one takes that of the last training step."""
@@ -129,6 +126,8 @@ class BinaryConv(_BinaryLayer):
         A scale that the weights' binarizer has of its own is there with all of them: learned alpha multiplies it.
       standardize: False leaves out the standardisation of ReCU's weights.
       clamp: False leaves out their clamp.
+      b: scale b* of the Laplace distribution that they have once they are standardised.
+      centre: False standardises them without subtracting the mean of each channel.
       binary_weights: False takes the latent weights as they are, so that only the activations are 1 bit: the first
         stage of two-stage training (SPEC.md 7).
       weights, activations: binarizers (`recu_jax.binarizers`); None is ReCU's.
@@ -148,6 +147,8 @@ class BinaryConv(_BinaryLayer):
     scale: Scale = "learned"
     standardize: bool = True
     clamp: bool = True
+    b: float = 2.0
+    centre: bool = True
     binary_weights: bool = True
     weights: WeightBinarizer | None = None
     activations: ActivationBinarizer | None = None
@@ -210,6 +211,8 @@ class BinaryDense(_BinaryLayer):
     scale: Scale = "learned"
     standardize: bool = True
     clamp: bool = True
+    b: float = 2.0
+    centre: bool = True
     binary_weights: bool = True
     weights: WeightBinarizer | None = None
     activations: ActivationBinarizer | None = None

@@ -13,11 +13,11 @@ import numpy as np
 from recu_jax import backend, data, distributed, pretrained
 from recu_jax.checkpoint import Checkpoints, Damaged, Found, any_saved, newest_good, read_best, saved, set_aside
 from recu_jax.config import check_config, check_resumable, check_same_model, check_trained_here, plain
+from recu_jax.diary import Diary
 from recu_jax.errors import UserError
 from recu_jax.feed import Feed, make_feed
 from recu_jax.history import History
 from recu_jax.lock import WorkdirLock
-from recu_jax.logbook import Logbook
 from recu_jax.progress import Progress
 from recu_jax.recipe import Recipe, make_recipe
 from recu_jax.steps import Steps, check_finite
@@ -115,7 +115,7 @@ def _train(config, workdir, run, teacher, fresh, stop) -> Result:
     history = History(unfinished)
     _say_where(config, workdir, found, first_epoch, history)
 
-    logbook = Logbook(workdir, first_epoch + 1, config.tensorboard, writes=distributed.is_main())
+    diary = Diary(config, workdir, run.devices, recipe, feed, state, found, first_epoch)
     progress = Progress(
         config.epochs, feed.steps_per_epoch, config.batch_size, config.log_every_steps, silent=not distributed.is_main()
     )
@@ -127,20 +127,22 @@ def _train(config, workdir, run, teacher, fresh, stop) -> Result:
         steps = Steps(config, recipe, feed, feed.step(recipe), teacher, stop, checkpoints.check, progress, workdir)
         for epoch in range(first_epoch, config.epochs):
             progress.start_epoch(epoch + 1, history.steps)
+            diary.start_epoch()
             state, trained = steps.run(state, epoch, history)
             tested = evaluate_state(state, stop.due_between_steps) if trained else None
             if tested is None:
-                _save(checkpoints, state, config, {"epoch": epoch + 1}, {"epoch": epoch + 1, **history.as_json()})
+                unfinished = {"epoch": epoch + 1, **history.as_json()}
+                _save(checkpoints, state, config, {"epoch": epoch + 1}, diary, unfinished)
                 checkpoints.wait()
                 raise stop.stopped
             row = _row(recipe, epoch, feed.steps_per_epoch, trained, tested)
-            logbook.write(row)
+            diary.end_epoch(row, state)
             if (epoch + 1) % config.checkpoint_every_epochs == 0 or epoch + 1 == config.epochs:
-                _save(checkpoints, state, config, row)
+                _save(checkpoints, state, config, row, diary)
             progress.end_epoch(row)
             history = History()
-        logbook.close()
-    rows = logbook.rows or [found.record["metrics"]]
+        diary.close()
+    rows = diary.rows or [found.record["metrics"]]
     best = max(rows, key=lambda row: (row["test_top1"], row["epoch"]))
     return Result(rows[-1], best, jax.device_get(state))
 
@@ -191,10 +193,10 @@ def _row(recipe, epoch, steps_per_epoch, trained, tested):
     }
 
 
-def _save(checkpoints, state, config, metrics, unfinished_epoch=None):
+def _save(checkpoints, state, config, metrics, diary, unfinished_epoch=None):
     state = jax.device_get(state)
     check_finite(state)
-    checkpoints.save(state, plain(config), metrics, unfinished_epoch)
+    checkpoints.save(state, plain(config), metrics, unfinished_epoch, diary.for_checkpoint())
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:

@@ -20,6 +20,11 @@ from recu_jax.models import create_model
 
 # Name of the mapped axis over which a step spreads; see `recu_jax.train.parallel`.
 AXIS = "devices"
+_TAU = {
+    "exponential": schedules.exponential_tau,
+    "linear": schedules.linear_tau,
+    "cosine": schedules.cosine_tau,
+}
 # A step's number is an int32.
 _MOST_STEPS = 2**31 - 1
 
@@ -74,7 +79,7 @@ def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, st
         teacher=teacher,
         optimizer=_optimizer(config, learning_rate, model, image_shape),
         learning_rate=learning_rate,
-        tau=schedules.exponential_tau(config.epochs, steps_per_epoch, config.tau_min, config.tau_max),
+        tau=_TAU[config.tau_schedule](config.epochs, steps_per_epoch, config.tau_min, config.tau_max),
         progress=schedules.training_progress(config.epochs, steps_per_epoch) if _is_annealed(config) else None,
         augment_key=jax.random.split(jax.random.key(config.seed))[1],
         crop_padding=config.crop_padding if on_device else 0,
@@ -123,14 +128,17 @@ def parts_of(config: Any) -> dict[str, Any]:
 
 
 def conv_of(config: Any) -> Callable[..., nn.Module]:
-    """The convolutions of a model's blocks, by the fields `conv`, `scale`, and those of the binarizers."""
+    """The convolutions of a model's blocks, by the fields `conv`, `scale`, and those of the binarizers and of ReCU."""
     if config.conv == "float":
         return layers.Conv
     activations = binarizers.activation_binarizer(config.activation_binarizer)
     if config.conv == "binary_activations":
         # Real weights need no scale of their own: the second stage starts its alpha afresh.
         return functools.partial(layers.BinaryConv, scale="none", binary_weights=False, activations=activations)
-    weights = binarizers.weight_binarizer(config.weight_binarizer, standardize=config.standardize, clamp=config.clamp)
+    weights = binarizers.weight_binarizer(
+        config.weight_binarizer, standardize=config.standardize, clamp=config.clamp, b=config.laplace_b,
+        centre=config.centre,
+    )  # fmt: skip
     return functools.partial(layers.BinaryConv, scale=config.scale, weights=weights, activations=activations)
 
 

@@ -28,13 +28,41 @@ def exponential_tau(
     Raises:
       UserError: not 0.5 < tau_min <= tau_max <= 1.
     """
+    _check_tau_range(tau_min, tau_max)
+    a = (tau_max - tau_min) / (math.e - 1)
+    b = tau_min - a
+    return lambda step: a * jnp.exp(_epoch(step, steps_per_epoch) / total_epochs) + b
+
+
+def linear_tau(
+    total_epochs: int, steps_per_epoch: int = 1, tau_min: float = 0.85, tau_max: float = 0.99
+) -> optax.Schedule:
+    """`tau(e) = tau_min + (tau_max - tau_min) e / E`, for comparison; ends and errors as `exponential_tau`.
+
+    With `tau_min == tau_max` it, like the others, is a fixed tau.
+    """
+    _check_tau_range(tau_min, tau_max)
+    return lambda step: tau_min + (tau_max - tau_min) * _epoch(step, steps_per_epoch) / total_epochs
+
+
+def cosine_tau(
+    total_epochs: int, steps_per_epoch: int = 1, tau_min: float = 0.85, tau_max: float = 0.99
+) -> optax.Schedule:
+    """`tau(e) = tau_max - (tau_max - tau_min) (1 + cos(pi e / E)) / 2`; ends and errors as `exponential_tau`."""
+    _check_tau_range(tau_min, tau_max)
+
+    def schedule(step):
+        left = (1 + jnp.cos(jnp.pi * _epoch(step, steps_per_epoch) / total_epochs)) / 2
+        return tau_max - (tau_max - tau_min) * left
+
+    return schedule
+
+
+def _check_tau_range(tau_min, tau_max):
     if not 0.5 < tau_min <= tau_max <= 1.0:
         raise UserError(
             f"tau_min is {tau_min} and tau_max is {tau_max}; they must satisfy 0.5 < tau_min <= tau_max <= 1"
         )
-    a = (tau_max - tau_min) / (math.e - 1)
-    b = tau_min - a
-    return lambda step: a * jnp.exp(_epoch(step, steps_per_epoch) / total_epochs) + b
 
 
 def training_progress(total_epochs: int, steps_per_epoch: int = 1) -> optax.Schedule:

@@ -32,6 +32,20 @@ def test_standardize_without_centring():
     np.testing.assert_array_equal(np.sign(F.standardize(kernel, centre=False)), np.sign(kernel))
 
 
+def test_b_and_centre_reach_the_weights_of_a_convolution():
+    x, kernel = normal((1, 5, 5, 4)), normal((3, 3, 4, 2), seed=1) + 0.5
+    flat = np.asarray(kernel, np.float64)
+    uncentred = flat * np.sqrt(2) * 0.7 / np.sqrt(flat.var((0, 1, 2), ddof=1) + 1e-5)
+    np.testing.assert_allclose(F.latent_to_clamped(kernel, b=0.7, centre=False), uncentred, rtol=1e-5)
+    np.testing.assert_array_equal(
+        F.binary_conv(x, kernel, centre=False), F.binary_conv(x, jnp.sign(kernel), standardized=False)
+    )
+    # b stretches the weights, so it stretches the gradient, and changes no sign.
+    np.testing.assert_array_equal(F.binary_conv(x, kernel, b=0.7), F.binary_conv(x, kernel))
+    gradients = [jax.grad(lambda k: F.binary_conv(x, k, b=b, train=True).sum())(kernel) for b in (1.0, 3.0)]
+    np.testing.assert_allclose(3 * gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
+
+
 def test_standardize_needs_two_weights_a_channel():
     with pytest.raises(UserError, match="standardize=False"):
         F.standardize(jnp.ones((1, 1, 1, 4)))

@@ -10,8 +10,10 @@ from golden_values import FOLDER
 from recu_jax import (
     UserError,
     cosine_learning_rate,
+    cosine_tau,
     exponential_tau,
     linear_learning_rate,
+    linear_tau,
     step_learning_rate,
 )
 
@@ -50,7 +52,21 @@ def test_the_papers_values():
     assert [round(float(tau(e)), 5) for e in (0, 300, 599)] == [0.85, 0.90286, 0.98963]
 
 
+@pytest.mark.parametrize("schedule", [exponential_tau, linear_tau, cosine_tau])
+def test_tau_starts_ends_and_can_be_fixed(schedule):
+    tau = schedule(10, 7, 0.85, 0.99)
+    assert [round(float(tau(step)), 6) for step in (0, 6, 70)] == [0.85, 0.85, 0.99]
+    assert {float(schedule(10, 7, 0.9, 0.9)(step)) for step in (0, 30, 69)} == {float(np.float32(0.9))}
+
+
+def test_other_taus_between_their_ends():
+    np.testing.assert_allclose([float(linear_tau(10)(e)) for e in (3, 5)], [0.85 + 0.14 * 0.3, 0.92], rtol=1e-6)
+    quarter = 0.92 - 0.07 * np.sqrt(0.5)
+    np.testing.assert_allclose([float(cosine_tau(8)(e)) for e in (2, 4, 6)], [quarter, 0.92, 1.84 - quarter], rtol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", [exponential_tau, linear_tau, cosine_tau])
 @pytest.mark.parametrize("tau_min,tau_max", [(0.5, 0.9), (0.9, 0.8), (0.8, 1.1)])
-def test_tau_range(tau_min, tau_max):
+def test_tau_range(schedule, tau_min, tau_max):
     with pytest.raises(UserError, match=r"0\.5 < tau_min <= tau_max <= 1"):
-        exponential_tau(10, 1, tau_min, tau_max)
+        schedule(10, 1, tau_min, tau_max)

@@ -18,6 +18,8 @@ the scale of the weights. The annealed ones (EDE, ReSTE, Libra) need to know how
 | `react` | ReActNet's RPReLU, the nonlinearity that goes with `activations.RSign` |
 """
 
+from typing import Any
+
 from recu_jax.binarizers import activations, weights
 from recu_jax.binarizers.interface import ActivationBinarizer, Annealed, WeightBinarizer
 from recu_jax.errors import unknown
@@ -46,15 +48,15 @@ __all__ = [
 ]  # fmt: skip
 
 
-def weight_binarizer(name: str, *, standardize: bool = True, clamp: bool = True) -> WeightBinarizer:
-    """The binarizer of weights called `name`, a key of `WEIGHTS`; `standardize` and `clamp` are ReCU's parts.
+def weight_binarizer(name: str, **recu: Any) -> WeightBinarizer:
+    """The binarizer of weights called `name`, a key of `WEIGHTS`; `recu` are attributes of `weights.ReCU`.
 
     Raises:
       UserError: no binarizer of this name.
     """
     if name not in WEIGHTS:
         raise unknown("weight binarizer", name, WEIGHTS)
-    return weights.ReCU(standardize, clamp) if name == "recu" else WEIGHTS[name]()
+    return weights.ReCU(**recu) if name == "recu" else WEIGHTS[name]()
 
 
 def activation_binarizer(name: str) -> ActivationBinarizer:

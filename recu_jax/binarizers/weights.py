@@ -30,15 +30,27 @@ class ReCU(WeightBinarizer):
     Attributes:
       standardize: False leaves out the standardisation.
       clamp: False leaves out the clamp.
+      b: Laplace scale b* that standardised weights have.
+      centre: False standardises without subtracting the mean of each channel.
     """
 
     keeps_signs: ClassVar[bool] = False
 
     standardize: bool = True
     clamp: bool = True
+    b: float = 2.0
+    centre: bool = True
 
     def __call__(self, kernel, tau: Number | None = None, progress=None):
-        return functional.binarize_weights(kernel, tau, standardized=self.standardize, clamp=self.clamp), None
+        return functional.binarize_weights(kernel, tau, **self._options), None
+
+    def clamped(self, kernel: jax.Array, tau: Number | None = None) -> jax.Array:
+        """The real weights `w2` whose signs these are; arguments as for `__call__`."""
+        return functional.latent_to_clamped(kernel, tau, **self._options)
+
+    @property
+    def _options(self):
+        return {"standardized": self.standardize, "clamp": self.clamp, "b": self.b, "centre": self.centre}
 
 
 @dataclasses.dataclass(frozen=True)

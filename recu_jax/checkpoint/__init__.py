@@ -1,7 +1,8 @@
 """Checkpoints of a run, with Orbax; nothing else in the library knows Orbax.
 
-`<workdir>/checkpoints/STEP/` holds `state` (arrays), `record` (config, metrics, digests) and `metrics` (what Orbax
-ranks by). `writing` makes them, `reading` trusts none before its digests are right, `newest` is the way back of a run.
+`<workdir>/checkpoints/STEP/` holds `state` (arrays), `record` (config, metrics, digests), `metrics` (what Orbax ranks
+by) and, of a run that measures its binary layers, `diagnostics` (what these measures carry from epoch to epoch).
+`writing` makes them, `reading` trusts none before its digests are right, `newest` is the way back of a run.
 """
 
 from recu_jax.checkpoint import digests

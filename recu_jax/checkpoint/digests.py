@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 _BYTES = 16
-# The place of the digests in a record, and among them that of the record itself.
-KEY, RECORD = "digests", "record"
+# The place of the digests in a record, and among them that of the record itself and that of what stands beside the
+# state.
+KEY, RECORD, DIAGNOSTICS = "digests", "record", "diagnostics"
 
 
 def of_arrays(tree: Any) -> str:

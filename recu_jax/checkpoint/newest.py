@@ -19,12 +19,14 @@ class Found:
     Attributes:
       step: of the checkpoint.
       record, state: what it holds, the state as NumPy arrays.
+      diagnostics: what it holds beside the state, None where there is nothing.
       damaged: other checkpoints that are not what was written, and why.
     """
 
     step: int
     record: dict[str, Any]
     state: Any
+    diagnostics: dict[str, Any] | None
     damaged: Sequence[tuple[Saved, Damaged]]
 
 
@@ -46,7 +48,7 @@ def newest_good(workdir: str | pathlib.Path, check: Callable[[dict[str, Any]], N
             record = checkpoint.record
             if good is None:
                 check(record)
-                good = (checkpoint.step, record, checkpoint.state(like))
+                good = (checkpoint.step, record, checkpoint.state(like), checkpoint.diagnostics())
         except Damaged as reason:
             damaged.append((checkpoint, reason))
     if good is not None:

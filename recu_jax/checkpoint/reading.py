@@ -82,6 +82,16 @@ class Saved:
         self._check(variables)
         return variables
 
+    def diagnostics(self) -> dict[str, Any] | None:
+        """What the diagnostics carry from epoch to epoch, as NumPy arrays; None where nothing was written."""
+        if digests.DIAGNOSTICS not in self.record.get(digests.KEY, {}):
+            return None
+        with _damage("its diagnostics"), contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+            memory = handler.restore(self.folder / digests.DIAGNOSTICS, args=ocp.args.StandardRestore())
+        memory = jax.tree.map(np.asarray, memory)
+        self._check({digests.DIAGNOSTICS: memory})
+        return memory
+
     def _check(self, parts):
         written = self.record.get(digests.KEY, {})
         for name, part in parts.items():

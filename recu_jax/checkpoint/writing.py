@@ -57,6 +57,7 @@ class Checkpoints:
         config: dict[str, Any],
         metrics: dict[str, Any],
         unfinished_epoch: dict[str, Any] | None = None,
+        diagnostics: Mapping[str, Any] | None = None,
     ) -> None:
         """Saves `state`, of host arrays, under its step.
 
@@ -65,28 +66,31 @@ class Checkpoints:
           config: the run's.
           metrics: of the epoch that ended.
           unfinished_epoch: within an epoch, what is known of it so far; the checkpoint then counts as nobody's best.
+          diagnostics: nested dicts of host arrays, what the diagnostics carry from epoch to epoch.
         """
         record = {"config": config, "metrics": metrics}
         if unfinished_epoch is not None:
             record |= {"unfinished_epoch": unfinished_epoch, "metrics": {**metrics, METRIC: UNRANKED}}
         parts = {name: getattr(state, name) for name in ("step", "params", "batch_stats", "opt_state")}
-        self._save(int(state.step), state, digests.signed(record, parts))
+        beside = {digests.DIAGNOSTICS: dict(diagnostics)} if diagnostics else {}
+        self._save(int(state.step), state, digests.signed(record, parts | beside), beside)
 
     def save_variables(self, variables: Mapping[str, Any], record: dict[str, Any]) -> None:
         """Saves the variables of a model that was not trained here, as step 0."""
         state = {"step": np.zeros((), np.int32), **jax.device_get(dict(variables))}
         self._save(0, state, digests.signed(record, state))
 
-    def _save(self, step, state, record):
+    def _save(self, step, state, record, beside=()):
         self.wait()
         self._saving = step
         with self._failing():
             if step in self._manager.all_steps():
                 # Of the same step within its epoch, when that was over but not evaluated.
                 self._manager.delete(step)
+            arrays = {name: ocp.args.StandardSave(tree) for name, tree in {"state": state, **dict(beside)}.items()}
             self._manager.save(
                 step,
-                args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)),
+                args=ocp.args.Composite(record=ocp.args.JsonSave(record), **arrays),
                 metrics={METRIC: record["metrics"][METRIC]},
             )
 

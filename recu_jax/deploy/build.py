@@ -21,7 +21,7 @@ class Convs:
     Attributes:
       conv: "binary", "binary_activations" (signs on real weights) or "float".
       scale: alpha: "learned", "mean" or "none".
-      standardize, clamp: as in `recu_jax.layers.BinaryConv`.
+      standardize, clamp, laplace_b, centre: ReCU's parts, as in `recu_jax.layers.BinaryConv` (`b`).
       weight_binarizer, activation_binarizer: names in `recu_jax.binarizers`.
       nonlinearity: "rprelu", or "hard_tanh" or None for hardtanh.
     """
@@ -30,6 +30,8 @@ class Convs:
     scale: str = "learned"
     standardize: bool = True
     clamp: bool = True
+    laplace_b: float = 2.0
+    centre: bool = True
     weight_binarizer: str = "recu"
     activation_binarizer: str = "recu"
     nonlinearity: str | None = None
@@ -174,14 +176,14 @@ class Builder:
         """Signs of a kernel as +-1, and alpha, 1 where there is none."""
         kernel, c = self.param(path, "kernel"), self._convs
         tau = np.float32(_at(self._stats, path)["tau"]) if c.scale == "mean" else None
-        binarizer = binarizers.weight_binarizer(c.weight_binarizer, standardize=c.standardize, clamp=c.clamp)
+        parts = {"standardize": c.standardize, "clamp": c.clamp, "b": c.laplace_b, "centre": c.centre}
+        binarizer = binarizers.weight_binarizer(c.weight_binarizer, **parts)
         # Jitted as in the trained model: rounded otherwise, a weight next to the mean has another sign.
         signs, own = jax.jit(lambda k: binarizer(k))(kernel)
         if c.scale == "learned":
             alpha = self.param(path, "alpha")
         elif c.scale == "mean":
-            options = {"standardized": c.standardize, "clamp": c.clamp}
-            alpha = functional.computed_alpha(functional.latent_to_clamped(kernel, tau, **options))
+            alpha = functional.computed_alpha(binarizer.clamped(kernel, tau))
         else:
             alpha = np.ones(kernel.shape[-1], np.float32)
         if own is not None:

@@ -75,5 +75,9 @@ class ResidentFeed:
 
         return evaluate
 
+    def test_sample(self, count: int) -> np.ndarray:
+        """The first `count` test images, or as many as there are: uint8, (images, height, width, channels)."""
+        return self._dataset.test_images[:count]
+
     def close(self) -> None:
         """Nothing to end."""

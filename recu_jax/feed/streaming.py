@@ -47,6 +47,7 @@ class StreamFeed:
         self._batches = None
         self._waited, self._skipped = 0.0, 0
         self._hangs = False
+        self._sample = None
 
     def _common(self):
         return {
@@ -146,6 +147,8 @@ class StreamFeed:
                 try:
                     while (sent := self._arrived(coming)) is not None:
                         coming = self._sender.submit(self._send, batches)
+                        if self._sample is None:
+                            self._sample = np.asarray(sent[0][0].addressable_data(0))
                         # The sums are waited for, so that no more than two batches are on the devices.
                         sums.append(jax.device_get(step(state, *sent[0])))
                         if leave_off():
@@ -155,6 +158,10 @@ class StreamFeed:
             return means(sums)
 
         return evaluate
+
+    def test_sample(self, count: int) -> np.ndarray:
+        """As `ResidentFeed.test_sample`, of this process's share, and only after an evaluation."""
+        return self._sample.reshape(-1, *self.image_shape)[:count]
 
     def close(self) -> None:
         """Ends the workers; does not wait for what hangs."""

@@ -1,0 +1,19 @@
+"""alpha learned (the authors' code) against alpha computed, the mean of the clamped weights (the paper): see `sweep`.
+
+python experiments/paper/alpha.py [--budget=paper --data_dir=DIR]
+"""
+
+import sweep
+
+EXPERIMENT = sweep.Experiment(
+    name="alpha",
+    title="alpha: learned, and computed",
+    variants={
+        "learned (the recipe)": {},
+        "computed": {"scale": "mean"},
+    },
+    measures={"flipped an epoch (%)": sweep.mean_over_epochs("flipped")},
+)
+
+if __name__ == "__main__":
+    sweep.run(EXPERIMENT)

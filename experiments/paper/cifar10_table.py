@@ -1,0 +1,24 @@
+"""The paper's CIFAR-10 table: three models, and their full-precision twins beside them: see `sweep`.
+
+    python experiments/paper/cifar10_table.py --budget=paper --data_dir=DIR
+
+Published for 600 epochs: ResNet-20 87.4, ResNet-18 92.8, VGG-small 92.2 (SPEC.md section 8).
+"""
+
+import sweep
+
+MODELS = {"ResNet-20": "cifar_resnet20", "ResNet-18": "cifar_resnet18", "VGG-small": "cifar_vgg_small"}
+
+EXPERIMENT = sweep.Experiment(
+    name="cifar10_table",
+    title="CIFAR-10: 1-bit networks and their full-precision twins",
+    variants={
+        **{name: {"model": model} for name, model in MODELS.items()},
+        **{f"{name}, full precision": {"model": model, "conv": "float"} for name, model in MODELS.items()},
+    },
+    measures={"flipped an epoch (%)": sweep.mean_over_epochs("flipped")},
+    datasets=("cifar10", "cifar10_5000"),
+)
+
+if __name__ == "__main__":
+    sweep.run(EXPERIMENT)

@@ -1,0 +1,26 @@
+"""Fixed tau against schedules that rise (the paper's ablation of tau): see `sweep`.
+
+python experiments/paper/tau.py [--budget=paper --data_dir=DIR]
+"""
+
+import sweep
+
+FIXED = (0.82, 0.85, 0.90, 0.95, 0.99, 1.0)
+
+EXPERIMENT = sweep.Experiment(
+    name="tau",
+    title="tau: fixed, and rising from 0.85 to 0.99",
+    variants={
+        "exponential (the recipe)": {},
+        "linear": {"tau_schedule": "linear"},
+        "cosine": {"tau_schedule": "cosine"},
+        **{f"fixed {tau:.2f}": {"tau_min": tau, "tau_max": tau} for tau in FIXED},
+    },
+    measures={
+        "flipped an epoch (%)": sweep.mean_over_epochs("flipped"),
+        "clipped (%)": sweep.mean_over_epochs("clipped"),
+    },
+)
+
+if __name__ == "__main__":
+    sweep.run(EXPERIMENT)

@@ -1,0 +1,39 @@
+"""The command that writes the report of a run, or lays several over each other:
+
+python -m recu_jax.report WORKDIR [WORKDIR...] [--out=FILE]
+"""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from recu_jax.command_line import ArgumentParser, run
+from recu_jax.errors import UserError
+from recu_jax.replacing import replacing
+from recu_jax.report.live import FILE
+from recu_jax.report.page import render
+from recu_jax.report.runs import names, read_run
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = ArgumentParser("recu_jax.report", "Writes a page of a run, or of several laid over each other.")
+    parser.add_argument("workdirs", metavar="WORKDIR", nargs="+", help="folder of a run")
+    parser.add_argument("--out", metavar="FILE", help=f"default: WORKDIR/{FILE} for one run, {FILE} here for several")
+    args = parser.parse_args(argv)
+    run(lambda: _main(args.workdirs, args.out))
+
+
+def _main(workdirs, out):
+    runs = [read_run(workdir, name) for workdir, name in zip(workdirs, names(workdirs), strict=True)]
+    out = pathlib.Path(out or (pathlib.Path(workdirs[0]) / FILE if len(workdirs) == 1 else FILE))
+    page = render(runs)
+    try:
+        with replacing(out) as file:
+            file.write(page)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}; give another --out") from error
+    print(out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

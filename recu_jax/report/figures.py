@@ -1,0 +1,161 @@
+"""Plotly's figures of runs, as the JSON that Plotly's script takes: `{"id", "title", "data", "layout"}`.
+
+Colours of text, grid and background are the page's, by its scheme; see `page.js`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from recu_jax.diagnostics import measures
+from recu_jax.report.runs import Run
+
+# To be told apart on white and on black.
+COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#14b8a6", "#eab308", "#ec4899")
+HEAT_MAPS = {
+    "flipped": ("Flip ratio", "weights with another sign than an epoch ago"),
+    "clipped": ("Clipped", "weights beyond the quantile Q(tau)"),
+    "dead": ("Dead", "weights without a flip for 5 epochs that hardly moved in this one"),
+}
+# Epochs whose histograms are in the page.
+_HISTOGRAM_EPOCHS = 12
+
+Figure = dict[str, Any]
+
+
+def curves(runs: Sequence[Run]) -> list[Figure]:
+    """Loss, accuracy, learning rate and tau by epoch, all runs in each."""
+    alone = len(runs) == 1
+    loss, top1 = (_train_and_test(runs, what, alone) for what in ("loss", "top1"))
+    rate = [_line(run, "learning_rate", COLOURS[i % len(COLOURS)]) for i, run in enumerate(runs)]
+    tau = [_line(run, "tau", COLOURS[i % len(COLOURS)]) for i, run in enumerate(runs)]
+    return [
+        # Of several runs the table above them says whose colour is whose.
+        _figure("loss", "Loss", loss, legend=alone, meaning="" if alone else "dotted: train"),
+        _figure("top1", "Top-1 accuracy (%)", top1, legend=alone, meaning="" if alone else "dotted: train"),
+        _figure("learning_rate", "Learning rate", rate),
+        _figure("tau", "tau", tau),
+    ]
+
+
+def _train_and_test(runs, what, alone):
+    lines = []
+    for i, run in enumerate(runs):
+        colours = COLOURS[:2] if alone else (COLOURS[i % len(COLOURS)],) * 2
+        for part, colour in zip(("test", "train"), colours, strict=True):
+            if any(f"{part}_{what}" in row for row in run.rows):
+                name = part if alone else f"{run.name}, {part}"
+                lines.append(_line(run, f"{part}_{what}", colour, name, "solid" if part == "test" else "dot"))
+    return lines
+
+
+def _line(run, key, colour, name=None, dash="solid"):
+    epochs, values = [row["epoch"] for row in run.rows], [row.get(key) for row in run.rows]
+    return _trace(epochs, values, colour, name or run.name, dash)
+
+
+def _trace(x, y, colour, name, dash="solid"):
+    y = [_short(v) for v in y]
+    # A line of one point is not seen.
+    mode = "lines+markers" if len(x) < 40 else "lines"
+    return {
+        "type": "scatter", "mode": mode, "name": name, "x": x, "y": y,
+        "line": {"color": colour, "dash": dash, "width": 2}, "marker": {"size": 4},
+    }  # fmt: skip
+
+
+def heat_maps(run: Run) -> list[Figure]:
+    """Flip ratio, clipped and dead share, layer by epoch, in percent."""
+    epochs = [row["epoch"] for row in run.diagnostics]
+    found = []
+    for key, (title, meaning) in HEAT_MAPS.items():
+        layers = [layer for layer in run.layers if key in run.diagnostics[-1]["layers"][layer]]
+        if not layers:
+            continue
+        shares = [[_percent(row["layers"].get(layer, {}).get(key)) for row in run.diagnostics] for layer in layers]
+        data = {
+            "type": "heatmap", "x": epochs, "y": layers, "z": shares, "customdata": shares, "colorscale": "Viridis",
+            "zmin": 0, "colorbar": {"thickness": 10, "outlinewidth": 0, "ticksuffix": "%"},
+            "hovertemplate": "%{y}, epoch %{x}: %{customdata}%<extra></extra>",
+        }  # fmt: skip
+        if key == "flipped":
+            # From a quarter to a ten-thousandth of the weights in one run.
+            data |= {"z": [[_logarithm(v) for v in row] for row in shares], "zmin": -2}
+            data["colorbar"] |= {"tickvals": [-2, -1, 0, 1, 2], "ticktext": ["0.01", "0.1", "1", "10", "100"]}
+        figure = _figure(key, title, [data], meaning=meaning, height=130 + 17 * len(layers))
+        figure["layout"]["yaxis"] |= {"autorange": "reversed", "type": "category", "dtick": 1, "showgrid": False}
+        found.append(figure)
+    return found
+
+
+def layer_means(runs: Sequence[Run]) -> list[Figure]:
+    """What the heat maps show of one run, as means over the layers, for several."""
+    found = []
+    for key, (title, meaning) in HEAT_MAPS.items():
+        lines = [
+            _trace([row["epoch"] for row in run.diagnostics], _means(run, key), COLOURS[i % len(COLOURS)], run.name)
+            for i, run in enumerate(runs)
+            if run.diagnostics
+        ]
+        if lines:
+            found.append(_figure(f"{key}_means", f"{title} (%), mean over layers", lines, meaning=meaning))
+    return found
+
+
+def _means(run, key):
+    means = []
+    for row in run.diagnostics:
+        values = [v[key] for v in row["layers"].values() if v.get(key) is not None]
+        means.append(100 * sum(values) / len(values) if values else None)
+    return means
+
+
+def histograms(run: Run) -> dict[str, Any] | None:
+    """What the page draws a chosen layer's histogram of: counts, b and Q by layer, of some epochs and the last."""
+    layers = [layer for layer in run.layers if "histogram" in run.diagnostics[-1]["layers"][layer]]
+    if not layers:
+        return None
+    rows = _spread(run.diagnostics, _HISTOGRAM_EPOCHS, lambda row: all("histogram" in row["layers"][x] for x in layers))
+
+    def of_all(key: str) -> list[list[Any]]:
+        return [[row["layers"][layer][key] for row in rows] for layer in layers]
+
+    return {
+        "layers": layers, "epochs": [row["epoch"] for row in rows], "tau": [row["tau"] for row in rows],
+        "range": measures.RANGE, "counts": of_all("histogram"), "scale": of_all("scale"),
+        "quantile": of_all("quantile"),
+    }  # fmt: skip
+
+
+def _spread(rows: Sequence[dict], most: int, good: Callable[[dict], bool]) -> list[dict]:
+    """At most `most` of `rows`, evenly, the first and the last among them."""
+    rows = [row for row in rows if set(row["layers"]) == set(rows[-1]["layers"]) and good(row)]
+    if len(rows) <= most:
+        return rows
+    return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
+
+
+def _figure(name, title, data, legend=False, meaning="", height=260):
+    layout = {
+        "height": height,
+        "margin": {"l": 8, "r": 8, "t": 8, "b": 36},
+        "xaxis": {"title": {"text": "epoch", "standoff": 4}, "automargin": True},
+        "yaxis": {"automargin": True},
+        "showlegend": legend,
+        "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
+        "hovermode": "closest",
+    }
+    return {"id": name, "title": title, "meaning": meaning, "data": data, "layout": layout}
+
+
+def _short(value):
+    """Five digits: a file of 600 epochs stays small."""
+    return None if value is None else float(f"{value:.5g}")
+
+
+def _logarithm(percent):
+    return None if percent is None else round(math.log10(max(percent, 1e-3)), 3)
+
+
+def _percent(value):
+    return None if value is None else float(f"{100 * value:.4g}")
