@@ -19,23 +19,23 @@ def count(model):
     from recu_jax.bits import native
 
     batch = steps.BATCH_SIZES[model]
-    dataset = steps.random_dataset(model, batch)
+    case, dataset = steps.Case(model, batch, batch), steps.random_dataset(model, batch)
     counted = {kind: {} for kind in steps.KINDS}
     for kind in steps.KINDS:
-        lowered = _lower(model, batch, dataset, kind)
+        lowered = _lower(case, dataset, kind)
         counted[kind]["bytes"] = _analysis(lowered.compile())["bytes accessed"]
     fastest = native.default_backend
     native.default_backend = lambda: "xla"
     try:
         for kind in steps.KINDS:
-            counted[kind]["operations"] = _analysis(_lower(model, batch, dataset, kind))["flops"]
+            counted[kind]["operations"] = _analysis(_lower(case, dataset, kind))["flops"]
     finally:
         native.default_backend = fastest
     return counted
 
 
-def _lower(model, batch, dataset, kind):
-    state, by_kind = steps.jax_steps(model, batch, dataset)
+def _lower(case, dataset, kind):
+    state, by_kind = steps.jax_steps(case, dataset)
     step, arguments = by_kind[kind]
     return step.lower(state, *arguments())
 
@@ -55,12 +55,13 @@ def ceiling():
     x = jnp.ones(1 << 27)
     copy = jax.jit(lambda x: x + 1)
     return {
-        "operations_per_second": 2 * 2048**3 / _best(product, a),
-        "bytes_per_second": 2 * x.nbytes / _best(copy, x),
+        "operations_per_second": 2 * 2048**3 / best(product, a),
+        "bytes_per_second": 2 * x.nbytes / best(copy, x),
     }
 
 
-def _best(function, argument, repeats=10):
+def best(function, argument, repeats=10):
+    """Seconds of the fastest of `repeats` calls, compilation aside."""
     import jax
 
     jax.block_until_ready(function(argument))

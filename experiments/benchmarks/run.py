@@ -46,7 +46,7 @@ BARS = {
 }
 AT_MOST = {
     "memory cifar_resnet20": 1.0,
-    **{f"import {statement}": 1.3 for statement in startup.IMPORTS},
+    **{f"import: {statement}": 1.3 for statement in startup.IMPORTS},
     "first_step cold": 15,
     "first_step warm": 6,
     "input_pipeline growth over 20,000 images, MB": 50,
@@ -154,7 +154,7 @@ class Bench:
         for statement in startup.IMPORTS:
             ratios = [a / b for a, b in zip(seconds[statement], seconds[startup.PEER], strict=True)]
             medians = {s: statistics.median(seconds[s]) for s in (statement, startup.PEER)}
-            self.add(f"import {statement}", spread(ratios), "of flax.linen's", seconds=medians)
+            self.add(f"import: {statement}", spread(ratios), "of flax.linen's", seconds=medians)
         heavy = startup.heavy_imports()
         if heavy:
             raise SystemExit(f"recu_jax.main imports {', '.join(heavy)} before it is needed")

@@ -10,6 +10,7 @@ A side is a process of its own (`turns.Worker`), in an interpreter of its own. W
 """
 
 import argparse
+import dataclasses
 import functools
 import itertools
 import math
@@ -24,6 +25,8 @@ BATCH_SIZES = {"cifar_resnet20": 256, "cifar_resnet18": 64, "cifar_vgg_small": 6
 KINDS = ("train", "eval")
 # As many as CIFAR-10 has, so that picking a batch misses the caches as it does there; as many photographs as fit.
 IMAGES = {32: 50_000, 224: 512}
+# Steps that the trainer puts into one call to a device: `recu_jax.backend`.
+GPU_STEPS_PER_DISPATCH = 64
 TAU = 0.85  # the recipe's first epoch, where the jax side is too
 
 
@@ -37,33 +40,60 @@ def classes(model):
     return 1000 if model.startswith("imagenet") else 10
 
 
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is run, and how.
+
+    Attributes:
+      model: its name.
+      batch_size: images a step.
+      num_images: of the data set.
+      device: "cpu" or "gpu".
+      dtype: "float32" or "bfloat16", of the computation.
+      compiled: PyTorch with `torch.compile` and channels last.
+    """
+
+    model: str
+    batch_size: int
+    num_images: int
+    device: str = "cpu"
+    dtype: str = "float32"
+    compiled: bool = False
+
+
 # Each `prepare_*` returns the versions it runs on, the resident memory before there was a model, and, by kind, a
 # function that runs n steps, waits for them and returns the last loss.
 
 
-def prepare_torch(model_name, batch_size, num_images):
+def prepare_torch(case):
     import torch
     import torch_recu
 
     torch.manual_seed(0)
     torch.set_num_threads(os.cpu_count())
     before = resident("VmRSS")
-    model = torch_recu.build(model_name)
+    device = "cuda" if case.device == "gpu" else "cpu"
+    layout = torch.channels_last if case.compiled else torch.contiguous_format
+    model = torch_recu.build(case.model).to(device, memory_format=layout)
     optimizer = torch_recu.make_optimizer(model)
-    size = image_size(model_name)
-    images = torch.randn(batch_size, 3, size, size)
-    labels = torch.randint(classes(model_name), (batch_size,))
+    size = image_size(case.model)
+    images = torch.randn(case.batch_size, 3, size, size, device=device).contiguous(memory_format=layout)
+    labels = torch.randint(classes(case.model), (case.batch_size,), device=device)
+    half = torch.autocast(device, torch.bfloat16, enabled=case.dtype == "bfloat16")
+    network = torch.compile(model) if case.compiled else model
 
     def train(n):
         model.train()
         for _ in range(n):
-            loss = torch_recu.train_step(model, optimizer, images, labels, TAU)
+            with half:
+                loss = torch_recu.train_step(network, optimizer, images, labels, TAU)
         return loss.item()
 
     def evaluate(n):
         model.eval()
         for _ in range(n):
-            loss, _ = torch_recu.eval_step(model, images, labels)
+            with half:
+                loss, _ = torch_recu.eval_step(network, images, labels)
         return loss.item()
 
     return {"torch": torch.__version__}, before, {"train": train, "eval": evaluate}
@@ -82,8 +112,11 @@ def random_dataset(model_name, count):
     return Dataset(images, labels, images[:1], labels[:1], classes(model_name), IMAGENET_MEAN, IMAGENET_STD)
 
 
-def jax_steps(model_name, batch_size, dataset):
-    """The trainer's jitted train and evaluation steps with their first arguments: {kind: (step, state, arguments)}."""
+def jax_steps(case, dataset):
+    """The trainer's state before its first step and, by kind, a jitted step and what makes its further arguments.
+
+    On a GPU a call is `GPU_STEPS_PER_DISPATCH` training steps.
+    """
     import jax
     import numpy as np
 
@@ -92,10 +125,11 @@ def jax_steps(model_name, batch_size, dataset):
     from recu_jax.data import order
     from recu_jax.recipe import make_recipe
 
-    batches = order.train_order(0, 0, len(dataset.train_images), batch_size)
+    batches = order.train_order(0, 0, len(dataset.train_images), case.batch_size)
     config = base_config()
-    config.model = model_name
-    config.batch_size = batch_size
+    config.model = case.model
+    config.batch_size = case.batch_size
+    config.dtype = case.dtype
     devices = jax.local_devices()[:1]
     recipe = make_recipe(config, dataset, steps_per_epoch=len(batches))
     state = train.create_state(recipe, config.seed, dataset.train_images.shape[1:])
@@ -107,14 +141,19 @@ def jax_steps(model_name, batch_size, dataset):
         functools.partial(train.eval_step, recipe=recipe), devices, (False, False, False, True, True), donate=False
     )
     upcoming = itertools.cycle(batches)
-    weights = np.ones((1, batch_size), np.float32)
+    weights = np.ones((1, case.batch_size), np.float32)
+    several = GPU_STEPS_PER_DISPATCH if case.device == "gpu" else 1
+
+    def orders():
+        return np.stack([next(upcoming) for _ in range(several)])[None]
+
     return state, {
-        "train": (train_steps, lambda: ({}, images, labels, next(upcoming)[None, None])),
+        "train": (train_steps, lambda: ({}, images, labels, orders())),
         "eval": (eval_step, lambda: (images, labels, next(upcoming)[None], weights)),
     }
 
 
-def prepare_jax(model_name, batch_size, num_images):
+def prepare_jax(case):
     import flax
     import jax
     import jaxlib
@@ -126,14 +165,17 @@ def prepare_jax(model_name, batch_size, num_images):
     backend.set_xla_flags()
     jax.block_until_ready(jax.numpy.zeros(1))
     before = resident("VmRSS")
-    state, steps = jax_steps(model_name, batch_size, random_dataset(model_name, num_images))
+    state, steps = jax_steps(case, random_dataset(case.model, case.num_images))
+    several = GPU_STEPS_PER_DISPATCH if case.device == "gpu" else 1
 
     def train(n):
         nonlocal state
         step, arguments = steps["train"]
-        for _ in range(n):  # one a dispatch, as the trainer does on the CPU
+        if n % several:
+            raise ValueError(f"{n} steps are not whole dispatches of {several}")
+        for _ in range(n // several):
             state, metrics = step(state, *arguments())
-        return np.asarray(metrics["loss"]).item()
+        return np.asarray(metrics["loss"])[-1].item()
 
     def evaluate(n):
         step, arguments = steps["eval"]
@@ -155,11 +197,10 @@ def forget_peak():
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def work(side, model_name, batch_size, num_images):
+def work(side, case):
     """Serves one side over its pipes: a line `KIND STEPS` in, a JSON line with its cost out."""
     answer = answers()
-    prepare = {"jax": prepare_jax, "torch": prepare_torch}[side]
-    versions, before, runs = prepare(model_name, batch_size, num_images)
+    versions, before, runs = {"jax": prepare_jax, "torch": prepare_torch}[side](case)
     answer(python=platform.python_version(), **versions)
     for line in sys.stdin:
         kind, steps = line.split()
@@ -177,6 +218,11 @@ if __name__ == "__main__":
     parser.add_argument("--worker", choices=("jax", "torch"), required=True)
     parser.add_argument("--model", choices=BATCH_SIZES, required=True)
     parser.add_argument("--one_batch", action="store_true", help="a data set of one batch: memory is the step's")
+    parser.add_argument("--batch_size", type=int)
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--compiled", action="store_true")
     parsed = parser.parse_args()
-    batch = BATCH_SIZES[parsed.model]
-    work(parsed.worker, parsed.model, batch, batch if parsed.one_batch else IMAGES[image_size(parsed.model)])
+    batch = parsed.batch_size or BATCH_SIZES[parsed.model]
+    images = batch if parsed.one_batch else max(batch, IMAGES[image_size(parsed.model)])
+    work(parsed.worker, Case(parsed.model, batch, images, parsed.device, parsed.dtype, parsed.compiled))

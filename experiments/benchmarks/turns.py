@@ -48,11 +48,11 @@ def answers():
 class Worker:
     """One side in a process of its own: a line in, a JSON line out; `versions` is known once it has warmed up."""
 
-    def __init__(self, side, python, script, *arguments):
+    def __init__(self, side, python, script, *arguments, platform="cpu"):
         self.side = side
         environment = dict(
             os.environ,
-            JAX_PLATFORMS="cpu",
+            JAX_PLATFORMS=platform,
             # The checkout under test wins over an installed recu_jax.
             PYTHONPATH=os.pathsep.join(filter(None, [str(REPOSITORY), os.getenv("PYTHONPATH")])),
         )

@@ -1,0 +1,114 @@
+"""Train steps on one GPU: recu_jax in bfloat16, many steps a dispatch, against PyTorch, eager and compiled.
+
+    python experiments/benchmarks/gpu.py --out=experiments/results/benchmarks/gpu.json
+
+The CIFAR models at batch 256, their data set on the device; `imagenet_resnet18` at batch 512 on uint8 noise. PyTorch:
+eager in float32, and `torch.compile` in bfloat16, channels last. Sides take turns, each in a process of its own; ratios
+are of images a second within each round. Model-flops utilisation: the network's operations in floats, counted by XLA,
+against a large bfloat16 matrix product of the same device. `--rehearse` runs all of it on a CPU, small.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import steps
+from turns import REPOSITORY, Worker
+
+BATCH_SIZES = {"cifar_resnet20": 256, "cifar_resnet18": 256, "cifar_vgg_small": 256, "imagenet_resnet18": 512}
+BARS = {
+    **{(model, "torch_eager"): 4.0 for model in BATCH_SIZES if model.startswith("cifar")},
+    **{(model, "torch_compiled"): 1.5 for model in BATCH_SIZES if model.startswith("cifar")},
+    ("imagenet_resnet18", "torch_compiled"): 1.3,
+}
+SIDES = {
+    "recu_jax": ("jax", ["--dtype=bfloat16"]),
+    "torch_eager": ("torch", ["--dtype=float32"]),
+    "torch_compiled": ("torch", ["--dtype=bfloat16", "--compiled"]),
+}
+
+
+def measure(model, arguments):
+    """Images a second by side, in each round."""
+    batch, device, images = BATCH_SIZES[model], "gpu", []
+    if arguments.rehearse:
+        batch, device, images = 8, "cpu", ["--one_batch"]
+    count = steps.GPU_STEPS_PER_DISPATCH if device == "gpu" else 1
+    rates, versions, workers = {name: [] for name in SIDES}, {}, {}
+    for name, (side, options) in SIDES.items():
+        options = [f"--model={model}", f"--batch_size={batch}", f"--device={device}", *options, *images]
+        worker = Worker(
+            side, sys.executable, Path(__file__).with_name("steps.py"), *options,
+            platform="cuda" if device == "gpu" else "cpu",
+        )  # fmt: skip
+        worker.turn(f"train {count}")  # compiles
+        workers[name], versions[name] = worker, worker.versions
+    for _ in range(arguments.repeats):
+        for name, worker in workers.items():
+            rates[name].append(batch / worker.turn(f"train {count}")["seconds_per_step"])
+    for worker in workers.values():
+        worker.close()
+    return rates, versions
+
+
+def operations(model):
+    """Of a train step's image, in a process of its own, which may use the CPU alone."""
+    code = f"import json, counted; print(json.dumps(counted.count({model!r})['train']['operations']))"
+    environment = _environment(JAX_PLATFORMS="cpu")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    return json.loads(done.stdout) / steps.BATCH_SIZES[model]
+
+
+def ceiling(rehearse):
+    """Operations a second of a bfloat16 product of two large square matrices, in a process of its own."""
+    size = 512 if rehearse else 8192
+    code = (
+        "import jax, jax.numpy as jnp, counted; "
+        f"a = jnp.ones(({size}, {size}), jnp.bfloat16); "
+        f"print(2 * {size}**3 / counted.best(jax.jit(lambda a: a @ a), a))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_environment())
+    return float(done.stdout)
+
+
+def _environment(**extra):
+    return dict(os.environ, PYTHONPATH=os.pathsep.join([str(REPOSITORY), *filter(None, sys.path)]), **extra)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--out", type=Path, metavar="FILE.json")
+    arguments = parser.parse_args()
+    best, rows = ceiling(arguments.rehearse), {}
+    for model in BATCH_SIZES:
+        rates, versions = measure(model, arguments)
+        medians = {name: statistics.median(values) for name, values in rates.items()}
+        utilisation = medians["recu_jax"] * operations(model) / best
+        rows[model] = {"images_per_second": rates, "versions": versions, "model_flops_utilisation": utilisation}
+        for peer in ("torch_eager", "torch_compiled"):
+            ratios = [a / b for a, b in zip(rates["recu_jax"], rates[peer], strict=True)]
+            bar = BARS.get((model, peer))
+            rows[model][f"times_{peer}"] = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+            print(
+                f"{model:<18} {medians['recu_jax']:>8.0f} images/s, {statistics.median(ratios):.2f} times {peer} "
+                f"({min(ratios):.2f} to {max(ratios):.2f}{f', bar {bar}' if bar else ''}), "
+                f"{utilisation:.1%} of a matrix product",
+                flush=True,
+            )
+        if arguments.out:
+            arguments.out.write_text(json.dumps({
+                "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "machine": platform.platform(), "matrix_product_operations_per_second": best, "rows": rows,
+            }, indent=1) + "\n")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
