@@ -113,7 +113,7 @@ def test_a_run_with_its_layers(workdir):
         np.testing.assert_allclose(heat["customdata"], expected, rtol=1e-3)
         shown = np.log10(np.maximum(expected, 1e-3)) if key == "flipped" else expected
         np.testing.assert_allclose(heat["z"], shown, rtol=1e-3, atol=1e-3)
-        assert heat["y"] == list(LAYERS)
+        assert heat["y"] == list(LAYERS) and heat["zmin"] < heat["zmax"]
     histograms = parsed.data["histograms"]
     assert histograms["counts"][1][2] == measured[2]["layers"][LAYERS[1]]["histogram"]
     assert histograms["quantile"][0] == [row["layers"][LAYERS[0]]["quantile"] for row in measured]

@@ -81,7 +81,9 @@ def heat_maps(run: Run) -> list[Figure]:
         if key == "flipped":
             # From a quarter to a ten-thousandth of the weights in one run.
             data |= {"z": [[_logarithm(v) for v in row] for row in shares], "zmin": -2}
-            data["colorbar"] |= {"tickvals": [-2, -1, 0, 1, 2], "ticktext": ["0.01", "0.1", "1", "10", "100"]}
+            data["colorbar"] |= {"tickvals": [-2, -1, 0, 1, 2], "ticktext": ["0.01%", "0.1%", "1%", "10%", "100%"]}
+        # Without the other end Plotly ignores the one.
+        data["zmax"] = max([v for row in data["z"] for v in row if v is not None], default=0) or 1
         figure = _figure(key, title, [data], meaning=meaning, height=130 + 17 * len(layers))
         figure["layout"]["yaxis"] |= {"autorange": "reversed", "type": "category", "dtick": 1, "showgrid": False}
         found.append(figure)
