@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from recu_jax.errors import RunFailed, UserError, one_line
 
 # How long a process may be silent before the others give up.
 HEARTBEAT_TIMEOUT_SECONDS = 60
+_MOMENT_SECONDS = 5
 _COORDINATOR, _PROCESSES, _PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
@@ -128,6 +130,15 @@ def leave(together: bool) -> None:
     """Before the end of a process: where all end `together`, none goes before the others have saved."""
     if together and several():
         jax.distributed.shutdown()
+
+
+def leave_last() -> None:
+    """Before the end of a process that found a mistake, which mostly all find, each in its time.
+
+    JAX aborts those that are left when process 0 is gone; it gives them a moment to say what they found.
+    """
+    if several() and is_main():
+        time.sleep(_MOMENT_SECONDS)
 
 
 def others_gone(error: Exception) -> RunFailed:

@@ -143,6 +143,7 @@ def main(argv: list[str]) -> None:
         return
     except UserError as error:
         say(f"error: {error}")
+        distributed.leave_last()
         status = EXIT_USER_ERROR
     except RunFailed as error:
         say(f"error: {error}")

@@ -149,7 +149,7 @@ def photos(tmp_path_factory):
         "--config=configs/imagenet.py", "--config.dataset=image_folder", f"--config.data_dir={folder / 'data'}",
         "--config.model=digits_resnet8", "--config.image_size=16", "--config.eval_resize=18", "--config.batch_size=8",
         "--config.eval_batch_size=10", "--config.num_workers=1", "--config.epochs=6", "--config.tensorboard=False",
-        "--config.data_timeout_seconds=5",
+        "--config.data_timeout_seconds=10",
     ]  # fmt: skip
     return arguments, folder, left_alone(arguments, folder)
 
