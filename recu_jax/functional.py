@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from recu_jax.conv import ConvSpec, PaddingLike, per_channel, scaled_conv, wrap_padding
+from recu_jax.conv import ConvSpec, PaddingLike, per_channel, scaled_conv, vary_alike, wrap_padding
 from recu_jax.errors import UserError
 from recu_jax.sums import sum_columns
 
@@ -208,8 +208,8 @@ def binary_conv(
       alpha: (features,) scale, or None.
       tau: in (0.5, 1]; changes the gradient only. None clamps nothing.
       strides: int or one per spatial dimension.
-      padding: `"SAME"`, `"VALID"`, `"CIRCULAR"`, `"REFLECT"`, `"CAUSAL"` (1-D), an int, or one int or (low, high)
-        per spatial dimension.
+      padding: `"SAME"`, `"SAME_LOWER"`, `"VALID"`, `"CIRCULAR"`, `"REFLECT"`, `"CAUSAL"` (1-D), an int, or one int
+        or (low, high) per spatial dimension.
       kernel_dilation: int or one per spatial dimension.
       feature_group_count: groups of channels; `in_features` makes it depthwise.
       train: whether to normalise each sample first.
@@ -229,7 +229,7 @@ def binary_conv(
     signs = binarize_activations(x, x.ndim - 1, train=train)
     signs, spec = wrap_padding(signs, window, spec)
     weights = binarize_weights(kernel, tau, standardized=standardized, clamp=clamp) if binary else kernel
-    return scaled_conv(signs, weights.astype(x.dtype), alpha, spec)
+    return scaled_conv(*vary_alike(signs, weights.astype(x.dtype), alpha), spec)
 
 
 def binary_dense(
