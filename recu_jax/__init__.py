@@ -7,7 +7,7 @@ import importlib
 
 __version__ = "0.1.0"
 
-_MODULES = ("deploy", "functional", "layers", "models", "schedules")
+_MODULES = ("deploy", "functional", "layers", "models", "nnx", "schedules")
 _NAMES = {
     "backend": ("set_xla_flags",),
     "errors": ("RunFailed", "UserError"),
@@ -19,6 +19,7 @@ _NAMES = {
     "layers": ("BinaryConv", "BinaryDense"),
     "models": ("create_model",),
     "schedules": ("cosine_learning_rate", "exponential_tau", "linear_learning_rate", "step_learning_rate"),
+    "whole_model": ("binary_layers", "set_tau", "with_tau"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
