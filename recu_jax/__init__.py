@@ -7,7 +7,7 @@ import importlib
 
 __version__ = "0.1.0"
 
-_MODULES = ("binarizers", "bop", "deploy", "diagnostics", "functional", "layers", "models", "schedules")
+_MODULES = ("binarizers", "bop", "deploy", "diagnostics", "functional", "layers", "models", "nnx", "schedules")
 _NAMES = {
     "backend": ("set_xla_flags",),
     "errors": ("RunFailed", "UserError"),
@@ -22,6 +22,7 @@ _NAMES = {
         "cosine_learning_rate", "cosine_tau", "exponential_tau", "linear_learning_rate", "linear_tau",
         "step_learning_rate", "training_progress",
     ),
+    "whole_model": ("binary_layers", "set_tau", "with_tau"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 

@@ -20,7 +20,8 @@ class ConvSpec:
 
     Attributes:
       strides: one per spatial dimension.
-      padding: `"SAME"`, `"VALID"`, `"CIRCULAR"`, `"REFLECT"`, or (low, high) for each spatial dimension.
+      padding: `"SAME"`, `"SAME_LOWER"`, `"VALID"`, `"CIRCULAR"`, `"REFLECT"`, or (low, high) for each spatial
+        dimension, in which a negative number takes away.
       kernel_dilation: one per spatial dimension.
       feature_group_count: groups of channels that do not see each other.
     """
@@ -39,7 +40,7 @@ class ConvSpec:
         kernel_dilation: int | Sequence[int] | None,
         feature_group_count: int,
     ) -> "ConvSpec":
-        """Fills in one number per spatial dimension from the forms that `nn.Conv` takes.
+        """Fills in one number per spatial dimension from the forms that `nn.Conv` takes; strings in either case.
 
         Raises:
           UserError: a padding that `nn.Conv` would not know either.
@@ -49,16 +50,11 @@ class ConvSpec:
             return (value or 1,) * len(window) if value is None or isinstance(value, int) else tuple(value)
 
         strides, kernel_dilation = each(strides), each(kernel_dilation)
-        if not isinstance(padding, str):
-            padding = (padding,) * len(window) if isinstance(padding, int) else padding
-            padding = tuple((p, p) if isinstance(p, int) else tuple(p) for p in padding)
-        elif padding == "CAUSAL" and len(window) == 1:
+        padding = padding.upper() if isinstance(padding, str) else padding
+        if padding == "CAUSAL" and len(window) == 1:
             padding = (((window[0] - 1) * kernel_dilation[0], 0),)
-        elif padding not in ("SAME", "VALID", *_PAD_MODES):
-            raise UserError(
-                f"padding is {padding!r} for a {len(window)}-D convolution; it must be 'SAME', 'VALID', 'CIRCULAR', "
-                "'REFLECT', 'CAUSAL' (1-D only), or ints"
-            )
+        elif padding not in ("SAME", "SAME_LOWER", "VALID", *_PAD_MODES):
+            padding = _pairs(padding, len(window))
         return cls(strides, padding, kernel_dilation, feature_group_count)
 
     @property
@@ -67,6 +63,28 @@ class ConvSpec:
         last = len(self.strides) + 1
         image = (0, last, *spatial)
         return lax.ConvDimensionNumbers(image, (last, last - 1, *(i - 1 for i in spatial)), image)
+
+
+def check_groups(in_features: int, features: int, groups: int) -> None:
+    """Raises UserError if the channels do not divide into `groups`."""
+    if in_features % groups or features % groups:
+        raise UserError(
+            f"feature_group_count is {groups}; it must divide both the {in_features} input and the {features} output "
+            "channels"
+        )
+
+
+def _pairs(padding: PaddingLike, dimensions: int) -> tuple[tuple[int, int], ...]:
+    """(low, high) for each dimension, from an int, or one int or (low, high) per dimension."""
+    each = (padding,) * dimensions if isinstance(padding, int) else padding
+    if not isinstance(each, str) and isinstance(each, Sequence) and len(each) == dimensions:
+        pairs = tuple((p, p) if isinstance(p, int) else p for p in each)
+        if all(isinstance(p, Sequence) and len(p) == 2 and all(isinstance(n, int) for n in p) for p in pairs):
+            return tuple(tuple(p) for p in pairs)
+    raise UserError(
+        f"padding is {padding!r} for a {dimensions}-D convolution; it must be 'SAME', 'SAME_LOWER', 'VALID', "
+        "'CIRCULAR', 'REFLECT', 'CAUSAL' (1-D only), an int, or one int or (low, high) per dimension"
+    )
 
 
 def per_channel(values: jax.Array, like: jax.Array) -> jax.Array:
@@ -95,3 +113,26 @@ def wrap_padding(x: jax.Array, window: Sequence[int], spec: ConvSpec) -> tuple[j
     pads = [(s // 2, s - s // 2) for s in spans]
     x = jnp.pad(x, [(0, 0), *pads, (0, 0)], mode=_PAD_MODES[spec.padding])
     return x, dataclasses.replace(spec, padding="VALID")
+
+
+def _varying_axes(x: jax.Array) -> frozenset[str]:
+    kind = jax.typeof(x)
+    kind = getattr(kind, "manual_axis_type", kind)  # newer versions of JAX
+    return getattr(kind, "varying", None) or getattr(kind, "vma", None) or frozenset()
+
+
+def vary_alike(*arrays: jax.Array | None) -> list[jax.Array | None]:
+    """The same arrays, which within `jax.shard_map` all vary over each mesh axis over which one of them does.
+
+    Its transpose sums the gradient of a kernel that all devices share over their images. For its own operations JAX
+    sees to that itself; for a `custom_vjp` 0.12 does, 0.10 and before do not.
+    """
+    axes = frozenset().union(*(_varying_axes(x) for x in arrays if x is not None))
+
+    def cast(x):
+        missing = () if x is None else tuple(sorted(axes - _varying_axes(x)))
+        if not missing:
+            return x
+        return lax.pcast(x, missing, to="varying") if hasattr(lax, "pcast") else lax.pvary(x, missing)
+
+    return [cast(x) for x in arrays]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from recu_jax.conv import ConvSpec, PaddingLike, per_channel, wrap_padding
+from recu_jax.conv import ConvSpec, PaddingLike, per_channel, vary_alike, wrap_padding
 from recu_jax.errors import UserError
 from recu_jax.scaled_conv import scaled_conv
 from recu_jax.sums import sum_columns
@@ -217,8 +217,8 @@ def binary_conv(
       alpha: (features,) scale, or None.
       tau: in (0.5, 1]; changes the gradient only. None clamps nothing.
       strides: int or one per spatial dimension.
-      padding: `"SAME"`, `"VALID"`, `"CIRCULAR"`, `"REFLECT"`, `"CAUSAL"` (1-D), an int, or one int or (low, high)
-        per spatial dimension.
+      padding: `"SAME"`, `"SAME_LOWER"`, `"VALID"`, `"CIRCULAR"`, `"REFLECT"`, `"CAUSAL"` (1-D), an int, or one int
+        or (low, high) per spatial dimension.
       kernel_dilation: int or one per spatial dimension.
       feature_group_count: groups of channels; `in_features` makes it depthwise.
       train: whether to normalise each sample first.
@@ -264,7 +264,7 @@ def conv_of_signs(
     window = weights.shape[:-2]
     spec = ConvSpec.create(window, strides, padding, kernel_dilation, feature_group_count)
     signs, spec = wrap_padding(signs, window, spec)
-    return scaled_conv(signs, weights.astype(signs.dtype), alpha, spec, binary)
+    return scaled_conv(*vary_alike(signs, weights.astype(signs.dtype), alpha), spec, binary)
 
 
 def binary_dense(

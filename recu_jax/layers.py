@@ -4,7 +4,8 @@
 
 Both hold real latent weights (`kernel`) and, by default, one learned scale per output channel (`alpha`). They binarise
 as ReCU does, or as the binarizers do that they are given (`recu_jax.binarizers`). `tau` may be left out: nothing is
-clamped then, which changes gradients but no output.
+clamped then, which changes gradients but no output. In a model that passes no tau on, `recu_jax.with_tau` hands it to
+all layers, together with the news that they train.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,10 +21,12 @@ from recu_jax.binarizers import ActivationBinarizer, Annealed, WeightBinarizer
 from recu_jax.binarizers import activations as activation_binarizers
 from recu_jax.binarizers import weights as weight_binarizers
 from recu_jax.binarizers.interface import split_progress
-from recu_jax.conv import PaddingLike, per_channel
+from recu_jax.conv import PaddingLike, check_groups, per_channel
 from recu_jax.errors import UserError, unknown
 
 Scale = Literal["learned", "mean", "none"]
+# What `recu_jax.with_tau` puts beside a kernel.
+TAU = "recu_tau"
 
 # Kaiming normal, fan-in, gain sqrt(2), not truncated (SPEC.md 6).
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -31,9 +34,20 @@ _alpha_init = nn.initializers.uniform(scale=1.0)
 
 
 class _BinaryLayer(nn.Module):
-    """What the layers share: how signs and the scale of the outputs come about, and in which dtype they compute."""
+    """What the layers share: tau, how signs and the scale of the outputs come about, and the computation's dtype."""
 
     features: int
+
+    def _tau_and_train(
+        self, tau: jax.Array | float | None, train: bool | None
+    ) -> tuple[jax.Array | float | None, bool]:
+        """The arguments of a call; where they are left out, what `recu_jax.with_tau` says."""
+        if tau is None and self.has_variable("params", TAU):
+            tau = self.get_variable("params", TAU).ravel()[0]
+            train = True if train is None else train
+        if tau is not None:
+            functional.check_tau(tau)
+        return tau, bool(train)
 
     def _compute_dtype(self, x: jax.Array) -> Any:
         return canonicalize_dtype(x, dtype=self.dtype or jnp.promote_types(x.dtype, self.param_dtype))
@@ -113,9 +127,9 @@ class BinaryConv(_BinaryLayer):
       features: output channels.
       kernel_size: one int per spatial dimension; an int means one dimension, as in `nn.Conv`.
       strides: int or one per spatial dimension.
-      padding: `"SAME"`, `"VALID"`, `"CIRCULAR"`, `"REFLECT"`, `"CAUSAL"` (1-D), an int, or one int or (low, high)
-        per spatial dimension. Zeros are added after the sign and so are neither +1 nor -1; `"SAME"` pads as in
-        JAX: at stride 2 that is not what PyTorch's `padding=1` does.
+      padding: `"SAME"`, `"SAME_LOWER"`, `"VALID"`, `"CIRCULAR"`, `"REFLECT"`, `"CAUSAL"` (1-D), an int, or one int
+        or (low, high) per spatial dimension. Zeros are added after the sign and so are neither +1 nor -1; `"SAME"`
+        pads as in JAX: at stride 2 that is not what PyTorch's `padding=1` does.
       kernel_dilation: int or one per spatial dimension.
       feature_group_count: groups of channels; `in_features` makes it depthwise.
       use_bias: unlike `nn.Conv`, False: 1-bit layers are followed by a normalisation.
@@ -154,14 +168,18 @@ class BinaryConv(_BinaryLayer):
     activations: ActivationBinarizer | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, tau: jax.Array | float | Annealed | None = None, train: bool = False) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, tau: jax.Array | float | Annealed | None = None, train: bool | None = None
+    ) -> jax.Array:
         """Applies the layer.
 
         Args:
           x: (*batch, *spatial, in_features); any number of batch dimensions, none included.
-          tau: in (0.5, 1], a Python number or a scalar array; None clamps nothing. `Annealed(tau, progress)` where a
-            binarizer is annealed, which training needs and evaluation does not.
+          tau: in (0.5, 1], a Python number or a scalar array; None clamps nothing, or takes that of
+            `recu_jax.with_tau`. `Annealed(tau, progress)` where a binarizer is annealed, which training needs and
+            evaluation does not.
           train: whether gradients are wanted: ReCU normalises each sample then, which places the gradient's window.
+            None: only with the tau of `recu_jax.with_tau`.
 
         Returns:
           (*batch, *out_spatial, features) in the computation's dtype.
@@ -170,14 +188,11 @@ class BinaryConv(_BinaryLayer):
           UserError: tau outside (0.5, 1], channels that do not divide into groups, an unknown padding or scale, a
             scale that does not go with the binarizer, training of an annealed one without progress.
         """
+        tau, train = self._tau_and_train(tau, train)
         tau, progress = self._split_progress(tau, train)
         window = (self.kernel_size,) if isinstance(self.kernel_size, int) else tuple(self.kernel_size)
         in_features, groups = x.shape[-1], self.feature_group_count
-        if in_features % groups or self.features % groups:
-            raise UserError(
-                f"feature_group_count is {groups}; it must divide both the {in_features} input and the "
-                f"{self.features} output channels"
-            )
+        check_groups(in_features, self.features, groups)
         kernel = self.param(
             "kernel", self.kernel_init, (*window, in_features // groups, self.features), self.param_dtype
         )
@@ -218,8 +233,11 @@ class BinaryDense(_BinaryLayer):
     activations: ActivationBinarizer | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, tau: jax.Array | float | Annealed | None = None, train: bool = False) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, tau: jax.Array | float | Annealed | None = None, train: bool | None = None
+    ) -> jax.Array:
         """Applies the layer to x of (..., in_features): (..., features). The rest as in `BinaryConv`."""
+        tau, train = self._tau_and_train(tau, train)
         tau, progress = self._split_progress(tau, train)
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
         weights, alpha = self._weights_and_alpha(kernel, tau, progress, train)

@@ -81,7 +81,10 @@ def test_full_precision_models(name):
         (CONVS["float"], Convs("float")),
         (functools.partial(BinaryConv, scale="none", binary_weights=False), Convs("binary_activations", "none")),
         (functools.partial(BinaryConv, scale="mean"), Convs(scale="mean")),
-        (functools.partial(BinaryConv, scale="mean", b=1.0, centre=False), Convs(scale="mean", laplace_b=1.0, centre=False)),
+        (
+            functools.partial(BinaryConv, scale="mean", b=1.0, centre=False),
+            Convs(scale="mean", laplace_b=1.0, centre=False),
+        ),
         (functools.partial(BinaryConv, standardize=False, clamp=False), Convs(standardize=False, clamp=False)),
     ],
     ids=["float", "binary_activations", "mean", "uncentred", "plain"],

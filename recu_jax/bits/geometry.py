@@ -8,8 +8,7 @@ import numpy as np
 from jax import lax
 
 from recu_jax.bits.packing import word_count
-from recu_jax.conv import ConvSpec, PaddingLike
-from recu_jax.errors import UserError
+from recu_jax.conv import ConvSpec, PaddingLike, check_groups
 
 BLOCK = 16  # output channels that the compiled kernels take at a time; kBlock in csrc/binary_conv.h
 COMPILED_DIMENSIONS = 3  # spatial dimensions that they know
@@ -56,11 +55,7 @@ class Geometry:
         Raises:
           UserError: channels that do not divide into groups, or an unknown padding.
         """
-        if in_features % groups or features % groups:
-            raise UserError(
-                f"feature_group_count is {groups}; it must divide both the {in_features} input and the {features} "
-                "output channels"
-            )
+        check_groups(in_features, features, groups)
         spec = ConvSpec.create(window, strides, padding, kernel_dilation, groups)
         dilated = [(k - 1) * d + 1 for k, d in zip(window, spec.kernel_dilation, strict=True)]
         pads = spec.padding

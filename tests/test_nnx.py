@@ -1,0 +1,157 @@
+"""The NNX layers against the Linen layers, and as users of `nnx.Conv`, `nnx.Linear` and `nnx.BatchNorm` meet them."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import recu_jax
+import recu_jax.nnx
+from recu_jax import UserError
+from recu_jax.nnx import BinaryConv, BinaryDense
+
+
+def normal(shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), "float32")
+
+
+LAYERS = [
+    (BinaryConv(4, 6, (3, 3), rngs=nnx.Rngs(0)), recu_jax.BinaryConv(6, (3, 3)), (2, 7, 7, 4)),
+    (
+        BinaryConv(4, 6, 3, 2, padding="CAUSAL", use_bias=True, feature_group_count=2, scale="mean", rngs=nnx.Rngs(1)),
+        recu_jax.BinaryConv(6, 3, 2, "CAUSAL", use_bias=True, feature_group_count=2, scale="mean"),
+        (2, 3, 8, 4),
+    ),
+    (BinaryDense(5, 6, use_bias=True, rngs=nnx.Rngs(2)), recu_jax.BinaryDense(6, use_bias=True), (2, 3, 5)),
+    (
+        BinaryDense(5, 6, dtype=jnp.bfloat16, scale="none", standardize=False, rngs=nnx.Rngs(3)),
+        recu_jax.BinaryDense(6, dtype=jnp.bfloat16, scale="none", standardize=False),
+        (2, 5),
+    ),
+]
+
+
+@pytest.mark.parametrize("layer,linen,shape", LAYERS)
+@pytest.mark.parametrize("train", [True, False])
+def test_bitwise_equal_to_linen(layer, linen, shape, train):
+    x = normal(shape)
+    structure, params, rest = nnx.split(layer, nnx.Param, ...)
+    variables = {"params": nnx.to_pure_dict(params)}
+    if linen.scale == "mean":
+        variables["batch_stats"] = {"tau": layer.last_tau[...]}
+
+    @jax.jit
+    def by_nnx(params, x, tau, rest):
+        layer = nnx.merge(structure, params, rest)
+        y = layer(x, tau, train)
+        return (y.astype(jnp.float32) ** 2).sum(), (y, None if layer.last_tau is None else layer.last_tau[...])
+
+    @jax.jit
+    def by_linen(params, x, tau):
+        y, changed = linen.apply({**variables, "params": params}, x, tau, train, mutable=["batch_stats"])
+        return (y.astype(jnp.float32) ** 2).sum(), (y, changed.get("batch_stats", {}).get("tau"))
+
+    tau = jnp.float32(0.8)
+    got, of_nnx = jax.value_and_grad(by_nnx, (0, 1), has_aux=True)(params, x, tau, rest)
+    expected, of_linen = jax.value_and_grad(by_linen, (0, 1), has_aux=True)(variables["params"], x, tau)
+    of_nnx = (nnx.to_pure_dict(of_nnx[0]), of_nnx[1])
+    jax.tree.map(np.testing.assert_array_equal, (got, of_nnx), (expected, of_linen))
+    assert np.any(np.asarray(of_linen[0]["kernel"]))
+
+
+def test_variables_are_those_of_linen():
+    for layer, linen, shape in LAYERS:
+        expected = jax.eval_shape(linen.init, jax.random.key(0), normal(shape))["params"]
+        got = nnx.to_pure_dict(nnx.state(layer, nnx.Param))
+        assert {k: (v.shape, v.dtype) for k, v in got.items()} == {k: (v.shape, v.dtype) for k, v in expected.items()}
+    kernel = BinaryConv(64, 64, (3, 3), rngs=nnx.Rngs(0)).kernel[...]
+    assert abs(kernel.std() - np.sqrt(2 / 576)) < 1e-3
+
+
+@pytest.mark.parametrize("ours,theirs", [(BinaryConv, nnx.Conv), (BinaryDense, nnx.Linear)])
+def test_constructors_are_those_of_flax(ours, theirs):
+    mine, other = (inspect.signature(cls.__init__).parameters for cls in (ours, theirs))
+    # What has no meaning where both operands are signs, or would replace what computes.
+    without = {"precision", "mask", "input_dilation", "conv_general_dilated", "dot_general", "promote_dtype"}
+    without |= {"preferred_element_type"}
+    assert not set(other) - set(mine) - without
+    for name in set(mine) & set(other):
+        assert mine[name].kind == other[name].kind, name
+    shared = set(mine) & set(other) - {"use_bias", "kernel_init", "bias_init", "kernel_metadata", "bias_metadata"}
+    assert {n: mine[n].default for n in shared} == {n: other[n].default for n in shared}
+
+
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        self.conv = BinaryConv(4, 6, (3, 3), rngs=rngs)
+        self.norm = nnx.BatchNorm(6, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.dense = BinaryDense(6, 5, scale="mean", rngs=rngs)
+
+    def __call__(self, x):
+        return self.dense(self.dropout(self.norm(self.conv(x))))
+
+
+def test_train_and_eval_switch_the_layers():
+    net, x = Net(nnx.Rngs(0)), normal((3, 6)) * 2
+    layer = BinaryDense(6, 5, rngs=nnx.Rngs(0))
+    net.other = layer
+    kernel = layer.kernel[...]
+    signs = np.where(kernel - kernel.mean(0, keepdims=True) >= 0, 1, -1)
+    # Evaluation places the window of the sign's gradient on x itself, training on x over its standard deviation.
+    inside = np.maximum(0, 2 - 2 * np.abs(x)) * (signs @ layer.alpha[...])[None]
+    for switch, train in ((net.eval, False), (net.train, True), (net.eval, False)):
+        switch()
+        assert net.norm.use_running_average != train and net.dropout.deterministic != train
+        for layer in (net.conv, net.dense, net.other):
+            assert layer.training == train and layer.deterministic != train and layer.use_running_average != train
+        got = jax.grad(lambda x: net.other(x).sum())(x)
+        assert np.allclose(got, inside, rtol=1e-5, atol=1e-6) != train
+        np.testing.assert_array_equal(got, jax.grad(lambda x: net.other(x, train=train).sum())(x))
+
+
+def test_mean_scale_evaluates_with_the_tau_of_the_last_training_step():
+    layer, x = BinaryDense(6, 5, scale="mean", rngs=nnx.Rngs(0)), normal((2, 6))
+    y = layer(x, 0.8)
+    layer.eval()
+    np.testing.assert_array_equal(layer(x), y)
+    layer(x, 0.9)
+    np.testing.assert_array_equal(layer(x), y)
+    layer.train()
+    assert (layer(x, 0.9) != y).any()
+
+
+@pytest.mark.skipif(not hasattr(nnx, "view"), reason="flax before 0.12 has no nnx.view")
+@pytest.mark.parametrize("name", ["use_running_average", "deterministic"])
+def test_views(name):
+    net = Net(nnx.Rngs(0))
+    view = nnx.view(net, **{name: True})
+    assert not view.conv.training and not view.dense.training and net.conv.training
+    assert nnx.view(view, **{name: False}).conv.training
+    assert nnx.view(net, use_running_average=True, deterministic=False).conv.training
+    assert "deterministic: bool | None = None" in nnx.view_info(net)
+
+
+def test_mistakes_are_named():
+    rngs = nnx.Rngs(0)
+    with pytest.raises(UserError, match="feature_group_count is 3"):
+        BinaryConv(4, 6, (3, 3), feature_group_count=3, rngs=rngs)
+    with pytest.raises(UserError, match="padding is 'FULL'"):
+        BinaryConv(4, 6, (3, 3), padding="FULL", rngs=rngs)
+    with pytest.raises(UserError, match="tau is 0"):
+        BinaryDense(4, 6, rngs=rngs)(normal((2, 4)), 0.4)
+    with pytest.raises(UserError, match="scale is 'median'"):
+        BinaryDense(4, 6, scale="median", rngs=rngs)(normal((2, 4)))
+    with pytest.raises(TypeError, match="standardise"):
+        BinaryDense(4, 6, standardise=False, rngs=rngs)
+
+
+def test_metadata_of_parameters():
+    init = nnx.initializers.normal()
+    dense = BinaryDense(4, 6, use_bias=True, kernel_init=nnx.with_metadata(init, tag="a"), bias_metadata={"tag": "b"},
+                        rngs=nnx.Rngs(0))  # fmt: skip
+    assert (dense.kernel.tag, dense.bias.tag) == ("a", "b")
+    assert dense(normal((2, 4))).shape == (2, 6)
