@@ -28,7 +28,7 @@ from recu_jax.bits.packing import (
     unpack_groups,
     word_count,
 )
-from recu_jax.conv import ConvSpec, PaddingLike, wrap_padding
+from recu_jax.conv import ConvSpec, PaddingLike, vary_alike, wrap_padding
 from recu_jax.errors import UserError
 
 __all__ = ["Kernel", "arrange_kernel", "binary_conv", "binary_dense", "pack", "pack_kernel"]
@@ -52,8 +52,7 @@ def pack(x: jax.Array, groups: int = 1, backend: str | None = None) -> jax.Array
         x = jnp.where(x >= 0, jnp.float32(1), jnp.float32(-1))
     channels = x.shape[-1] // groups
     shape = jax.ShapeDtypeStruct((*x.shape[:-1], groups * word_count(channels)), jnp.uint32)
-    call = jax.ffi.ffi_call("recu_pack", shape, vmap_method="sequential")
-    return call(x, channels=np.int64(channels), isa=backend)
+    return _call("recu_pack", shape, x, channels=np.int64(channels), isa=backend)
 
 
 def arrange_kernel(words: np.ndarray | jax.Array, channels: int, groups: int, backend: str | None = None) -> Kernel:
@@ -87,16 +86,23 @@ def _popcount(words):
     return np.bitwise_count(words) if isinstance(words, np.ndarray) else lax.population_count(words)
 
 
-def _call(target, shapes, geometry, kernel, *args, **attributes):
-    call = jax.ffi.ffi_call(target, shapes, vmap_method="sequential")
-    return call(*args, geometry=geometry.numbers(), isa=kernel.backend, **attributes)
+def _call(target, shapes, *args, **attributes):
+    results = jax.ffi.ffi_call(target, shapes, vmap_method="sequential")(*args, **attributes)
+    # Within `jax.shard_map` JAX does not know that results differ from device to device as arguments do.
+    return jax.tree.map(lambda result: vary_alike(result, *args)[0], results)
+
+
+def _call_with_kernel(target, shapes, geometry, kernel, x, *args, **attributes):
+    return _call(
+        target, shapes, x, *kernel.arrays, *args, geometry=geometry.numbers(), isa=kernel.backend, **attributes
+    )
 
 
 def conv_sums(x: jax.Array, kernel: Kernel, geometry: Geometry) -> jax.Array:
     """Integer sums of packed activations x with packed weights: int32, `geometry.output_shape`."""
     if kernel.backend != "xla":
         shape = jax.ShapeDtypeStruct(geometry.output_shape, jnp.int32)
-        return _call("recu_conv_sums", shape, geometry, kernel, x, *kernel.arrays)
+        return _call_with_kernel("recu_conv_sums", shape, geometry, kernel, x)
     dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     spatial = len(geometry.window)
     signs = unpack_groups(x, geometry.groups * geometry.channels, geometry.groups, dtype)
@@ -126,7 +132,7 @@ def conv_thresholds(x: jax.Array, kernel: Kernel, geometry: Geometry, thresholds
     """
     if kernel.backend != "xla":
         shape = jax.ShapeDtypeStruct(geometry.bits_shape, jnp.uint32)
-        return _call("recu_conv_thresholds", shape, geometry, kernel, x, *kernel.arrays, _padded(thresholds))
+        return _call_with_kernel("recu_conv_thresholds", shape, geometry, kernel, x, _padded(thresholds))
     sums = conv_sums(x, kernel, geometry)
     threshold, direction = (lax.expand_dims(row, range(sums.ndim - 1)) for row in thresholds)
     return pack_groups(jnp.where(direction * sums >= threshold, 0.0, -1.0))
@@ -152,8 +158,8 @@ def conv_affine(
             jax.ShapeDtypeStruct(geometry.bits_shape, jnp.uint32),
         )
         given = jnp.zeros((0,), jnp.float32) if shortcut is None else shortcut
-        return _call(
-            "recu_conv_affine", shapes, geometry, kernel, x, *kernel.arrays, _padded(affine), given, clamp=bool(clamp)
+        return _call_with_kernel(
+            "recu_conv_affine", shapes, geometry, kernel, x, _padded(affine), given, clamp=bool(clamp)
         )
     sums = conv_sums(x, kernel, geometry)
     alpha, mean, factor, bias = (lax.expand_dims(row, range(sums.ndim - 1)) for row in affine)
@@ -176,8 +182,8 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry, backend: st
       float32, (*window, channels, groups * features).
     """
     shape = (*geometry.window, geometry.channels, geometry.groups * geometry.features)
-    call = jax.ffi.ffi_call("recu_kernel_gradient", jax.ShapeDtypeStruct(shape, jnp.float32), vmap_method="sequential")
-    return call(x, dy, geometry=geometry.numbers(), isa=backend)
+    result = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return _call("recu_kernel_gradient", result, x, dy, geometry=geometry.numbers(), isa=backend)
 
 
 def input_gradient(
@@ -194,9 +200,9 @@ def input_gradient(
       float32, (batch, *spatial, groups * channels).
     """
     shape = (geometry.batch, *geometry.spatial, geometry.groups * geometry.channels)
-    call = jax.ffi.ffi_call("recu_input_gradient", jax.ShapeDtypeStruct(shape, jnp.float32), vmap_method="sequential")
+    result = jax.ShapeDtypeStruct(shape, jnp.float32)
     alpha = jnp.zeros((0,), jnp.float32) if alpha is None else alpha
-    return call(kernel, alpha, dy, geometry=geometry.numbers(), isa=backend)
+    return _call("recu_input_gradient", result, kernel, alpha, dy, geometry=geometry.numbers(), isa=backend)
 
 
 def _padded(rows):
