@@ -64,6 +64,7 @@ setup(
         "numpy",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.12.4",
+        "rich",
         "safetensors>=0.4",
         "scikit-learn",
         "tensorboardX",

@@ -7,9 +7,10 @@ import importlib
 
 __version__ = "0.1.0"
 
-_MODULES = ("deploy", "functional", "layers", "models", "schedules")
+_MODULES = ("cost", "deploy", "functional", "layers", "models", "schedules")
 _NAMES = {
     "backend": ("set_xla_flags",),
+    "cost": ("model_cost",),
     "errors": ("RunFailed", "UserError"),
     "functional": (
         "approx_sign", "binarize_activations", "binarize_weights", "binary_conv", "binary_dense", "computed_alpha",
