@@ -40,7 +40,10 @@ setup(
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["recu_jax", "recu_jax.*"]),
+    # The experiments go along, so that --config=configs/digits.py finds them without a checkout (`config_flag`).
+    packages=[*find_packages(include=["recu_jax", "recu_jax.*"]), "recu_jax.configs"],
+    package_dir={"recu_jax": "recu_jax", "recu_jax.configs": "configs"},
+    package_data={"": ["py.typed", "*.html", "*.css", "*.js"]},
     python_requires=">=3.11",
     ext_modules=[
         Extension(

@@ -1,8 +1,4 @@
-"""`--config=FILE` of the command lines: the experiment, and its fields as `--config.FIELD=VALUE`.
-
-FILE is anyone's; where there is none, `configs/digits.py`, `digits.py` or `digits` is the file of that name that comes
-with recu_jax.
-"""
+"""`--config=FILE` of the command lines: the experiment, and its fields as `--config.FIELD=VALUE`."""
 
 import pathlib
 import re
@@ -12,30 +8,15 @@ from ml_collections import ConfigDict, config_flags
 
 from recu_jax.command_line import fail
 from recu_jax.config import base_config
+from recu_jax.config_file import find, shipped
 from recu_jax.errors import UserError, one_line, unknown
 
-_HERE = pathlib.Path(__file__).parent
 _NAMES = ("--config", "-config")
 
 
 def define() -> flags.FlagHolder:
     """Defines `--config`."""
     return config_flags.DEFINE_config_file("config", None, "The experiment: a file with get_config().")
-
-
-def shipped() -> dict[str, pathlib.Path]:
-    """The configs that come with recu_jax, by name: beside its modules where it is installed, else in its checkout."""
-    folder = next(f for f in (_HERE / "configs", _HERE.parent / "configs") if f.is_dir())
-    return {file.stem: file for file in sorted(folder.glob("*.py"))}
-
-
-def find(path: str) -> str:
-    """`path`, or that of the shipped config which it names where it is no file; `:PART` after it stays."""
-    file, colon, part = path.partition(":")
-    name = pathlib.PurePath(file)
-    if not pathlib.Path(file).is_file() and str(name.parent) in (".", "configs"):
-        file = str(shipped().get(name.stem if name.suffix == ".py" else name.name, file))
-    return file + colon + part
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -124,5 +105,5 @@ def _field_error(argv: list[str], path: str | None, error: BaseException) -> obj
 def default_workdir() -> str:
     """runs/NAME for --config=.../NAME.py, runs/NAME_PART for --config=.../NAME.py:PART."""
     file = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]))
-    part = flags.FLAGS["config"].config_filename.partition(".py:")[2]
+    part = config_flags.get_config_filename(flags.FLAGS["config"]).partition(".py:")[2]
     return str(pathlib.Path("runs") / (f"{file.stem}_{part}" if part else file.stem))

@@ -15,6 +15,7 @@ The forward pass is `lax.conv_general_dilated`. The backward pass is written out
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,18 +62,19 @@ class ConvSpec:
         def each(value):
             return (value or 1,) * len(window) if value is None or isinstance(value, int) else tuple(value)
 
-        strides, kernel_dilation = each(strides), each(kernel_dilation)
+        steps, dilation = each(strides), each(kernel_dilation)
+        pads: Any = padding
         if not isinstance(padding, str):
-            padding = (padding,) * len(window) if isinstance(padding, int) else padding
-            padding = tuple((p, p) if isinstance(p, int) else tuple(p) for p in padding)
+            each_side = (padding,) * len(window) if isinstance(padding, int) else padding
+            pads = tuple((p, p) if isinstance(p, int) else (p[0], p[1]) for p in each_side)
         elif padding == "CAUSAL" and len(window) == 1:
-            padding = (((window[0] - 1) * kernel_dilation[0], 0),)
+            pads = (((window[0] - 1) * dilation[0], 0),)
         elif padding not in ("SAME", "VALID", *_PAD_MODES):
             raise UserError(
                 f"padding is {padding!r} for a {len(window)}-D convolution; it must be 'SAME', 'VALID', 'CIRCULAR', "
                 "'REFLECT', 'CAUSAL' (1-D only), or ints"
             )
-        return cls(strides, padding, kernel_dilation, feature_group_count)
+        return cls(steps, pads, dilation, feature_group_count)
 
     @property
     def dimension_numbers(self) -> lax.ConvDimensionNumbers:

@@ -47,7 +47,7 @@ def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, st
       UserError: float64 is asked for and JAX was not started with it, or a field does not fit the data or the memory.
     """
     _check_sizes(config, dataset, steps_per_epoch)
-    if config.dtype == "float64" and not jax.config.jax_enable_x64:
+    if config.dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise UserError("config.dtype is 'float64'; JAX must be started with it: set JAX_ENABLE_X64=1")
     model = make_model(config, dataset.num_classes)
     teacher = None

@@ -124,7 +124,7 @@ class Calls:
 
     def _cost(self, path: Path, parameters: dict[str, Any], statistics: dict[str, Any], macs: Macs) -> LayerCost:
         call = self._calls.get(path, _Call("", (), None, 0))
-        kernel = parameters.get("kernel")
+        kernel: Any = parameters.get("kernel")
         constants = sum(array.size for array in statistics.values())
         binary = 0
         if call.layer is not None and call.layer.binary_weights:

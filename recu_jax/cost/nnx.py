@@ -11,6 +11,7 @@ from recu_jax.cost.calls import BinaryLayer, Calls, Path, traced
 from recu_jax.cost.counts import ModelCost
 
 _PATH = "_recu_jax_path"
+_CALL = "__call__"
 
 
 def nnx_cost(model: nnx.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> ModelCost:
@@ -23,9 +24,13 @@ def nnx_cost(model: nnx.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) 
         setattr(module, _PATH, "/".join(map(str, path)))
     definition, state = nnx.split(model)
 
+    def call(state, *args, **kwargs):
+        merged: Any = nnx.merge(definition, state)
+        return merged(*args, **kwargs)
+
     def trace(calls):
         with _recorded({type(module) for _, module in modules}, calls):
-            calls.trace(lambda state, *args, **kwargs: nnx.merge(definition, state)(*args, **kwargs), state)
+            calls.trace(call, state)
 
     parameters, statistics = (_arrays(nnx.state(model, kind)) for kind in (nnx.Param, nnx.BatchStat))
     return traced(args, kwargs, trace, parameters).costs(parameters, statistics)
@@ -38,19 +43,19 @@ def _arrays(state: Any) -> dict[Path, Any]:
 @contextlib.contextmanager
 def _recorded(types: set[type], calls: Calls) -> Iterator[None]:
     """Within, calls of modules of these types are recorded: by another `__call__`, as `nnx.tabulate` does it."""
-    callable_types = [t for t in types if any("__call__" in parent.__dict__ for parent in t.__mro__)]
-    own = {t: t.__dict__.get("__call__") for t in callable_types}
-    recording = {t: _recording(t.__call__, calls) for t in callable_types}
+    callable_types = [t for t in types if any(_CALL in parent.__dict__ for parent in t.__mro__)]
+    own = {t: t.__dict__[_CALL] for t in callable_types if _CALL in t.__dict__}
+    recording = {t: _recording(getattr(t, _CALL), calls) for t in callable_types}
     try:
         for t, call in recording.items():
-            t.__call__ = call
+            setattr(t, _CALL, call)
         yield
     finally:
-        for t, call in own.items():
-            if call is None:
-                del t.__call__
+        for t in callable_types:
+            if t in own:
+                setattr(t, _CALL, own[t])
             else:
-                t.__call__ = call
+                delattr(t, _CALL)
 
 
 def _recording(call: Callable[..., Any], calls: Calls) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
@@ -68,11 +68,12 @@ def _operations(jaxpr: Jaxpr, layer: int | None = None, times: int = 1) -> Itera
         # A program within a program may or may not repeat the scopes around it.
         inner = int(marks[-1]) if (marks := _LAYER.findall(scope)) else layer
         if primitive == "optimization_barrier" and (said := _PRODUCTS.search(scope)):
-            products, *precision = map(int, said.groups())
-            yield _Operation(inner, tuple(precision), times * products * eqn.outvars[0].aval.size, True)
+            products, weight_bits, activation_bits = map(int, said.groups())
+            macs = products * _shaped(eqn.outvars[0]).size
+            yield _Operation(inner, (weight_bits, activation_bits), times * macs, True)
         elif primitive in _MACS:
-            left, right = (operand.aval for operand in eqn.invars)
-            macs = _MACS[primitive](left, right, eqn.outvars[0].aval, eqn.params)
+            left, right = map(_shaped, eqn.invars)
+            macs = _MACS[primitive](left, right, _shaped(eqn.outvars[0]), eqn.params)
             yield _Operation(inner, (_bits(right), _bits(left)), times * macs, False)
         elif primitive == "cond":
             branches = [list(_operations(branch.jaxpr, inner, times)) for branch in eqn.params["branches"]]
@@ -97,6 +98,10 @@ def _conv_macs(left, right, out, params):
 
 
 _MACS = {"dot_general": _dot_macs, "conv_general_dilated": _conv_macs}
+
+
+def _shaped(variable: Any) -> jax.core.ShapedArray:
+    return variable.aval
 
 
 def _bits(array) -> int:

@@ -22,6 +22,7 @@ from recu_jax.conv import ConvSpec, PaddingLike, wrap_padding
 from recu_jax.deploy import native
 from recu_jax.deploy.geometry import BLOCK, Geometry
 from recu_jax.deploy.packing import (
+    AnyArray,
     kernel_word_count,
     pack_groups,
     pack_kernel,
@@ -54,7 +55,7 @@ def pack(x: jax.Array, groups: int = 1, backend: str | None = None) -> jax.Array
     return call(x, channels=np.int64(channels), isa=backend)
 
 
-def arrange_kernel(words: np.ndarray | jax.Array, channels: int, groups: int, backend: str | None = None) -> Kernel:
+def arrange_kernel(words: AnyArray, channels: int, groups: int, backend: str | None = None) -> Kernel:
     """Packed weights, (features, *window, words), in the form in which a backend takes them; once is enough.
 
     Args:
@@ -64,7 +65,7 @@ def arrange_kernel(words: np.ndarray | jax.Array, channels: int, groups: int, ba
       backend: an instruction set of `native.instruction_sets()`, or "xla"; None is the fastest there is.
     """
     backend = backend or native.default_backend()
-    xp = np if isinstance(words, np.ndarray) else jnp
+    xp: Any = np if isinstance(words, np.ndarray) else jnp
     features, *window, _ = words.shape
     if backend == "xla":
         signs = xp.where(unpack_bits(words, channels), np.int8(1), np.int8(-1))

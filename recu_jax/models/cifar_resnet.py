@@ -36,7 +36,7 @@ class TwoShortcutBlock(nn.Module):
     norm: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, x, tau, train):
+    def __call__(self, x: jax.Array, tau: jax.Array | float | None, train: bool) -> jax.Array:
         y = self.conv(self.features, strides=self.stride, name="conv1")(x, tau=tau, train=train)
         y = self.norm(name="bn1")(y, use_running_average=not train)
         x = hard_tanh(y + shortcut(x, self.features, self.stride))
@@ -54,7 +54,7 @@ class OneShortcutBlock(nn.Module):
     norm: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, x, tau, train):
+    def __call__(self, x: jax.Array, tau: jax.Array | float | None, train: bool) -> jax.Array:
         y = self.conv(self.features, strides=self.stride, name="conv1")(x, tau=tau, train=train)
         y = hard_tanh(self.norm(name="bn1")(y, use_running_average=not train))
         y = self.conv(self.features, name="conv2")(y, tau=tau, train=train)
