@@ -40,8 +40,10 @@ setup(
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["recu_jax", "recu_jax.*"]),
-    package_data={"recu_jax.report": ["*.html", "*.css", "*.js"]},
+    # The experiments go along, so that --config=configs/digits.py finds them without a checkout (`config_flag`).
+    packages=[*find_packages(include=["recu_jax", "recu_jax.*"]), "recu_jax.configs"],
+    package_dir={"recu_jax": "recu_jax", "recu_jax.configs": "configs"},
+    package_data={"": ["py.typed", "*.html", "*.css", "*.js"]},
     python_requires=">=3.11",
     ext_modules=[
         Extension(
@@ -65,6 +67,7 @@ setup(
         "numpy",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.12.4",
+        "rich",
         "safetensors>=0.4",
         "scikit-learn",
         "tensorboardX",

@@ -7,9 +7,12 @@ import importlib
 
 __version__ = "0.1.0"
 
-_MODULES = ("binarizers", "bop", "deploy", "diagnostics", "functional", "layers", "models", "nnx", "schedules")
+_MODULES = (
+    "binarizers", "bop", "cost", "deploy", "diagnostics", "functional", "layers", "models", "nnx", "schedules",
+)  # fmt: skip
 _NAMES = {
     "backend": ("set_xla_flags",),
+    "cost": ("model_cost",),
     "errors": ("RunFailed", "UserError"),
     "functional": (
         "approx_sign", "binarize_activations", "binarize_weights", "binary_conv", "binary_dense", "computed_alpha",

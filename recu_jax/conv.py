@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,13 +50,13 @@ class ConvSpec:
         def each(value):
             return (value or 1,) * len(window) if value is None or isinstance(value, int) else tuple(value)
 
-        strides, kernel_dilation = each(strides), each(kernel_dilation)
-        padding = padding.upper() if isinstance(padding, str) else padding
-        if padding == "CAUSAL" and len(window) == 1:
-            padding = (((window[0] - 1) * kernel_dilation[0], 0),)
-        elif padding not in ("SAME", "SAME_LOWER", "VALID", *_PAD_MODES):
-            padding = _pairs(padding, len(window))
-        return cls(strides, padding, kernel_dilation, feature_group_count)
+        steps, dilation = each(strides), each(kernel_dilation)
+        pads: Any = padding.upper() if isinstance(padding, str) else padding
+        if pads == "CAUSAL" and len(window) == 1:
+            pads = (((window[0] - 1) * dilation[0], 0),)
+        elif pads not in ("SAME", "SAME_LOWER", "VALID", *_PAD_MODES):
+            pads = _pairs(pads, len(window))
+        return cls(steps, pads, dilation, feature_group_count)
 
     @property
     def dimension_numbers(self) -> lax.ConvDimensionNumbers:

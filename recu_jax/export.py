@@ -10,7 +10,6 @@ model and through the file, and writes what came out to FILE.check.json too.
 import dataclasses
 import pathlib
 import platform
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -166,4 +165,4 @@ def _main(args) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -21,7 +21,7 @@ from recu_jax.sums import sum_columns
 EPSILON = 1e-5
 
 
-def check_tau(tau) -> None:
+def check_tau(tau: Any) -> None:
     """Raises UserError if `tau`, where its value is known while tracing, is outside (0.5, 1]."""
     if isinstance(tau, (int, float)) and not 0.5 < tau <= 1.0:
         raise UserError(f"tau is {tau}; it must be above 0.5 and at most 1 (1 clips nothing)")

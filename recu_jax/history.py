@@ -21,7 +21,7 @@ class History:
     def __init__(self, saved: Mapping[str, Sequence[float]] | None = None):
         """`saved` is what `as_json` gave in the run that is continued; without it the epoch begins."""
         self._values = {name: list(saved[name]) if saved else [] for name in _NAMES}
-        self._on_devices = []
+        self._on_devices: list[Mapping[str, jax.Array]] = []
         self.steps = len(self._values["loss"])
         self.unchecked = 0
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from recu_jax import backend, data, distributed, pretrained
 from recu_jax.checkpoint import Checkpoints, Damaged, Found, any_saved, newest_good, read_best, saved, set_aside
@@ -142,7 +142,7 @@ def _train(config, workdir, run, teacher, fresh, stop) -> Result:
             progress.end_epoch(row)
             history = History()
         diary.close()
-    rows = diary.rows or [found.record["metrics"]]
+    rows = diary.rows or ([found.record["metrics"]] if found else [])
     best = max(rows, key=lambda row: (row["test_top1"], row["epoch"]))
     return Result(rows[-1], best, jax.device_get(state))
 
@@ -213,9 +213,10 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> 
     check_same_model(record["config"], config, str(workdir))
     run = _prepare(config)
     like = state_shapes(run.recipe, run.feed.image_shape)
-    state = TrainState(np.int32(0), **pretrained.merge(like.variables, variables, str(workdir)), opt_state=())
+    state = TrainState(jnp.int32(0), **pretrained.merge(like.variables, variables, str(workdir)), opt_state=())
     try:
         metrics = run.feed.evaluator(run.recipe)(replicate(state, run.devices))
     finally:
         run.feed.close()
+    assert metrics is not None  # as nothing says to leave off
     return {"epoch": record["metrics"]["epoch"], **metrics}

@@ -11,94 +11,23 @@ Any field is changed by `--config.FIELD=VALUE`. The same command continues a run
 
 import logging as std_logging
 import os
-import pathlib
-import re
 import sys
 import threading
 
 import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
 
-from recu_jax import backend
-from recu_jax.command_line import EXIT_FAILED, EXIT_USER_ERROR, fail
-from recu_jax.config import base_config
-from recu_jax.errors import RunFailed, UserError, one_line, unknown
+from recu_jax import backend, config_flag
+from recu_jax.command_line import EXIT_FAILED, EXIT_USER_ERROR
+from recu_jax.errors import RunFailed, UserError, one_line
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file with get_config().")
+_CONFIG = config_flag.define()
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run. Default: runs/NAME for --config=.../NAME.py.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "Train, or evaluate the best checkpoint.")
 _EXIT_WITHIN_SECONDS = 10
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "One process of several; addresses come from the environment, see the README."
 )
-
-
-def _parse(argv: list[str]) -> list[str]:
-    """absl's parsing, with each of its errors as one line."""
-    logging.set_verbosity(logging.ERROR)  # ml_collections warns of what is refused here
-    try:
-        rest = flags.FLAGS(argv)
-        _check_loaded(argv)
-        if len(rest) > 1:
-            raise UserError(f"{rest[1]!r} is not a flag; options are given as --name=value")
-    except UserError as error:
-        fail(error)
-    except flags.Error as error:
-        fail(_flag_error(error))
-    except OSError:
-        path = _config_path(argv)
-        fail(f"--config={path} does not exist or is not readable; give the path of a file with get_config()")
-    except (Exception, SystemExit) as error:  # whatever the config file itself raises, too
-        fail(_field_error(argv, error))
-    return rest
-
-
-def _config_path(argv: list[str]) -> str | None:
-    """Asked of the command line: absl's flag does not know before it has loaded the file."""
-    for argument, after in zip(argv, [*argv[1:], ""], strict=True):
-        name, equals, path = argument.partition("=")
-        if name in ("--config", "-config"):
-            return path if equals else after
-    return None
-
-
-def _check_loaded(argv: list[str]) -> None:
-    """Raises what the config file raised, if it did not load, or UserError if it gave no config."""
-    value, path = _CONFIG.value, _config_path(argv)
-    if path is None:
-        raise UserError("--config is not set; give an experiment, such as --config=configs/digits.py")
-    if not isinstance(value, ConfigDict):
-        getattr(value, "a file that did not load raises what it met on first use", None)
-        kind = "nothing" if value is None else f"a {type(value).__name__}"
-        raise UserError(
-            f"--config={path}: get_config() returns {kind}; it must return recu_jax.config.base_config(), with fields "
-            "changed"
-        )
-
-
-def _flag_error(error: flags.Error) -> str:
-    """One line of absl's message: the last one, where it carries a config file's traceback."""
-    line = str(error).strip().splitlines()[-1].removeprefix("FATAL Flags parsing error:").strip()
-    name = re.search(r"Unknown command line flag '(\w+)'", line)
-    if name and name[1] in base_config():
-        line += f"; it is a field of the config: --config.{name[1]}=VALUE"
-    return re.sub(r"^[\w.]+\.UserError: ", "", line)
-
-
-def _field_error(argv: list[str], error: Exception) -> object:
-    """What is wrong with a `--config.FIELD=VALUE`: an unknown field, or a value that the field cannot take."""
-    prefix = "--config."
-    names = [argument.removeprefix(prefix).split("=")[0] for argument in argv if argument.startswith(prefix)]
-    for name in names:
-        if name not in base_config():
-            return unknown("--config field", name, base_config())
-    misspelt = re.match(r"['\"]*Key \"(\w+)\" does not exist", str(error))
-    path = _config_path(argv)
-    if misspelt:
-        return f"--config={path}: {unknown('config field', misspelt[1], base_config())}"
-    where = " with ".join([f"--config={path}", *(prefix + name for name in names)])
-    return f"{where}: {type(error).__name__}: {one_line(error)}"
 
 
 def _hush_failed_saves() -> None:
@@ -110,17 +39,10 @@ def _hush_failed_saves() -> None:
     sys.unraisablehook = lambda caught: None if str(caught.exc_value) == "Event loop is closed" else show(caught)
 
 
-def _default_workdir() -> str:
-    """runs/NAME for --config=.../NAME.py, runs/NAME_PART for --config=.../NAME.py:PART."""
-    file = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]))
-    part = flags.FLAGS["config"].config_filename.partition(".py:")[2]
-    return str(pathlib.Path("runs") / (f"{file.stem}_{part}" if part else file.stem))
-
-
 def main(argv: list[str]) -> None:
     del argv
     config = _CONFIG.value
-    workdir = _WORKDIR.value or _default_workdir()
+    workdir = _WORKDIR.value or config_flag.default_workdir()
     logging.set_verbosity(logging.WARNING)
     _hush_failed_saves()
     backend.set_xla_flags()
@@ -194,4 +116,4 @@ def _train(loop, config, workdir):
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse)
+    app.run(main, flags_parser=config_flag.parse)

@@ -6,7 +6,6 @@ FILE is what `python -m recu_jax.export` wrote. Prints the five most probable cl
 """
 
 import pathlib
-import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -74,4 +73,4 @@ def _main(args) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

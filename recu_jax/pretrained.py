@@ -1,5 +1,6 @@
 """Variables to start or to teach from: a run of ours, or a PyTorch file."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,7 +31,7 @@ def first_state(config: ml_collections.ConfigDict, recipe: Recipe, image_shape: 
     if config.init_from is None:
         return state
     given = load(config.init_from, config.model)
-    return state.replace(**merge(state.variables, given, config.init_from, may_lack=_ONLY_IF_BINARY))
+    return dataclasses.replace(state, **merge(state.variables, given, config.init_from, may_lack=_ONLY_IF_BINARY))
 
 
 def teacher_variables(config: ml_collections.ConfigDict, recipe: Recipe, image_shape: Sequence[int]) -> dict[str, Any]:

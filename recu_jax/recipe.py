@@ -58,20 +58,12 @@ def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, st
     """
     image_shape = _image_shape(config, dataset)
     _check_sizes(config, dataset, image_shape, steps_per_epoch)
-    if config.dtype == "float64" and not jax.config.jax_enable_x64:
+    if config.dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise UserError("config.dtype is 'float64'; JAX must be started with it: set JAX_ENABLE_X64=1")
-    dtype = jnp.dtype(config.dtype)
-    types = {"dtype": dtype, "param_dtype": jnp.promote_types(dtype, jnp.float32)}
-    model = create_model(
-        config.model,
-        dataset.num_classes,
-        **parts_of(config),
-        norm_axis=AXIS if config.global_batch_norm else None,
-        **types,
-    )
+    model = make_model(config, dataset.num_classes)
     teacher = None
     if config.teacher:
-        teacher = create_model(config.teacher_model, dataset.num_classes, conv=layers.Conv, **types)
+        teacher = create_model(config.teacher_model, dataset.num_classes, conv=layers.Conv, **_types(config))
     learning_rate = _learning_rate(config, steps_per_epoch)
     on_device = config.augment and isinstance(dataset, Dataset)
     return Recipe(
@@ -86,8 +78,24 @@ def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, st
         flip=config.flip and on_device,
         mean=dataset.mean,
         std=dataset.std,
-        dtype=dtype,
+        dtype=jnp.dtype(config.dtype),
     )
+
+
+def make_model(config: ml_collections.ConfigDict, num_classes: int) -> nn.Module:
+    """The network of a config."""
+    return create_model(
+        config.model,
+        num_classes,
+        **parts_of(config),
+        norm_axis=AXIS if config.global_batch_norm else None,
+        **_types(config),
+    )
+
+
+def _types(config):
+    dtype = jnp.dtype(config.dtype)
+    return {"dtype": dtype, "param_dtype": jnp.promote_types(dtype, jnp.float32)}
 
 
 def _image_shape(config, dataset):

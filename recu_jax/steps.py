@@ -81,11 +81,12 @@ class Steps:
         if stopped:
             return state, None
         ended = time.monotonic()
+        seconds = ended - began if began is not None else 0.0
         means = history.means()
         return state, {
             "train_loss": means["loss"],
             "train_top1": means["top1"],
-            "images_per_second": timed_steps * self.config.batch_size / (ended - began) if timed_steps else 0.0,
+            "images_per_second": timed_steps * self.config.batch_size / seconds if timed_steps else 0.0,
             **feed.epoch_metrics(ended - epoch_began),
         }
 

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from types import FrameType
+from typing import Any
 
 from jax.experimental import multihost_utils
 
@@ -53,7 +54,7 @@ class StopRequests:
         self._by = None
         self._anything_to_save = False
         self._asked_until = 0
-        self._before: Mapping[int, object] = {}
+        self._before: Mapping[int, Any] = {}
 
     def __enter__(self) -> "StopRequests":
         if threading.current_thread() is threading.main_thread():

@@ -6,7 +6,6 @@ The authors' code loads FILE, and so does `recu_jax.torch_import`; see `recu_jax
 """
 
 import pathlib
-import sys
 from collections.abc import Sequence
 
 import jax
@@ -71,4 +70,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

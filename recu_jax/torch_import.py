@@ -7,7 +7,6 @@ workdir is evaluated with `python -m recu_jax.main --mode=eval` and the same mod
 """
 
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -159,4 +158,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -180,7 +180,7 @@ def eval_step(
     return eval_batch(state, images[indices], labels[indices], weights, recipe)
 
 
-def _wide(logits: jax.Array) -> jax.Array:
+def _wide(logits: Any) -> jax.Array:
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 

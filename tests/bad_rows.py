@@ -9,7 +9,12 @@ IMAGENET = "configs/imagenet.py"
 
 COMMAND = [
     the_command("no --config", "--config is not set; give an experiment", config=None),
-    the_command("--config of no file", "--config=configs/digit.py does not exist", config="configs/digit.py"),
+    the_command("--config of no file", "--config=configs/digit.py does not exist or is not readable; give the path of "
+        "a file with get_config(), or one of: cifar10, ", config="configs/digit.py"),
+    the_command("a folder that is not that of the shipped configs", "--config=elsewhere/digits.py does not exist",
+        config="elsewhere/digits.py"),
+    Row("a model for a summary that does not exist", "config.model is 'resnet19', which does not exist; did you mean",
+        lambda d: ["--config=digits", "--config.model=resnet19"], "summary"),
     the_command("a part that the config has not",
         "it must be one of: stage1, stage2", config="configs/imagenet_two_stage.py:stage3"),
     the_command("a part of a config without parts",

@@ -1,5 +1,6 @@
 """The command line in real processes: what a run prints and leaves; mistakes are in `bad_input`."""
 
+import functools
 import json
 import os
 import pathlib
@@ -9,12 +10,13 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
-def run(*arguments, cwd=ROOT, **environment):
+def run_module(module, *arguments, cwd=ROOT, **environment):
     # One device, whatever the tests of this process run on.
     env = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run(
-        [sys.executable, "-m", "recu_jax.main", *arguments], cwd=cwd, env=env, capture_output=True, text=True
-    )
+    return subprocess.run([sys.executable, "-m", module, *arguments], cwd=cwd, env=env, capture_output=True, text=True)
+
+
+run = functools.partial(run_module, "recu_jax.main")
 
 
 DIGITS = "--config=configs/digits.py"

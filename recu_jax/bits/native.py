@@ -9,6 +9,9 @@ import logging
 import pathlib
 
 import jax
+import jaxlib
+
+from recu_jax.errors import one_line
 
 TARGETS = (
     "recu_conv_sums",
@@ -43,8 +46,17 @@ def load(path: pathlib.Path) -> tuple[str, ...]:
     except OSError as error:
         logging.getLogger(__name__).warning("%s does not load (%s); 1-bit models run by XLA", path, error)
         return ()
-    for target in TARGETS:
-        jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
+    # Before, a kernel that XLA refuses would be met when the devices are made, and leave JAX without any.
+    jax.devices("cpu")
+    try:
+        for target in TARGETS:
+            jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
+    except jax.errors.JaxRuntimeError as error:
+        logging.getLogger(__name__).warning(
+            "jaxlib %s does not take the compiled kernels of recu_jax (%s); 1-bit models run by XLA, slower",
+            jaxlib.__version__, one_line(error, 200),
+        )  # fmt: skip
+        return ()
     library.recu_isas.restype = ctypes.c_char_p
     return tuple(library.recu_isas().decode().split())
 

@@ -21,6 +21,7 @@ from jax import lax
 from recu_jax.bits import native
 from recu_jax.bits.geometry import BLOCK, Geometry
 from recu_jax.bits.packing import (
+    AnyArray,
     kernel_word_count,
     pack_groups,
     pack_kernel,
@@ -55,7 +56,7 @@ def pack(x: jax.Array, groups: int = 1, backend: str | None = None) -> jax.Array
     return _call("recu_pack", shape, x, channels=np.int64(channels), isa=backend)
 
 
-def arrange_kernel(words: np.ndarray | jax.Array, channels: int, groups: int, backend: str | None = None) -> Kernel:
+def arrange_kernel(words: AnyArray, channels: int, groups: int, backend: str | None = None) -> Kernel:
     """Packed weights, (features, *window, words), in the form in which a backend takes them; once is enough.
 
     Args:
@@ -65,7 +66,7 @@ def arrange_kernel(words: np.ndarray | jax.Array, channels: int, groups: int, ba
       backend: an instruction set of `native.instruction_sets()`, or "xla"; None is the fastest there is.
     """
     backend = backend or native.default_backend()
-    xp = np if isinstance(words, np.ndarray) else jnp
+    xp: Any = np if isinstance(words, np.ndarray) else jnp
     features, *window, _ = words.shape
     if backend == "xla":
         signs = xp.where(unpack_bits(words, channels), np.int8(1), np.int8(-1))

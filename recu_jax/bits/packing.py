@@ -5,11 +5,14 @@ Each group's channels begin a word of their own; channel c is bit c % 32 of word
 channel are 0. Kernels are kept in files as (features, *window, words) with as few 32-bit words as hold the channels.
 """
 
+from typing import Any, TypeVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 WORD_BITS = 32
+AnyArray = TypeVar("AnyArray", np.ndarray, jax.Array)
 
 
 def word_count(channels: int) -> int:
@@ -22,9 +25,9 @@ def kernel_word_count(channels: int) -> int:
     return -(-channels // WORD_BITS)
 
 
-def pack_bits(bits: np.ndarray | jax.Array, words: int) -> np.ndarray | jax.Array:
+def pack_bits(bits: AnyArray, words: int) -> AnyArray:
     """Booleans (..., channels) as uint32 (..., words), NumPy's or JAX's as they come."""
-    xp = np if isinstance(bits, np.ndarray) else jnp
+    xp: Any = np if isinstance(bits, np.ndarray) else jnp
     padding = words * WORD_BITS - bits.shape[-1]
     bits = xp.pad(bits, [(0, 0)] * (bits.ndim - 1) + [(0, padding)])
     bits = bits.reshape(*bits.shape[:-1], words, WORD_BITS).astype(np.uint32)
@@ -32,9 +35,9 @@ def pack_bits(bits: np.ndarray | jax.Array, words: int) -> np.ndarray | jax.Arra
     return (bits << places).sum(-1, dtype=np.uint32)
 
 
-def unpack_bits(words: np.ndarray | jax.Array, channels: int) -> np.ndarray | jax.Array:
+def unpack_bits(words: AnyArray, channels: int) -> AnyArray:
     """uint32 (..., words) as booleans (..., channels), NumPy's or JAX's as they come."""
-    xp = np if isinstance(words, np.ndarray) else jnp
+    xp: Any = np if isinstance(words, np.ndarray) else jnp
     places = xp.arange(WORD_BITS, dtype=np.uint32).reshape((1,) * words.ndim + (WORD_BITS,))
     bits = (words[..., None] >> places) & np.uint32(1)
     return bits.reshape(*words.shape[:-1], -1)[..., :channels].astype(bool)
@@ -47,7 +50,7 @@ def pack_groups(x: jax.Array, groups: int = 1) -> jax.Array:
     return bits.reshape(*x.shape[:-1], -1)
 
 
-def unpack_groups(words: jax.Array, channels: int, groups: int = 1, dtype=jnp.float32) -> jax.Array:
+def unpack_groups(words: jax.Array, channels: int, groups: int = 1, dtype: Any = jnp.float32) -> jax.Array:
     """Packed activations as +-1 of `dtype`, (..., channels); `channels` counts all groups."""
     grouped = words.reshape(*words.shape[:-1], groups, -1)
     bits = unpack_bits(grouped, channels // groups)

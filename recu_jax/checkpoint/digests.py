@@ -32,6 +32,6 @@ def of_record(record: Mapping[str, Any]) -> str:
 
 def signed(record: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
     """`record` with the digests of each part of `state`, and of itself."""
-    record = json.loads(json.dumps({**record, KEY: {name: of_arrays(part) for name, part in state.items()}}))
-    record[KEY][RECORD] = of_record(record)
-    return record
+    said = json.loads(json.dumps({**record, KEY: {name: of_arrays(part) for name, part in state.items()}}))
+    said[KEY][RECORD] = of_record(said)
+    return said

@@ -49,8 +49,8 @@ def newest_good(workdir: str | pathlib.Path, check: Callable[[dict[str, Any]], N
             if good is None:
                 check(record)
                 good = (checkpoint.step, record, checkpoint.state(like), checkpoint.diagnostics())
-        except Damaged as reason:
-            damaged.append((checkpoint, reason))
+        except Damaged as error:
+            damaged.append((checkpoint, error))
     if good is not None:
         return Found(*good, damaged)
     if not damaged:

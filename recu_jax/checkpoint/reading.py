@@ -146,6 +146,5 @@ def read_best(workdir: str | pathlib.Path) -> tuple[int, dict[str, Any], dict[st
         checkpoint = max(ranked)[-1]
         return checkpoint.step, checkpoint.record, checkpoint.variables()
     except Damaged as error:
-        raise UserError(
-            f"{checkpoint.folder} is damaged: {error}; if the others will do, move it out of {FOLDER}"
-        ) from error
+        folder = checkpoint.folder if checkpoint else workdir
+        raise UserError(f"{folder} is damaged: {error}; if the others will do, move it out of {FOLDER}") from error

@@ -137,13 +137,14 @@ class Checkpoints:
 
 def _reason(error: BaseException) -> str:
     """What the system said, wherever in the chain of errors it is; otherwise the last error's first words."""
-    chain, at = [], error
+    chain: list[BaseException] = []
+    at: BaseException | None = error
     while at is not None and at not in chain:
         chain.append(at)
         at = at.__cause__ or at.__context__
-    for at in chain:
-        if isinstance(at, OSError) and at.errno is not None:
-            return os.strerror(at.errno)
+    for link in chain:
+        if isinstance(link, OSError) and link.errno is not None:
+            return os.strerror(link.errno)
     said = " ".join(str(e) for e in chain)
     known = (
         os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)

@@ -6,6 +6,16 @@ from recu_jax.data.photos import Photos
 from recu_jax.errors import UserError, unknown
 
 NAMES = ("digits", "npz", *tfds.NAMES, *photos.NAMES)
+# (height, width, channels) of images in memory, or None of photographs, and classes: of the data sets that always have
+# the same.
+KNOWN_SHAPES = {
+    "digits": ((8, 8, 1), 10),
+    "cifar10": ((32, 32, 3), 10),
+    "cifar100": ((32, 32, 3), 100),
+    "mnist": ((32, 32, 1), 10),
+    "imagenet2012": (None, 1000),
+    "tiny_imagenet": (None, 200),
+}
 
 
 def load(name: str, data_dir: str | None = None, num_workers: int = 2) -> Dataset | Photos:

@@ -8,6 +8,7 @@ import bisect
 import itertools
 import os
 from collections.abc import Iterator
+from typing import Any
 
 from recu_jax.data.images import CorruptImage
 from recu_jax.errors import UserError, one_line
@@ -30,7 +31,7 @@ class ArrayRecords:
         self._num_classes = num_classes
         self._shards = shards
         self._ends = list(itertools.accumulate(n for _, _, n in shards))
-        self._readers = {}
+        self._readers: dict[str, Any] = {}
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -104,7 +105,7 @@ class ArrayRecords:
         return self._readers[path]
 
 
-def from_builder(builder, split: str) -> ArrayRecords:
+def from_builder(builder: Any, split: str) -> ArrayRecords:
     """The records of `split` of a prepared TFDS builder.
 
     Raises:
@@ -146,14 +147,14 @@ def example_fields(example: bytes) -> Iterator[tuple[str, bytes | int]]:
             key_and_feature = dict(_messages(entry))
             name = _text(key_and_feature.get(1, b""))
             for kind, values in _messages(key_and_feature.get(2, memoryview(b""))):
-                value = next((v for _, v in _fields(values)), None) if kind in (1, 3) else None
+                value: memoryview | int | None = next((v for _, v in _fields(values)), None) if kind in (1, 3) else None
                 if value is None:
                     continue
                 if kind == 3 and not isinstance(value, int):  # packed
                     value = _varint(value, 0)[0]
                 if kind == 1 and isinstance(value, int):
                     raise CorruptImage(f"a number for the bytes {name!r} in a tf.train.Example")
-                yield name, bytes(value) if kind == 1 else value
+                yield name, value if isinstance(value, int) else bytes(value)
 
 
 def _text(name):
@@ -174,6 +175,7 @@ def _messages(message: memoryview) -> Iterator[tuple[int, memoryview]]:
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
     """Number and value of each field of a protocol buffer message that holds varints and lengths only."""
     at = 0
+    value: memoryview | int
     while at < len(message):
         key, at = _varint(message, at)
         if key & 7 == 0:

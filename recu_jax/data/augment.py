@@ -1,6 +1,7 @@
 """Random crop, flip and normalisation of uint8 images, on the device."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +9,11 @@ import jax.numpy as jnp
 from recu_jax.conv import per_channel
 
 
-def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype=jnp.float32) -> jax.Array:
+def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: Any = jnp.float32) -> jax.Array:
     """`(pixel / 255 - mean) / std` per channel: uint8 (..., channels) to `dtype`."""
     x = images.astype(jnp.promote_types(dtype, jnp.float32))
-    mean, std = (per_channel(jnp.asarray(v, x.dtype), x) for v in (mean, std))
-    return ((x / 255 - mean) / std).astype(dtype)
+    means, stds = (per_channel(jnp.asarray(v, x.dtype), x) for v in (mean, std))
+    return ((x / 255 - means) / stds).astype(dtype)
 
 
 def crop_and_flip(keys: jax.Array, images: jax.Array, padding: int, flip: bool) -> jax.Array:

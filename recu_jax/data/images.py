@@ -58,8 +58,7 @@ def decode(data: bytes, rows: int | None = None, reduce: int = 1) -> np.ndarray:
     if image_sizes.kind(data) is None:
         raise CorruptImage("neither a JPEG nor a PNG, WebP or BMP")
     header = jpeg_header(data)
-    stated = image_sizes.stated_size(data) if header is None else (header.height, header.width)
-    _check_size(stated, len(data))
+    stated = _checked(image_sizes.stated_size(data) if header is None else (header.height, header.width), len(data))
     if image_sizes.kind(data) == image_sizes.PNG and not image_sizes.png_is_whole(data):
         raise CorruptImage("truncated or damaged: a PNG without its end")
     encoded = np.frombuffer(data, np.uint8)
@@ -76,7 +75,7 @@ def decode(data: bytes, rows: int | None = None, reduce: int = 1) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if header and reduce > 1 else image
 
 
-def _check_size(stated, nbytes):
+def _checked(stated: tuple[int, int] | None, nbytes: int) -> tuple[int, int]:
     if stated is None or not min(stated):
         raise CorruptImage("states no size")
     pixels = stated[0] * stated[1]
@@ -84,6 +83,7 @@ def _check_size(stated, nbytes):
         raise CorruptImage(
             f"states {stated[0]}x{stated[1]} pixels, more than its {nbytes} bytes can hold or memory should"
         )
+    return stated
 
 
 def _flag(reduce):

@@ -58,6 +58,8 @@ def load(name: str, data_dir: str | None = None) -> Photos:
     """
     if name not in NAMES:
         raise unknown("dataset", name, NAMES)
+    train: Records
+    test: Records
     if name == "imagenet2012":
         builder = tfds.prepared_builder(name, data_dir)
         train, test = (array_records.from_builder(builder, split) for split in ("train", "validation"))

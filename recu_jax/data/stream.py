@@ -105,7 +105,7 @@ class Batches:
       UserError: with `on_corrupt="error"`, names the images that cannot be decoded; with `skip`, none can.
     """
 
-    def __init__(self, make_batch, end: int, num_workers: int, on_corrupt: str, start: int = 0):
+    def __init__(self, make_batch: TrainBatch | EvalBatch, end: int, num_workers: int, on_corrupt: str, start: int = 0):
         if on_corrupt not in ON_CORRUPT:
             raise unknown("on_corrupt", on_corrupt, ON_CORRUPT)
         if num_workers < 0:
@@ -114,8 +114,8 @@ class Batches:
             raise UserError(f"start_step is {start}; there are {end} steps")
         self.step = start
         self._make_batch, self._end, self._num_workers, self._on_corrupt = make_batch, end, num_workers, on_corrupt
-        self._reader = None  # Grain's iterator, and the step and state it started in
-        self._first = None
+        self._reader: Any = None  # Grain's iterator, and the step and state it started in
+        self._first: dict[str, Any] = {}
 
     def __len__(self) -> int:
         """Number of batches from here to the end."""

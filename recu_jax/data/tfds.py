@@ -3,6 +3,7 @@
 import concurrent.futures
 import importlib.util
 import pathlib
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -43,14 +44,15 @@ def load(name: str, data_dir: str | None = None, num_workers: int = 2) -> Datase
     mean, std, padding = _SETS[name]
     builder = prepared_builder(name, data_dir)
     label = builder.info.features["label"]
-    arrays = []
-    for split in ("train", "test"):
+
+    def read(split: str) -> tuple[np.ndarray, np.ndarray]:
         images, labels = _decode(array_records.from_builder(builder, split), num_workers, len(mean))
-        arrays += [np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0))), labels]
-    return Dataset(*arrays, num_classes=label.num_classes, mean=mean, std=std)
+        return np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0))), labels
+
+    return Dataset(*read("train"), *read("test"), label.num_classes, mean, std)
 
 
-def prepared_builder(name: str, data_dir: str | None = None):
+def prepared_builder(name: str, data_dir: str | None = None) -> Any:
     """TFDS's builder of `name`, whose data is there in array_record form; prepares it if TensorFlow is installed.
 
     Raises:

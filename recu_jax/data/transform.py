@@ -101,7 +101,7 @@ class Transform:
         header = images.jpeg_header(data)
         if header is None:
             image = images.decode(data)
-            top, left, height, width = random_box(rng, *image.shape[:2], self.area, self.ratio)
+            top, left, height, width = random_box(rng, image.shape[0], image.shape[1], self.area, self.ratio)
             return image[top : top + height, left : left + width]
         # A JPEG's size is known before its pixels are, so that what the crop leaves out need not be decoded: rows below
         # it, and detail where half, a quarter or an eighth of the size is still enough.

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from recu_jax.data import images
 from recu_jax.errors import require
@@ -20,7 +21,7 @@ def check_installed() -> None:
     require("imagenet", "cv2", "grain", "PIL")
 
 
-def reader(make_batch: Callable[[int], dict], nbytes: int, start: int, end: int, num_workers: int):
+def reader(make_batch: Callable[[int], dict], nbytes: int, start: int, end: int, num_workers: int) -> Any:
     """Grain's iterator over `make_batch(step)` of the steps [start, end), in order.
 
     Args:
@@ -72,5 +73,7 @@ def _start_worker(index, count):
 
 
 def _end_with_parent():
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
     os._exit(1)

@@ -49,9 +49,18 @@ class Builder:
         self._is_bits: list[bool] = []
         self._signs: dict[tuple[int, str], int] = {}
 
-    def add(self, op, inputs=(), width=None, arrays=None, name="", bits=False, **attributes):
+    def add(
+        self,
+        op: str,
+        inputs: Sequence[int] = (),
+        width: int | None = None,
+        arrays: Mapping[str, np.ndarray] | None = None,
+        name: str = "",
+        bits: bool = False,
+        **attributes: Any,
+    ) -> int:
         """An operation; `arrays` by role are kept in the file as `name.role`."""
-        entry = {"op": op, "inputs": list(inputs), **attributes}
+        entry: dict[str, Any] = {"op": op, "inputs": list(inputs), **attributes}
         for role, array in (arrays or {}).items():
             entry.setdefault("arrays", {})[role] = f"{name}.{role}"
             self.arrays[f"{name}.{role}"] = np.asarray(array)
@@ -174,12 +183,14 @@ class Builder:
 
     def _binary_kernel(self, path):
         """Signs of a kernel as +-1, and alpha, 1 where there is none."""
-        kernel, c = self.param(path, "kernel"), self._convs
-        tau = np.float32(_at(self._stats, path)["tau"]) if c.scale == "mean" else None
+        kernel: Any = self.param(path, "kernel")
+        c = self._convs
+        tau: Any = np.float32(_at(self._stats, path)["tau"]) if c.scale == "mean" else None
         parts = {"standardize": c.standardize, "clamp": c.clamp, "b": c.laplace_b, "centre": c.centre}
-        binarizer = binarizers.weight_binarizer(c.weight_binarizer, **parts)
+        binarizer: Any = binarizers.weight_binarizer(c.weight_binarizer, **parts)
         # Jitted as in the trained model: rounded otherwise, a weight next to the mean has another sign.
         signs, own = jax.jit(lambda k: binarizer(k))(kernel)
+        alpha: Any
         if c.scale == "learned":
             alpha = self.param(path, "alpha")
         elif c.scale == "mean":

@@ -74,7 +74,7 @@ def _trained_model(trained) -> Callable[[np.ndarray], jax.Array]:
 
     @jax.jit
     def predict(variables, images):
-        logits = model.apply(variables, normalize(images, dataset.mean, dataset.std, dtype))
+        logits: Any = model.apply(variables, normalize(images, dataset.mean, dataset.std, dtype))
         return logits.astype(jnp.float32)
 
     return lambda images: predict(variables, images)

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import pathlib
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -106,7 +106,7 @@ def _entry(name, entry):
     return *offsets, _DTYPES[dtype], shape
 
 
-def is_count(value: Any) -> bool:
+def is_count(value: Any) -> TypeGuard[int]:
     """Whether a value of a JSON file is an integer, 0 or more, that fits 63 bits."""
     return type(value) is int and 0 <= value < 1 << 63
 

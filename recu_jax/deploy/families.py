@@ -1,6 +1,6 @@
 """The operations of each family of models of the registry; submodules and order are those of `recu_jax.models`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,8 @@ def _cifar_vgg(b: Builder, model: CifarVgg, x: int, image_shape: Sequence[int]) 
         pool = i in model.pooled
         x = b.conv_norm(x, f"conv{i}", f"bn{i}", pool=pool, then=f"nonlinear{i}", only_signs=i != last)
     # PyTorch's order of the features, (channel, row, column), becomes that of the image.
-    kernel, channels = b.param("fc", "kernel"), model.widths[-1]
+    kernel: Any = b.param("fc", "kernel")
+    channels = model.widths[-1]
     height, width = (side // 2 ** len(model.pooled) for side in image_shape[:2])
     kernel = kernel.reshape(channels, height, width, -1).transpose(1, 2, 0, 3).reshape(kernel.shape)
     b.dense(b.add("flatten", [x], kernel.shape[0]), "fc", kernel)
@@ -98,7 +99,7 @@ def _resnet(b: Builder, model: ResNet, x: int, image_shape: Sequence[int]) -> No
     b.dense(b.add("mean", [x]), "fc")
 
 
-_FAMILIES = {
+_FAMILIES: dict[type, Callable[..., None]] = {
     CifarResNet: _cifar_resnet,
     CifarVgg: _cifar_vgg,
     ImagenetResNet: _imagenet_resnet,

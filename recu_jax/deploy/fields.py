@@ -1,6 +1,8 @@
 """The fields of one operation of a file, each looked at before it is used; see `graph`."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,22 +21,23 @@ class Value:
 class Fields:
     """The fields of one operation, each taken once; what nobody takes is refused."""
 
-    def __init__(self, entry, inputs, arrays):
+    def __init__(self, entry: Mapping[str, Any], inputs: list[Value], arrays: Mapping[str, np.ndarray]):
         self.entry, self.inputs, self._all = entry, inputs, arrays
         names = entry.get("arrays", {})
         if not isinstance(names, dict):
             raise UserError("its arrays are no object")
         self._names = dict(names)
         self._left = set(entry) - {"op", "inputs", "arrays"}
-        self.attributes, self.arrays = {}, {}
+        self.attributes: dict[str, Any] = {}
+        self.arrays: dict[str, np.ndarray] = {}
 
-    def input(self, *kinds, rank=None):
+    def input(self, *kinds: str, rank: int | None = None) -> Value:
         """The only input, of one of `kinds`."""
         if len(self.inputs) != 1:
             raise UserError(f"it has {len(self.inputs)} inputs instead of 1")
         return self.inputs_like(*kinds, rank=rank)[0]
 
-    def inputs_like(self, *kinds, rank=None):
+    def inputs_like(self, *kinds: str, rank: int | None = None) -> list[Value]:
         for value in self.inputs:
             if value.kind not in kinds:
                 raise UserError(f"it takes {' or '.join(kinds)}, and its input is {value.kind}")
@@ -42,7 +45,7 @@ class Fields:
                 raise UserError(f"its input is {value.shape}; it takes {rank} dimensions")
         return self.inputs
 
-    def array(self, role, dtype, shape):
+    def array(self, role: str, dtype: Any, shape: Sequence[int | None]) -> np.ndarray:
         """An array whose `shape` is given, None where any size but 0 is right."""
         name = self._names.pop(role, None)
         if not isinstance(name, str) or name not in self._all:
@@ -57,7 +60,7 @@ class Fields:
         self.arrays[role] = array
         return array
 
-    def counts(self, name, length, low, high):
+    def counts(self, name: str, length: int, low: int, high: int) -> tuple[int, ...]:
         """A list of `length` integers in [low, high]."""
         found = self._take(name)
         good = isinstance(found, list) and len(found) == length
@@ -66,7 +69,7 @@ class Fields:
         self.attributes[name] = tuple(found)
         return self.attributes[name]
 
-    def reals(self, name, length):
+    def reals(self, name: str, length: int) -> tuple[float, ...]:
         found = self._take(name)
         good = isinstance(found, list) and len(found) == length
         if not good or not all(type(x) in (int, float) and abs(x) < 1e30 for x in found):
@@ -74,7 +77,7 @@ class Fields:
         self.attributes[name] = tuple(float(x) for x in found)
         return self.attributes[name]
 
-    def padding(self, window):
+    def padding(self, window: Sequence[int]) -> None:
         """(low, high) for both dimensions, each smaller than the window, so that every output sees a pixel."""
         flat = self.counts("padding", 4, 0, max(window) - 1)
         if max(flat[:2]) >= window[0] or max(flat[2:]) >= window[1]:
@@ -85,7 +88,7 @@ class Fields:
         self._left.discard(name)
         return self.entry.get(name)
 
-    def finish(self):
+    def finish(self) -> None:
         extra = sorted(map(str, self._left)) + sorted(map(str, self._names))
         if extra:
             raise UserError(f"it has {extra[0][:80]!r}, which it does not take")

@@ -38,7 +38,7 @@ def thresholds(alpha: np.ndarray, rows: np.ndarray, largest_sum: int) -> np.ndar
     """
     sums = np.arange(-largest_sum, largest_sum + 1)
     result = np.empty((2, len(alpha)), np.int32)
-    for channel, (a, mean, factor, bias) in enumerate(zip(np.float64(alpha), *np.float64(rows), strict=True)):
+    for channel, (a, mean, factor, bias) in enumerate(zip(*np.asarray([alpha, *rows], np.float64), strict=True)):
         positive = (a * sums - mean) * factor + bias >= 0
         falls = positive[0] and not positive[-1]
         # How many sums are positive says where they begin, counted from the end they lie at.

@@ -6,8 +6,10 @@ with the roundings of the trained model. Images are float32 pixels from 0 to 255
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from recu_jax.bits.packing import unpack_bits, unpack_kernel
 from recu_jax.deploy.graph import Node
@@ -23,26 +25,27 @@ class _Writer:
     """ONNX nodes in the making; names of values go in and come out."""
 
     def __init__(self):
-        self.nodes, self.constants, self._names = [], {}, {}
+        self.nodes: list[Any] = []
+        self.constants: dict[str, np.ndarray] = {}
 
-    def constant(self, array: np.ndarray, hint: str) -> str:
+    def constant(self, array: npt.ArrayLike, hint: str) -> str:
         name = f"{hint}_{len(self.constants)}"
         self.constants[name] = np.asarray(array)
         return name
 
-    def add(self, op: str, *inputs: str, out: str | None = None, domain: str = "", **attributes) -> str:
+    def add(self, op: str, *inputs: str, out: str | None = None, domain: str = "", **attributes: Any) -> str:
         from onnx import helper
 
         out = out or f"{op}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [out], name=f"{out}_node", domain=domain, **attributes))
         return out
 
-    def per_channel(self, op: str, x: str, values: np.ndarray) -> str:
+    def per_channel(self, op: str, x: str, values: npt.ArrayLike) -> str:
         """x (op) a number for each channel of (1, channels, height, width), or of (1, features)."""
-        return self.add(op, x, self.constant(np.float32(values), op.lower()))
+        return self.add(op, x, self.constant(np.asarray(values, np.float32), op.lower()))
 
     def sign(self, x: str) -> str:
-        return self.add("BipolarQuant", x, self.constant(np.float32([1]), "scale"), domain=_DOMAIN)
+        return self.add("BipolarQuant", x, self.constant(np.asarray([1], np.float32), "scale"), domain=_DOMAIN)
 
 
 def _columns(values: np.ndarray, node: Node) -> np.ndarray:
@@ -50,7 +53,7 @@ def _columns(values: np.ndarray, node: Node) -> np.ndarray:
     return values.reshape(-1, 1, 1) if len(node.value.shape) == 3 else values
 
 
-def _window(node: Node) -> dict[str, list[int]]:
+def _window(node: Node) -> dict[str, Any]:
     (top, bottom), (left, right) = node.attributes["padding"]
     return {"strides": list(node.attributes["strides"]), "pads": [top, left, bottom, right]}
 
@@ -62,8 +65,9 @@ def _write(w: _Writer, node: Node, inputs: list[str], channels: int) -> str:
         return w.per_channel(op, x, _columns(values, node))
 
     if node.op == "image":
-        x = w.per_channel("Div", x, np.float32([255]))
-        return channel_wise("Div", channel_wise("Sub", x, np.float32(a["mean"])), np.float32(a["std"]))
+        x = w.per_channel("Div", x, np.asarray([255], np.float32))
+        mean, std = (np.asarray(a[name], np.float32) for name in ("mean", "std"))
+        return channel_wise("Div", channel_wise("Sub", x, mean), std)
     if node.op in ("conv", "binary_conv"):
         if node.op == "binary_conv":
             signs = unpack_kernel(arrays["kernel"], channels).astype(np.float32)
@@ -71,12 +75,11 @@ def _write(w: _Writer, node: Node, inputs: list[str], channels: int) -> str:
         else:
             kernel = w.constant(arrays["kernel"].transpose(3, 2, 0, 1), "kernel")
         return w.add("Conv", x, kernel, **_window(node))
-    if node.op in ("batch_norm", "affine", "scale"):
-        rows = {"batch_norm": "norm", "affine": "affine", "scale": "alpha"}[node.op]
-        *alpha, mean, factor, bias = arrays[rows] if node.op != "scale" else (arrays[rows], None, None, None)
+    if node.op == "scale":
+        return channel_wise("Mul", x, arrays["alpha"])
+    if node.op in ("batch_norm", "affine"):
+        *alpha, mean, factor, bias = arrays["norm" if node.op == "batch_norm" else "affine"]
         x = channel_wise("Mul", x, alpha[0]) if alpha else x
-        if node.op == "scale":
-            return x
         return channel_wise("Add", channel_wise("Mul", channel_wise("Sub", x, mean), factor), bias)
     if node.op == "threshold":
         threshold, direction = arrays["threshold"]
@@ -92,7 +95,7 @@ def _write(w: _Writer, node: Node, inputs: list[str], channels: int) -> str:
         return w.add("AveragePool", x, kernel_shape=list(a["window"]), **_window(node))
     if node.op == "pad_channels":
         low, high = a["channels"]
-        return w.add("Pad", x, w.constant(np.int64([0, low, 0, 0, 0, high, 0, 0]), "pads"))
+        return w.add("Pad", x, w.constant(np.asarray([0, low, 0, 0, 0, high, 0, 0], np.int64), "pads"))
     if node.op == "mean":
         return w.add("Flatten", w.add("GlobalAveragePool", x))
     if node.op == "flatten":
@@ -120,7 +123,8 @@ def serialize(model: Model) -> bytes:
     require("qonnx", "onnx")
     from onnx import TensorProto, helper, numpy_helper
 
-    w, names = _Writer(), []
+    w = _Writer()
+    names: list[str] = []
     for node in model.nodes:
         channels = model.nodes[node.inputs[0]].value.shape[-1] if node.inputs else 0
         names.append(_write(w, node, [names[i] for i in node.inputs], channels))

@@ -219,7 +219,7 @@ def _pad_channels(node, own, x):
     return jnp.pad(x, [(0, 0)] * 3 + [node.attributes["channels"]])
 
 
-_REAL = {
+_REAL: dict[str, Callable[..., jax.Array]] = {
     "image": _image,
     "conv": _conv,
     "batch_norm": _batch_norm,

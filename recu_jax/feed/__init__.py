@@ -26,5 +26,6 @@ def make_feed(config: ml_collections.ConfigDict, dataset: Dataset | Photos, devi
     images = len(dataset.train_images if isinstance(dataset, Dataset) else dataset.train)
     if config.batch_size > images:
         raise UserError(f"config.batch_size is {config.batch_size}; {config.dataset} has only {images} training images")
-    feed = ResidentFeed if isinstance(dataset, Dataset) else StreamFeed
-    return feed(config, dataset, devices)
+    if isinstance(dataset, Dataset):
+        return ResidentFeed(config, dataset, devices)
+    return StreamFeed(config, dataset, devices)

@@ -1,7 +1,7 @@
 """What both feeds need: which images, which part of them here, and what an evaluation adds up to."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import ml_collections
@@ -10,13 +10,17 @@ import numpy as np
 from recu_jax.data.order import train_order
 from recu_jax.train import TrainState
 
-# Of the state, and of what says between batches whether to leave off, which gives None for the metrics.
-Evaluator = Callable[[TrainState, Callable[[], bool]], dict[str, float] | None]
-
 
 def never() -> bool:
     """For an evaluation that is not to be left off."""
     return False
+
+
+class Evaluator(Protocol):
+    """Gives the metrics of a state on the test set."""
+
+    def __call__(self, state: TrainState, leave_off: Callable[[], bool] = never) -> dict[str, float] | None:
+        """`leave_off` says between batches whether to do so, which gives None."""
 
 
 def split_over_devices(array: np.ndarray, count: int) -> np.ndarray:

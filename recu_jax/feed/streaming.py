@@ -44,7 +44,7 @@ class StreamFeed:
         )
         # One thread takes the next batch and sends it off while the step before it runs.
         self._sender = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="feed")
-        self._batches = None
+        self._batches: stream.Batches | None = None
         self._waited, self._skipped = 0.0, 0
         self._hangs = False
         self._sample = None

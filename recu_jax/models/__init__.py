@@ -1,5 +1,6 @@
 """Models by name: `create_model("cifar_resnet20", num_classes=10)`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from recu_jax.errors import unknown
 from recu_jax.models import cifar_resnet, cifar_vgg, imagenet_resnet, react_resnet, resnet
 
-MODELS = {
+MODELS: dict[str, Callable[..., nn.Module]] = {
     **cifar_resnet.MODELS,
     **cifar_vgg.MODELS,
     **imagenet_resnet.MODELS,

@@ -35,7 +35,7 @@ class TwoShortcutBlock(nn.Module):
     nonlinearity: Callable[[jax.Array, str], jax.Array]
 
     @nn.compact
-    def __call__(self, x, tau, train):
+    def __call__(self, x: jax.Array, tau: jax.Array | float | None, train: bool) -> jax.Array:
         y = self.conv(self.features, strides=self.stride, name="conv1")(x, tau=tau, train=train)
         y = self.norm(name="bn1")(y, use_running_average=not train)
         x = self.nonlinearity(y + shortcut(x, self.features, self.stride), "nonlinear1")
@@ -54,7 +54,7 @@ class OneShortcutBlock(nn.Module):
     nonlinearity: Callable[[jax.Array, str], jax.Array]
 
     @nn.compact
-    def __call__(self, x, tau, train):
+    def __call__(self, x: jax.Array, tau: jax.Array | float | None, train: bool) -> jax.Array:
         y = self.conv(self.features, strides=self.stride, name="conv1")(x, tau=tau, train=train)
         y = self.nonlinearity(self.norm(name="bn1")(y, use_running_average=not train), "nonlinear1")
         y = self.conv(self.features, name="conv2")(y, tau=tau, train=train)

@@ -43,7 +43,7 @@ class ProjectionBlock(nn.Module):
     nonlinearity: Callable[[jax.Array, str], jax.Array]
 
     @nn.compact
-    def __call__(self, x, tau, train):
+    def __call__(self, x: jax.Array, tau: jax.Array | float | None, train: bool) -> jax.Array:
         y = self.conv(self.features, strides=self.stride, name="conv1")(x, tau=tau, train=train)
         y = self.norm(name="bn1")(y, use_running_average=not train)
         x = y + projection(x, self.features, self.stride, self.shortcut_conv, self.norm, train)

@@ -41,7 +41,7 @@ class ReactBlock(nn.Module):
     types: Any
 
     @nn.compact
-    def __call__(self, x, tau, train):
+    def __call__(self, x: jax.Array, tau: jax.Array | float | None, train: bool) -> jax.Array:
         y = Move(name="move0", **self.types)(x)
         y = self.conv(self.features, strides=self.stride, name="conv")(y, tau=tau, train=train)
         y = self.norm(name="bn")(y, use_running_average=not train)

@@ -30,7 +30,7 @@ class BasicBlock(nn.Module):
     shortcut_conv: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, x, tau, train):
+    def __call__(self, x: jax.Array, tau: jax.Array | float | None, train: bool) -> jax.Array:
         y = self.conv(self.features, strides=self.stride, name="conv1")(x, tau=tau, train=train)
         y = nn.relu(self.norm(name="bn1")(y, use_running_average=not train))
         y = self.conv(self.features, name="conv2")(y, tau=tau, train=train)
@@ -48,7 +48,7 @@ class Bottleneck(nn.Module):
     shortcut_conv: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, x, tau, train):
+    def __call__(self, x: jax.Array, tau: jax.Array | float | None, train: bool) -> jax.Array:
         thin = partial(self.conv, kernel_size=(1, 1), padding="VALID")
         y = thin(self.features, name="conv1")(x, tau=tau, train=train)
         y = nn.relu(self.norm(name="bn1")(y, use_running_average=not train))

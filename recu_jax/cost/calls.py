@@ -1,0 +1,158 @@
+"""The calls of a model's modules while it is traced, and what they make of its variables."""
+
+import dataclasses
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from recu_jax.cost.counts import LayerCost, Macs, ModelCost
+from recu_jax.cost.program import count_macs, declare_products, layer_scope
+from recu_jax.layers import BinaryConv, BinaryDense
+
+BinaryLayer = BinaryConv | BinaryDense
+Path = tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    kind: str
+    output_shape: tuple[int, ...]
+    layer: BinaryLayer | None
+    products: int  # of a 1-bit layer, that each number of its result is the sum of
+
+
+class Calls:
+    """Traces a model and remembers which modules are called.
+
+    Args:
+      args, kwargs: what the model is called with. Arrays and their shapes are traced; all else is given as it is, since
+        it may decide what the model does.
+    """
+
+    def __init__(self, args: Sequence[Any], kwargs: Mapping[str, Any]):
+        leaves, self._tree = jax.tree.flatten((tuple(args), dict(kwargs)))
+        self._static = [None if _is_array(leaf) else leaf for leaf in leaves]
+        self._arrays = [leaf if _is_array(leaf) else None for leaf in leaves]
+        self._numbers: dict[Path, int] = {}
+        self._calls: dict[Path, _Call] = {}
+        self._within: list[Path] = []
+        self._macs: dict[int | None, Macs] = {}
+
+    def _arguments(self, arrays):
+        leaves = [static if array is None else array for static, array in zip(self._static, arrays, strict=True)]
+        return jax.tree.unflatten(self._tree, leaves)
+
+    def shapes(self, function: Callable[..., Any]) -> Any:
+        """Shapes of `function(*args, **kwargs)`."""
+
+        def run(arrays):
+            args, kwargs = self._arguments(arrays)
+            return function(*args, **kwargs)
+
+        return jax.eval_shape(run, self._arrays)
+
+    def trace(self, function: Callable[..., Any], variables: Any) -> None:
+        """Traces `function(variables, *args, **kwargs)`, in which `record` is called for each call of a module."""
+
+        def run(variables, arrays):
+            args, kwargs = self._arguments(arrays)
+            return function(variables, *args, **kwargs)
+
+        self._macs = count_macs(jax.make_jaxpr(run)(variables, self._arrays).jaxpr)
+
+    def record(
+        self,
+        path: Path,
+        kind: str,
+        call: Callable[[], Any],
+        layer: BinaryLayer | None = None,
+        kernel_shape: Callable[[], Sequence[int]] = tuple,
+    ) -> Any:
+        """`call()`, its operations marked as those of the module at `path`.
+
+        Args:
+          path, kind: of the module, its name and that of its class.
+          call: of one of its methods.
+          layer: the layer, where it is one of 1 bit and `call` computes it.
+          kernel_shape: (*window, in_features / groups, features) of that layer, asked for after the call.
+        """
+        if self._within and self._within[-1] == path:  # a method that calls another, or that of the parent class
+            return call()
+        with layer_scope(self._numbers.setdefault(path, len(self._numbers))):
+            self._within.append(path)
+            try:
+                y = call()
+            finally:
+                self._within.pop()
+            products = 0
+            if layer is not None:
+                products = math.prod(kernel_shape()[:-1])
+                y = declare_products(y, products, 1 if layer.binary_weights else 8 * y.dtype.itemsize, 1)
+        leaves = jax.tree.leaves(y)
+        shape = tuple(leaves[0].shape) if leaves and _is_array(leaves[0]) else ()
+        self._calls.setdefault(path, _Call(kind, shape, layer, products))
+        return y
+
+    def know(self, parameters: Iterable[Path]) -> bool:
+        """Whether the modules of all these parameters were called."""
+        return all(path[:-1] in self._numbers for path in parameters)
+
+    def costs(self, parameters: Mapping[Path, Any], statistics: Mapping[Path, Any]) -> ModelCost:
+        """What the traced model costs, its layers in the order of their calls.
+
+        Args:
+          parameters, statistics: the model's arrays, or their shapes, by the path of their module and their name.
+        """
+        owned: dict[Path, tuple[dict[str, Any], dict[str, Any]]] = defaultdict(lambda: ({}, {}))
+        for kind, arrays in enumerate((parameters, statistics)):
+            for path, array in arrays.items():
+                owner = self._owner(path)
+                owned[owner][kind]["/".join(path[len(owner) :])] = array
+        macs = {path: self._macs.get(number, Counter()) for path, number in self._numbers.items()}
+        paths = dict.fromkeys([*self._numbers, *owned])
+        costs = [self._cost(path, *owned[path], macs.get(path, Counter())) for path in paths]
+        if outside := self._macs.get(None):
+            costs.append(LayerCost("", "", (), None, 0, 0, 0, outside))
+        return ModelCost([c for c in costs if c.macs or c.binary_parameters or c.real_parameters or c.constants])
+
+    def _owner(self, path: Path) -> Path:
+        """The module that a variable belongs to; its name may have parts."""
+        return next((path[:n] for n in range(len(path) - 1, -1, -1) if path[:n] in self._numbers), path[:-1])
+
+    def _cost(self, path: Path, parameters: dict[str, Any], statistics: dict[str, Any], macs: Macs) -> LayerCost:
+        call = self._calls.get(path, _Call("", (), None, 0))
+        kernel: Any = parameters.get("kernel")
+        constants = sum(array.size for array in statistics.values())
+        binary = 0
+        if call.layer is not None and call.layer.binary_weights:
+            binary = kernel.size
+            if call.layer.scale == "mean":
+                # Computed of the real weights, which inference does not have: a number per output channel instead.
+                constants = kernel.size // call.products
+        total = sum(array.size for array in parameters.values())
+        shape = None if kernel is None else tuple(kernel.shape)
+        return LayerCost("/".join(path), call.kind, call.output_shape, shape, binary, total - binary, constants, macs)
+
+
+def traced(
+    args: Sequence[Any], kwargs: Mapping[str, Any], trace: Callable[[Calls], None], parameters: Iterable[Path]
+) -> Calls:
+    """The calls that `trace` records of a model with these arguments.
+
+    What is compiled within a model (`nn.jit`, `nnx.jit`) is traced once for all that are equal, in this process: where
+    calls are missing for that, the model is traced again without it.
+    """
+    calls = Calls(args, kwargs)
+    trace(calls)
+    if not calls.know(parameters):
+        calls = Calls(args, kwargs)
+        with jax.disable_jit():
+            trace(calls)
+    return calls
+
+
+def _is_array(leaf: Any) -> bool:
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")

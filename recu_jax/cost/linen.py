@@ -1,0 +1,43 @@
+"""The layers of a Linen model, and what each of them costs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+from flax.traverse_util import flatten_dict
+
+from recu_jax.cost.calls import BinaryLayer, Calls, traced
+from recu_jax.cost.counts import ModelCost
+
+
+def linen_cost(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> ModelCost:
+    """What `model.apply(variables, *args, **kwargs)` needs; see `model_cost`."""
+
+    def init(*args, **kwargs):
+        return model.init(jax.random.key(0), *args, **kwargs)
+
+    variables = Calls(args, kwargs).shapes(init)
+    parameters, statistics = (flatten_dict(nn.meta.unbox(variables.get(n, {}))) for n in ("params", "batch_stats"))
+    calls = traced(args, kwargs, lambda calls: _trace(calls, model, variables), parameters)
+    return calls.costs(parameters, statistics)
+
+
+def _trace(calls: Calls, model: nn.Module, variables: Any) -> None:
+    def record(call, args, kwargs, context):
+        module = context.module
+        layer = module if isinstance(module, BinaryLayer) and context.method_name == "__call__" else None
+        return calls.record(
+            module.path,
+            type(module).__name__,
+            lambda: call(*args, **kwargs),
+            layer,
+            lambda: nn.meta.unbox(module.get_variable("params", "kernel")).shape,
+        )
+
+    def apply(variables, *args, **kwargs):
+        # Mutable, as a model may keep what it likes.
+        return model.apply(variables, *args, mutable=True, **kwargs)
+
+    with nn.intercept_methods(record):
+        calls.trace(apply, variables)

@@ -1,0 +1,124 @@
+"""Multiply-accumulates in a traced program, and which layer they belong to.
+
+While a model is traced each layer's operations are put into a scope (`jax.named_scope`) that bears its number, and a
+1-bit layer's result passes through a barrier whose scope says how many products each of its numbers is the sum of. That
+is how `vmap`, `scan` and the like multiply a layer's operations without it being told, and how it does not matter in
+what way a 1-bit layer computes: as a convolution of +-1, or with bits by xor and popcount.
+"""
+
+import contextlib
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from recu_jax.cost.counts import Macs
+
+_LAYER = re.compile(r"recu_layer_(\d+);")
+_PRODUCTS = re.compile(r"recu_products_(\d+)_(\d+)x(\d+);")
+
+
+@contextlib.contextmanager
+def layer_scope(number: int) -> Iterator[None]:
+    """Operations traced within belong to layer `number`, except those of layers within it."""
+    with jax.named_scope(f"recu_layer_{number};"):
+        yield
+
+
+def declare_products(y: jax.Array, products: int, weight_bits: int, activation_bits: int) -> jax.Array:
+    """`y`, of which each number is the sum of so many products; stands for all else in the layer's scope.
+
+    Args:
+      y: a layer's result; called within its scope.
+      products: per number of `y`, the same for all of them.
+      weight_bits, activation_bits: of each product.
+    """
+    with jax.named_scope(f"recu_products_{products}_{weight_bits}x{activation_bits};"):
+        return lax.optimization_barrier(y)
+
+
+def count_macs(jaxpr: Jaxpr) -> dict[int | None, Macs]:
+    """Multiply-accumulates of a program by layer; those in no layer's scope are under None.
+
+    Convolutions and matrix products, in the precision of their operands. The body of a `scan` counts as often as it
+    runs, of a `while` once, of a `cond` the dearest branch. Taps on a convolution's padding count.
+    """
+    found: dict[int | None, Counter] = defaultdict(Counter)
+    declared: dict[int | None, Counter] = defaultdict(Counter)
+    for operation in _operations(jaxpr):
+        (declared if operation.declared else found)[operation.layer][operation.precision] += operation.macs
+    return {**found, **declared}
+
+
+class _Operation(NamedTuple):
+    layer: int | None
+    precision: tuple[int, int]
+    macs: int
+    declared: bool
+
+
+def _operations(jaxpr: Jaxpr, layer: int | None = None, times: int = 1) -> Iterator[_Operation]:
+    for eqn in jaxpr.eqns:
+        scope, primitive = str(eqn.source_info.name_stack), eqn.primitive.name
+        # A program within a program may or may not repeat the scopes around it.
+        inner = int(marks[-1]) if (marks := _LAYER.findall(scope)) else layer
+        if primitive == "optimization_barrier" and (said := _PRODUCTS.search(scope)):
+            products, weight_bits, activation_bits = map(int, said.groups())
+            macs = products * _shaped(eqn.outvars[0]).size
+            yield _Operation(inner, (weight_bits, activation_bits), times * macs, True)
+        elif primitive in _MACS:
+            left, right = map(_shaped, eqn.invars)
+            macs = _MACS[primitive](left, right, _shaped(eqn.outvars[0]), eqn.params)
+            yield _Operation(inner, (_bits(right), _bits(left)), times * macs, False)
+        elif primitive == "cond":
+            branches = [list(_operations(branch.jaxpr, inner, times)) for branch in eqn.params["branches"]]
+            yield from max(branches, key=lambda operations: sum(operation.macs for operation in operations))
+        else:
+            for inside in _programs_in(eqn.params):
+                yield from _operations(inside, inner, times * _repeats(primitive, eqn.params))
+
+
+def _dot_macs(left, right, out, params):
+    (contracted, _), _ = params["dimension_numbers"]
+    return out.size * math.prod(left.shape[axis] for axis in contracted)
+
+
+def _conv_macs(left, right, out, params):
+    out_features = right.shape[params["dimension_numbers"].rhs_spec[0]]
+    if math.prod(params["lhs_dilation"]) == 1:
+        return out.size * (right.size // out_features)
+    # Transposed: the zeros between the inputs are no operands.
+    in_features = left.shape[params["dimension_numbers"].lhs_spec[1]]
+    return left.size * (right.size // in_features)
+
+
+_MACS = {"dot_general": _dot_macs, "conv_general_dilated": _conv_macs}
+
+
+def _shaped(variable: Any) -> jax.core.ShapedArray:
+    return variable.aval
+
+
+def _bits(array) -> int:
+    return 8 * array.dtype.itemsize
+
+
+def _repeats(primitive, params) -> int:
+    if primitive == "scan":
+        return params["length"]
+    # Within, the shapes are those of one device.
+    return params["mesh"].size if primitive == "shard_map" else 1
+
+
+def _programs_in(params) -> Iterator[Jaxpr]:
+    for value in params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(item, ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, Jaxpr):
+                yield item
