@@ -70,8 +70,9 @@ def with_tau(variables: Mapping[str, Any], tau: jax.Array | float) -> dict[str, 
 def set_tau(model: Any, tau: jax.Array | float | None) -> None:
     """Gives all binary layers of an NNX model this tau; they take it where a call says none. Changes `model`.
 
-    It is kept in a variable of the type `recu_jax.nnx.Tau`, which is no `nnx.Param`: optimizers leave it alone. None
-    takes it out again, so that the model's state is what it was, before saving, say.
+    It is kept in variables of the type `recu_jax.nnx.Tau`, which is no `nnx.Param`: optimizers leave them alone. They
+    come with the first call, so that a jitted step is compiled once more after it, unless there was one before. None
+    takes them away, and the model's state is what it was: before saving, say.
 
     Args:
       model: an `nnx.Module`.

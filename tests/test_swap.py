@@ -11,14 +11,14 @@ from sklearn.datasets import load_digits
 import recu_jax.nnx
 from recu_jax import BinaryConv, binary_layers, set_tau, with_tau
 
-STEPS = 20
+STEPS = 60
 
 
 @pytest.fixture(scope="module")
 def digits():
-    """256 images (batch, height, width, 1) about zero, and their classes."""
+    """128 images (batch, height, width, 1) about zero, and their classes."""
     pixels, classes = load_digits(return_X_y=True)
-    return jnp.asarray(pixels[:256].reshape(-1, 8, 8, 1) / 8 - 1, "float32"), jnp.asarray(classes[:256])
+    return jnp.asarray(pixels[:128].reshape(-1, 8, 8, 1) / 8 - 1, "float32"), jnp.asarray(classes[:128])
 
 
 def cross_entropy(logits, classes):
@@ -68,7 +68,8 @@ def test_linen_resnet(digits):
         variables, state, value = train_step(variables, state, 0.85 + 0.14 * i / STEPS)
         values.append(float(value))
     assert values[-1] < 0.5 * values[0], values
-    assert (model.apply(variables, images, train=False).argmax(-1) == classes).mean() > 0.5
+    logits = jax.jit(model.apply, static_argnames="train")(variables, images, train=False)
+    assert (logits.argmax(-1) == classes).mean() > 0.5
 
 
 class ViT(nnx.Module):
@@ -103,7 +104,7 @@ def test_nnx_vit(digits):
     nnx.eval_shape(lambda: ViT(nnx.Linear, nnx.Rngs(0)))
     model = ViT(recu_jax.nnx.BinaryDense, nnx.Rngs(0))
     assert len(binary_layers(model)) == 8
-    optimizer = nnx.Optimizer(model, optax.adam(0.01), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(model, optax.adam(0.02), wrt=nnx.Param)
 
     @nnx.jit
     def train_step(model, optimizer, tau):
@@ -112,8 +113,9 @@ def test_nnx_vit(digits):
         optimizer.update(model, gradients)
         return value
 
+    set_tau(model, 0.85)  # or the first two steps are compiled
     model.train()
     values = [float(train_step(model, optimizer, 0.85 + 0.14 * i / STEPS)) for i in range(STEPS)]
     assert values[-1] < 0.6 * values[0], values
     model.eval()
-    assert (model(images).argmax(-1) == classes).mean() > 0.4
+    assert (nnx.jit(lambda model: model(images))(model).argmax(-1) == classes).mean() > 0.5

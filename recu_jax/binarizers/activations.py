@@ -25,7 +25,7 @@ class ReCU(ActivationBinarizer):
     ICCV 2021, arXiv 2103.12369, and the authors' code.
     """
 
-    def __call__(self, x, *, sample_ndim, train, progress=None):
+    def __call__(self, x: jax.Array, *, sample_ndim: int, train: bool, progress: Number | None = None) -> jax.Array:
         return functional.binarize_activations(x, sample_ndim, train=train)
 
 
@@ -38,7 +38,7 @@ class ClippedSign(ActivationBinarizer):
 
     clip: float = 1.0
 
-    def __call__(self, x, *, sample_ndim, train, progress=None):
+    def __call__(self, x: jax.Array, *, sample_ndim: int, train: bool, progress: Number | None = None) -> jax.Array:
         return signs.clipped_sign(x, self.clip)
 
 
@@ -49,7 +49,7 @@ class ApproxSign(ActivationBinarizer):
     Liu et al., "Bi-Real Net", ECCV 2018, arXiv 1808.00278, section 3.3, the derivative of a piecewise polynomial.
     """
 
-    def __call__(self, x, *, sample_ndim, train, progress=None):
+    def __call__(self, x: jax.Array, *, sample_ndim: int, train: bool, progress: Number | None = None) -> jax.Array:
         return functional.approx_sign(x)
 
 
@@ -62,7 +62,7 @@ class SwishSign(ActivationBinarizer):
 
     beta: float = 5.0
 
-    def __call__(self, x, *, sample_ndim, train, progress=None):
+    def __call__(self, x: jax.Array, *, sample_ndim: int, train: bool, progress: Number | None = None) -> jax.Array:
         return signs.swish_sign(x, self.beta)
 
 
@@ -79,7 +79,7 @@ class EDE(ActivationBinarizer):
     t_min: float = 0.1
     t_max: float = 10.0
 
-    def __call__(self, x, *, sample_ndim, train, progress: Number | None = None):
+    def __call__(self, x: jax.Array, *, sample_ndim: int, train: bool, progress: Number | None = None) -> jax.Array:
         return signs.ede_sign(x, geometric(self.t_min, self.t_max, progress))
 
 
@@ -102,7 +102,7 @@ class ReSTE(ActivationBinarizer):
     near: float = 0.1
     far: float = 1.5
 
-    def __call__(self, x, *, sample_ndim, train, progress: Number | None = None):
+    def __call__(self, x: jax.Array, *, sample_ndim: int, train: bool, progress: Number | None = None) -> jax.Array:
         o = 1.0 if progress is None else 1 + (self.o_end - 1) * (1 - jnp.cos(math.pi / 2 * progress))
         return signs.reste_sign(x, o, self.near, self.far)
 
@@ -117,5 +117,7 @@ class RSign(ActivationBinarizer):
 
     parameters: ClassVar[Mapping[str, Callable[..., jax.Array]]] = {"shift": jax.nn.initializers.zeros}
 
-    def __call__(self, x, *, sample_ndim, train, progress=None, shift: jax.Array):
+    def __call__(
+        self, x: jax.Array, *, sample_ndim: int, train: bool, progress: Number | None = None, shift: jax.Array
+    ) -> jax.Array:
         return functional.approx_sign(x - per_channel(shift, x))

@@ -41,7 +41,9 @@ class ReCU(WeightBinarizer):
     b: float = 2.0
     centre: bool = True
 
-    def __call__(self, kernel, tau: Number | None = None, progress=None):
+    def __call__(
+        self, kernel: jax.Array, tau: Number | None = None, progress: Number | None = None
+    ) -> tuple[jax.Array, jax.Array | None]:
         return functional.binarize_weights(kernel, tau, **self._options), None
 
     def clamped(self, kernel: jax.Array, tau: Number | None = None) -> jax.Array:
@@ -61,7 +63,9 @@ class ClippedSign(WeightBinarizer):
     clips the latent weights to [-1, 1] after each update; that is not done here.
     """
 
-    def __call__(self, kernel, tau=None, progress=None):
+    def __call__(
+        self, kernel: jax.Array, tau: Number | None = None, progress: Number | None = None
+    ) -> tuple[jax.Array, jax.Array | None]:
         return clipped_sign(kernel), None
 
 
@@ -77,7 +81,9 @@ class XNORNet(WeightBinarizer):
 
     scaled: ClassVar[bool] = True
 
-    def __call__(self, kernel, tau=None, progress=None):
+    def __call__(
+        self, kernel: jax.Array, tau: Number | None = None, progress: Number | None = None
+    ) -> tuple[jax.Array, jax.Array | None]:
         scale = _mean_magnitude(kernel)
         # g comes back multiplied by the scale.
         own = 1 / (math.prod(kernel.shape[:-1]) * lax.expand_dims(scale, range(kernel.ndim - 1)))
@@ -94,7 +100,9 @@ class MagnitudeAwareSign(WeightBinarizer):
 
     scaled: ClassVar[bool] = True
 
-    def __call__(self, kernel, tau=None, progress=None):
+    def __call__(
+        self, kernel: jax.Array, tau: Number | None = None, progress: Number | None = None
+    ) -> tuple[jax.Array, jax.Array | None]:
         return clipped_sign(kernel), _mean_magnitude(kernel)
 
 
@@ -108,7 +116,9 @@ class DoReFa(WeightBinarizer):
 
     scaled: ClassVar[bool] = True
 
-    def __call__(self, kernel, tau=None, progress=None):
+    def __call__(
+        self, kernel: jax.Array, tau: Number | None = None, progress: Number | None = None
+    ) -> tuple[jax.Array, jax.Array | None]:
         mean = jnp.maximum(functional.laplace_scale(kernel).astype(kernel.dtype), jnp.finfo(kernel.dtype).tiny)
         # g comes back multiplied by the scale.
         return sign_with_slope(kernel, jnp.full_like(kernel, 1 / mean)), jnp.full(kernel.shape[-1:], mean)
@@ -135,7 +145,9 @@ class Libra(WeightBinarizer):
     t_min: float = 0.1
     t_max: float = 10.0
 
-    def __call__(self, kernel, tau=None, progress: Number | None = None):
+    def __call__(
+        self, kernel: jax.Array, tau: Number | None = None, progress: Number | None = None
+    ) -> tuple[jax.Array, jax.Array | None]:
         # Standardised to the scale of a Laplace distribution whose standard deviation is 1.
         balanced = functional.standardize(kernel, b=math.sqrt(0.5))
         signs = ede_sign(balanced, geometric(self.t_min, self.t_max, progress))
