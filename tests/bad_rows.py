@@ -69,7 +69,7 @@ CONFIG_FILES = [
 
 FIELDS = [
     field("tau_min", 0.4, "config.tau_min is 0.4"),
-    field("tau_schedule", "exp", "config.tau_schedule is 'exp', which does not exist; did you mean 'exponential'?"),
+    field("tau_schedule", "exponent", "'exponent', which does not exist; did you mean 'exponential'?"),
     field("laplace_b", 0.0, "config.laplace_b is 0.0; it must be above 0"),
     field("tau_min", 0.95, "0.5 < tau_min <= tau_max <= 1", tau_max=0.9),
     field("weight_binarizer", "xnor", "is 'xnor', which does not exist; did you mean 'xnor_net'?"),
