@@ -1,4 +1,4 @@
-"""Public functions and methods state the types of what they take and give; mypy, in CI, whether that is true."""
+"""Public functions and methods state the types of what they take and give."""
 
 import ast
 import pathlib
