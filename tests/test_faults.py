@@ -165,7 +165,7 @@ def test_workers_that_die_or_hang_are_noticed(photos):
     run = run_of([*arguments, "--config.epochs=1000"], folder / "workers", seconds=2.0)
     for harmed, words in (
         (faults.worker_killed, "error: an input worker is gone ("),
-        (faults.worker_hangs, "error: no batch came for 5 s: an input worker or the disk that it reads hangs"),
+        (faults.worker_hangs, "error: no batch came for 10 s: an input worker or the disk that it reads hangs"),
     ):
         assert harmed(run, random.Random(0)) == "stopped with a line"
         assert log(run.workdir).splitlines()[-1].startswith(words)
