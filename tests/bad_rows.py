@@ -63,7 +63,8 @@ CONFIG_FILES = [
                 lambda d: bad.config(d, ["c = base_config()", "c.epochs = True", "return c"])),
     config_file("a config with None for a number", "config.epochs is None; it must be a whole number",
                 lambda d: bad.config(d, ["c = base_config()", "c.epochs = None", "return c"])),
-    config_file("a config that lacks fields", "config.activation_binarizer is missing; start from recu_jax.config.base_config()",
+    config_file("a config that lacks fields",
+                "config.activation_binarizer is missing; start from recu_jax.config.base_config()",
                 lambda d: bad.config(d, ["return ConfigDict({'epochs': 3})"], "from ml_collections import ConfigDict")),
 ]  # fmt: skip
 
