@@ -65,8 +65,13 @@ def _hardware(devices):
         "platform": devices[0].platform,
         "processes": jax.process_count(),
         "processor": _processor(),
-        "cores": os.cpu_count(),
+        "cores": _cores(),
     }
+
+
+def _cores():
+    """Cores that this process may use, fewer than the machine's under `taskset` or a batch system."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _processor():

@@ -113,6 +113,8 @@ _resnet18_like = partial(CifarResNet, block=OneShortcutBlock, stem_activation=Fa
 
 MODELS = {
     "cifar_resnet20": partial(_resnet20_like, stage_sizes=(3, 3, 3), widths=(16, 32, 64)),
+    # Of its kin the least that is still one, for experiments of many runs.
+    "cifar_resnet8": partial(_resnet20_like, stage_sizes=(1, 1, 1), widths=(16, 32, 64)),
     "cifar_resnet18": partial(_resnet18_like, stage_sizes=(2, 2, 2, 2), widths=(64, 128, 256, 512)),
     "cifar_resnet18a": partial(_resnet18_like, stage_sizes=(2, 2, 2, 2), widths=(32, 32, 64, 128)),
     "cifar_resnet18b": partial(_resnet18_like, stage_sizes=(2, 2, 2, 2), widths=(32, 64, 128, 256)),
