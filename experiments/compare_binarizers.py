@@ -6,7 +6,7 @@
 Each weight binarizer goes with ReCU's activations, each activation binarizer with ReCU's weights, and both as the
 papers pair them. All else is the data set's recipe, which is ReCU's, and the same for all (but for Bop), so this says
 how they fare in each other's place, and not how well each can do. Weights without a scale of their own get the learned
-alpha. `cifar10_subset` is the first 500 training and 200 test images of each class.
+alpha. `cifar10_subset` is the first 500 training and 200 test images of each class, for a ResNet-8.
 
 Runs that `runs.jsonl` in the results has are not repeated, one that was interrupted goes on where it was; so the same
 command continues. Needs matplotlib.
@@ -37,7 +37,7 @@ from recu_jax.binarizers import ACTIVATIONS, WEIGHTS  # noqa: E402
 from recu_jax.replacing import replacing  # noqa: E402
 
 RESULTS = ROOT / "experiments" / "results" / "binarizers"
-EPOCHS = {"digits": 30, "cifar10_subset": 30}
+EPOCHS = {"digits": 30, "cifar10_subset": 8}
 # Of each class.
 TRAIN_IMAGES, TEST_IMAGES = 500, 200
 
@@ -91,13 +91,16 @@ def recipe(dataset: str, folder: pathlib.Path, data_dir: str | None) -> list[str
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             np.savez(file, **arrays)
-    options = {"dataset": "npz", "data_dir": path.resolve(), "batch_size": 100, "eval_batch_size": 500}
+    options = {
+        "dataset": "npz", "data_dir": path.resolve(), "model": "cifar_resnet8", "warmup_epochs": 1,
+        "batch_size": 100, "eval_batch_size": 500,
+    }  # fmt: skip
     return ["--config=configs/cifar10.py", *(f"--config.{field}={value}" for field, value in options.items())]
 
 
 def train(pair: Pair, seed: int, epochs: int, arguments: Sequence[str], workdir: pathlib.Path, prefix: Sequence[str]):
     """Test top-1 after each epoch."""
-    fields = {**pair.fields, "seed": seed, "epochs": epochs, "tensorboard": False}
+    fields = {**pair.fields, "seed": seed, "epochs": epochs, "tensorboard": False, "report": False}
     process = runs.start(
         [*arguments, *(f"--config.{field}={value}" for field, value in fields.items())], workdir,
         cache=workdir.parent / "compiled", prefix=prefix,
@@ -180,7 +183,7 @@ def main():
     parser.add_argument("--dataset", choices=EPOCHS, default="digits")
     parser.add_argument("--config.data_dir", dest="data_dir", help="where TFDS keeps cifar10")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
-    parser.add_argument("--epochs", type=int, help="default: 30")
+    parser.add_argument("--epochs", type=int, help=f"default: {EPOCHS}")
     parser.add_argument("--groups", nargs="+", choices=sorted({p.group for p in PAIRS}), help="default: all")
     parser.add_argument("--workdir", type=pathlib.Path, default=ROOT / "runs" / "binarizers", help="of the runs")
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS)

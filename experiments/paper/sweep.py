@@ -33,7 +33,7 @@ DATASETS = {
     # A tenth of CIFAR-10 calls for a smaller network, and for smaller batches to have steps enough.
     "cifar10_5000": [
         "--config=configs/cifar10.py", "--config.dataset=npz", "--config.data_dir={data}",
-        "--config.model=cifar_resnet8", "--config.batch_size=100",
+        "--config.model=cifar_resnet8", "--config.batch_size=100", "--config.warmup_epochs=1",
     ],
 }  # fmt: skip
 BUDGETS = {"small": {"dataset": "digits", "epochs": 10}, "paper": {"dataset": "cifar10", "epochs": 600}}
