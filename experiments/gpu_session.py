@@ -9,7 +9,8 @@ Runs, each in a process of its own, and writes what it prints to DIR:
 3. `speed_*`: train steps a second of the three CIFAR models, batch 256, float32 and bfloat16, by `recu_jax.main`'s
    own loop on the arrays of `--data`;
 4. `benchmarks`: `benchmarks/gpu.py`, train steps against eager and compiled PyTorch;
-5. `resnet20_600`: the paper's whole recipe, stopped when the minutes are over; the same command continues it.
+5. `forward`: `benchmarks/gpu_forward.py`, convolutions of signs in float32, bfloat16, int8 and fp8;
+6. `resnet20_600`: the paper's whole recipe, stopped when the minutes are over; the same command continues it.
 
 `--data` is a file of data set npz, or one with the encoded images in a row (`train_bytes, train_sizes, train_labels`,
 and the same for test), which is decoded first. `--rehearse` does all of it in seconds, on a CPU, with the digits.
@@ -93,8 +94,9 @@ def main():
         for dtype in ("float32", "bfloat16"):
             chosen = [] if arguments.rehearse else [f"--config.model={model}"]
             train(f"speed_{model}_{dtype}", "--config.epochs=3", f"--config.dtype={dtype}", *chosen)
-    out = ["--rehearse", "--repeats=1"] if arguments.rehearse else []
-    run("benchmarks", "experiments/benchmarks/gpu.py", f"--out={arguments.out / 'gpu.json'}", *out)
+    small = ["--rehearse", "--repeats=1"] if arguments.rehearse else []
+    run("benchmarks", "experiments/benchmarks/gpu.py", f"--out={arguments.out / 'gpu.json'}", *small)
+    run("forward", "experiments/benchmarks/gpu_forward.py", f"--out={arguments.out / 'gpu_forward.json'}", *small)
     train("resnet20_600", f"--config.epochs={1 if arguments.rehearse else 600}", "--config.checkpoint_every_epochs=20")
 
 
