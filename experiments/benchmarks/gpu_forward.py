@@ -1,11 +1,11 @@
-"""Forward convolutions of +1 and -1 on one GPU, in every type that may be fast there: which one a train step should take.
+"""Forward convolutions of +1 and -1 on one GPU, in every type that may be fast there.
 
     python experiments/benchmarks/gpu_forward.py --out=experiments/results/benchmarks/gpu_forward.json
 
-Layers are those of the networks at the batch sizes of `gpu.py`. Sums are integers below 2^24, so that each type is exact
-that multiplies signs and adds in float32 or int32; whether it was is checked here, against float32. A call holds what
-a train step does: from bfloat16 activations to their signs, in the type, and from the sums back to bfloat16. Types take
-turns; `--rehearse` runs on a CPU, small.
+Layers are those of the networks at the batch sizes of `gpu.py`. Sums are integers below 2^24, so that each type is
+exact that multiplies signs and adds in float32 or int32; whether it was is checked here, against float32. A call holds
+what a train step does: from bfloat16 activations to their signs, in the type, and from the sums back to bfloat16. Types
+take turns; `--rehearse` runs on a CPU, small.
 """
 
 import argparse
