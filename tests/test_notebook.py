@@ -11,9 +11,8 @@ import re
 import shutil
 import subprocess
 import tarfile
-import venv
-import zipfile
 
+import filelock
 import nbclient
 import nbformat
 import numpy as np
@@ -28,15 +27,14 @@ def read_notebook():
     return nbformat.read(NOTEBOOK, as_version=4)
 
 
-def cells(notebook):
-    return {cell.id: cell for cell in notebook.cells}
+def photographs():
+    r = np.random.default_rng(0)
+    return r.integers(256, size=(48, 32, 32, 3), dtype=np.uint8), r.permutation(48).astype(np.uint8) % 10
 
 
 def write_archive(path):
-    """A small archive in the format of CIFAR-10's binary version; the images and labels in it, by split."""
-    r = np.random.default_rng(0)
-    images, labels = r.integers(256, size=(48, 32, 32, 3), dtype=np.uint8), r.integers(10, size=48, dtype=np.uint8)
-    labels[-1] = 9
+    """A small archive in the format of CIFAR-10's binary version."""
+    images, labels = photographs()
     names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
     with tarfile.open(path, "w:gz") as archive:
         for i, name in enumerate(names):
@@ -46,7 +44,6 @@ def write_archive(path):
             entry = tarfile.TarInfo(f"cifar-10-batches-bin/{name}.bin")
             entry.size = len(rows)
             archive.addfile(entry, io.BytesIO(rows))
-    return {"train": (images[:40], labels[:40]), "test": (images[40:], labels[40:])}
 
 
 def with_settings(notebook, **settings):
@@ -58,11 +55,9 @@ def with_settings(notebook, **settings):
     notebook.cells.insert(at + 1, nbformat.v4.new_code_cell(lines))
 
 
-@pytest.fixture(scope="module")
-def executed(tmp_path_factory):
-    """What each cell put out, by the cell's id; the folder it ran in; the images of the archive."""
-    folder = tmp_path_factory.mktemp("notebook")
-    splits = write_archive(folder / "archive.tar.gz")
+def execute(folder):
+    """Runs the notebook in `folder`, and writes it there with what its cells put out."""
+    write_archive(folder / "archive.tar.gz")
     notebook = read_notebook()
     with_settings(
         notebook,
@@ -84,7 +79,22 @@ def executed(tmp_path_factory):
         notebook, timeout=300, startup_timeout=300, resources={"metadata": {"path": str(folder)}}
     )
     client.execute(env=os.environ | environment)
-    return {name: cell.outputs for name, cell in cells(notebook).items() if cell.cell_type == "code"}, folder, splits
+    nbformat.write(notebook, folder / "executed.ipynb")
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """What each cell put out, by the cell's id, and the folder it ran in."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each has a folder of its own beside those of the others
+        folder = folder.parent
+    folder = folder / "notebook"
+    with filelock.FileLock(f"{folder}.lock"):  # it takes too long to do it in each
+        folder.mkdir(exist_ok=True)
+        if not (folder / "executed.ipynb").exists():
+            execute(folder)
+    notebook = nbformat.read(folder / "executed.ipynb", as_version=4)
+    return {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}, folder
 
 
 def text(outputs):
@@ -105,7 +115,7 @@ def test_nothing_is_stored_and_every_cell_is_introduced():
 
 
 def test_all_devices_are_found(executed):
-    outputs, _, _ = executed
+    outputs, _ = executed
     assert text(outputs["devices"]).startswith(f"{DEVICES} cpu device(s), jax ")
 
 
@@ -114,7 +124,7 @@ def test_all_devices_are_found(executed):
     [("digits", "digits_1_epochs", 1, 64), ("cifar10", "digits_resnet8_2_epochs", 2, 16)],
 )
 def test_it_trains_on_all_devices(executed, cell, run, epochs, batch_size):
-    outputs, folder, _ = executed
+    outputs, folder = executed
     metrics = rows(folder / "runs" / run)
     assert [row["epoch"] for row in metrics] == list(range(1, epochs + 1))
     best = max(row["test_top1"] for row in metrics)
@@ -126,21 +136,21 @@ def test_it_trains_on_all_devices(executed, cell, run, epochs, batch_size):
 
 
 def test_it_learns_the_digits(executed):
-    _, folder, _ = executed
-    assert rows(folder / "runs" / "digits_1_epochs")[-1]["test_top1"] > 50
+    _, folder = executed
+    assert rows(folder / "runs" / "digits_1_epochs")[-1]["test_top1"] > 30
 
 
 def test_the_archive_becomes_arrays(executed):
-    _, folder, splits = executed
+    _, folder = executed
     with np.load(folder / "cifar10.npz") as arrays:
         assert len(arrays) == 4
-        for split, (images, labels) in splits.items():
-            np.testing.assert_array_equal(arrays[f"{split}_images"], images)
-            np.testing.assert_array_equal(arrays[f"{split}_labels"], labels)
+        for part, whole in zip(("images", "labels"), photographs(), strict=True):
+            np.testing.assert_array_equal(arrays[f"train_{part}"], whole[:40])
+            np.testing.assert_array_equal(arrays[f"test_{part}"], whole[40:])
 
 
 def shown_report(executed):
-    outputs, folder, _ = executed
+    outputs, folder = executed
     (output,) = outputs["report"]
     return output.data["text/html"], (folder / "runs" / "digits_resnet8_2_epochs" / "report.html").read_text()
 
@@ -151,7 +161,7 @@ def test_the_report_is_shown(executed):
 
 
 def test_a_layer_trains_in_another_model(executed):
-    outputs, _, _ = executed
+    outputs, _ = executed
     first, *layers = text(outputs["layer"]).splitlines()
     before, after, accuracy = map(float, re.fullmatch(r"loss (.+) -> (.+), accuracy (.+)", first).groups())
     assert after < before / 2 and accuracy > 0.8
@@ -159,7 +169,7 @@ def test_a_layer_trains_in_another_model(executed):
 
 
 def test_the_runs_are_saved(executed):
-    outputs, folder, _ = executed
+    outputs, folder = executed
     said, *saved = text(outputs["save"]).splitlines()
     assert said == "This is not Colab, so there is no Google Drive: the runs are copied into a local folder."
     assert saved == ["saved/here/digits_1_epochs", "saved/here/digits_resnet8_2_epochs"]
@@ -171,20 +181,20 @@ def test_the_runs_are_saved(executed):
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-# Turns the report's layer and epoch, as a reader does, and writes down what it then shows.
+# Chooses the report's second layer, as a reader does, and writes down what it then shows.
 TURNS = """<pre id=found></pre><script>onload = () => {
   const page = document.querySelector("iframe").contentDocument, layer = page.getElementById("layer");
   layer.selectedIndex = 1;
   layer.dispatchEvent(new Event("change"));
   const figures = [...page.querySelectorAll(".js-plotly-plot")].map((figure) => figure.id);
-  const x = page.getElementById("weights").data[0].x;
-  document.getElementById("found").textContent = JSON.stringify([figures, x.length, x]);
+  const bars = page.getElementById("weights").data[0];
+  document.getElementById("found").textContent = JSON.stringify([figures, bars.x]);
 }</script>"""
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_the_report_works_within_the_notebook(executed, tmp_path):
-    shown, _ = shown_report(executed)
+    shown, report = shown_report(executed)
     (tmp_path / "page.html").write_text(f"<!doctype html><body>{shown}{TURNS}</body>")
     done = subprocess.run(
         [
@@ -196,56 +206,8 @@ def test_the_report_works_within_the_notebook(executed, tmp_path):
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert "CONSOLE" not in done.stderr, done.stderr
-    print(done.stdout[-3000:])
-
-
-def install(python, folder, install_from):
-    """Runs the cell that installs."""
-    source = f"install_from = {install_from!r}\n" + cells(read_notebook())["install"].source
-    environment = {"PATH": os.environ["PATH"], "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder)}
-    return subprocess.run([python, "-c", source], cwd=folder, env=environment, capture_output=True, text=True)
-
-
-def write_wheel(folder, name, version, *requires):
-    """A package of one empty module."""
-    info = f"{name}-{version}.dist-info"
-    needs = "".join(f"Requires-Dist: {r}\n" for r in requires) + "Provides-Extra: report\n"
-    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
-        wheel.writestr(f"{name}/__init__.py", "")
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}")
-        wheel.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        wheel.writestr(f"{info}/RECORD", "")
-    return folder / f"{name}-{version}-py3-none-any.whl"
-
-
-def test_installation_adds_what_is_missing_and_leaves_jax_alone(tmp_path):
-    venv.create(tmp_path / "venv", with_pip=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    (tmp_path / "recu_jax").mkdir()  # as a clone in the notebook's folder has
-    for name, version in (("jax", "0.7.2"), ("jax", "0.8.0"), ("plotly", "6.0.0")):
-        write_wheel(tmp_path, name, version)
-
-    done = install(python, tmp_path, "")
-    assert done.returncode == 1 and done.stderr == (
-        "install_from is empty and recu_jax is not installed; fill it in above and run both cells again\n"
-    )
-
-    def versions():
-        listed = subprocess.run([python, "-m", "pip", "freeze"], check=True, capture_output=True, text=True).stdout
-        return set(re.findall(r"^\w+(?:==[\d.]+)?", listed, re.MULTILINE))
-
-    subprocess.run([python, "-m", "pip", "install", "-q", tmp_path / "jax-0.7.2-py3-none-any.whl"], check=True)
-    wheel = write_wheel(tmp_path, "recu_jax", "0.1.0", "jax>=0.8", "plotly; extra == 'report'")
-    done = install(python, tmp_path, str(wheel))
-    assert done.returncode == 1 and "jax==0.7.2" in done.stderr
-    before = versions()
-    assert not any(v.startswith("recu_jax") for v in before)
-    wheel = write_wheel(tmp_path, "recu_jax", "0.1.0", "jax>=0.7", "plotly; extra == 'report'")
-    done = install(python, tmp_path, str(wheel))
-    assert done.returncode == 0, done.stderr
-    assert versions() == before | {"recu_jax", "plotly==6.0.0"}
-    # Now there is nothing to do, whatever the form says.
-    done = install(python, tmp_path, "")
-    assert done.returncode == 0, done.stderr
+    figures, bars = json.loads(html.unescape(re.search(r'id="?found"?>([^<]*)<', done.stdout)[1]))
+    assert set(figures) == {"loss", "top1", "learning_rate", "tau", "flipped", "clipped", "dead", "weights"}
+    histograms = json.loads(re.search(r'id="data">(.*?)</script>', report, re.DOTALL)[1])["histograms"]
+    first, second = (histograms["scale"][layer][-1] for layer in range(2))
+    assert bars[0] == pytest.approx(-histograms["range"] * second * (1 - 1 / len(bars))) and first != second
