@@ -13,6 +13,8 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "recu_jax" / "__init__.py")
 TFDS = ["tensorflow-datasets>=4.9.9", "array_record", "importlib_resources", "opencv-python-headless>=4.12"]
 # Photographs that stay on disk: ImageNet of TFDS, Tiny-ImageNet, folders of images.
 PHOTOS = [*TFDS, "grain>=0.2.18", "pillow>=11.0"]
+# The tests execute experiments/colab_tpu.ipynb.
+NOTEBOOK = ["ipykernel", "nbclient", "nbformat"]
 
 KERNELS = pathlib.Path("recu_jax") / "bits" / "csrc"
 
@@ -84,7 +86,7 @@ setup(
         # report.html
         "report": ["plotly>=6"],
         # Tests build the compiled kernels beside their sources, with setuptools, which Python 3.12 no longer brings.
-        "test": [*PHOTOS, "flatbuffers", "plotly>=6", "pytest", "pytest-xdist", "ruff", "setuptools"],
+        "test": [*PHOTOS, *NOTEBOOK, "flatbuffers", "plotly>=6", "pytest", "pytest-xdist", "ruff", "setuptools"],
         # Comparisons only. On Python 3.11 `torch==2.13.0` is to be had as a CPU build.
         "torch": ["torch>=2.4"],
     },

@@ -8,7 +8,8 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 
 function keep(key, value) {
   kept.set(key, value);
-  history.replaceState(null, "", "#" + kept);
+  // Shown within another page, such as a notebook, it has no address of its own.
+  if (location.protocol !== "about:") history.replaceState(null, "", "#" + kept);
 }
 
 function themed(layout) {
