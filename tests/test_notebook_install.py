@@ -1,4 +1,4 @@
-"""The cell of the Colab notebook that installs: in a new virtual environment, with pip and small packages of our own."""
+"""The cell of the Colab notebook that installs: in a new virtual environment, with pip and small packages made here."""
 
 import json
 import os
