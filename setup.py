@@ -4,6 +4,7 @@ import pathlib
 import re
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = pathlib.Path(__file__).parent
@@ -35,6 +36,13 @@ class BuildKernels(build_ext):
             print(f"recu_jax is installed without its compiled kernels ({error}); 1-bit models will run by XLA, slower")
 
 
+class OneWheel(bdist_wheel):
+    """XLA calls the kernels, Python only loads them: one wheel of a platform serves every version of Python."""
+
+    def get_tag(self):
+        return ("py3", "none", super().get_tag()[2])
+
+
 setup(
     name="recu_jax",
     version=VERSION,
@@ -57,7 +65,7 @@ setup(
             language="c++",
         )
     ],
-    cmdclass={"build_ext": BuildKernels},
+    cmdclass={"build_ext": BuildKernels, "bdist_wheel": OneWheel},
     install_requires=[
         "absl-py",
         # 0.10.2 returns wrong numbers on the CPU and crashes (jax issues 39103, 40412).
@@ -70,7 +78,7 @@ setup(
         "optax>=0.2.5",
         "orbax-checkpoint>=0.12.4",
         "rich",
-        "safetensors>=0.4",
+        "safetensors>=0.5",
         "scikit-learn",
         "tensorboardX",
         "tqdm",
@@ -86,7 +94,7 @@ setup(
         # report.html
         "report": ["plotly>=6"],
         # Tests build the compiled kernels beside their sources, with setuptools, which Python 3.12 no longer brings.
-        "test": [*PHOTOS, *NOTEBOOK, "flatbuffers", "plotly>=6", "pytest", "pytest-xdist", "ruff", "setuptools"],
+        "test": [*PHOTOS, *NOTEBOOK, "flatbuffers", "plotly>=6", "pytest", "pytest-xdist", "ruff", "setuptools>=70.1"],
         # Comparisons only. On Python 3.11 `torch==2.13.0` is to be had as a CPU build.
         "torch": ["torch>=2.4"],
     },

@@ -16,7 +16,7 @@ from flax.traverse_util import path_aware_map
 class BopState(NamedTuple):
     """Steps done, int32 (), and the moving average of the gradients, in the structure of the parameters."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]
     mean: Any
 
 

@@ -77,7 +77,7 @@ def check_groups(in_features: int, features: int, groups: int) -> None:
 
 def _pairs(padding: PaddingLike, dimensions: int) -> tuple[tuple[int, int], ...]:
     """(low, high) for each dimension, from an int, or one int or (low, high) per dimension."""
-    each = (padding,) * dimensions if isinstance(padding, int) else padding
+    each: Any = (padding,) * dimensions if isinstance(padding, int) else padding
     if not isinstance(each, str) and isinstance(each, Sequence) and len(each) == dimensions:
         pairs = tuple((p, p) if isinstance(p, int) else p for p in each)
         if all(isinstance(p, Sequence) and len(p) == 2 and all(isinstance(n, int) for n in p) for p in pairs):
@@ -134,6 +134,6 @@ def vary_alike(*arrays: jax.Array | None) -> list[jax.Array | None]:
         missing = () if x is None else tuple(sorted(axes - _varying_axes(x)))
         if not missing:
             return x
-        return lax.pcast(x, missing, to="varying") if hasattr(lax, "pcast") else lax.pvary(x, missing)
+        return lax.pcast(x, missing, to="varying") if hasattr(lax, "pcast") else lax.pvary(x, missing)  # type: ignore[attr-defined]
 
     return [cast(x) for x in arrays]

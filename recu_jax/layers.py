@@ -38,15 +38,11 @@ class _BinaryLayer(nn.Module):
 
     features: int
 
-    def _tau_and_train(
-        self, tau: jax.Array | float | None, train: bool | None
-    ) -> tuple[jax.Array | float | None, bool]:
+    def _tau_and_train(self, tau: Any, train: bool | None) -> tuple[Any, bool]:
         """The arguments of a call; where they are left out, what `recu_jax.with_tau` says."""
         if tau is None and self.has_variable("params", TAU):
             tau = self.get_variable("params", TAU).ravel()[0]
             train = True if train is None else train
-        if tau is not None:
-            functional.check_tau(tau)
         return tau, bool(train)
 
     def _compute_dtype(self, x: jax.Array) -> Any:

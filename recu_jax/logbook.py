@@ -30,7 +30,7 @@ class Logbook:
         self._writes = writes
         self._paths = (workdir / METRICS, workdir / DIAGNOSTICS)
         self.rows, self.diagnostics = ([r for r in read(p) if r["epoch"] < start_epoch] for p in self._paths)
-        self._events = None
+        self._events: Any = None
         if not writes:
             return
         for path, rows in zip(self._paths, (self.rows, self.diagnostics), strict=True):

@@ -11,7 +11,7 @@ passes no tau on, `recu_jax.set_tau` hands it to all layers. Like batch norm and
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -104,7 +104,7 @@ class _BinaryLayer(nnx.Module):
             tau = self.tau[...].ravel()[0]
         variables = {"params": {name: variable[...] for name, variable in self.parameters().items()}}
         if self.last_tau is None:
-            return self.linen.apply(variables, x, tau, train)
+            return cast(jax.Array, self.linen.apply(variables, x, tau, train))
         variables["batch_stats"] = {"tau": self.last_tau[...]}
         y, changed = self.linen.apply(variables, x, tau, train, mutable=["batch_stats"])
         if train:

@@ -162,7 +162,7 @@ def test_nothing_is_allocated():
 
 class NnxModel(nnx.Module):
     def __init__(self, rngs):
-        self.layers = nnx.List([nnx.Linear(4, 5, rngs=rngs), nnx.BatchNorm(5, rngs=rngs)])
+        self.layers = nnx.data([nnx.Linear(4, 5, rngs=rngs), nnx.BatchNorm(5, rngs=rngs)])
         self.conv = nnx.Conv(5, 6, (3, 3), rngs=rngs)
         self.drop = nnx.Dropout(0.5, rngs=rngs)
 

@@ -117,7 +117,7 @@ class RSign(ActivationBinarizer):
 
     parameters: ClassVar[Mapping[str, Callable[..., jax.Array]]] = {"shift": jax.nn.initializers.zeros}
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self, x: jax.Array, *, sample_ndim: int, train: bool, progress: Number | None = None, shift: jax.Array
     ) -> jax.Array:
         return functional.approx_sign(x - per_channel(shift, x))

@@ -41,7 +41,7 @@ class Annealed(NamedTuple):
 
 def split_progress(tau: "Number | Annealed | None") -> tuple[Number | None, Number | None]:
     """tau and progress of what a layer was given as its `tau`; None for each that it was not given."""
-    return tuple(tau) if isinstance(tau, Annealed) else (tau, None)
+    return (tau.tau, tau.progress) if isinstance(tau, Annealed) else (tau, None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +90,7 @@ class ActivationBinarizer:
     annealed: ClassVar[bool] = False
     parameters: ClassVar[Mapping[str, Callable[..., jax.Array]]] = {}
 
-    def __call__(
-        self, x: jax.Array, *, sample_ndim: int, train: bool, progress: Number | None = None, **parameters: jax.Array
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, *, sample_ndim: int, train: bool, progress: Number | None = None) -> jax.Array:
         """Binarises.
 
         Args:
@@ -100,7 +98,8 @@ class ActivationBinarizer:
           sample_ndim: how many trailing axes make one sample.
           train: whether gradients are wanted; the signs do not depend on it.
           progress: share of the training that is over; None is its beginning.
-          **parameters: each (channels,).
+
+        Those that have `parameters` take these by name besides, each (channels,).
 
         Returns:
           +1 and -1 in the shape and dtype of `x`.

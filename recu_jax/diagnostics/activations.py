@@ -28,7 +28,7 @@ def activation_windows(
     Returns:
       By name of the layer scalars in [0, 1]; a layer that is called more than once has the mean.
     """
-    shares = {}
+    shares: dict[str, list[jax.Array]] = {}
 
     def listen(call, arguments, keywords, context):
         if is_binary_call(context):

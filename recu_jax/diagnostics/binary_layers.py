@@ -46,7 +46,7 @@ def binary_layers(model: nn.Module, *inputs: Any, **options: Any) -> tuple[Binar
       model: any Linen module.
       inputs, options: what it is called with; shapes suffice. Nothing is computed.
     """
-    found = {}
+    found: dict[str, BinaryLayer] = {}
 
     def note(call, arguments, keywords, context):
         if is_binary_call(context):

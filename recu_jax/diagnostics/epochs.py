@@ -69,7 +69,7 @@ class EpochDiagnostics:
           images: uint8, (batch, height, width, channels); the first `IMAGES` of the test set.
         """
         began = time.monotonic()
-        found = {layer.name: {} for layer in self._layers}
+        found: dict[str, dict[str, Any]] = {layer.name: {} for layer in self._layers}
         # One copy of what is the same on all devices: measured on all of them it would not be faster.
         variables = jax.tree.map(lambda a: a.addressable_data(0), state.variables)
         windows = self._windows(variables, images) if self._has_activations else {}
@@ -87,7 +87,7 @@ class EpochDiagnostics:
 
 
 def _by_name(nested: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
-    memory = {}
+    memory: dict[str, dict[str, np.ndarray]] = {}
     for path, array in flatten_dict(nested).items():
         memory.setdefault("/".join(path[:-1]), {})[path[-1]] = array
     return memory

@@ -47,7 +47,7 @@ class StreamFeed:
         self._batches: stream.Batches | None = None
         self._waited, self._skipped = 0.0, 0
         self._hangs = False
-        self._sample = None
+        self._sample: np.ndarray | None = None
 
     def _common(self):
         return {
@@ -161,6 +161,7 @@ class StreamFeed:
 
     def test_sample(self, count: int) -> np.ndarray:
         """As `ResidentFeed.test_sample`, of this process's share, and only after an evaluation."""
+        assert self._sample is not None
         return self._sample.reshape(-1, *self.image_shape)[:count]
 
     def close(self) -> None:

@@ -4,7 +4,6 @@ python -m recu_jax.report WORKDIR [WORKDIR...] [--out=FILE]
 """
 
 import pathlib
-import sys
 from collections.abc import Sequence
 
 from recu_jax.command_line import ArgumentParser, run
@@ -36,4 +35,4 @@ def _main(workdirs, out):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -73,7 +73,7 @@ def heat_maps(run: Run) -> list[Figure]:
         if not layers:
             continue
         shares = [[_percent(row["layers"].get(layer, {}).get(key)) for row in run.diagnostics] for layer in layers]
-        data = {
+        data: dict[str, Any] = {
             "type": "heatmap", "x": epochs, "y": layers, "z": shares, "customdata": shares, "colorscale": "Viridis",
             "zmin": 0, "colorbar": {"thickness": 10, "outlinewidth": 0, "ticksuffix": "%"},
             "hovertemplate": "%{y}, epoch %{x}: %{customdata}%<extra></extra>",
