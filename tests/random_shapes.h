@@ -5,8 +5,11 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
+#include <memory>
 #include <random>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "binary_conv.h"
@@ -36,17 +39,18 @@ std::vector<T> Exactly(int64_t size) {
   return v;
 }
 
+// Threads of its own for each task that is started; joined with the last copy.
 inline Workers Threads(int count) {
+  struct Started {
+    std::vector<std::thread> threads;
+    ~Started() {
+      for (std::thread& thread : threads) thread.join();
+    }
+  };
   Workers workers;
   workers.threads = count;
-  workers.each = [count](int64_t items, const std::function<void(int64_t)>& item) {
-    std::vector<std::thread> threads;
-    for (int t = 0; t < count; ++t) {
-      threads.emplace_back([&, t] {
-        for (int64_t i = t; i < items; i += count) item(i);
-      });
-    }
-    for (std::thread& thread : threads) thread.join();
+  workers.start = [started = std::make_shared<Started>()](std::function<void()> task) {
+    started->threads.emplace_back(std::move(task));
   };
   return workers;
 }

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 from compiled_kernels import COMPILER, ROOT, SOURCES
 
-KERNELS = ("binary_conv.cc", "gradients.cc", "isa_portable.cc", "isa_avx2.cc", "isa_avx512.cc")
+KERNELS = ("workers.cc", "binary_conv.cc", "gradients.cc", "isa_portable.cc", "isa_avx2.cc", "isa_avx512.cc")
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no g++")

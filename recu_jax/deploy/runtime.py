@@ -126,6 +126,8 @@ def _prepared(step, backend, nodes, place):
         channels = nodes[step.node.inputs[0]].value.shape[-1]
         own["kernel"] = ops.arrange_kernel(place(own["kernel"]), channels, 1, backend)
         own["after"] = step.after
+    elif step.node.op == "dense":
+        own["kernel"] = np.ascontiguousarray(own["kernel"].T)
     return own
 
 
@@ -219,6 +221,16 @@ def _pad_channels(node, own, x):
     return jnp.pad(x, [(0, 0)] * 3 + [node.attributes["channels"]])
 
 
+def _flatten(node, own, x):
+    # Without the barrier XLA's loop before it, too, counts in one dimension, scalar: 17 us and not 3 (cifar_vgg_small).
+    return lax.optimization_barrier(x).reshape(x.shape[0], -1)
+
+
+def _dense(node, own, x):
+    # Rows of the turned kernel lie in one piece: 4 us and not 25 for the 10 classes of cifar_vgg_small.
+    return lax.dot_general(x, own["kernel"], (((1,), (1,)), ((), ()))) + per_channel(own["bias"], x)
+
+
 _REAL: dict[str, Callable[..., jax.Array]] = {
     "image": _image,
     "conv": _conv,
@@ -232,8 +244,8 @@ _REAL: dict[str, Callable[..., jax.Array]] = {
     "avg_pool": _avg_pool,
     "pad_channels": _pad_channels,
     "mean": lambda node, own, x: x.mean((1, 2)),
-    "flatten": lambda node, own, x: x.reshape(x.shape[0], -1),
-    "dense": lambda node, own, x: x @ own["kernel"] + per_channel(own["bias"], x),
+    "flatten": _flatten,
+    "dense": _dense,
     "scale": lambda node, own, x: x.astype(jnp.float32) * per_channel(own["alpha"], x.astype(jnp.float32)),
     "affine": _affine,
     "threshold": _threshold,

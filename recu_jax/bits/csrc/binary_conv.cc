@@ -15,7 +15,8 @@ namespace recu {
 namespace {
 
 // Items a thread should have, so that one that is held up leaves the others something to take over.
-constexpr int64_t kItemsPerThread = 8;
+constexpr int64_t kItemsPerThread = 4;
+constexpr int64_t kStepsPerItem = 4;
 
 // Some output pixels, with the words that each of them sees side by side.
 class Tile {
@@ -28,6 +29,9 @@ class Tile {
 
   // Fills gathered (depth, pixels) for the output pixels [first, last) of one group; taps outside the image see zeros.
   void Gather(const uint64_t* x, int64_t group, int64_t first, int64_t last) {
+    if (group == group_ && first == first_) return;
+    group_ = group;
+    first_ = first;
     pixels_ = last - first;
     std::fill(outside_count_.begin(), outside_count_.end(), 0);
     any_outside_ = false;
@@ -111,7 +115,7 @@ class Tile {
   }
 
   const Geometry& g_;
-  int64_t pixels_ = 0;
+  int64_t group_ = -1, first_ = -1, pixels_ = 0;
   std::unique_ptr<uint64_t[]> gathered_;
   // Of each pixel, the taps that lie outside the image.
   std::unique_ptr<int32_t[]> outside_;
@@ -162,12 +166,13 @@ void BinaryConv(const Geometry& g, const uint64_t* x, const Kernel& kernel, cons
   if (pixels == 0 || g.features == 0) return;
   // Tiles of nearly the same size: of 49 pixels five of 9 or 10, not four of 12 and one of 1.
   const int64_t tiles = (pixels + isa.max_pixels - 1) / isa.max_pixels;
-  const int64_t per_thread = workers.threads > 1 ? kItemsPerThread * workers.threads : 1;
-  // A tile's output channels are only shared out where there are too few tiles: each share gathers anew.
-  const int64_t shares = std::min(blocks, std::max<int64_t>(1, per_thread / (tiles * g.groups)));
+  const int64_t wanted = workers.threads > 1 ? kItemsPerThread * workers.threads : 1;
+  // A tile's output channels are only shared out where there are too few tiles: each share may gather anew.
+  const int64_t shares = std::min(blocks, (kStepsPerItem * wanted + tiles * g.groups - 1) / (tiles * g.groups));
   const int32_t all_taps = static_cast<int32_t>(g.taps() * g.channels);
 
-  const auto item = [&](Tile& tile, int64_t index) {
+  std::vector<std::unique_ptr<Tile>> of_worker(workers.threads);
+  const auto step = [&](int64_t index, Tile& tile) {
     const int64_t share = index % shares, at = index / shares % tiles, group = index / shares / tiles;
     const int64_t first = at * pixels / tiles, last = (at + 1) * pixels / tiles;
     tile.Gather(x, group, first, last);
@@ -180,18 +185,11 @@ void BinaryConv(const Geometry& g, const uint64_t* x, const Kernel& kernel, cons
       Finish(g, epilogue, isa, group, block, first, tile.pixels(), sums);
     }
   };
-
-  const int64_t items = g.groups * tiles * shares;
-  if (workers.threads <= 1) {
-    Tile tile(g, isa.max_pixels);
-    for (int64_t i = 0; i < items; ++i) item(tile, i);
-    return;
-  }
-  // Memory for a tile is made once for several items.
-  const int64_t calls = std::min(items, per_thread);
-  workers.each(calls, [&](int64_t call) {
-    Tile tile(g, isa.max_pixels);
-    for (int64_t i = call * items / calls; i < (call + 1) * items / calls; ++i) item(tile, i);
+  const int64_t steps = g.groups * tiles * shares, items = std::min(steps, wanted);
+  workers.Each(items, [&](int64_t item, int worker) {
+    std::unique_ptr<Tile>& tile = of_worker[worker];
+    if (tile == nullptr) tile = std::make_unique<Tile>(g, isa.max_pixels);
+    for (int64_t i = item * steps / items; i < (item + 1) * steps / items; ++i) step(i, *tile);
   });
 }
 
@@ -200,17 +198,13 @@ void PackSigns(const float* x, int64_t rows, int64_t channels, uint64_t* words, 
   const int64_t row_words = (channels + 63) / 64;
   // Fewer than this are done sooner than another thread is woken up.
   constexpr int64_t kWorthAThread = 1 << 15;
-  const int64_t calls = workers.threads <= 1 ? 1 : std::min(rows, 1 + rows * channels / kWorthAThread);
-  const auto part = [&](int64_t call) {
+  const int64_t calls = std::min(rows, 1 + rows * channels / kWorthAThread);
+  const auto part = [&](int64_t call, int) {
     for (int64_t row = call * rows / calls; row < (call + 1) * rows / calls; ++row) {
       isa.pack(x + row * channels, channels, words + row * row_words);
     }
   };
-  if (calls <= 1) {
-    if (rows > 0) part(0);
-  } else {
-    workers.each(calls, part);
-  }
+  workers.Each(calls, part);
 }
 
 }  // namespace recu

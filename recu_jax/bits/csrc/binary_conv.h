@@ -7,7 +7,8 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
+
+#include "workers.h"
 
 namespace recu {
 
@@ -73,12 +74,6 @@ struct Epilogue {
   const Sums* sums = nullptr;
   const Thresholds* thresholds = nullptr;
   const Affine* affine = nullptr;
-};
-
-// Does item(0) ... item(count - 1), in any order and on any thread, and returns when all are done.
-struct Workers {
-  int threads = 1;
-  std::function<void(int64_t count, const std::function<void(int64_t)>& item)> each;
 };
 
 struct Isa;

@@ -1,10 +1,8 @@
 // The operations as XLA calls them (recu_jax/bits/native.py registers them); checks sizes, then hands on.
 
-#include <atomic>
-#include <condition_variable>
-#include <memory>
-#include <mutex>
+#include <functional>
 #include <string>
+#include <utility>
 
 #include "binary_conv.h"
 #include "gradients.h"
@@ -21,32 +19,11 @@ using Floats = ffi::Buffer<ffi::F32>;
 template <typename Buffer>
 using Out = ffi::Result<Buffer>;
 
-// Shares items out over XLA's own threads. The calling thread does items too and waits only for items that are being
-// done, so that it returns even if no other thread ever becomes free.
+// XLA's own threads.
 recu::Workers MakeWorkers(ffi::ThreadPool pool) {
   recu::Workers workers;
   workers.threads = static_cast<int>(pool.num_threads());
-  workers.each = [pool](int64_t count, const std::function<void(int64_t)>& item) {
-    struct Shared {
-      std::atomic<int64_t> next{0};
-      std::mutex mutex;
-      std::condition_variable all_done;
-      int64_t done = 0;
-    };
-    auto shared = std::make_shared<Shared>();
-    const auto work = [shared, count, &item] {
-      int64_t mine = 0;
-      // `item` lives as long as there are items; a thread that comes later touches `shared` alone.
-      for (int64_t i = shared->next++; i < count; i = shared->next++, ++mine) item(i);
-      std::lock_guard<std::mutex> lock(shared->mutex);
-      if ((shared->done += mine) == count) shared->all_done.notify_all();
-    };
-    ffi::ThreadPool threads = pool;
-    for (int64_t t = 1; t < threads.num_threads() && t < count; ++t) threads.Schedule(std::function<void()>(work));
-    work();
-    std::unique_lock<std::mutex> lock(shared->mutex);
-    shared->all_done.wait(lock, [&] { return shared->done == count; });
-  };
+  workers.start = [pool](std::function<void()> task) mutable { pool.Schedule(std::move(task)); };
   return workers;
 }
 

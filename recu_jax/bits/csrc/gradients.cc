@@ -218,14 +218,6 @@ class InputRows {
   std::vector<OuterRun> runs_;
 };
 
-void ForEach(const Workers& workers, int64_t count, const std::function<void(int64_t)>& item) {
-  if (workers.threads > 1) {
-    workers.each(count, item);
-  } else {
-    for (int64_t i = 0; i < count; ++i) item(i);
-  }
-}
-
 }  // namespace
 
 void KernelGradient(const Geometry& g, const uint64_t* x, const float* dy, float* out, const Isa& isa,
@@ -239,12 +231,12 @@ void KernelGradient(const Geometry& g, const uint64_t* x, const float* dy, float
   const int64_t slices = std::min(rows, Ceil(kItems, blocks));
   std::vector<float> sums(slices * blocks * part.size());
   const int64_t group_blocks = blocks / g.groups;
-  ForEach(workers, slices * blocks, [&](int64_t i) {
+  workers.Each(slices * blocks, [&](int64_t i, int) {
     const int64_t slice = i / blocks, block = i % blocks;
     part.Add(x, dy, block / group_blocks, block % group_blocks, slice * rows / slices, (slice + 1) * rows / slices, isa,
              sums.data() + i * part.size());
   });
-  ForEach(workers, blocks, [&](int64_t block) {
+  workers.Each(blocks, [&](int64_t block, int) {
     part.Finish(sums.data() + block * part.size(), slices, blocks * part.size(), block / group_blocks,
                 block % group_blocks, out);
   });
@@ -265,7 +257,7 @@ void InputGradient(const Geometry& g, const uint64_t* kernel, const float* alpha
   const int64_t rows = g.batch * g.in[0] * g.in[1];
   if (rows * g.in[2] == 0) return;
   const int64_t calls = std::min(rows, workers.threads > 1 ? kItemsPerThread * workers.threads : 1);
-  ForEach(workers, calls, [&](int64_t call) {
+  workers.Each(calls, [&](int64_t call, int) {
     InputRows writer(g, turned.data(), alpha, dy, out, isa);
     for (int64_t row = call * rows / calls; row < (call + 1) * rows / calls; ++row) {
       for (int64_t group = 0; group < g.groups; ++group) writer.Row(row, group);
