@@ -2,9 +2,9 @@
 
     python tests/bad_input.py
 
-runs every row in a process of its own and prints the table: what is wrong, the line, the exit status, and how many
-rows there are. `test_bad_input` asserts of each row that there is exactly one line, `error: ...`, that the exit status
-is 2, and that nothing new is on the disk.
+runs every row in a process of its own, a fork of one that has imported everything, and prints the table: what is wrong,
+the line, the exit status, and how many rows there are. `test_bad_input` asserts of each row that there is exactly one
+line, `error: ...`, that the exit status is 2, and that nothing new is on the disk.
 """
 
 import dataclasses
@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import forked  # noqa: E402
 
 Arguments = Sequence[object]
 
@@ -121,18 +123,26 @@ class Answer:
     changed: list[str]
 
 
-def run(row: Row, folder: pathlib.Path) -> Answer:
-    """Makes the row's files in `folder` and runs its command in a process of its own."""
+def run(row: Row, folder: pathlib.Path, from_nothing: bool = False) -> Answer:
+    """Makes the row's files in `folder` and runs its command in a process of its own.
+
+    It is forked from one that has imported what it needs, or starts from nothing: always where it has an environment.
+    """
     folder = folder.resolve()
     arguments = [str(a) for a in row.make(folder)]
     before = tree(folder)
-    # One device, whatever the tests of this process run on.
-    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **dict(row.environment)}
-    command = [sys.executable, "-m", f"recu_jax.{row.module}", *arguments]
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    if from_nothing or row.environment:
+        # One device, whatever the tests of this process run on.
+        environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **dict(row.environment)}
+        command = [sys.executable, "-m", f"recu_jax.{row.module}", *arguments]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+        status, stderr = done.returncode, done.stderr
+    else:
+        ended = forked.run(row.module, arguments, torch=row.module.startswith("torch") or "torch" in row.needs)
+        status, stderr = ended.status, ended.stderr
     after = tree(folder)
     changed = sorted(k for k in before.keys() | after.keys() if k not in before or before[k] != after.get(k))
-    return Answer(ended.returncode, ended.stderr.replace(str(folder), "DIR"), changed)
+    return Answer(status, stderr.replace(str(folder), "DIR"), changed)
 
 
 def problems(row: Row, answer: Answer) -> list[str]:

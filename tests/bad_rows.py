@@ -114,6 +114,8 @@ FIELDS = [
     field("teacher", "/no/run", "/no/run does not exist; give the workdir of a run, or a PyTorch file"),
 ]
 
-ROWS = [
-    *COMMAND, *CONFIG_FILES, *FIELDS, *data.ARRAYS, *data.DATA, *data.RECORDS, *runs.RUNS, *runs.TORCH_FILES,
-]  # fmt: skip
+SECTIONS = {
+    "command": COMMAND, "config files": CONFIG_FILES, "fields": FIELDS, "arrays": data.ARRAYS, "data": data.DATA,
+    "records": data.RECORDS, "runs": runs.RUNS, "PyTorch files": runs.TORCH_FILES,
+}  # fmt: skip
+ROWS = [row for section in SECTIONS.values() for row in section]

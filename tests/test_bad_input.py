@@ -2,7 +2,7 @@
 
 import pytest
 from bad_input import problems, reason_to_leave_out, run
-from bad_rows import ROWS
+from bad_rows import ROWS, SECTIONS
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.wrong)
@@ -10,6 +10,15 @@ def test_a_mistake_gets_its_line_and_leaves_nothing(row, tmp_path):
     if reason := reason_to_leave_out(row):
         pytest.skip(reason)
     assert problems(row, run(row, tmp_path)) == []
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_so_it_does_in_a_process_that_starts_from_nothing(section, tmp_path):
+    """Not forked, as all rows are but the few that have an environment of their own."""
+    row = SECTIONS[section][len(SECTIONS[section]) // 2]
+    if reason := reason_to_leave_out(row):
+        pytest.skip(reason)
+    assert problems(row, run(row, tmp_path, from_nothing=True)) == []
 
 
 def test_each_row_is_another_and_there_are_enough():

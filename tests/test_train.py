@@ -95,6 +95,16 @@ def test_many_steps_in_one_dispatch_equal_single_ones(dataset):
     assert_close(single.params, many.params, 1e-7)
 
 
+@partial(jax.jit, static_argnums=0)
+def loss_and_gradients(model, params, stats, x, y, tau):
+    def loss(params):
+        variables = {"params": params, "batch_stats": stats}
+        logits, changed = model.apply(variables, x, tau=tau, train=True, mutable=["batch_stats"])
+        return -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1).mean(), changed["batch_stats"]
+
+    return jax.value_and_grad(loss, has_aux=True)(params)
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_one_step_against_the_formula(dataset, optimizer):
@@ -106,14 +116,8 @@ def test_one_step_against_the_formula(dataset, optimizer):
     first = second = jax.tree.map(np.zeros_like, params)
     tau = [0.85, 0.85]  # both steps are of epoch 0
     for t, indices in enumerate(train_order(0, 0, 37, 16)):
-        x = (dataset.train_images[indices] / 255 - 0.5) / 0.25
-
-        def loss_fn(params, x=x, y=dataset.train_labels[indices], stats=stats, tau=tau[t]):
-            variables = {"params": params, "batch_stats": stats}
-            logits, changed = recipe.model.apply(variables, x, tau=tau, train=True, mutable=["batch_stats"])
-            return -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1).mean(), changed["batch_stats"]
-
-        (loss, stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        x, y = (dataset.train_images[indices] / 255 - 0.5) / 0.25, dataset.train_labels[indices]
+        (loss, stats), grads = jax.device_get(loss_and_gradients(recipe.model, params, stats, x, y, tau[t]))
         np.testing.assert_allclose(loss, losses[t], rtol=1e-9)
         grads = jax.tree.map(lambda g, p: g + 5e-4 * p, grads, params)
         if optimizer == "sgd":
@@ -148,7 +152,8 @@ def test_every_test_image_counts_once(dataset, devices, batch):
     got = ResidentFeed(c, dataset, devices).evaluator(recipe)(train.replicate(state, devices))
 
     x = (dataset.test_images / 255 - np.array(0.5)) / 0.25
-    logits = recipe.model.apply({"params": state.params, "batch_stats": state.batch_stats}, x.astype(np.float32))
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    logits = jax.jit(recipe.model.apply)(variables, x.astype(np.float32))
     labels = dataset.test_labels
     rank = (np.asarray(logits) > np.asarray(logits)[np.arange(13), labels][:, None]).sum(1)
     np.testing.assert_allclose(got["test_top1"], 100 * (rank < 1).mean(), rtol=1e-6)
