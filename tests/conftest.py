@@ -17,9 +17,6 @@ import pytest
 # Before the first test: with and without them, runs that are compared bit for bit are rounded differently.
 compiled_kernels.build()
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Most tests compile much and compute little. LLVM's optimisations are two thirds of that, and change no result but in
-# its last bit; what a user gets with them is seen by `as_users_compile`, and by every test that starts a process.
-jax.config.update("jax_disable_most_optimizations", True)
 # Of a damaged checkpoint every array that was being read says so, at length, after the error was raised.
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
@@ -33,8 +30,8 @@ def x64():
 
 
 @pytest.fixture
-def as_users_compile():
-    """Programs with all of XLA's optimisations within one test."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
+def quick_compile():
+    """XLA without the backend's optimisations, for tests that compile much and compute little."""
     jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
