@@ -47,7 +47,14 @@ def watched(nodes, backend, images):
     ]
 
 
-@pytest.mark.parametrize("name", sorted(set(MODELS) - FULL_PRECISION))
+def each_model():
+    """Their names; one of each kind is compiled as users do, since a sign hangs on how its sum is rounded."""
+    for name in sorted(set(MODELS) - FULL_PRECISION):
+        optimised = name in ("cifar_resnet20", "cifar_vgg_small", "imagenet_resnet18")
+        yield pytest.param(name, marks=[pytest.mark.usefixtures("as_users_compile")] * optimised)
+
+
+@pytest.mark.parametrize("name", each_model())
 def test_every_binary_activation_is_the_flax_models(name):
     images = real_images(name)
     net, variables = variables_of(name, images.shape[1:])

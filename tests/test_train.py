@@ -18,8 +18,6 @@ from recu_jax.feed.shares import split_over_devices
 from recu_jax.recipe import make_recipe
 
 DEVICES = jax.local_devices()
-# A step takes 12.8 s of CPU to compile with all optimisations, 4.5 without, and gives the same losses.
-pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 @pytest.fixture(scope="module")
