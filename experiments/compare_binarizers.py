@@ -37,7 +37,7 @@ from recu_jax.binarizers import ACTIVATIONS, WEIGHTS  # noqa: E402
 from recu_jax.replacing import replacing  # noqa: E402
 
 RESULTS = ROOT / "experiments" / "results" / "binarizers"
-EPOCHS = {"digits": 30, "cifar10_subset": 8}
+EPOCHS = {"digits": 30, "cifar10_subset": 5}
 # Of each class.
 TRAIN_IMAGES, TEST_IMAGES = 500, 200
 
