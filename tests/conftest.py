@@ -18,8 +18,8 @@ import pytest
 compiled_kernels.build()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most tests compile much and compute little. LLVM's optimisations are two thirds of that (8 of 13 s of processor time
-# for a small train step), and change no result but in its last bit. What users get with them is seen by tests that ask
-# for `as_users_compile`, and by every one that starts a process.
+# for a small train step), and change no result but in its last bit. What users get with them is seen by tests marked
+# `as_users_compile`, and by every one that starts a process.
 jax.config.update("jax_disable_most_optimizations", True)
 # Of a damaged checkpoint every array that was being read says so, at length, after the error was raised.
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
@@ -33,9 +33,12 @@ def x64():
     jax.config.update("jax_enable_x64", False)
 
 
-@pytest.fixture
-def as_users_compile():
-    """Programs with all of XLA's optimisations within one test."""
-    jax.config.update("jax_disable_most_optimizations", False)
+@pytest.fixture(autouse=True)
+def _as_users_compile(request):
+    """Programs with all of XLA's optimisations in tests marked so."""
+    marked = request.node.get_closest_marker("as_users_compile") is not None
+    if marked:
+        jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    if marked:
+        jax.config.update("jax_disable_most_optimizations", True)

@@ -51,7 +51,7 @@ def each_model():
     """Their names; one of each kind is compiled as users do, since a sign hangs on how its sum is rounded."""
     for name in sorted(set(MODELS) - FULL_PRECISION):
         optimised = name in ("cifar_resnet20", "cifar_vgg_small", "imagenet_resnet18")
-        yield pytest.param(name, marks=[pytest.mark.usefixtures("as_users_compile")] * optimised)
+        yield pytest.param(name, marks=[pytest.mark.as_users_compile] * optimised)
 
 
 @pytest.mark.parametrize("name", each_model())

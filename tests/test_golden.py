@@ -128,7 +128,7 @@ def test_the_convolution_of_the_larger_models_is_the_real_one(window, stride, pa
 
 @pytest.mark.parametrize(
     "record_name",
-    [pytest.param(m, marks=[pytest.mark.usefixtures("as_users_compile")] * (m == "cifar_resnet20")) for m in MODELS],
+    [pytest.param(m, marks=[pytest.mark.as_users_compile] * (m == "cifar_resnet20")) for m in MODELS],
 )
 def test_model(record_name, monkeypatch):
     name, num_classes = MODELS[record_name]
