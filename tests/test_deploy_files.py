@@ -65,6 +65,7 @@ def test_how_small_files_are(name, shape, least, tmp_path):
     assert float32 >= least * (tmp_path / "file").stat().st_size
 
 
+@pytest.mark.as_users_compile  # as the process that it starts does
 def test_it_needs_jax_and_numpy_alone(path):
     program = f"""
 import sys

@@ -54,7 +54,7 @@ def each_model():
         yield pytest.param(name, marks=[pytest.mark.as_users_compile] * optimised)
 
 
-@pytest.mark.parametrize("name", each_model())
+@pytest.mark.parametrize("name", list(each_model()))
 def test_every_binary_activation_is_the_flax_models(name):
     images = real_images(name)
     net, variables = variables_of(name, images.shape[1:])

@@ -44,7 +44,10 @@ def test_installation_adds_what_is_missing_and_leaves_jax_alone(tmp_path):
     )
 
     def versions():
-        listed = subprocess.run([python, "-m", "pip", "freeze"], check=True, capture_output=True, text=True).stdout
+        # -I: a checkout that was installed from lists itself where it is the current folder.
+        listed = subprocess.run(
+            [python, "-I", "-m", "pip", "freeze"], check=True, capture_output=True, text=True
+        ).stdout
         return set(re.findall(r"^\w+(?:==[\d.]+)?", listed, re.MULTILINE))
 
     subprocess.run([python, "-m", "pip", "install", "-q", tmp_path / "jax-0.7.2-py3-none-any.whl"], check=True)
