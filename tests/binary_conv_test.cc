@@ -107,15 +107,20 @@ void CheckPack() {
   auto x = Exactly<float>(rows * channels);
   for (float& v : x) v = Draw(0, 9) ? Real() : Draw(0, 1) ? 0.f : -0.f;
   x[0] = NAN;
+  auto norm = Exactly<float>(3 * channels);
+  for (float& v : norm) v = Draw(0, 9) ? Real() : 0.f;
   for (const char* name : {"portable", "avx2", "avx512"}) {
     const Isa* isa = FindIsa(name);
     if (isa == nullptr) continue;
     auto packed = Exactly<uint64_t>(rows * words);
-    PackSigns(x.data(), rows, channels, packed.data(), *isa, Threads(2));
-    for (int64_t i = 0; i < rows * words * 64; ++i) {
-      const int64_t row = i / (words * 64), c = i % (words * 64);
-      const bool expected = c < channels && x[row * channels + c] >= 0;
-      CHECK(expected == (packed[i / 64] >> (i % 64) & 1), "%s: sign of channel %d", name, static_cast<int>(c));
+    for (const bool normalised : {false, true}) {
+      PackSigns(x.data(), rows, channels, normalised ? norm.data() : nullptr, packed.data(), *isa, Threads(2));
+      for (int64_t i = 0; i < rows * words * 64; ++i) {
+        const int64_t row = i / (words * 64), c = i % (words * 64);
+        float v = c < channels ? x[row * channels + c] : -1.f;
+        if (normalised && c < channels) v = std::fma(v - norm[c], norm[channels + c], norm[2 * channels + c]);
+        CHECK((v >= 0) == (packed[i / 64] >> (i % 64) & 1), "%s: sign of channel %d", name, static_cast<int>(c));
+      }
     }
   }
 }

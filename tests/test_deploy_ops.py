@@ -118,6 +118,19 @@ def test_packing(backend):
     np.testing.assert_array_equal(packing.unpack_groups(jnp.asarray(words), 77), np.where(x >= 0, 1, -1))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_packing_after_batch_norm(backend):
+    r = np.random.default_rng(0)
+    x, norm = (r.standard_normal(s).astype(np.float32) for s in ((3, 4, 77), (3, 77)))
+    norm[1, :20] *= -1
+    x[0, 0, :4] = 0.0, -0.0, np.nan, -np.inf
+    words = jax.jit(lambda x: ops.norm_pack(x, norm, backend))(x)
+    mean, factor, bias = norm.astype(np.float64)
+    np.testing.assert_array_equal(
+        packing.unpack_groups(words, 77), np.where((x - mean) * factor + bias >= 0, 1, -1)
+    )
+
+
 def test_kernels_go_into_words_and_back():
     kernel = np.random.default_rng(0).standard_normal((3, 3, 70, 5)).astype(np.float32)
     words = packing.pack_kernel(kernel)

@@ -29,7 +29,7 @@ from recu_jax.bits.packing import (
     unpack_groups,
     word_count,
 )
-from recu_jax.conv import ConvSpec, PaddingLike, vary_alike, wrap_padding
+from recu_jax.conv import ConvSpec, PaddingLike, per_channel, vary_alike, wrap_padding
 from recu_jax.errors import UserError
 
 __all__ = ["Kernel", "arrange_kernel", "binary_conv", "binary_dense", "pack", "pack_kernel"]
@@ -51,9 +51,30 @@ def pack(x: jax.Array, groups: int = 1, backend: str | None = None) -> jax.Array
         return pack_groups(x, groups)
     if x.dtype != jnp.float32:  # a cast to float32 may make 0 of what is small, or even of a negative number
         x = jnp.where(x >= 0, jnp.float32(1), jnp.float32(-1))
+    return _packed(x, jnp.zeros((0,), jnp.float32), groups, backend)
+
+
+def norm_pack(x: jax.Array, norm: jax.Array, backend: str) -> jax.Array:
+    """Signs of `(x - mean) * factor + bias`, packed.
+
+    Args:
+      x: float32, (..., channels).
+      norm: float32, (3, channels): mean, factor, bias.
+      backend: as in `arrange_kernel`.
+
+    Returns:
+      uint32, (..., words).
+    """
+    if backend != "xla":
+        return _packed(x, norm, 1, backend)
+    mean, factor, bias = (per_channel(row, x) for row in norm)
+    return pack_groups((x - mean) * factor + bias)
+
+
+def _packed(x, norm, groups, backend):
     channels = x.shape[-1] // groups
     shape = jax.ShapeDtypeStruct((*x.shape[:-1], groups * word_count(channels)), jnp.uint32)
-    return _call("recu_pack", shape, x, channels=np.int64(channels), isa=backend)
+    return _call("recu_pack", shape, x, norm, channels=np.int64(channels), isa=backend)
 
 
 def arrange_kernel(words: AnyArray, channels: int, groups: int, backend: str | None = None) -> Kernel:

@@ -193,7 +193,7 @@ void BinaryConv(const Geometry& g, const uint64_t* x, const Kernel& kernel, cons
   });
 }
 
-void PackSigns(const float* x, int64_t rows, int64_t channels, uint64_t* words, const Isa& isa,
+void PackSigns(const float* x, int64_t rows, int64_t channels, const float* norm, uint64_t* words, const Isa& isa,
                const Workers& workers) {
   const int64_t row_words = (channels + 63) / 64;
   // Fewer than this are done sooner than another thread is woken up.
@@ -201,7 +201,7 @@ void PackSigns(const float* x, int64_t rows, int64_t channels, uint64_t* words, 
   const int64_t calls = std::min(rows, 1 + rows * channels / kWorthAThread);
   const auto part = [&](int64_t call, int) {
     for (int64_t row = call * rows / calls; row < (call + 1) * rows / calls; ++row) {
-      isa.pack(x + row * channels, channels, words + row * row_words);
+      isa.pack(x + row * channels, channels, norm, words + row * row_words);
     }
   };
   workers.Each(calls, part);

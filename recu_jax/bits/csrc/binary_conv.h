@@ -83,7 +83,8 @@ void BinaryConv(const Geometry& geometry, const uint64_t* x, const Kernel& kerne
                 const Isa& isa, const Workers& workers);
 
 // Signs of x, (rows, channels), as (rows, words): bit c of a row is x[c] >= 0, the bits after the last channel are 0.
-void PackSigns(const float* x, int64_t rows, int64_t channels, uint64_t* words, const Isa& isa,
+// Unless `norm`, (3, channels), is null, x is normalised first: fma(x - mean, factor, bias).
+void PackSigns(const float* x, int64_t rows, int64_t channels, const float* norm, uint64_t* words, const Isa& isa,
                const Workers& workers);
 
 }  // namespace recu

@@ -173,7 +173,7 @@ ffi::Error InputGradient(ffi::ThreadPool pool, Words kernel, Floats alpha, Float
   return ffi::Error::Success();
 }
 
-ffi::Error Pack(ffi::ThreadPool pool, Floats x, Out<Words> out, int64_t channels, std::string_view isa_name) {
+ffi::Error Pack(ffi::ThreadPool pool, Floats x, Floats norm, Out<Words> out, int64_t channels, std::string_view isa_name) {
   const recu::Isa* isa = recu::FindIsa(std::string(isa_name).c_str());
   if (isa == nullptr) return Invalid("no instruction set of this name here: " + std::string(isa_name));
   const int64_t count = static_cast<int64_t>(x.element_count());
@@ -181,7 +181,9 @@ ffi::Error Pack(ffi::ThreadPool pool, Floats x, Out<Words> out, int64_t channels
       static_cast<int64_t>(out->element_count()) != count / channels * 2 * ((channels + 63) / 64)) {
     return Invalid("x or its packed form do not fit the number of channels");
   }
-  recu::PackSigns(x.typed_data(), count / channels, channels, reinterpret_cast<uint64_t*>(out->typed_data()), *isa,
+  const int64_t given = static_cast<int64_t>(norm.element_count());
+  if (given != 0 && given != 3 * channels) return Invalid("the batch norm does not fit the number of channels");
+  recu::PackSigns(x.typed_data(), count / channels, channels, given != 0 ? norm.typed_data() : nullptr, reinterpret_cast<uint64_t*>(out->typed_data()), *isa,
                   MakeWorkers(pool));
   return ffi::Error::Success();
 }
@@ -245,6 +247,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_input_gradient, InputGradient,
 XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_pack, Pack,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
+                                  .Arg<Floats>()
                                   .Arg<Floats>()
                                   .Ret<Words>()
                                   .Attr<int64_t>("channels")

@@ -57,8 +57,9 @@ struct Isa {
                 int32_t* sums);
   void (*affine)(const AffineTile&);
   void (*thresholds)(const ThresholdTile&);
-  // Signs of channels floats, into (channels + 63) / 64 words.
-  void (*pack)(const float* x, int64_t channels, uint64_t* words);
+  // Signs of channels floats, into (channels + 63) / 64 words. Unless `norm`, mean, factor and bias (3, channels), is
+  // null, of (x - mean) * factor + bias.
+  void (*pack)(const float* x, int64_t channels, const float* norm, uint64_t* words);
   // sums (rows, vectors, 16) += over the steps of all runs of numbers[row] * sign[vector]; rows <= 16, vectors <= 2.
   void (*outer)(int rows, int vectors, const OuterRun* runs, int count, const OuterSteps& steps, float* sums);
 };

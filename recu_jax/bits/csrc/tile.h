@@ -3,7 +3,7 @@
 // plain loops over them, and makes 8 of this) with
 //   Load(const float*), LoadPart(const float*, n), FromInts(const int32_t*), Store(float*, v), StorePart(float*, v, n),
 //   MultiplyAdd(a, b, c) = a b + c and MultiplySubtract(a, b, c) = a b - c, rounded once, Add(a, b),
-//   Clamp(v), to [-1, 1], and NotNegative(v), the bits v[i] >= 0;
+//   Broadcast(float), Clamp(v), to [-1, 1], and NotNegative(v), the bits v[i] >= 0;
 // and NotBelow(const int32_t* a, const int32_t* direction, const int32_t* b), the bits a[i] * direction[i] >= b[i].
 
 inline uint16_t FirstBits(int features) { return static_cast<uint16_t>((1u << features) - 1); }
@@ -36,13 +36,20 @@ inline void FinishThresholds(const ThresholdTile& t) {
   }
 }
 
-inline void PackRow(const float* x, int64_t channels, uint64_t* words) {
+inline void PackRow(const float* x, int64_t channels, const float* norm, uint64_t* words) {
+  const auto load = [channels](const float* from, int64_t part) {
+    return part + 16 <= channels ? Load(from + part) : LoadPart(from + part, static_cast<int>(channels - part));
+  };
   for (int64_t from = 0; from < channels; from += 64) {
     uint64_t word = 0;
     for (int64_t part = from; part < from + 64 && part < channels; part += 16) {
-      const bool whole = part + 16 <= channels;
-      const int features = whole ? 16 : static_cast<int>(channels - part);
-      const Vector v = whole ? Load(x + part) : LoadPart(x + part, features);
+      Vector v = load(x, part);
+      if (norm != nullptr) {
+        // Rounded as XLA rounds `(x - mean) * factor + bias`; a product with 1 is exact.
+        const Vector centred = MultiplySubtract(v, Broadcast(1.f), load(norm, part));
+        v = MultiplyAdd(centred, load(norm + channels, part), load(norm + 2 * channels, part));
+      }
+      const int features = part + 16 <= channels ? 16 : static_cast<int>(channels - part);
       word |= static_cast<uint64_t>(NotNegative(v) & FirstBits(features)) << (part - from);
     }
     words[from / 64] = word;
