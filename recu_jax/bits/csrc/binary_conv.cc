@@ -16,7 +16,6 @@ namespace {
 
 // Items a thread should have, so that one that is held up leaves the others something to take over.
 constexpr int64_t kItemsPerThread = 4;
-constexpr int64_t kStepsPerItem = 4;
 
 // Some output pixels, with the words that each of them sees side by side.
 class Tile {
@@ -166,26 +165,21 @@ void BinaryConv(const Geometry& g, const uint64_t* x, const Kernel& kernel, cons
   if (pixels == 0 || g.features == 0) return;
   // Tiles of nearly the same size: of 49 pixels five of 9 or 10, not four of 12 and one of 1.
   const int64_t tiles = (pixels + isa.max_pixels - 1) / isa.max_pixels;
-  const int64_t wanted = workers.threads > 1 ? kItemsPerThread * workers.threads : 1;
-  // A tile's output channels are only shared out where there are too few tiles: each share may gather anew.
-  const int64_t shares = std::min(blocks, (kStepsPerItem * wanted + tiles * g.groups - 1) / (tiles * g.groups));
   const int32_t all_taps = static_cast<int32_t>(g.taps() * g.channels);
 
   std::vector<std::unique_ptr<Tile>> of_worker(workers.threads);
   const auto step = [&](int64_t index, Tile& tile) {
-    const int64_t share = index % shares, at = index / shares % tiles, group = index / shares / tiles;
-    const int64_t first = at * pixels / tiles, last = (at + 1) * pixels / tiles;
-    tile.Gather(x, group, first, last);
+    const int64_t block = index % blocks, at = index / blocks % tiles, group = index / blocks / tiles;
+    const int64_t first = at * pixels / tiles, panel = group * blocks + block;
+    tile.Gather(x, group, first, (at + 1) * pixels / tiles);
     alignas(64) int32_t sums[16 * kBlock];
-    for (int64_t block = share * blocks / shares; block < (share + 1) * blocks / shares; ++block) {
-      const int64_t panel = group * blocks + block;
-      const uint64_t* weights = kernel.panels + panel * g.depth() * kBlock;
-      isa.count(tile.gathered(), weights, g.depth(), tile.pixels(), all_taps, sums);
-      tile.CorrectBorder(kernel.tap_sums + panel * g.taps() * kBlock, sums);
-      Finish(g, epilogue, isa, group, block, first, tile.pixels(), sums);
-    }
+    isa.count(tile.gathered(), kernel.panels + panel * g.depth() * kBlock, g.depth(), tile.pixels(), all_taps, sums);
+    tile.CorrectBorder(kernel.tap_sums + panel * g.taps() * kBlock, sums);
+    Finish(g, epilogue, isa, group, block, first, tile.pixels(), sums);
   };
-  const int64_t steps = g.groups * tiles * shares, items = std::min(steps, wanted);
+  // A tile and 16 output channels each: a tile is only gathered twice where two items share it.
+  const int64_t steps = g.groups * tiles * blocks;
+  const int64_t items = std::min(steps, workers.threads > 1 ? kItemsPerThread * workers.threads : 1);
   workers.Each(items, [&](int64_t item, int worker) {
     std::unique_ptr<Tile>& tile = of_worker[worker];
     if (tile == nullptr) tile = std::make_unique<Tile>(g, isa.max_pixels);
