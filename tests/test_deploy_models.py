@@ -116,9 +116,11 @@ def test_what_follows_a_convolution_joins_it():
     # The inner ones, and those with a shortcut.
     assert [kinds["cifar_resnet18"].count(k) for k in ("conv_thresholds", "conv_affine")] == [8, 8]
     assert kinds["imagenet_resnet18"].count("conv_affine") == 16
-    for steps in kinds.values():
+    # The stem's signs, alone or, where a shortcut takes the numbers too, after them; all others come with the numbers.
+    stems = {"cifar_vgg_small": "norm_sign", "cifar_resnet18": "sign", "imagenet_resnet18": "sign"}
+    for name, steps in kinds.items():
         assert not {"affine", "add", "threshold"} & set(steps)
-        assert steps.count("sign") == 1  # the stem's; the others come out with what they are the signs of
+        assert [kind for kind in steps if "sign" in kind] == [stems[name]]
 
 
 def test_thresholds_are_float64_folding_for_every_sum():

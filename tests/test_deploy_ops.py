@@ -126,9 +126,7 @@ def test_packing_after_batch_norm(backend):
     x[0, 0, :4] = 0.0, -0.0, np.nan, -np.inf
     words = jax.jit(lambda x: ops.norm_pack(x, norm, backend))(x)
     mean, factor, bias = norm.astype(np.float64)
-    np.testing.assert_array_equal(
-        packing.unpack_groups(words, 77), np.where((x - mean) * factor + bias >= 0, 1, -1)
-    )
+    np.testing.assert_array_equal(packing.unpack_groups(words, 77), np.where((x - mean) * factor + bias >= 0, 1, -1))
 
 
 def test_kernels_go_into_words_and_back():
