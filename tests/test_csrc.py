@@ -18,7 +18,7 @@ def output(tmp_path, test, sources, sanitizers, *arguments):
     command = [COMPILER, *flags.split(), "-fno-sanitize-recover=all", f"-I{SOURCES}"]
     sources = [*(SOURCES / name for name in sources), ROOT / "tests" / f"{test}.cc"]
     subprocess.run([*command, *sources, "-o", program], check=True)
-    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True)
+    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

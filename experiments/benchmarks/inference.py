@@ -9,8 +9,9 @@ float32 convolution. A network goes from uint8 pixels to logits; its float32 sel
 activations.
 
 Each side has a process of its own, pinned to one core (`recu2`: to two); they take turns while the others are idle,
-and the ratio is taken within each turn. Needs Linux; `popcount_bound.cc` is built with g++, for the share of what xor,
-popcount and add could reach at best.
+and the ratio is taken within each turn. Needs Linux; two programs are built with g++: `popcount_bound.cc`, for the
+share of what xor, popcount and add could reach at best, and `core_distance.cc`, which says after each round of turns
+how far the two cores are from each other.
 """
 
 import argparse
@@ -179,14 +180,24 @@ def work(side, cores):
         answer(seconds=seconds, share_of_others=share)
 
 
-def popcount_bounds():
+def built(name, folder):
+    """A function of nothing that gives the lines which the program NAME.cc prints."""
+    program = pathlib.Path(folder) / name
+    source = pathlib.Path(__file__).with_name(f"{name}.cc")
+    subprocess.run(["g++", "-O2", "-pthread", str(source), "-o", str(program)], check=True)
+    return lambda: subprocess.run([program], check=True, capture_output=True, text=True).stdout.splitlines()
+
+
+def popcount_bounds(folder):
     """64-bit words a second of xor, popcount and add, by instruction set, on one core."""
-    source = pathlib.Path(__file__).with_name("popcount_bound.cc")
-    with tempfile.TemporaryDirectory() as folder:
-        program = pathlib.Path(folder) / "popcount_bound"
-        subprocess.run(["g++", "-O2", str(source), "-o", str(program)], check=True)
-        lines = subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout.split("\n")
-    return {name: float(words) for name, words in (line.split() for line in lines if line)}
+    return {name: float(words) for name, words in map(str.split, built("popcount_bound", folder)())}
+
+
+def take_turns(workers, turns):
+    """One turn of each side in each case."""
+    for case in CASES:
+        for worker in workers:
+            turns[case][worker.side].append(worker.turn(case))
 
 
 def summarize(case, turns, bound):
@@ -216,12 +227,13 @@ def main():
         return
     pythons = {side: args.torch_python if side == "torch" else sys.executable for side in SIDES}
     workers = [Worker(side, pythons[side], __file__) for side in SIDES]
-    bounds = popcount_bounds()
     turns = {case: {side: [] for side in SIDES} for case in CASES}
-    for _ in range(args.repeats):
-        for case in CASES:
-            for worker in workers:
-                turns[case][worker.side].append(worker.turn(case))
+    with tempfile.TemporaryDirectory() as folder:
+        bounds, core_distance = popcount_bounds(folder), built("core_distance", folder)
+        distances = []
+        for _ in range(args.repeats):
+            take_turns(workers, turns)
+            distances += core_distance() if os.cpu_count() > 1 else []
     for worker in workers:
         worker.close()
     bound = bounds.get(workers[0].versions["kernels"])
@@ -230,6 +242,7 @@ def main():
         "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.platform()},
         "versions": {worker.side: worker.versions for worker in workers},
         "popcount_bound_words_per_second": bounds,
+        "core_to_core_nanoseconds": [float(distance) for distance in distances],
         "cases": {case: summarize(case, turns[case], bound) for case in CASES},
     }
     print_table(result)
@@ -250,6 +263,8 @@ def print_table(result):
             f"{ratios[2]:>6.2f} {'' if share is None else f'{share:.0%}':>6} "
             f"{numbers['largest_share_of_others']:>6.0%}"
         )
+    if distances := result["core_to_core_nanoseconds"]:
+        print(f"from core to core: {' '.join(f'{distance:.0f}' for distance in distances)} ns, round by round")
 
 
 if __name__ == "__main__":

@@ -48,16 +48,8 @@ class Tile {
   int pixels() const { return static_cast<int>(pixels_); }
 
   // Takes what the taps outside the image would have added off the sums (pixels, kBlock).
-  void CorrectBorder(const int32_t* tap_sums, int32_t* sums) const {
-    if (!any_outside_) return;
-    const int64_t taps = g_.taps();
-    for (int64_t p = 0; p < pixels_; ++p) {
-      int32_t* __restrict sum = sums + p * kBlock;
-      for (int64_t i = 0, count = outside_count_[p]; i < count; ++i) {
-        const int32_t* __restrict off = tap_sums + outside_[p * taps + i] * kBlock;
-        for (int c = 0; c < kBlock; ++c) sum[c] -= off[c];
-      }
-    }
+  void CorrectBorder(const Isa& isa, const int32_t* tap_sums, int32_t* sums) const {
+    if (any_outside_) isa.border({pixels(), outside_count_.data(), outside_.get(), g_.taps(), tap_sums, sums});
   }
 
  private:
@@ -92,10 +84,17 @@ class Tile {
           if (to > from) {
             const uint64_t* seen = source + (column + in2 + from * stride) * pixel_words;
             const int64_t step = stride * pixel_words;
-            if (words == 1) {
-              for (int64_t p = 0; p < to - from; ++p) target[from + p] = seen[p * step];
+            const int64_t n = to - from;
+            // A whole tile's words side by side; of known number, they are copied in a few moves: 5% of the time of a
+            // layer of 64 channels.
+            if (step == 1 && n == 12) {
+              std::memcpy(target + from, seen, 12 * sizeof(uint64_t));
+            } else if (step == 1 && n == 8) {
+              std::memcpy(target + from, seen, 8 * sizeof(uint64_t));
+            } else if (words == 1) {
+              for (int64_t p = 0; p < n; ++p) target[from + p] = seen[p * step];
             } else {
-              for (int64_t p = 0; p < to - from; ++p) {
+              for (int64_t p = 0; p < n; ++p) {
                 for (int64_t w = 0; w < words; ++w) target[w * pixels + from + p] = seen[p * step + w];
               }
             }
@@ -174,7 +173,7 @@ void BinaryConv(const Geometry& g, const uint64_t* x, const Kernel& kernel, cons
     tile.Gather(x, group, first, (at + 1) * pixels / tiles);
     alignas(64) int32_t sums[16 * kBlock];
     isa.count(tile.gathered(), kernel.panels + panel * g.depth() * kBlock, g.depth(), tile.pixels(), all_taps, sums);
-    tile.CorrectBorder(kernel.tap_sums + panel * g.taps() * kBlock, sums);
+    tile.CorrectBorder(isa, kernel.tap_sums + panel * g.taps() * kBlock, sums);
     Finish(g, epilogue, isa, group, block, first, tile.pixels(), sums);
   };
   // A tile and 16 output channels each: a tile is only gathered twice where two items share it.

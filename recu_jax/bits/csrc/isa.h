@@ -6,6 +6,16 @@
 
 namespace recu {
 
+// The sums of one tile and 16 output channels, of which each pixel's taps outside the image are to be taken off.
+struct BorderTile {
+  int pixels;
+  const int64_t* counts;    // (pixels): of taps outside
+  const int32_t* outside;   // (pixels, taps): which, the first `counts` of each row
+  int64_t taps;
+  const int32_t* tap_sums;  // (taps, 16)
+  int32_t* sums;            // (pixels, 16)
+};
+
 // The sums of one tile and 16 output channels, and where their results go.
 struct AffineTile {
   const int32_t* sums;  // (pixels, 16)
@@ -55,6 +65,7 @@ struct Isa {
   // sums (pixels, 16) = all - 2 * (sum over d of popcount(gathered[d][pixel] ^ panel[d][channel])).
   void (*count)(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int pixels, int32_t all,
                 int32_t* sums);
+  void (*border)(const BorderTile&);
   void (*affine)(const AffineTile&);
   void (*thresholds)(const ThresholdTile&);
   // Signs of channels floats, into (channels + 63) / 64 words. Unless `norm`, mean, factor and bias (3, channels), is

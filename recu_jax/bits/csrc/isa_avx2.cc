@@ -27,6 +27,12 @@ inline Vector LoadPart(const float* x, int n) {
 inline Vector FromInts(const int32_t* x) {
   return {_mm256_cvtepi32_ps(LoadInts(x)), _mm256_cvtepi32_ps(LoadInts(x + 8))};
 }
+inline void SubtractInts(int32_t* from, const int32_t* x) {
+  for (int half = 0; half < 16; half += 8) {
+    const __m256i rest = _mm256_sub_epi32(LoadInts(from + half), LoadInts(x + half));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(from + half), rest);
+  }
+}
 inline void Store(float* to, const Vector& x) {
   _mm256_storeu_ps(to, x.low);
   _mm256_storeu_ps(to + 8, x.high);
@@ -146,7 +152,7 @@ void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int p
 #pragma GCC pop_options
 
 const recu::Isa* recu::Avx2Isa() {
-  static const Isa isa = {"avx2", 8, Count, FinishAffine, FinishThresholds, PackRow, Outer};
+  static const Isa isa = {"avx2", 8, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, Outer};
   static const bool have = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   return have ? &isa : nullptr;
 }

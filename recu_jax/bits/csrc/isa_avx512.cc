@@ -18,6 +18,9 @@ inline Vector Load(const float* x) { return _mm512_loadu_ps(x); }
 inline __mmask16 First(int n) { return static_cast<__mmask16>((1u << n) - 1); }
 inline Vector LoadPart(const float* x, int n) { return _mm512_maskz_loadu_ps(First(n), x); }
 inline Vector FromInts(const int32_t* x) { return _mm512_maskz_cvtepi32_ps(0xffff, _mm512_loadu_si512(x)); }
+inline void SubtractInts(int32_t* from, const int32_t* x) {
+  _mm512_storeu_si512(from, _mm512_sub_epi32(_mm512_loadu_si512(from), _mm512_loadu_si512(x)));
+}
 inline void Store(float* to, Vector x) { _mm512_storeu_ps(to, x); }
 inline void StorePart(float* to, Vector x, int n) { _mm512_mask_storeu_ps(to, First(n), x); }
 inline Vector MultiplyAdd(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
@@ -85,7 +88,7 @@ void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int p
 #pragma GCC pop_options
 
 const recu::Isa* recu::Avx512Isa() {
-  static const Isa isa = {"avx512", kMaxPixels, Count, FinishAffine, FinishThresholds, PackRow, Outer};
+  static const Isa isa = {"avx512", kMaxPixels, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, Outer};
   static const bool have = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                            __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx2") &&

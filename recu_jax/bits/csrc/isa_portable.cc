@@ -28,6 +28,9 @@ inline Vector LoadPart(const float* x, int n) {
 inline Vector FromInts(const int32_t* x) {
   return Make([=](int i) { return static_cast<float>(x[i]); });
 }
+inline void SubtractInts(int32_t* from, const int32_t* x) {
+  for (int i = 0; i < 16; ++i) from[i] -= x[i];
+}
 inline void StorePart(float* to, const Vector& x, int n) { std::memcpy(to, x.v, sizeof(float) * n); }
 inline void Store(float* to, const Vector& x) { StorePart(to, x, 16); }
 inline Vector MultiplyAdd(const Vector& a, const Vector& b, const Vector& c) {
@@ -79,7 +82,7 @@ void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int p
 }  // namespace
 
 const Isa& PortableIsa() {
-  static const Isa isa = {"portable", 4, Count, FinishAffine, FinishThresholds, PackRow, Outer};
+  static const Isa isa = {"portable", 4, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, Outer};
   return isa;
 }
 

@@ -4,9 +4,18 @@
 //   Load(const float*), LoadPart(const float*, n), FromInts(const int32_t*), Store(float*, v), StorePart(float*, v, n),
 //   MultiplyAdd(a, b, c) = a b + c and MultiplySubtract(a, b, c) = a b - c, rounded once, Add(a, b),
 //   Broadcast(float), Clamp(v), to [-1, 1], and NotNegative(v), the bits v[i] >= 0;
+// SubtractInts(int32_t* from, const int32_t* x), from 16 of them;
 // and NotBelow(const int32_t* a, const int32_t* direction, const int32_t* b), the bits a[i] * direction[i] >= b[i].
 
 inline uint16_t FirstBits(int features) { return static_cast<uint16_t>((1u << features) - 1); }
+
+inline void CorrectBorder(const BorderTile& t) {
+  for (int p = 0; p < t.pixels; ++p) {
+    for (int64_t i = 0; i < t.counts[p]; ++i) {
+      SubtractInts(t.sums + 16 * p, t.tap_sums + t.outside[p * t.taps + i] * 16);
+    }
+  }
+}
 
 inline void FinishAffine(const AffineTile& t) {
   const Vector alpha = Load(t.alpha), mean = Load(t.mean), factor = Load(t.factor), bias = Load(t.bias);
