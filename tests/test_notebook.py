@@ -8,10 +8,9 @@ import json
 import os
 import pathlib
 import re
-import shutil
-import subprocess
 import tarfile
 
+import chromium
 import filelock
 import nbclient
 import nbformat
@@ -180,7 +179,6 @@ def test_the_runs_are_saved(executed):
         assert same == (files, [], [])
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # Chooses the report's second layer, as a reader does, and writes down what it then shows.
 TURNS = """<pre id=found></pre><script>onload = () => {
   const page = document.querySelector("iframe").contentDocument, layer = page.getElementById("layer");
@@ -192,21 +190,12 @@ TURNS = """<pre id=found></pre><script>onload = () => {
 }</script>"""
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@chromium.needed
 def test_the_report_works_within_the_notebook(executed, tmp_path):
     shown, report = shown_report(executed)
     (tmp_path / "page.html").write_text(f"<!doctype html><body>{shown}{TURNS}</body>")
-    done = subprocess.run(
-        [
-            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync",
-            f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--virtual-time-budget=5000",
-            "--dump-dom", (tmp_path / "page.html").as_uri(),
-        ],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert "CONSOLE" not in done.stderr, done.stderr
-    figures, bars = json.loads(html.unescape(re.search(r'id="?found"?>([^<]*)<', done.stdout)[1]))
+    document = chromium.opened(tmp_path / "page.html", tmp_path / "profile")
+    figures, bars = json.loads(html.unescape(re.search(r'id="?found"?>([^<]*)<', document)[1]))
     assert set(figures) == {"loss", "top1", "learning_rate", "tau", "flipped", "clipped", "dead", "weights"}
     histograms = json.loads(re.search(r'id="data">(.*?)</script>', report, re.DOTALL)[1])["histograms"]
     first, second = (histograms["scale"][layer][-1] for layer in range(2))

@@ -6,9 +6,8 @@ import importlib.util
 import json
 import pathlib
 import re
-import shutil
-import subprocess
 
+import chromium
 import jax
 import numpy as np
 import pytest
@@ -221,24 +220,12 @@ def test_the_command(workdir, tmp_path, capsys, monkeypatch):
         assert ended.value.code == EXIT_USER_ERROR and line.startswith("error: ") and words in line
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@chromium.needed
 def test_it_opens_in_chromium_without_errors(workdir, tmp_path):
     file = tmp_path / "report.html"
     file.write_bytes(page.render([read_run(workdir)]))
-    done = subprocess.run(
-        [
-            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync",
-            f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--virtual-time-budget=5000",
-            "--dump-dom", file.as_uri(),
-        ],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert "CONSOLE" not in done.stderr, done.stderr
-    body = done.stdout.partition("<body>")[2]
+    document = chromium.opened(file, tmp_path / "profile")
+    body = document.partition("<body>")[2]
     # Each figure became one, and the histogram has its bars.
     for figure in ("loss", "top1", "learning_rate", "tau", "flipped", "clipped", "dead", "weights"):
         assert re.search(rf'<div id="?{figure}"? class="js-plotly-plot', body), figure
