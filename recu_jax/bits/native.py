@@ -32,8 +32,9 @@ def instruction_sets() -> tuple[str, ...]:
     found = sorted(pathlib.Path(__file__).parent.glob("_kernels*.so"))
     if not found:
         logging.getLogger(__name__).warning(
-            "recu_jax was installed without its compiled kernels; 1-bit models run by XLA on +-1 numbers: as exact, "
-            "but several times slower. With a C++ compiler there, type: pip install --force-reinstall recu_jax"
+            "there are no compiled kernels in %s; 1-bit models run by XLA on +-1 numbers: as exact, but several times "
+            "slower. With a C++ compiler there, type in the clone of recu_jax: pip install -e .",
+            pathlib.Path(__file__).parent,
         )
         return ()
     return load(found[0])
