@@ -130,6 +130,12 @@ void CheckPack() {
 int main(int argc, char** argv) {
   rng.seed(argc > 1 ? std::atoi(argv[1]) : 0);
   const int shapes = argc > 2 ? std::atoi(argv[2]) : 200;
+  // One word a pixel and rows longer than any tile: whole tiles are copied at once, which few drawn shapes see.
+  Geometry rows;
+  rows.in[1] = rows.out[1] = 3, rows.in[2] = rows.out[2] = 40;
+  rows.window[1] = rows.window[2] = 3, rows.low[1] = rows.low[2] = 1;
+  rows.channels = 64, rows.features = 20;
+  Check(rows);
   for (int i = 0; i < shapes; ++i) {
     Check(DrawGeometry(i % 10 ? 300 : 3100));
     if (i % 20 == 0) CheckPack();

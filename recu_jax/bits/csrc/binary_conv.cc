@@ -85,8 +85,8 @@ class Tile {
             const uint64_t* seen = source + (column + in2 + from * stride) * pixel_words;
             const int64_t step = stride * pixel_words;
             const int64_t n = to - from;
-            // A whole tile's words side by side; of known number, they are copied in a few moves: 5% of the time of a
-            // layer of 64 channels.
+            // As many words side by side as a tile has pixels: of known number, they are copied in a few moves, 5% of
+            // the time of a layer of 64 channels.
             if (step == 1 && n == 12) {
               std::memcpy(target + from, seen, 12 * sizeof(uint64_t));
             } else if (step == 1 && n == 8) {
@@ -176,7 +176,7 @@ void BinaryConv(const Geometry& g, const uint64_t* x, const Kernel& kernel, cons
     tile.CorrectBorder(isa, kernel.tap_sums + panel * g.taps() * kBlock, sums);
     Finish(g, epilogue, isa, group, block, first, tile.pixels(), sums);
   };
-  // A tile and 16 output channels each: a tile is only gathered twice where two items share it.
+  // A tile and 16 output channels each: a tile is only gathered anew where an item begins within it.
   const int64_t steps = g.groups * tiles * blocks;
   const int64_t items = std::min(steps, workers.threads > 1 ? kItemsPerThread * workers.threads : 1);
   workers.Each(items, [&](int64_t item, int worker) {

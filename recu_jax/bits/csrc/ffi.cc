@@ -1,5 +1,6 @@
 // The operations as XLA calls them (recu_jax/bits/native.py registers them); checks sizes, then hands on.
 
+#include <algorithm>
 #include <functional>
 #include <string>
 #include <utility>
@@ -22,7 +23,8 @@ using Out = ffi::Result<Buffer>;
 // XLA's own threads.
 recu::Workers MakeWorkers(ffi::ThreadPool pool) {
   recu::Workers workers;
-  workers.threads = static_cast<int>(pool.num_threads());
+  // XLA says 0 where it has no pool.
+  workers.threads = std::max(1, static_cast<int>(pool.num_threads()));
   workers.start = [pool](std::function<void()> task) mutable { pool.Schedule(std::move(task)); };
   return workers;
 }

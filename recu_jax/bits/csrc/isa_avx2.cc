@@ -73,14 +73,15 @@ inline uint16_t NotBelow(const int32_t* a, const int32_t* direction, const int32
 
 inline Vector Broadcast(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 
-// The signs of each byte: one load, where making them of bits takes four instructions.
+// The signs of each byte: one load, where making them of bits takes four instructions. Made by the compiler: code that
+// ran when the library is loaded would do so on processors without AVX2, too.
 struct SignTable {
   alignas(32) float signs[256][8];
-  SignTable() {
+  constexpr SignTable() : signs() {
     for (int i = 0; i < 256 * 8; ++i) signs[i / 8][i % 8] = i / 8 >> i % 8 & 1 ? 1.f : -1.f;
   }
 };
-const SignTable kSignTable;
+constexpr SignTable kSignTable;
 inline Vector Signs(uint16_t bits) {
   return {_mm256_load_ps(kSignTable.signs[bits & 0xff]), _mm256_load_ps(kSignTable.signs[bits >> 8])};
 }

@@ -1,6 +1,6 @@
 // Sums of outer products of signs and numbers; included by each isa_*.cc within its target region and unnamed
 // namespace, as tile.h is. Before it come, beside what tile.h asks for, Signs(uint16_t), a vector of +1 where the bit
-// is 1 and -1 elsewhere, Broadcast(float), and kOuterRows[v], the rows of v vectors that the registers hold.
+// is 1 and -1 elsewhere, and kOuterRows[v], the rows of v vectors that the registers hold.
 
 // Sums of P rows of V vectors of 16 lanes.
 template <int P, int V>

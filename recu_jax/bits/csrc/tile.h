@@ -21,7 +21,7 @@ inline void FinishAffine(const AffineTile& t) {
   const Vector alpha = Load(t.alpha), mean = Load(t.mean), factor = Load(t.factor), bias = Load(t.bias);
   const bool whole = t.features == 16;
   for (int p = 0; p < t.pixels; ++p) {
-    // The order and roundings of XLA's code for `(alpha * sum - mean) * factor + bias`, multiply-adds fused, so that
+    // The order and roundings of XLA's code for `(alpha * sum - mean) * factor + bias` where there is FMA, so that
     // signs are those of the Flax model also where the result is a rounding error away from 0.
     Vector y = MultiplyAdd(MultiplySubtract(FromInts(t.sums + 16 * p), alpha, mean), factor, bias);
     if (t.shortcut != nullptr) {
@@ -54,7 +54,7 @@ inline void PackRow(const float* x, int64_t channels, const float* norm, uint64_
     for (int64_t part = from; part < from + 64 && part < channels; part += 16) {
       Vector v = load(x, part);
       if (norm != nullptr) {
-        // Rounded as XLA rounds `(x - mean) * factor + bias`; a product with 1 is exact.
+        // Rounded as XLA rounds `(x - mean) * factor + bias` where there is FMA; a product with 1 is exact.
         const Vector centred = MultiplySubtract(v, Broadcast(1.f), load(norm, part));
         v = MultiplyAdd(centred, load(norm + channels, part), load(norm + 2 * channels, part));
       }

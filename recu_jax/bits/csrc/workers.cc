@@ -52,11 +52,12 @@ class Job {
     if (holders_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
   }
 
-  // The number of a thread that takes part.
-  int Join() { return workers_.fetch_add(1, std::memory_order_relaxed); }
+  // The number of a thread that helps; the caller's is 0, so that of two threads each has the same part in every call of
+  // the same size, whose memory is in its cache.
+  int Join() { return helpers_.fetch_add(1, std::memory_order_relaxed); }
 
-  // Does a worker's own part, the same in every call of the same size, whose memory is in its cache; how many items,
-  // to be reported. `item_` lives as long as there are items; a thread that comes later touches the rest alone.
+  // Does a worker's own part; how many items, to be reported. `item_` lives as long as there are items; a thread that
+  // comes later touches the rest alone.
   int64_t WorkOwn(int worker) { return Work(worker, worker); }
 
   // The same, with what others have left.
@@ -103,7 +104,7 @@ class Job {
   const int64_t count_;
   const int threads_;
   const Item& item_;
-  std::atomic<int> workers_{0};
+  std::atomic<int> helpers_{1};
   Part parts_[kMostThreads];
   alignas(64) std::atomic<int64_t> done_{0};
   std::atomic<int> holders_{1};
@@ -111,16 +112,18 @@ class Job {
   std::condition_variable all_done_;
 };
 
-// Where a thread that is through with a job waits, for a little while, for the next.
+// Where a thread that is through with its part of a job waits, for a little while, for the next.
 struct alignas(64) Seat {
-  std::atomic<Job*> job{nullptr};  // null: nobody sits here; Nothing(): somebody waits; a job: somebody is at work
+  // null: nobody sits here; Nothing(): somebody takes a job, now or when there is nothing left of the last one; a job:
+  // it was handed out, or is being done.
+  std::atomic<Job*> job{nullptr};
 };
 constexpr int kSeats = 64;
 Seat seats[kSeats];
 std::atomic<int> seated{0};
 
 Job* Nothing() {
-  static char nothing;
+  alignas(64) static char nothing;
   return reinterpret_cast<Job*>(&nothing);
 }
 
@@ -182,7 +185,7 @@ void Help(Job* job, int most_seated) {
 
 }  // namespace
 
-void Workers::Each(int64_t count, const Item& item) const {
+void Workers::Each(int64_t count, const Item& item) const noexcept {
   const int most = static_cast<int>(std::min<int64_t>({threads, count, kMostThreads}));
   if (most <= 1) {
     for (int64_t i = 0; i < count; ++i) item(i, 0);
@@ -193,9 +196,8 @@ void Workers::Each(int64_t count, const Item& item) const {
     job->Hold();
     start([job, most] { Help(job, most - 1); });
   }
-  const int worker = job->Join();
-  const int64_t mine = job->WorkOwn(worker);
-  job->Report(mine + job->WorkOthers(worker));
+  const int64_t mine = job->WorkOwn(0);
+  job->Report(mine + job->WorkOthers(0));
   job->Wait();
   job->Release();
 }
