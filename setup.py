@@ -1,5 +1,6 @@
 """Package metadata; tool settings are in pyproject.toml."""
 
+import hashlib
 import pathlib
 import re
 
@@ -18,6 +19,9 @@ PHOTOS = [*TFDS, "grain>=0.2.18", "pillow>=11.0"]
 NOTEBOOK = ["ipykernel", "nbclient", "nbformat"]
 
 KERNELS = pathlib.Path("recu_jax") / "bits" / "csrc"
+SOURCES = sorted(path for path in (ROOT / KERNELS).iterdir() if path.suffix in (".cc", ".h"))
+# Built in place, kernels outlive what they were built of: recu_jax.bits.native compares.
+DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()
 
 
 class BuildKernels(build_ext):
@@ -58,8 +62,9 @@ setup(
     ext_modules=[
         Extension(
             "recu_jax.bits._kernels",
-            sources=[str(KERNELS / name) for name in sorted(path.name for path in (ROOT / KERNELS).glob("*.cc"))],
-            depends=[str(KERNELS / path.name) for path in (ROOT / KERNELS).glob("*.h")],
+            sources=[str(KERNELS / path.name) for path in SOURCES if path.suffix == ".cc"],
+            depends=[str(KERNELS / path.name) for path in SOURCES if path.suffix == ".h"],
+            define_macros=[("RECU_SOURCES", f'"{DIGEST}"')],
             # Multiply-adds are fused where the code says so, and nowhere else: signs hang on it.
             extra_compile_args=["-std=c++17", "-O3", "-Wall", "-Wextra", "-ffp-contract=off"],
             language="c++",

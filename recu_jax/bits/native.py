@@ -5,6 +5,7 @@ setup.py builds them beside this file. Without them, or where the device is no C
 
 import ctypes
 import functools
+import hashlib
 import logging
 import pathlib
 
@@ -27,17 +28,35 @@ TARGETS = (
 def instruction_sets() -> tuple[str, ...]:
     """Instruction sets that the kernels are compiled for and this processor has, fastest first; () without kernels.
 
-    Registers the kernels with XLA. Says so, once, where there are none.
+    Registers the kernels with XLA. Says so, once, where there are none, or only such as were built of other sources.
     """
-    found = sorted(pathlib.Path(__file__).parent.glob("_kernels*.so"))
-    if not found:
-        logging.getLogger(__name__).warning(
-            "there are no compiled kernels in %s; 1-bit models run by XLA on +-1 numbers: as exact, but several times "
-            "slower. With a C++ compiler there, type in the clone of recu_jax: pip install -e .",
-            pathlib.Path(__file__).parent,
-        )
-        return ()
-    return load(found[0])
+    folder = pathlib.Path(__file__).parent
+    found = sorted(folder.glob("_kernels*.so"))
+    if found and _is_of(found[0], folder / "csrc"):
+        return load(found[0])
+    logging.getLogger(__name__).warning(
+        "%s in %s; 1-bit models run by XLA on +-1 numbers: as exact, but several times slower. With a C++ compiler "
+        "there, type in the clone of recu_jax: pip install -e .",
+        "the compiled kernels are older or newer than their sources" if found else "there are no compiled kernels",
+        folder,
+    )
+    return ()
+
+
+def _is_of(kernels, sources):
+    """Whether a library was built of these sources; where they are not at hand, in a wheel, it was."""
+    if not sources.is_dir():
+        return True
+    try:
+        library = ctypes.CDLL(str(kernels))
+    except OSError:
+        return True  # `load` says so
+    files = sorted(path for path in sources.iterdir() if path.suffix in (".cc", ".h"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    if not hasattr(library, "recu_sources"):
+        return False
+    library.recu_sources.restype = ctypes.c_char_p
+    return library.recu_sources().decode() == digest
 
 
 def load(path: pathlib.Path) -> tuple[str, ...]:

@@ -255,6 +255,13 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_pack, Pack,
                                   .Attr<int64_t>("channels")
                                   .Attr<std::string_view>("isa"));
 
+#ifndef RECU_SOURCES
+#define RECU_SOURCES ""
+#endif
+
+// SHA-256 of the sources that this was built of; setup.py gives it.
+extern "C" const char* recu_sources() { return RECU_SOURCES; }
+
 // Names of the instruction sets that run here, fastest first, with a space between two.
 extern "C" const char* recu_isas() {
   static const std::string names = [] {
