@@ -13,7 +13,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 // How long a thread waits for the next job, and a caller for the last items of others, before they sleep. A thread that
-// waits is one fewer for XLA: with 100 us the stem of the next cifar_vgg_small found it waiting, every other time.
+// waits is one fewer for XLA: with 100 us the stem of the next cifar_vgg_small found it waiting.
 constexpr std::chrono::microseconds kLinger(50), kWait(100);
 
 inline void Pause() {
