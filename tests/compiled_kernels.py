@@ -16,15 +16,14 @@ COMPILER = shutil.which("g++")
 
 
 def build():
-    """Builds them, if they are older than their sources and there is a compiler."""
+    """Builds them, if they are not of their sources and there is a compiler."""
     # Where the tests are without the sources, an installed wheel has brought them.
     if COMPILER is None or not SOURCES.is_dir():
         return
     with open(ROOT / "build.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         built = list(SOURCES.parent.glob("_kernels*.so"))
-        newest = max(source.stat().st_mtime for source in SOURCES.iterdir())
-        if built and min(path.stat().st_mtime for path in built) >= newest:
+        if built and all(map(native.is_of_its_sources, built)):
             return
         # Not written over: another process may be running them.
         for path in built:

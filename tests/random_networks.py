@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from recu_jax import create_model, layers
 from recu_jax.data.augment import normalize
 from recu_jax.data.dataset import IMAGENET_MEAN, IMAGENET_STD
-from recu_jax.deploy import build, families, model
+from recu_jax.deploy import build, container, families, model
 from recu_jax.layers import BinaryConv
 
 
@@ -64,6 +64,13 @@ def file_of(name, variables, image_shape, convs=None, num_classes=10):
     )
     header = {"format": model.FORMAT, "model": name, "operations": entries}
     return header | {"class_names": [f"class {i}" for i in range(num_classes)]}, arrays
+
+
+def sizes(name, image_shape, num_classes, path):
+    """Bytes of the network's file, which is written to `path`, and of its parameters in float32."""
+    _, variables = variables_of(name, image_shape, num_classes)
+    container.write(path, *file_of(name, variables, image_shape, num_classes=num_classes))
+    return path.stat().st_size, sum(leaf.nbytes for leaf in jax.tree.leaves(variables["params"]))
 
 
 CONVS = {"binary": BinaryConv, "float": layers.Conv}

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from random_networks import file_of, variables_of
+from random_networks import file_of, sizes, variables_of
 
 from recu_jax import UserError, deploy
 from recu_jax.deploy import container, graph, model, stablehlo
@@ -58,11 +58,8 @@ def test_a_bit_a_weight(network):
     "name,shape,least", [("cifar_resnet18", (32, 32, 3), 28), ("imagenet_resnet18", (224, 224, 3), 10)]
 )
 def test_how_small_files_are(name, shape, least, tmp_path):
-    classes = 1000 if name.startswith("imagenet") else 10
-    _, variables = variables_of(name, shape, classes)
-    container.write(tmp_path / "file", *file_of(name, variables, shape, num_classes=classes))
-    float32 = sum(array.nbytes for array in jax.tree.leaves(variables["params"]))
-    assert float32 >= least * (tmp_path / "file").stat().st_size
+    size, float32 = sizes(name, shape, 1000 if name.startswith("imagenet") else 10, tmp_path / "file")
+    assert float32 >= least * size
 
 
 @pytest.mark.as_users_compile  # as the process that it starts does

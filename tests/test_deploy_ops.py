@@ -124,7 +124,7 @@ def test_packing_after_batch_norm(backend):
     x, norm = (r.standard_normal(s).astype(np.float32) for s in ((3, 4, 77), (3, 77)))
     norm[1, :20] *= -1
     x[0, 0, :4] = 0.0, -0.0, np.nan, -np.inf
-    words = jax.jit(lambda x: ops.norm_pack(x, norm, backend))(x)
+    words = jax.jit(lambda x: ops.pack(x, backend=backend, norm=norm))(x)
     mean, factor, bias = norm.astype(np.float64)
     np.testing.assert_array_equal(packing.unpack_groups(words, 77), np.where((x - mean) * factor + bias >= 0, 1, -1))
 

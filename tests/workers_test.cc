@@ -1,6 +1,6 @@
 // Shares items out over threads from several callers at once; tests/test_csrc.py builds it with the thread sanitizer.
-// Every item is done once and before Each returns, and no two at a time with one worker's number. Arguments: seed, number
-// of rounds.
+// Every item is done once and before Each returns, and no two at a time with one worker's number. Arguments: seed,
+// number of rounds.
 
 #include <atomic>
 

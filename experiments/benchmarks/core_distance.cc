@@ -1,5 +1,5 @@
-// Prints how many nanoseconds a store of one core takes to be seen by another: whether the two share a cache. Cores of a
-// virtual machine may be near each other at one time and far at another, which decides what a second thread is worth.
+// Prints how many nanoseconds a store of one core takes to be seen by another: whether the two share a cache. Cores of
+// a virtual machine may be near each other at one time and far at another, which decides what a second thread is worth.
 
 #include <pthread.h>
 #include <sched.h>

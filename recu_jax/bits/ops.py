@@ -44,37 +44,30 @@ class Kernel:
     backend: str
 
 
-def pack(x: jax.Array, groups: int = 1, backend: str | None = None) -> jax.Array:
-    """Signs of x, (..., channels), real: uint32 (..., groups * words), see `packing`."""
+def pack(x: jax.Array, groups: int = 1, backend: str | None = None, norm: jax.Array | None = None) -> jax.Array:
+    """Signs of x, (..., channels), real: uint32 (..., groups * words), see `packing`.
+
+    Args:
+      x, groups: see `packing.pack_groups`.
+      backend: as in `arrange_kernel`.
+      norm: of one group, mean, factor and bias, as in `batch_norm`, which is done first.
+    """
     backend = backend or native.default_backend()
+    if norm is not None and (backend == "xla" or x.dtype != jnp.float32):
+        x, norm = batch_norm(x, norm), None
     if backend == "xla":
         return pack_groups(x, groups)
     if x.dtype != jnp.float32:  # a cast to float32 may make 0 of what is small, or even of a negative number
         x = jnp.where(x >= 0, jnp.float32(1), jnp.float32(-1))
-    return _packed(x, jnp.zeros((0,), jnp.float32), groups, backend)
-
-
-def norm_pack(x: jax.Array, norm: jax.Array, backend: str) -> jax.Array:
-    """Signs of `(x - mean) * factor + bias`, packed.
-
-    Args:
-      x: float32, (..., channels).
-      norm: float32, (3, channels): mean, factor, bias.
-      backend: as in `arrange_kernel`.
-
-    Returns:
-      uint32, (..., words).
-    """
-    if backend != "xla":
-        return _packed(x, norm, 1, backend)
-    mean, factor, bias = (per_channel(row, x) for row in norm)
-    return pack_groups((x - mean) * factor + bias)
-
-
-def _packed(x, norm, groups, backend):
     channels = x.shape[-1] // groups
     shape = jax.ShapeDtypeStruct((*x.shape[:-1], groups * word_count(channels)), jnp.uint32)
-    return _call("recu_pack", shape, x, norm, channels=np.int64(channels), isa=backend)
+    return _call("recu_pack", shape, x, _or_empty(norm), channels=np.int64(channels), isa=backend)
+
+
+def batch_norm(x: jax.Array, norm: jax.Array) -> jax.Array:
+    """`(x - mean) * factor + bias` of x, (..., channels), and norm, (3, channels)."""
+    mean, factor, bias = (per_channel(row, x) for row in norm)
+    return (x - mean) * factor + bias
 
 
 def arrange_kernel(words: AnyArray, channels: int, groups: int, backend: str | None = None) -> Kernel:
@@ -179,9 +172,8 @@ def conv_affine(
             jax.ShapeDtypeStruct(geometry.output_shape, jnp.float32),
             jax.ShapeDtypeStruct(geometry.bits_shape, jnp.uint32),
         )
-        given = jnp.zeros((0,), jnp.float32) if shortcut is None else shortcut
         return _call_with_kernel(
-            "recu_conv_affine", shapes, geometry, kernel, x, _padded(affine), given, clamp=bool(clamp)
+            "recu_conv_affine", shapes, geometry, kernel, x, _padded(affine), _or_empty(shortcut), clamp=bool(clamp)
         )
     sums = conv_sums(x, kernel, geometry)
     alpha, mean, factor, bias = (lax.expand_dims(row, range(sums.ndim - 1)) for row in affine)
@@ -223,8 +215,12 @@ def input_gradient(
     """
     shape = (geometry.batch, *geometry.spatial, geometry.groups * geometry.channels)
     result = jax.ShapeDtypeStruct(shape, jnp.float32)
-    alpha = jnp.zeros((0,), jnp.float32) if alpha is None else alpha
-    return _call("recu_input_gradient", result, kernel, alpha, dy, geometry=geometry.numbers(), isa=backend)
+    return _call("recu_input_gradient", result, kernel, _or_empty(alpha), dy, geometry=geometry.numbers(), isa=backend)
+
+
+def _or_empty(array):
+    """An argument of a compiled kernel that need not be given."""
+    return jnp.zeros((0,), jnp.float32) if array is None else array
 
 
 def _padded(rows):

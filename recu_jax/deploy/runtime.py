@@ -149,10 +149,8 @@ def _do(step, own, inputs, nodes, backend):
             y, bits = ops.conv_affine(x, own["kernel"], geometry, own["after"], shortcut, step.clamp)
             return y if step.signs is None else (y, bits)
         return ops.conv_sums(x, own["kernel"], geometry)
-    if step.kind == "norm_sign":
-        return ops.norm_pack(x, own["norm"], backend)
-    if node.op == "sign":
-        return ops.pack(x, backend=backend)
+    if step.kind in ("sign", "norm_sign"):
+        return ops.pack(x, backend=backend, norm=own.get("norm"))
     if node.op == "max_pool" and node.value.kind == "bits":
         return _max_pool_bits(node, own, x)
     if node.op == "conv" and nodes[node.inputs[0]].value.kind == "bits":
@@ -178,11 +176,6 @@ def _conv(node, own, x):
 def _affine(node, own, x):
     alpha, mean, factor, bias = (per_channel(row, x.astype(jnp.float32)) for row in own["affine"])
     return (x.astype(jnp.float32) * alpha - mean) * factor + bias
-
-
-def _batch_norm(node, own, x):
-    mean, factor, bias = (per_channel(row, x) for row in own["norm"])
-    return (x - mean) * factor + bias
 
 
 def _threshold(node, own, x):
@@ -243,7 +236,7 @@ def _dense(node, own, x):
 _REAL: dict[str, Callable[..., jax.Array]] = {
     "image": _image,
     "conv": _conv,
-    "batch_norm": _batch_norm,
+    "batch_norm": lambda node, own, x: ops.batch_norm(x, own["norm"]),
     "hard_tanh": lambda node, own, x: jax.nn.hard_tanh(x),
     "relu": lambda node, own, x: jnp.maximum(x, 0),
     "prelu": lambda node, own, x: jnp.where(x > 0, x, per_channel(own["slope"], x) * x),

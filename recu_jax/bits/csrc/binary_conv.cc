@@ -85,8 +85,8 @@ class Tile {
             const uint64_t* seen = source + (column + in2 + from * stride) * pixel_words;
             const int64_t step = stride * pixel_words;
             const int64_t n = to - from;
-            // As many words side by side as a tile has pixels: of known number, they are copied in a few moves, 5% of
-            // the time of a layer of 64 channels.
+            // As many words side by side as a tile has pixels (AVX-512, AVX2): of known number, they are copied in a
+            // few moves, which saves 5% of the time of a layer of 64 channels.
             if (step == 1 && n == 12) {
               std::memcpy(target + from, seen, 12 * sizeof(uint64_t));
             } else if (step == 1 && n == 8) {

@@ -31,6 +31,15 @@ recu::Workers MakeWorkers(ffi::ThreadPool pool) {
 
 ffi::Error Invalid(const std::string& what) { return ffi::Error::InvalidArgument("recu_jax: " + what); }
 
+// An argument that need not be given is empty then; null, for the kernels.
+bool FitsOrEmpty(const Floats& argument, int64_t count) {
+  const int64_t given = static_cast<int64_t>(argument.element_count());
+  return given == 0 || given == count;
+}
+const float* OrNull(const Floats& argument) {
+  return argument.element_count() == 0 ? nullptr : argument.typed_data();
+}
+
 // Reads the 22 numbers of recu_jax.bits.ops.Geometry.
 bool ReadGeometry(ffi::Span<const int64_t> numbers, recu::Geometry* g) {
   if (numbers.size() != 22) return false;
@@ -119,8 +128,7 @@ ffi::Error ConvAffine(ffi::ThreadPool pool, Words x, Words panels, Ints tap_sums
   if (ffi::Error error = ReadCall(x, panels, tap_sums, geometry, isa, &call); error.failure()) return error;
   const recu::Geometry& g = call.geometry;
   const int64_t padded = g.blocks() * recu::kBlock, count = g.pixels() * g.output_features();
-  const int64_t given = static_cast<int64_t>(shortcut.element_count());
-  if (g.groups != 1 || static_cast<int64_t>(affine.element_count()) != 4 * padded || (given != 0 && given != count) ||
+  if (g.groups != 1 || static_cast<int64_t>(affine.element_count()) != 4 * padded || !FitsOrEmpty(shortcut, count) ||
       static_cast<int64_t>(out->element_count()) != count ||
       static_cast<int64_t>(bits->element_count()) != 2 * g.pixels() * g.output_words()) {
     return Invalid("affine, shortcut or results do not fit the geometry");
@@ -130,7 +138,7 @@ ffi::Error ConvAffine(ffi::ThreadPool pool, Words x, Words panels, Ints tap_sums
                           rows + padded,
                           rows + 2 * padded,
                           rows + 3 * padded,
-                          given != 0 ? shortcut.typed_data() : nullptr,
+                          OrNull(shortcut),
                           clamp,
                           out->typed_data(),
                           reinterpret_cast<uint64_t*>(bits->typed_data())};
@@ -162,20 +170,19 @@ ffi::Error InputGradient(ffi::ThreadPool pool, Words kernel, Floats alpha, Float
   if (!ReadGeometry(geometry, &g)) return Invalid("the geometry is not one of a convolution");
   const recu::Isa* isa = recu::FindIsa(std::string(isa_name).c_str());
   if (isa == nullptr) return Invalid("no instruction set of this name here: " + std::string(isa_name));
-  const int64_t scales = static_cast<int64_t>(alpha.element_count());
   if (static_cast<int64_t>(kernel.element_count()) != 2 * g.output_features() * g.depth() ||
       static_cast<int64_t>(dy.element_count()) != g.pixels() * g.output_features() ||
-      (scales != 0 && scales != g.output_features()) ||
+      !FitsOrEmpty(alpha, g.output_features()) ||
       static_cast<int64_t>(out->element_count()) != g.batch * g.in[0] * g.in[1] * g.in[2] * g.groups * g.channels) {
     return Invalid("kernel, alpha, dy or the input's gradient do not fit the geometry");
   }
-  recu::InputGradient(g, reinterpret_cast<const uint64_t*>(kernel.typed_data()),
-                      scales != 0 ? alpha.typed_data() : nullptr, dy.typed_data(), out->typed_data(), *isa,
-                      MakeWorkers(pool));
+  recu::InputGradient(g, reinterpret_cast<const uint64_t*>(kernel.typed_data()), OrNull(alpha), dy.typed_data(),
+                      out->typed_data(), *isa, MakeWorkers(pool));
   return ffi::Error::Success();
 }
 
-ffi::Error Pack(ffi::ThreadPool pool, Floats x, Floats norm, Out<Words> out, int64_t channels, std::string_view isa_name) {
+ffi::Error Pack(ffi::ThreadPool pool, Floats x, Floats norm, Out<Words> out, int64_t channels,
+                std::string_view isa_name) {
   const recu::Isa* isa = recu::FindIsa(std::string(isa_name).c_str());
   if (isa == nullptr) return Invalid("no instruction set of this name here: " + std::string(isa_name));
   const int64_t count = static_cast<int64_t>(x.element_count());
@@ -183,10 +190,9 @@ ffi::Error Pack(ffi::ThreadPool pool, Floats x, Floats norm, Out<Words> out, int
       static_cast<int64_t>(out->element_count()) != count / channels * 2 * ((channels + 63) / 64)) {
     return Invalid("x or its packed form do not fit the number of channels");
   }
-  const int64_t given = static_cast<int64_t>(norm.element_count());
-  if (given != 0 && given != 3 * channels) return Invalid("the batch norm does not fit the number of channels");
-  recu::PackSigns(x.typed_data(), count / channels, channels, given != 0 ? norm.typed_data() : nullptr, reinterpret_cast<uint64_t*>(out->typed_data()), *isa,
-                  MakeWorkers(pool));
+  if (!FitsOrEmpty(norm, 3 * channels)) return Invalid("the batch norm does not fit the number of channels");
+  recu::PackSigns(x.typed_data(), count / channels, channels, OrNull(norm),
+                  reinterpret_cast<uint64_t*>(out->typed_data()), *isa, MakeWorkers(pool));
   return ffi::Error::Success();
 }
 
@@ -259,7 +265,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_pack, Pack,
 #define RECU_SOURCES ""
 #endif
 
-// SHA-256 of the sources that this was built of; setup.py gives it.
+// SHA-256 of the sources that this was built of; setup.py gives it, and native.py looks for it in the library.
 extern "C" const char* recu_sources() { return RECU_SOURCES; }
 
 // Names of the instruction sets that run here, fastest first, with a space between two.

@@ -52,8 +52,8 @@ class Job {
     if (holders_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
   }
 
-  // The number of a thread that helps; the caller's is 0, so that of two threads each has the same part in every call of
-  // the same size, whose memory is in its cache.
+  // The number of a thread that helps; the caller's is 0, so that of two threads each has the same part in every call
+  // of the same size, whose memory is in its cache.
   int Join() { return helpers_.fetch_add(1, std::memory_order_relaxed); }
 
   // Does a worker's own part; how many items, to be reported. `item_` lives as long as there are items; a thread that
