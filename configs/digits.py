@@ -10,8 +10,9 @@ def get_config():
     config = base_config()
     config.dataset = "digits"
     config.model = "digits_resnet8"
-    config.epochs = 30
-    config.batch_size = 64
+    config.epochs = 40
+    config.batch_size = 32
+    config.weight_decay = 1e-3
     config.eval_batch_size = 360
     config.crop_padding = 1
     config.flip = False

@@ -120,7 +120,7 @@ def test_all_devices_are_found(executed):
 
 @pytest.mark.parametrize(
     ("cell", "run", "epochs", "batch_size"),
-    [("digits", "digits_1_epochs", 1, 64), ("cifar10", "digits_resnet8_2_epochs", 2, 16)],
+    [("digits", "digits_1_epochs", 1, 32), ("cifar10", "digits_resnet8_2_epochs", 2, 16)],
 )
 def test_it_trains_on_all_devices(executed, cell, run, epochs, batch_size):
     outputs, folder = executed
