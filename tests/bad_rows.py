@@ -85,7 +85,7 @@ FIELDS = [
     field("eval_batch_size", 10**12, "GiB of 8x8 images, and this machine has"),
     field("num_devices", 7, "config.num_devices is 7"),
     field("epochs", 0, "config.epochs is 0; it must be at least 1"),
-    field("epochs", 10**15, "a run holds at most 2147483647 steps, 97612893 epochs"),
+    field("epochs", 10**15, "a run holds at most 2147483647 steps, 48806446 epochs"),
     field("num_workers", 10**6, "config.num_workers is 1000000; it must be at most 1024"),
     field("seed", 2**32, "config.seed is 4294967296; it must be at most 4294967295"),
     field("learning_rate", 0.0, "config.learning_rate is 0.0; it must be above 0"),

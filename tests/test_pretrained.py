@@ -29,7 +29,7 @@ def digits(**changes):
 
 
 def recipe_of(config):
-    return make_recipe(config, load_data("digits"), 22)
+    return make_recipe(config, load_data("digits"), 44)
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +131,6 @@ def test_what_does_not_fit_is_named(runs):
 
 def test_the_best_checkpoint_is_taken(runs):
     paths, _ = runs
-    assert read_best(paths["teacher"])[0] == 22
+    assert read_best(paths["teacher"])[0] == 44
     given = load(paths["teacher"], "digits_resnet8")
     assert functools.reduce(lambda n, a: n + a.size, jax.tree.leaves(given["params"]), 0) > 10_000
