@@ -79,8 +79,7 @@ PAIRS = (
 def recipe(dataset: str, folder: pathlib.Path, data_dir: str | None) -> list[str]:
     """Arguments of `recu_jax.main` for the data set; makes its file in `folder` where it needs one."""
     if dataset == "digits":
-        # As the config was when `results/binarizers` was recorded.
-        return ["--config=configs/digits.py", "--config.batch_size=64", "--config.weight_decay=5e-4"]
+        return runs.RECORDED_DIGITS
     path = folder / "cifar10_subset.npz"
     if not path.exists():
         full = data.load("cifar10", data_dir)

@@ -12,6 +12,8 @@ import numpy as np
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 # What differs between two runs with the same result.
 NOT_COMPARED = {"images_per_second", "data_wait"}
+# The digits as they were trained when the results of `paper/` and `compare_binarizers.py` were recorded.
+RECORDED_DIGITS = ["--config=configs/digits.py", "--config.batch_size=64", "--config.weight_decay=5e-4"]
 
 
 def start(

@@ -28,8 +28,7 @@ import runs as processes  # noqa: E402
 
 # Command and fields of each data set; {data} is --data_dir.
 DATASETS = {
-    # As the config was when its results were recorded.
-    "digits": ["--config=configs/digits.py", "--config.batch_size=64", "--config.weight_decay=5e-4"],
+    "digits": processes.RECORDED_DIGITS,
     "cifar10": ["--config=configs/cifar10.py", "--config.data_dir={data}"],
     # A tenth of CIFAR-10 calls for a smaller network, and for smaller batches to have steps enough.
     "cifar10_5000": [
