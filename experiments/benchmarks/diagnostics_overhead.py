@@ -4,8 +4,8 @@
         [--dataset=npz --data_dir=FILE]
 
 Trains as `recu_jax.main` does, in a folder of its own, and times all that is done between the end of an epoch's
-evaluation and the begin of its checkpoint, against the epoch's training and evaluation. The first epoch, in which all
-of it is compiled, stands apart.
+evaluation and the begin of its checkpoint, against the epoch's training and evaluation; the diagnostics' part, as they
+note it themselves, stands beside. The first epoch, in which all of it is compiled, stands apart.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import time
 
 import jax
 
-from recu_jax import backend, diary, loop
+from recu_jax import backend, diary, logbook, loop
 
 
 class Timed(diary.Diary):
@@ -54,11 +54,14 @@ def main():
     loop.Diary = Timed
     with tempfile.TemporaryDirectory() as folder:
         loop.train(config, folder)
+        rows = logbook.read(pathlib.Path(folder) / "diagnostics.jsonl")
         report = (pathlib.Path(folder) / "report.html").stat().st_size
     later = slice(1, None)
     share = sum(Timed.notes[later]) / sum(Timed.epochs[later])
+    diagnostics = sum(row["diagnostics_seconds"] for row in rows[later]) / sum(Timed.epochs[later])
     result = {
         "config": str(arguments.config), "epochs": arguments.epochs, "share_of_epoch": share,
+        "diagnostics_share_of_epoch": diagnostics,
         "seconds_of_epoch": statistics.median(Timed.epochs[later]), "seconds": Timed.notes[later],
         "median_seconds": statistics.median(Timed.notes[later]), "first_epoch_seconds": Timed.notes[0],
         "report_bytes": report, "jax": jax.__version__, "python": platform.python_version(),
