@@ -18,9 +18,9 @@ PHOTOS = [*TFDS, "grain>=0.2.18", "pillow>=11.0"]
 # The tests execute experiments/colab_tpu.ipynb.
 NOTEBOOK = ["ipykernel", "nbclient", "nbformat"]
 
-KERNELS = pathlib.Path("recu_jax") / "bits" / "csrc"
+KERNELS = pathlib.Path("recu_jax") / "ops" / "csrc"
 SOURCES = sorted(path for path in (ROOT / KERNELS).iterdir() if path.suffix in (".cc", ".h"))
-# Built in place, kernels outlive what they were built of: recu_jax.bits.native compares.
+# Built in place, kernels outlive what they were built of: recu_jax.ops.native compares.
 DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()
 
 
@@ -57,11 +57,11 @@ setup(
     # The experiments go along, so that --config=configs/digits.py finds them without a checkout (`config_flag`).
     packages=[*find_packages(include=["recu_jax", "recu_jax.*"]), "recu_jax.configs"],
     package_dir={"recu_jax": "recu_jax", "recu_jax.configs": "configs"},
-    package_data={"": ["py.typed", "*.html", "*.css", "*.js"]},
+    package_data={"": ["py.typed", "*.pyi", "*.html", "*.css", "*.js"]},
     python_requires=">=3.11",
     ext_modules=[
         Extension(
-            "recu_jax.bits._kernels",
+            "recu_jax.ops._kernels",
             sources=[str(KERNELS / path.name) for path in SOURCES if path.suffix == ".cc"],
             depends=[str(KERNELS / path.name) for path in SOURCES if path.suffix == ".h"],
             define_macros=[("RECU_SOURCES", f'"{DIGEST}"')],
@@ -70,6 +70,7 @@ setup(
             language="c++",
         )
     ],
+    entry_points={"console_scripts": ["recu = recu_jax.__main__:main"]},
     cmdclass={"build_ext": BuildKernels, "bdist_wheel": OneWheel},
     install_requires=[
         "absl-py",
@@ -77,6 +78,7 @@ setup(
         "jax>=0.7.2,!=0.10.2",
         "jaxlib>=0.7.2,!=0.10.2",
         "filelock",
+        "lazy_loader",
         "flax>=0.11.2",
         "ml_collections",
         "numpy",
@@ -100,6 +102,9 @@ setup(
         "report": ["plotly>=6"],
         # Tests build the compiled kernels beside their sources, with setuptools, which Python 3.12 no longer brings.
         "test": [*PHOTOS, *NOTEBOOK, "flatbuffers", "plotly>=6", "pytest", "pytest-xdist", "ruff", "setuptools>=70.1"],
+        "docs": ["docutils>=0.22", "furo", "matplotlib", "myst-parser", "sphinx>=7.4", "sphinx-copybutton"],
+        # What the scripts in experiments/ import.
+        "experiments": [*PHOTOS, "matplotlib>=3.6", "plotly>=6", "scipy"],
         # Comparisons only. On Python 3.11 `torch==2.13.0` is to be had as a CPU build.
         "torch": ["torch>=2.4"],
     },

@@ -1,8 +1,11 @@
-"""Tiny-ImageNet (200 classes) with a 1-bit ResNet-18, its 64-pixel images enlarged to 224; not yet run in full.
+"""Tiny-ImageNet (200 classes) with a 1-bit ResNet-18; its 64-pixel images are enlarged to 224.
 
-python -m recu_jax.main --config=configs/tiny_imagenet.py --config.data_dir=tiny-imagenet-200
+    python -m recu_jax.main --config=configs/tiny_imagenet.py --config.data_dir=tiny-imagenet-200
 
 The folder as it is distributed (train/CLASS/images, val/val_annotations.txt), or one with val/CLASS.
+
+Hardware: a GPU or TPU; hours are not known, as it was not run on one here.
+Expected: not known; it was not trained here, and the paper has no figure for it.
 """
 
 from recu_jax.config import base_config

@@ -9,7 +9,8 @@ how they fare in each other's place, and not how well each can do. Weights witho
 alpha. `cifar10_subset` is the first 500 training and 200 test images of each class, for a ResNet-8.
 
 Runs that `runs.jsonl` in the results has are not repeated, one that was interrupted goes on where it was; so the same
-command continues. Needs matplotlib.
+command continues. The recorded `runs.jsonl` calls the field `alpha` by its former name, `scale`: add no runs to it,
+give another `--results`. Needs matplotlib.
 """
 
 import argparse
@@ -26,17 +27,17 @@ from collections.abc import Iterable, Sequence
 import jax
 import numpy as np
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-import runs  # noqa: E402
-from benchmarks.turns import cpu_model  # noqa: E402
+from experiments import runs
+from experiments.benchmarks.turns import cpu_model
+from recu_jax import data
+from recu_jax.atomic_write import atomic_write
+from recu_jax.binarizers import ACTIVATIONS, WEIGHTS
+from recu_jax.records import METRICS, read_epochs
 
-from recu_jax import data, logbook  # noqa: E402
-from recu_jax.binarizers import ACTIVATIONS, WEIGHTS  # noqa: E402
-from recu_jax.replacing import replacing  # noqa: E402
-
-RESULTS = ROOT / "experiments" / "results" / "binarizers"
+WORKDIR = runs.REPOSITORY / "runs" / "binarizers"
+RESULTS = runs.REPOSITORY / "experiments" / "results" / "binarizers"
 EPOCHS = {"digits": 30, "cifar10_subset": 5}
 # Of each class.
 TRAIN_IMAGES, TEST_IMAGES = 500, 200
@@ -54,9 +55,9 @@ class Pair:
 
     @property
     def fields(self) -> dict[str, object]:
-        scale = "none" if WEIGHTS[self.weights].scaled else "learned"
+        alpha = "none" if WEIGHTS[self.weights].scaled else "learned"
         return {
-            "weight_binarizer": self.weights, "activation_binarizer": self.activations, "scale": scale,
+            "weight_binarizer": self.weights, "activation_binarizer": self.activations, "alpha": alpha,
             **dict(self.others),
         }  # fmt: skip
 
@@ -89,7 +90,7 @@ def recipe(dataset: str, folder: pathlib.Path, data_dir: str | None) -> list[str
             chosen = np.sort(np.concatenate([np.flatnonzero(labels == c)[:count] for c in range(10)]))
             arrays |= {f"{split}_images": images[chosen], f"{split}_labels": labels[chosen]}
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             np.savez(file, **arrays)
     options = {
         "dataset": "npz", "data_dir": path.resolve(), "model": "cifar_resnet8", "warmup_epochs": 1,
@@ -113,7 +114,7 @@ def train(pair: Pair, seed: int, epochs: int, arguments: Sequence[str], workdir:
         raise
     if status:
         sys.exit(f"{pair.name}, seed {seed}, ended with status {status}:\n{runs.log(workdir)[-2000:]}")
-    return [row["test_top1"] for row in logbook.read(workdir / "metrics.jsonl")]
+    return [row["test_top1"] for row in read_epochs(workdir / METRICS)]
 
 
 def key(row: dict) -> tuple:
@@ -185,7 +186,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
     parser.add_argument("--epochs", type=int, help=f"default: {EPOCHS}")
     parser.add_argument("--groups", nargs="+", choices=sorted({p.group for p in PAIRS}), help="default: all")
-    parser.add_argument("--workdir", type=pathlib.Path, default=ROOT / "runs" / "binarizers", help="of the runs")
+    parser.add_argument("--workdir", type=pathlib.Path, default=WORKDIR, help="of the runs")
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
     parser.add_argument("--prefix", default="", help="of each run's command, such as 'taskset -c 0'")
     args = parser.parse_args()

@@ -18,19 +18,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-import golden_values  # noqa: E402
-from random_networks import file_of, flax_outputs  # noqa: E402
-
-from recu_jax import create_model, set_xla_flags  # noqa: E402
-from recu_jax.bits import native, packing  # noqa: E402
-from recu_jax.checkpoint import read_best  # noqa: E402
-from recu_jax.data import load  # noqa: E402
-from recu_jax.data.transform import Transform  # noqa: E402
-from recu_jax.deploy import graph, runtime  # noqa: E402
-from recu_jax.torch_import import from_torch  # noqa: E402
+from recu_jax import create_model, set_xla_flags
+from recu_jax.data import load
+from recu_jax.data.transform import Transform
+from recu_jax.deploy import graph, runtime
+from recu_jax.ops import native, packing
+from recu_jax.pytorch.variables import from_torch
+from recu_jax.training.checkpoint import read_best
+from tests.support import golden_values
+from tests.support.random_networks import file_of, flax_outputs
 
 
 def multiplied_out(arrays):

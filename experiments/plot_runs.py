@@ -2,14 +2,14 @@
 
     python experiments/plot_runs.py --out=FILE.png LABEL=metrics.jsonl [LABEL=metrics.jsonl ...]
 
-Needs matplotlib and an installed recu_jax.
+A line of a file has `epoch` and `test_top1`, and may have `train_loss`. Needs matplotlib.
 """
 
 import argparse
+import json
+import pathlib
 
 import matplotlib.pyplot as plt
-
-from recu_jax.logbook import read
 
 
 def main():
@@ -21,7 +21,7 @@ def main():
     figure, (accuracy, loss) = plt.subplots(1, 2, figsize=(9, 3.2), dpi=150, layout="constrained")
     for run in arguments.runs:
         label, path = run.split("=", 1)
-        rows = read(path)
+        rows = [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
         epochs = [row["epoch"] for row in rows]
         accuracy.plot(epochs, [row["test_top1"] for row in rows], marker="o", markersize=3, label=label)
         if "train_loss" in rows[0]:

@@ -75,7 +75,7 @@ def final_state(workdir: pathlib.Path) -> dict[str, np.ndarray]:
     """Leaves of the newest checkpoint's state by path."""
     import jax
 
-    from recu_jax.checkpoint import saved
+    from recu_jax.training.checkpoint import saved
 
     state = saved(workdir)[-1].state()
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}

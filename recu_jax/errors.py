@@ -1,48 +1,104 @@
-"""The exceptions a user may see: their messages are shown alone, without a traceback."""
+"""The exceptions for users. Commands show their messages alone, without a traceback."""
 
 import difflib
 import importlib.util
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+# Names that papers, abbreviations and other libraries use for our names, without capitals and punctuation.
+MEANINGS = {
+    "lr": ("learning_rate",),
+    "wd": ("weight_decay",),
+    "bs": ("batch_size",),
+    "irnet": ("libra", "ede"),
+    "bnn": ("clipped_sign",),
+    "ste": ("clipped_sign",),
+    "birealnet": ("magnitude_aware_sign", "approx_sign"),
+    "bireal": ("magnitude_aware_sign", "approx_sign"),
+    "reactnet": ("rsign", "rprelu", "react_resnet18"),
+    "xnor": ("xnor_net",),
+    "bnnplus": ("swish_sign",),
+    "scale": ("alpha",),
+    "centre": ("center",),
+    "b": ("laplace_b",),
+    "optim": ("optimizer",),
+    "arch": ("model",),
+    "workers": ("num_workers",),
+    "j": ("num_workers",),
+    "gpus": ("num_devices",),
+    "lrtype": ("lr_schedule",),
+    "scheduler": ("lr_schedule",),
+    "numepochs": ("epochs",),
+    "precision": ("dtype",),
+    "amp": ("dtype",),
+    "fp16": ("bfloat16",),
+    "float16": ("bfloat16",),
+    "bf16": ("bfloat16",),
+    "fp32": ("float32",),
+    "imagenet": ("imagenet2012",),
+    "imagefolder": ("image_folder",),
+    "data": ("data_dir",),
+    "datapath": ("data_dir",),
+    "resume": ("init_from",),
+    "pretrained": ("init_from",),
+    "relu": ("rprelu",),
+    "hardtanh": ("hard_tanh",),
+}
+
 
 class UserError(ValueError):
-    """A mistake in the input: config field, file, data set, workdir.
+    """A mistake in the input: a config field, a file, a data set, a workdir.
 
-    The message is one line that gives the value, the rule it breaks, and the way out. `recu_jax.main` prints it
-    and exits with status 2; from Python it is a `ValueError` like any other.
+    The message is one line. It gives the value, the rule that the value breaks, and the way out. Commands print it and
+    exit with status 2. In Python it is a `ValueError`.
     """
 
 
-class RunFailed(RuntimeError):  # noqa: N818  (the field speaks of failed runs)
-    """What ended a run through no mistake in its input: a full disk, a loss that is not finite, a dead worker.
+class RunFailed(RuntimeError):  # noqa: N818  ("failed run" is the usual term)
+    """A failure of a run whose input is correct: a full disk, a loss that is not finite, a dead worker.
 
-    The message is one line that says what happened, what is kept, and the way out. `recu_jax.main` prints it and exits
+    The message is one line. It says what happened, which results are kept, and the way out. Commands print it and exit
     with status 3.
     """
 
 
 def one_line(said: object, most: int | None = None) -> str:
-    """What an error or a person said, without its line breaks, at most `most` characters; an empty error's kind."""
+    """Puts a text on one line and cuts it to `most` characters. An error without text gives its type."""
     return " ".join(str(said).split())[:most] or type(said).__name__
 
 
 def unknown(what: str, value: object, names: Iterable[str]) -> UserError:
-    """The error for a `value` of `what` that is none of `names`; points at the nearest of them."""
+    """Returns the error for a `value` of `what` that is not one of `names`; the message suggests the nearest name."""
     names = list(names)
-    near = difflib.get_close_matches(str(value), names, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    near = _nearest(str(value), names)
+    hint = f"did you mean {near!r}? " if near else ""
     return UserError(f"{what} is {value!r}, which does not exist; {hint}it must be one of: {', '.join(names)}")
 
 
+def _nearest(value: str, names: Sequence[str]) -> str | None:
+    """Returns the name that `value` probably means: by meaning, by a part of the name, or by spelling."""
+    asked = _letters(value)
+    for meant in MEANINGS.get(asked, ()):
+        if meant in names:
+            return meant
+    parts = [name for name in names if len(asked) > 2 and (asked in _letters(name) or _letters(name) in asked)]
+    if parts:
+        return max(parts, key=lambda name: difflib.SequenceMatcher(None, asked, _letters(name)).ratio())
+    return next(iter(difflib.get_close_matches(value, names, n=1)), None)
+
+
+def _letters(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())
+
+
 def first_few(items: Sequence[Any], most: int, separator: str = "; ", name: Callable[[Any], str] = str) -> str:
-    """The first `most` of `items` for a message, and how many more there are: `a; b; and 3 more`."""
+    """Joins the first `most` of `items` for a message, and counts the rest: `a; b; and 3 more`."""
     more = f"{separator}and {len(items) - most} more" if len(items) > most else ""
     return separator.join(map(name, items[:most])) + more
 
 
 def require(extra: str, *packages: str) -> None:
-    """Raises UserError if one of `packages`, which the optional dependencies `extra` bring, is not installed."""
+    """Raises UserError if one of `packages` is not installed. The optional dependencies `extra` install them."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise UserError(f"{package} is not installed; type: pip install 'recu_jax[{extra}]'")

@@ -1,7 +1,7 @@
 """The method as pure functions: SPEC.md sections 1 to 3 (Xu et al., "ReCU", ICCV 2021, arXiv 2103.12369).
 
-Arrays are channels last: a kernel is (*window, in_features / groups, features), its output channel the last axis.
-Every function returns the dtype it was given; statistics of bfloat16 and float16 arrays are computed in float32.
+Arrays are channels last. A kernel is (*window, in_features / groups, features): its last axis is the output channel.
+Every function returns the dtype of its input. Statistics of bfloat16 and float16 arrays are computed in float32.
 """
 
 import functools
@@ -13,37 +13,50 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from recu_jax.conv import ConvSpec, PaddingLike, per_channel, vary_alike, wrap_padding
 from recu_jax.errors import UserError
-from recu_jax.scaled_conv import scaled_conv
-from recu_jax.sums import sum_columns
+from recu_jax.ops.conv import ConvSpec, PaddingLike, match_varying_axes, per_channel, wrap_padding
+from recu_jax.ops.reductions import sum_columns
+from recu_jax.ops.scaled_conv import scaled_conv
 
 EPSILON = 1e-5
 
 
 def check_tau(tau: Any) -> None:
-    """Raises UserError if `tau`, where its value is known while tracing, is outside (0.5, 1]."""
+    """Raises UserError if `tau` is a Python number outside (0.5, 1]. Values of JAX arrays are not checked."""
     if isinstance(tau, (int, float)) and not 0.5 < tau <= 1.0:
         raise UserError(f"tau is {tau}; it must be above 0.5 and at most 1 (1 clips nothing)")
+
+
+def check_tau_range(tau_min: float, tau_max: float, prefix: str = "") -> None:
+    """Raises UserError unless `0.5 < tau_min <= tau_max <= 1`; the message puts `prefix` before both names."""
+    if not 0.5 < tau_min <= tau_max <= 1.0:
+        raise UserError(
+            f"{prefix}tau_min is {tau_min} and {prefix}tau_max is {tau_max}; they must satisfy "
+            "0.5 < tau_min <= tau_max <= 1"
+        )
 
 
 def _wide(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def standardize(kernel: jax.Array, *, b: float = 2.0, centre: bool = True) -> jax.Array:
-    """Centres and scales the latent weights of each output channel (SPEC.md 1.1).
+def standardize(kernel: jax.Array, *, b: float = 2.0, center: bool = True) -> jax.Array:
+    """Centers and scales the latent weights of each output channel (SPEC.md 1.1).
 
-    `w0 = w - mean(w)`, `w1 = w0 * sqrt(2) * b / sqrt(var(w0) + 1e-5)`, `var` unbiased: a Laplace distribution of
-    scale `b` has the standard deviation `sqrt(2) b`. The gradient flows through mean and variance.
+    `w0 = w - mean(w)`, `w1 = w0 * sqrt(2) * b / sqrt(var(w0) + 1e-5)`, with the unbiased `var`. The factor is
+    `sqrt(2) b` because this is the standard deviation of a Laplace distribution of scale `b`. The gradient flows
+    through mean and variance.
 
     Args:
-      kernel: (*window, in_features, features).
-      b: scale b* of the Laplace distribution that the result is to have.
-      centre: whether to subtract the mean.
+      kernel: (*window, in_features / groups, features).
+      b: scale b* of the Laplace distribution of the result.
+      center: whether to subtract the mean.
+
+    Returns:
+      The standardized weights, in the shape and dtype of `kernel`.
 
     Raises:
-      UserError: a channel has fewer than two weights, whose variance is not defined.
+      UserError: a channel has fewer than two weights, so its variance is not defined.
     """
     axes = tuple(range(kernel.ndim - 1))
     if math.prod(kernel.shape[:-1]) < 2:
@@ -52,51 +65,87 @@ def standardize(kernel: jax.Array, *, b: float = 2.0, centre: bool = True) -> ja
             "variance; use standardize=False"
         )
     w = _wide(kernel)
-    if centre:
+    if center:
         w = w - w.mean(axes, keepdims=True)
     variance = w.var(axes, keepdims=True, ddof=1)
     return (w * (math.sqrt(2) * b / jnp.sqrt(variance + EPSILON))).astype(kernel.dtype)
 
 
-def laplace_scale(weights: jax.Array) -> jax.Array:
-    """Maximum-likelihood scale `b = mean|w|` of a zero-mean Laplace distribution over a whole layer (SPEC.md 1.2).
+# `clamped_weights` has an argument named `standardize`, which hides the function.
+_standardize = standardize
 
-    Scalar, float32 at least; carries no gradient.
+
+def laplace_scale(weights: jax.Array) -> jax.Array:
+    """Estimates the scale `b = mean|w|` of a zero-mean Laplace distribution over a whole layer (SPEC.md 1.2).
+
+    This is the maximum-likelihood estimate. It carries no gradient.
+
+    Args:
+      weights: standardized weights of one layer, any shape.
+
+    Returns:
+      (), float32 or wider.
     """
     return lax.stop_gradient(jnp.abs(_wide(weights)).mean())
 
 
 def laplace_quantile(scale: jax.Array | float, tau: jax.Array | float) -> jax.Array:
-    """tau-quantile `Q(tau) = -b ln(2 - 2 tau)` of a zero-mean Laplace distribution (SPEC.md 1.2); `Q(1) = inf`.
+    """Computes the tau-quantile `Q(tau) = -b ln(2 - 2 tau)` of a zero-mean Laplace distribution (SPEC.md 1.2).
+
+    `Q(1)` is infinite, also where `scale` is 0.
 
     Args:
-      scale: b, as `laplace_scale` gives it.
+      scale: b, the result of `laplace_scale`.
       tau: in (0.5, 1].
 
     Raises:
       UserError: `tau` is a Python number outside (0.5, 1].
     """
     check_tau(tau)
-    return -scale * jnp.log(2.0 - 2.0 * jnp.asarray(tau, jnp.result_type(scale, float)))
+    tau = jnp.asarray(tau, jnp.result_type(scale, float))
+    # 0 times the infinite logarithm would be NaN.
+    return jnp.where(tau < 1, -scale * jnp.log(2.0 - 2.0 * tau), jnp.inf)
 
 
 def recu(weights: jax.Array, tau: jax.Array | float) -> jax.Array:
-    """Rectified clamp unit: clamps to `[-Q(tau), Q(tau)]` of the layer's Laplace fit (SPEC.md 1.3).
+    """Rectified clamp unit: clamps weights to `[-Q(tau), Q(tau)]` of the layer's Laplace fit (SPEC.md 1.3).
 
-    The gradient is 1 inside and 0 outside; none flows to Q. A share of about `2 (1 - tau)` of the weights is clipped.
+    The gradient is 1 inside the interval and 0 outside. No gradient flows to Q. The clamp clips a share of about
+    `2 (1 - tau)` of the weights.
+
+    Args:
+      weights: standardized weights of one layer, any shape.
+      tau: in (0.5, 1].
+
+    Returns:
+      The clamped weights, in the shape and dtype of `weights`.
+
+    Raises:
+      UserError: `tau` is a Python number outside (0.5, 1].
+
+    Example:
+      At tau = 0.75 and b = 2, `Q = -2 ln 0.5 = 1.386`:
+
+      >>> w = jnp.array([0.5, -1.0, 4.5])
+      >>> recu(w, tau=0.75)
+      Array([ 0.5      , -1.       ,  1.3862944], dtype=float32)
     """
     bound = lax.stop_gradient(laplace_quantile(laplace_scale(weights), tau)).astype(weights.dtype)
     return jnp.where(jnp.abs(weights) <= bound, weights, jnp.copysign(bound, weights))
 
 
 def sign(x: jax.Array) -> jax.Array:
-    """+1 where `x >= 0`, else -1, without a gradient. Never 0, so that a sign is one bit."""
-    return jnp.where(x >= 0, jnp.ones((), x.dtype), -jnp.ones((), x.dtype))
+    """Returns +1 where `x >= 0` and -1 where `x < 0`, without a gradient.
+
+    The result is never 0, so a sign is one bit. NaN stays NaN.
+    """
+    one = jnp.ones((), x.dtype)
+    return jnp.where(jnp.isnan(x), lax.stop_gradient(x), jnp.where(x >= 0, one, -one))
 
 
 @jax.custom_jvp
 def ste_sign(x: jax.Array) -> jax.Array:
-    """Sign with the identity as its gradient, the straight-through estimator of the weights (SPEC.md 1.4)."""
+    """Sign with the straight-through estimator of the weights: its gradient is the identity (SPEC.md 1.4)."""
     return sign(x)
 
 
@@ -107,7 +156,7 @@ def _ste_sign_jvp(primals, tangents):
 
 @jax.custom_jvp
 def approx_sign(x: jax.Array) -> jax.Array:
-    """Sign with the gradient `max(0, 2 - 2|x|)`, that of Bi-Real Net's piecewise polynomial (SPEC.md 2)."""
+    """Sign with the gradient `max(0, 2 - 2|x|)` of Bi-Real Net's piecewise polynomial (SPEC.md 2)."""
     return sign(x)
 
 
@@ -119,11 +168,14 @@ def _approx_sign_jvp(primals, tangents):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def normalize_sample(x: jax.Array, sample_ndim: int) -> jax.Array:
-    """Divides each sample by its standard deviation, `x / sqrt(var + 1e-5)`, `var` unbiased (SPEC.md 2).
+    """Divides each sample by its standard deviation: `x / sqrt(var + 1e-5)`, with the unbiased `var` (SPEC.md 2).
 
     Args:
       x: (*batch, *sample).
-      sample_ndim: how many trailing axes make one sample, 3 for (height, width, channels).
+      sample_ndim: number of trailing axes that make one sample; 3 for (height, width, channels).
+
+    Returns:
+      The normalized samples, in the shape and dtype of `x`.
     """
     return _normalize_sample_fwd(x, sample_ndim)[0]
 
@@ -140,7 +192,7 @@ def _normalize_sample_fwd(x, sample_ndim):
 def _normalize_sample_bwd(sample_ndim, saved, dy):
     x, mean, inverse = saved
     rows, dy = (_wide(a).reshape(len(mean), -1) for a in (x, dy))
-    # d inverse / d x = -inverse^3 (x - mean) / (n - 1); the mean adds nothing, as sum(x - mean) = 0.
+    # d inverse / d x = -inverse^3 (x - mean) / (n - 1). The mean adds nothing, because sum(x - mean) = 0.
     slope = sum_columns(dy * rows)[:, None] * inverse**3 / max(rows.shape[1] - 1, 1)
     dx = dy * inverse - (rows - mean) * slope
     return (dx.reshape(x.shape).astype(x.dtype),)
@@ -150,97 +202,77 @@ normalize_sample.defvjp(_normalize_sample_fwd, _normalize_sample_bwd)
 
 
 def binarize_activations(x: jax.Array, sample_ndim: int, *, train: bool) -> jax.Array:
-    """Signs of the activations (SPEC.md 2).
+    """Takes the signs of the activations (SPEC.md 2).
 
-    In training each sample is first divided by its standard deviation, which decides where the window of
-    `approx_sign`'s gradient lies; evaluation skips the division, as a positive factor changes no sign.
+    In training each sample is first divided by its standard deviation. This division sets the window in which the
+    gradient of `approx_sign` is not 0. Evaluation skips the division: a positive factor changes no sign.
+
+    Args:
+      x: (*batch, *sample).
+      sample_ndim: number of trailing axes that make one sample.
+      train: whether to divide.
+
+    Returns:
+      +1 and -1 in the shape and dtype of `x`.
     """
     return approx_sign(normalize_sample(x, sample_ndim) if train else x)
 
 
-def latent_to_clamped(
+def clamped_weights(
     kernel: jax.Array,
     tau: jax.Array | float | None = None,
     *,
-    standardized: bool = True,
+    standardize: bool = True,
     clamp: bool = True,
     b: float = 2.0,
-    centre: bool = True,
+    center: bool = True,
 ) -> jax.Array:
-    """Standardised and clamped latent weights `w2`, whose signs are the binary weights (SPEC.md 1.1 to 1.3).
+    """Standardizes and clamps latent weights (SPEC.md 1.1 to 1.3). The signs of the result `w2` are the binary weights.
 
     Args:
-      kernel: latent weights, (*window, in_features, features).
+      kernel: latent weights, (*window, in_features / groups, features).
       tau: in (0.5, 1]; None clamps nothing.
-      standardized: whether to standardise.
+      standardize: whether to standardize.
       clamp: whether to clamp.
-      b, centre: of the standardisation, as in `standardize`.
+      b, center: arguments of `functional.standardize`.
+
+    Returns:
+      `w2`, in the shape and dtype of `kernel`.
+
+    Raises:
+      UserError: `tau` is a Python number outside (0.5, 1], or a channel has fewer than two weights to standardize.
     """
-    w = standardize(kernel, b=b, centre=centre) if standardized else kernel
+    w = _standardize(kernel, b=b, center=center) if standardize else kernel
     return recu(w, tau) if clamp and tau is not None else w
 
 
 def binarize_weights(kernel: jax.Array, tau: jax.Array | float | None = None, **options: Any) -> jax.Array:
-    """Signs of the clamped latent weights, with the straight-through gradient (SPEC.md 1.4); arguments as above."""
-    return ste_sign(latent_to_clamped(kernel, tau, **options))
-
-
-def computed_alpha(clamped: jax.Array) -> jax.Array:
-    """The paper's scale of each output channel, the mean of `|w2|` (SPEC.md 3): (features,)."""
-    return jnp.abs(_wide(clamped)).mean(tuple(range(clamped.ndim - 1))).astype(clamped.dtype)
-
-
-def binary_conv(
-    x: jax.Array,
-    kernel: jax.Array,
-    alpha: jax.Array | None = None,
-    tau: jax.Array | float | None = None,
-    *,
-    strides: int | Sequence[int] | None = 1,
-    padding: PaddingLike = "SAME",
-    kernel_dilation: int | Sequence[int] | None = 1,
-    feature_group_count: int = 1,
-    train: bool = False,
-    standardized: bool = True,
-    clamp: bool = True,
-    b: float = 2.0,
-    centre: bool = True,
-    binary: bool = True,
-) -> jax.Array:
-    """1-bit convolution: `alpha * conv(sign(x), sign(recu(standardize(kernel))))`, SPEC.md sections 1 to 3.
-
-    Zero padding is added after the sign, so that taps outside the image count 0, not +1 or -1.
+    """Takes the signs of the clamped latent weights, with the straight-through gradient (SPEC.md 1.4).
 
     Args:
-      x: (batch, *spatial, in_features) real activations; their dtype is the dtype of the computation.
-      kernel: (*window, in_features / groups, features) latent weights; they stay in their own dtype up to the sign.
-      alpha: (features,) scale, or None.
-      tau: in (0.5, 1]; changes the gradient only. None clamps nothing.
-      strides: int or one per spatial dimension.
-      padding: `"SAME"`, `"SAME_LOWER"`, `"VALID"`, `"CIRCULAR"`, `"REFLECT"`, `"CAUSAL"` (1-D), an int, or one int
-        or (low, high) per spatial dimension.
-      kernel_dilation: int or one per spatial dimension.
-      feature_group_count: groups of channels; `in_features` makes it depthwise.
-      train: whether to normalise each sample first.
-      standardized: False leaves out the standardisation of the weights.
-      clamp: False leaves out ReCU.
-      b, centre: of the standardisation, as in `standardize`.
-      binary: False takes the latent weights as they are, without standardisation, ReCU and sign: 1-bit activations
-        on real weights, the first stage of two-stage training (SPEC.md 7).
+      kernel: latent weights, (*window, in_features / groups, features).
+      tau: in (0.5, 1]; None clamps nothing.
+      **options: keyword arguments of `clamped_weights`.
 
     Returns:
-      (batch, *out_spatial, features) in the dtype of `x`.
+      +1 and -1 in the shape and dtype of `kernel`.
 
     Raises:
-      UserError: tau is a Python number outside (0.5, 1], or a padding is unknown.
+      UserError: see `clamped_weights`.
     """
-    signs = binarize_activations(x, x.ndim - 1, train=train)
-    options = {"standardized": standardized, "clamp": clamp, "b": b, "centre": centre}
-    weights = binarize_weights(kernel, tau, **options) if binary else kernel
-    return conv_of_signs(
-        signs, weights, alpha, strides=strides, padding=padding, kernel_dilation=kernel_dilation,
-        feature_group_count=feature_group_count, binary=binary,
-    )  # fmt: skip
+    return ste_sign(clamped_weights(kernel, tau, **options))
+
+
+def mean_alpha(clamped: jax.Array) -> jax.Array:
+    """Computes the paper's scale of each output channel, the mean of `|w2|` (SPEC.md 3).
+
+    Args:
+      clamped: `w2`, the result of `clamped_weights`.
+
+    Returns:
+      (features,), in the dtype of `clamped`.
+    """
+    return jnp.abs(_wide(clamped)).mean(tuple(range(clamped.ndim - 1))).astype(clamped.dtype)
 
 
 def conv_of_signs(
@@ -254,48 +286,46 @@ def conv_of_signs(
     feature_group_count: int = 1,
     binary: bool = True,
 ) -> jax.Array:
-    """`alpha * conv(signs, weights)` of what some binarizers gave; the rest as in `binary_conv`.
+    """1-bit convolution `alpha * conv(signs, weights)` of binarized activations and binarized weights (SPEC.md 3).
+
+    Zero padding is added to the signs. A tap outside the image thus counts 0, not +1 or -1.
+
+    A NaN among the signs or weights gives NaN in each output that depends on it. The compiled kernels of CPUs give NaN
+    in all outputs of its sample or channel.
 
     Args:
-      signs: (batch, *spatial, in_features), +1 and -1.
-      weights: (*window, in_features / groups, features), +1 and -1, or with `binary=False` real weights.
-      alpha: (features,) scale, or None.
+      signs: (batch, *spatial, in_features), +1 and -1; their dtype is the dtype of the computation.
+      weights: (*window, in_features / groups, features), +1 and -1, or real weights with `binary=False`.
+      alpha: scale, (features,), or None.
+      strides: an int, or one per spatial dimension.
+      padding: `"SAME"`, `"SAME_LOWER"`, `"VALID"`, `"CIRCULAR"`, `"REFLECT"`, `"CAUSAL"` (1-D), an int, or one int or
+        (low, high) per spatial dimension.
+      kernel_dilation: an int, or one per spatial dimension.
+      feature_group_count: groups of channels; `in_features` groups make a depthwise convolution.
+      binary: False for real weights: only the activations are 1 bit, as in stage 1 of two-stage training (SPEC.md 7).
+
+    Returns:
+      (batch, *out_spatial, features) in the dtype of `signs`.
+
+    Raises:
+      UserError: the padding is unknown.
     """
     window = weights.shape[:-2]
     spec = ConvSpec.create(window, strides, padding, kernel_dilation, feature_group_count)
     signs, spec = wrap_padding(signs, window, spec)
-    return scaled_conv(*vary_alike(signs, weights.astype(signs.dtype), alpha), spec, binary)
-
-
-def binary_dense(
-    x: jax.Array,
-    kernel: jax.Array,
-    alpha: jax.Array | None = None,
-    tau: jax.Array | float | None = None,
-    *,
-    train: bool = False,
-    standardized: bool = True,
-    clamp: bool = True,
-    b: float = 2.0,
-    centre: bool = True,
-    binary: bool = True,
-) -> jax.Array:
-    """1-bit dense layer, `alpha * (sign(x) @ sign(recu(standardize(kernel))))`; arguments as in `binary_conv`.
-
-    Args:
-      x: (..., in_features); each vector of the last axis is one sample to the normalisation.
-      kernel: (in_features, features).
-
-    Returns:
-      (..., features) in the dtype of `x`.
-    """
-    signs = binarize_activations(x, 1, train=train)
-    options = {"standardized": standardized, "clamp": clamp, "b": b, "centre": centre}
-    weights = binarize_weights(kernel, tau, **options) if binary else kernel
-    return dense_of_signs(signs, weights, alpha)
+    return scaled_conv(*match_varying_axes(signs, weights.astype(signs.dtype), alpha), spec, binary)
 
 
 def dense_of_signs(signs: jax.Array, weights: jax.Array, alpha: jax.Array | None = None) -> jax.Array:
-    """`alpha * (signs @ weights)` of what some binarizers gave: (..., in_features) to (..., features)."""
+    """1-bit dense layer `alpha * (signs @ weights)` of binarized activations and binarized weights.
+
+    Args:
+      signs: (..., in_features), +1 and -1.
+      weights: (in_features, features), +1 and -1.
+      alpha: scale, (features,), or None.
+
+    Returns:
+      (..., features) in the dtype of `signs`.
+    """
     y = signs @ weights.astype(signs.dtype)
     return y if alpha is None else y * per_channel(alpha, y)

@@ -5,14 +5,27 @@ import optax
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """`-log softmax(logits)[label]`: logits (batch, classes) and int labels (batch,) to (batch,)."""
+    """Computes `-log softmax(logits)[label]`.
+
+    Args:
+      logits: (batch, classes).
+      labels: int, (batch,).
+
+    Returns:
+      (batch,).
+    """
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 def distillation(logits: jax.Array, teacher_logits: jax.Array) -> jax.Array:
-    """`-sum softmax(teacher) log_softmax(student)` over the classes: two arrays of (batch, classes) to (batch,).
+    """Computes `-sum softmax(teacher) log_softmax(student)` over the classes. No gradient flows to the teacher.
 
-    No gradient flows to the teacher.
+    Args:
+      logits: of the student, (batch, classes).
+      teacher_logits: (batch, classes).
+
+    Returns:
+      (batch,).
     """
     targets = jax.nn.softmax(jax.lax.stop_gradient(teacher_logits))
     return optax.softmax_cross_entropy(logits, targets)

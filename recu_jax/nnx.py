@@ -3,10 +3,12 @@
     layer = BinaryConv(3, 64, (3, 3), rngs=nnx.Rngs(0))
     y = layer(x, tau=tau)
 
-Each holds its variables and a Linen layer, which is what computes. `tau` may be left out as there; in a model that
-passes no tau on, `recu_jax.set_tau` hands it to all layers. Like batch norm and dropout they are born in training mode;
-`model.train()` and `model.eval()` switch them, and `nnx.view` under the name of either: `use_running_average` or
-`deterministic`. Only the gradients, and the scale `"mean"`, depend on it.
+Each layer holds its variables, and a Linen layer that computes. Without `tau` nothing is clamped. If a model does not
+pass tau to its layers, use `recu_jax.set_tau`: it gives tau to all layers.
+
+Like batch norm and dropout, the layers are created in training mode. `model.train()` and `model.eval()` switch the
+mode. `nnx.view` switches it too, by `use_running_average` or `deterministic`. The mode changes the gradients and, with
+`alpha="mean"`, the outputs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,21 +22,24 @@ from flax import nnx
 from jax import lax
 
 from recu_jax import layers
-from recu_jax.conv import ConvSpec, PaddingLike, check_groups
+from recu_jax.binarizers import ActivationBinarizer, WeightBinarizer, activations, weights
+from recu_jax.layers import Alpha, Number
+from recu_jax.ops.conv import ConvSpec, PaddingLike, check_groups
 
 _NO_METADATA: Mapping[str, Any] = MappingProxyType({})
 
 
 class Tau(nnx.Variable):
-    """What `recu_jax.set_tau` gave a layer: tau, in the shape of the layer's smallest parameter."""
+    """Tau or progress from `recu_jax.set_tau`, in the shape of the layer's smallest parameter."""
 
 
 class _BinaryLayer(nnx.Module):
-    """What both layers share: their variables, of which those that a layer is without are None, and their mode."""
+    """The part that both layers share: their mode and their variables. A variable that is not used is None."""
 
     def __init__(
         self,
         linen: nn.Module,
+        in_features: int,
         kernel_shape: tuple[int, ...],
         kernel_init: Callable[..., jax.Array],
         bias_init: Callable[..., jax.Array],
@@ -48,18 +53,21 @@ class _BinaryLayer(nnx.Module):
 
         self.linen = linen
         self.training = True
-        self.in_features, self.out_features = kernel_shape[-2], kernel_shape[-1]
+        self.in_features, self.out_features = in_features, kernel_shape[-1]
         channels = kernel_shape[-1:]
         self.kernel = parameter(True, kernel_init, kernel_shape, kernel_metadata)
         self.bias = parameter(linen.use_bias, bias_init, channels, bias_metadata)
-        self.alpha = parameter(linen.scale == "learned", alpha_init, channels)
-        # The computed scale depends on tau: evaluation without one takes that of the last training step.
-        self.last_tau = nnx.BatchStat(jnp.ones((), linen.param_dtype)) if linen.scale == "mean" else nnx.data(None)
-        self.tau = nnx.data(None)
+        self.alpha = parameter(linen.alpha == "learned", alpha_init, channels)
+        # The computed alpha depends on tau. Evaluation without tau uses the tau of the last training step.
+        self.last_tau = nnx.BatchStat(jnp.ones((), linen.param_dtype)) if linen.alpha == "mean" else nnx.data(None)
+        self.tau, self.progress = nnx.data(None), nnx.data(None)
+        # The input binarizer's parameters, such as the shift of RSign, have one number for each input channel.
+        for name, init in linen.input_binarizer.parameters.items():
+            setattr(self, name, parameter(True, init, (in_features,)))
 
     @property
     def deterministic(self) -> bool:
-        """False while the layer trains. `train()` and `eval()` set it here as in dropout, and under the next name."""
+        """False while the layer trains. `train()` and `eval()` set this property, as in dropout."""
         return not self.training
 
     @deterministic.setter
@@ -69,7 +77,7 @@ class _BinaryLayer(nnx.Module):
     use_running_average = deterministic
 
     def set_view(self, deterministic: bool | None = None, use_running_average: bool | None = None):
-        """For `nnx.view`: either name says whether the layer trains; where they differ, it does.
+        """Sets the mode for `nnx.view`, by either name. If the two names differ, the layer trains.
 
         Args:
           deterministic: False to train, True to evaluate.
@@ -80,33 +88,40 @@ class _BinaryLayer(nnx.Module):
             self.training = not all(said)
 
     def parameters(self) -> dict[str, nnx.Param]:
-        """The layer's parameters by their names."""
+        """Returns the layer's parameters by name."""
         named = {"kernel": self.kernel, "alpha": self.alpha, "bias": self.bias}
+        named |= {name: getattr(self, name) for name in self.linen.input_binarizer.parameters}
         return {name: variable for name, variable in named.items() if variable is not None}
 
-    def __call__(self, x: jax.Array, tau: jax.Array | float | None = None, train: bool | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, tau: Number | None = None, train: bool | None = None, progress: Number | None = None
+    ) -> jax.Array:
         """Applies the layer.
 
         Args:
           x: (..., in_features), for a convolution (*batch, *spatial, in_features).
-          tau: in (0.5, 1], a Python number or a scalar array; None takes that of `recu_jax.set_tau`, and clamps
-            nothing where there is none.
-          train: whether to train; None follows `train()` and `eval()`.
+          tau: in (0.5, 1], a Python number or a scalar array. None takes the tau of `recu_jax.set_tau`; without it
+            nothing is clamped.
+          train: whether to train; None uses the mode that `train()` and `eval()` set.
+          progress: share of the training that is over, from 0 to 1, for annealed binarizers. None takes the progress of
+            `recu_jax.set_tau`.
 
         Returns:
-          (..., out_features) in the computation's dtype.
+          (..., out_features) in the dtype of the computation.
 
         Raises:
-          UserError: tau outside (0.5, 1], or an unknown scale.
+          UserError: tau is outside (0.5, 1], alpha is unknown, or an annealed binarizer trains without progress.
         """
         train = self.training if train is None else train
         if tau is None and self.tau is not None:
             tau = self.tau[...].ravel()[0]
+        if progress is None and self.progress is not None:
+            progress = self.progress[...].ravel()[0]
         variables = {"params": {name: variable[...] for name, variable in self.parameters().items()}}
         if self.last_tau is None:
-            return cast(jax.Array, self.linen.apply(variables, x, tau, train))
+            return cast(jax.Array, self.linen.apply(variables, x, tau, train, progress))
         variables["batch_stats"] = {"tau": self.last_tau[...]}
-        y, changed = self.linen.apply(variables, x, tau, train, mutable=["batch_stats"])
+        y, changed = self.linen.apply(variables, x, tau, train, progress, mutable=["batch_stats"])
         if train:
             self.last_tau[...] = lax.stop_gradient(changed["batch_stats"]["tau"])
         return y
@@ -115,20 +130,24 @@ class _BinaryLayer(nnx.Module):
 class BinaryConv(_BinaryLayer):
     """1-bit convolution over 1, 2 or 3 spatial dimensions, channels last: `recu_jax.BinaryConv` for NNX.
 
-    Variables: `kernel`, nnx.Param of (*kernel_size, in_features / feature_group_count, out_features); `alpha`,
-    nnx.Param of (out_features,), with `scale="learned"`; `bias`, the same, with `use_bias`; `last_tau`, nnx.BatchStat
-    of (), with `scale="mean"`; `tau`, `Tau`, after `recu_jax.set_tau`.
+    Variables:
+
+    - `kernel`: nnx.Param, (*kernel_size, in_features / feature_group_count, out_features).
+    - `alpha`: nnx.Param, (out_features,), with `alpha="learned"`.
+    - `bias`: nnx.Param, (out_features,), with `use_bias`.
+    - `last_tau`: nnx.BatchStat, (), with `alpha="mean"`.
+    - `tau` and `progress`: `Tau`, after `recu_jax.set_tau`.
+    - The parameters that the input binarizer learns, such as `shift`: nnx.Param, (in_features,).
 
     Args:
       in_features, out_features: channels.
       kernel_size, strides, padding, kernel_dilation, feature_group_count, use_bias, dtype, param_dtype, kernel_init,
-        bias_init, alpha_init: as in `recu_jax.BinaryConv`; so is what `**options` may hold: `scale`, `standardize`,
-        `clamp`, `binary_weights`.
-      kernel_metadata, bias_metadata: of their variables, as in `nnx.Conv`.
-      rngs: its stream `params` is drawn from.
+        bias_init, alpha_init, alpha, binary_weights, kernel_binarizer, input_binarizer: as in `recu_jax.BinaryConv`.
+      kernel_metadata, bias_metadata: metadata of the variables, as in `nnx.Conv`.
+      rngs: the initial parameters are drawn from its stream `params`.
 
     Raises:
-      UserError: channels that do not divide into groups, an unknown padding.
+      UserError: the channels do not divide into groups, or the padding is unknown.
     """
 
     def __init__(
@@ -149,12 +168,15 @@ class BinaryConv(_BinaryLayer):
         alpha_init: Callable[..., jax.Array] = layers.BinaryConv.alpha_init,
         kernel_metadata: Mapping[str, Any] = _NO_METADATA,
         bias_metadata: Mapping[str, Any] = _NO_METADATA,
+        alpha: Alpha = "learned",
+        binary_weights: bool = True,
+        kernel_binarizer: WeightBinarizer = weights.ReCU(),
+        input_binarizer: ActivationBinarizer = activations.ReCU(),
         rngs: nnx.Rngs,
-        **options: Any,
     ):
         window = (kernel_size,) if isinstance(kernel_size, int) else tuple(kernel_size)
         check_groups(in_features, out_features, feature_group_count)
-        # Tuples all through: what NNX keeps beside its variables must have a hash.
+        # NNX requires a hash of everything that it keeps beside variables. Hence tuples, not lists.
         spec = ConvSpec.create(window, strides, padding, kernel_dilation, feature_group_count)
         linen = layers.BinaryConv(
             out_features,
@@ -166,15 +188,22 @@ class BinaryConv(_BinaryLayer):
             use_bias,
             dtype,
             param_dtype,
-            **options,
+            alpha=alpha,
+            binary_weights=binary_weights,
+            kernel_binarizer=kernel_binarizer,
+            input_binarizer=input_binarizer,
         )
         shape = (*window, in_features // feature_group_count, out_features)
-        super().__init__(linen, shape, kernel_init, bias_init, alpha_init, kernel_metadata, bias_metadata, rngs)
-        self.in_features = in_features
+        super().__init__(
+            linen, in_features, shape, kernel_init, bias_init, alpha_init, kernel_metadata, bias_metadata, rngs
+        )
 
 
 class BinaryDense(_BinaryLayer):
-    """1-bit dense layer over the last axis, drop-in for `nnx.Linear`; arguments and variables as in `BinaryConv`."""
+    """1-bit dense layer over the last axis, drop-in for `nnx.Linear`.
+
+    Arguments and variables are as in `BinaryConv`.
+    """
 
     def __init__(
         self,
@@ -189,9 +218,23 @@ class BinaryDense(_BinaryLayer):
         alpha_init: Callable[..., jax.Array] = layers.BinaryConv.alpha_init,
         kernel_metadata: Mapping[str, Any] = _NO_METADATA,
         bias_metadata: Mapping[str, Any] = _NO_METADATA,
+        alpha: Alpha = "learned",
+        binary_weights: bool = True,
+        kernel_binarizer: WeightBinarizer = weights.ReCU(),
+        input_binarizer: ActivationBinarizer = activations.ReCU(),
         rngs: nnx.Rngs,
-        **options: Any,
     ):
-        linen = layers.BinaryDense(out_features, use_bias, dtype, param_dtype, **options)
+        linen = layers.BinaryDense(
+            out_features,
+            use_bias,
+            dtype,
+            param_dtype,
+            alpha=alpha,
+            binary_weights=binary_weights,
+            kernel_binarizer=kernel_binarizer,
+            input_binarizer=input_binarizer,
+        )
         shape = (in_features, out_features)
-        super().__init__(linen, shape, kernel_init, bias_init, alpha_init, kernel_metadata, bias_metadata, rngs)
+        super().__init__(
+            linen, in_features, shape, kernel_init, bias_init, alpha_init, kernel_metadata, bias_metadata, rngs
+        )

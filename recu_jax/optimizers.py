@@ -1,9 +1,12 @@
-"""Which parameters weight decay reaches (SPEC.md section 7)."""
+"""Bop, an optimizer of 1-bit weights without latent weights, and the mask of weight decay."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
-from flax.traverse_util import flatten_dict, unflatten_dict
+import jax
+import jax.numpy as jnp
+import optax
+from flax.traverse_util import flatten_dict, path_aware_map, unflatten_dict
 
 from recu_jax.errors import unknown
 
@@ -11,22 +14,22 @@ DECAY_GROUPS = ("all", "conv_and_linear")
 
 
 def decay_mask(params: Mapping[str, Any], groups: str = "all") -> dict[str, Any]:
-    """True for every parameter that weight decay reaches; a mask for `optax.add_decayed_weights`.
+    """Marks every parameter that weight decay changes, as a mask for `optax.add_decayed_weights`.
 
-    - `"all"`: every parameter, the recipe of CIFAR-10.
-    - `"conv_and_linear"`: kernel, alpha and bias of convolutions and linear layers, the recipe of ImageNet. Left out
-      are batch norm, the projection shortcuts (submodules `downsample_*`), and the shifts and PReLU slopes of the
-      ReActNet-style models and of RSign.
+    - `"all"`: every parameter, as in the CIFAR-10 recipe.
+    - `"conv_and_linear"`: kernel, alpha and bias of convolutions and linear layers, as in the ImageNet recipe. It
+      leaves out batch norm, the projection shortcuts (submodules `downsample_*`), and the shifts and PReLU slopes of
+      the ReActNet-style models and of RSign.
 
     Args:
-      params: nested dicts, as `model.init` gives them; leaves of any kind.
+      params: nested dicts, as `model.init` returns them; leaves of any type.
       groups: one of `DECAY_GROUPS`.
 
     Returns:
-      Booleans in the structure of `params`.
+      Booleans in the structure of `params`; True where weight decay applies.
 
     Raises:
-      UserError: no such groups.
+      UserError: `groups` is unknown.
     """
     if groups not in DECAY_GROUPS:
         raise unknown("weight decay groups", groups, DECAY_GROUPS)
@@ -39,3 +42,76 @@ def decay_mask(params: Mapping[str, Any], groups: str = "all") -> dict[str, Any]
         return groups == "all" or (of_layer and not in_shortcut)
 
     return unflatten_dict({path: decays(path) for path in flat})
+
+
+class BopState(NamedTuple):
+    """State of Bop.
+
+    Attributes:
+      count: number of steps, int32 ().
+      mean: moving average of the gradients, in the structure of the parameters.
+    """
+
+    count: jax.Array  # type: ignore[assignment]
+    mean: Any
+
+
+def bop(threshold: float = 1e-8, gamma: optax.ScalarOrSchedule = 1e-4) -> optax.GradientTransformation:
+    """Bop: flips the sign of a weight when the moving average of its gradient is large and has the weight's sign.
+
+        m = (1 - gamma) m + gamma g
+        w = -w  where |m| > threshold and sign(m) = sign(w)
+
+    m is 0 at first. g is the gradient at the 1-bit weights. In the paper w is +1 or -1. Here w keeps its magnitude, and
+    only its sign changes. So a kernel is initialized like latent weights. A weight that is exactly 0 stays 0.
+
+    The sign must pass the gradient on, as `weights.ClippedSign` does where `|w| <= 1`. The weights must not be centered
+    before the sign.
+
+    Helwegen et al., "Latent Weights Do Not Exist: Rethinking Binarized Neural Network Optimization", NeurIPS 2019,
+    arXiv 1906.02107, algorithm 1.
+
+    Args:
+      threshold: the paper's tau.
+      gamma: adaptivity rate, a number or a schedule of the step. The paper lowers it during the training, like a
+        learning rate.
+
+    Returns:
+      A transformation. Its `update` needs the parameters and raises ValueError without them.
+    """
+
+    def init(params):
+        return BopState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+
+    def update(gradients, state, params=None):
+        if params is None:
+            raise ValueError("bop flips the signs of the parameters: call update(gradients, state, params)")
+        rate = gamma(state.count) if callable(gamma) else gamma
+        mean = jax.tree.map(lambda m, g: ((1 - rate) * m + rate * g).astype(m.dtype), state.mean, gradients)
+
+        def flip(m, w):
+            return jnp.where((jnp.abs(m) > threshold) & (jnp.sign(m) == jnp.sign(w)), -2 * w, jnp.zeros_like(w))
+
+        return jax.tree.map(flip, mean, params), BopState(state.count + 1, mean)
+
+    return optax.GradientTransformation(init, update)
+
+
+def with_bop(
+    rest: optax.GradientTransformation,
+    kernels: Collection[tuple[str, ...]],
+    threshold: float = 1e-8,
+    gamma: optax.ScalarOrSchedule = 1e-4,
+) -> optax.GradientTransformation:
+    """Applies Bop to the parameters at the paths `kernels`, and `rest` to all other parameters.
+
+    Args:
+      rest: optimizer of all other parameters.
+      kernels: paths in the parameters, such as `("conv1", "kernel")`.
+      threshold, gamma: as in `bop`.
+    """
+
+    def labels(params):
+        return path_aware_map(lambda path, _: "bop" if path in kernels else "rest", params)
+
+    return optax.multi_transform({"bop": bop(threshold, gamma), "rest": rest}, labels)

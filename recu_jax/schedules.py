@@ -1,8 +1,7 @@
-"""Schedules of tau, of the progress of annealed binarizers and of the learning rate (SPEC.md section 4), as optax
-schedules: step -> value.
+"""Schedules of tau, of the training's progress and of the learning rate (SPEC.md section 4), as optax schedules.
 
-All are constant within an epoch, as the authors' are: with e = step // steps_per_epoch the value is that of epoch e.
-Pass `steps_per_epoch=1` to read a schedule by epoch.
+A schedule maps a step to a value. All schedules are constant within an epoch, as in the authors' code: the value at a
+step is that of epoch e = step // steps_per_epoch. With `steps_per_epoch=1` a schedule maps an epoch to a value.
 """
 
 import math
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import optax
 
-from recu_jax.errors import UserError
+from recu_jax.functional import check_tau_range
 
 
 def _epoch(step, steps_per_epoch: int):
@@ -21,14 +20,14 @@ def _epoch(step, steps_per_epoch: int):
 def exponential_tau(
     total_epochs: int, steps_per_epoch: int = 1, tau_min: float = 0.85, tau_max: float = 0.99
 ) -> optax.Schedule:
-    """`tau(e) = A exp(e / E) + B` with `A = (tau_max - tau_min) / (e1 - 1)` and `B = tau_min - A`.
+    """`tau(e) = A exp(e / E) + B` with `A = (tau_max - tau_min) / (e1 - 1)`, `B = tau_min - A` and e1 = 2.71828...
 
-    Starts at `tau_min` and would reach `tau_max` at epoch E = `total_epochs`.
+    tau is `tau_min` at epoch 0. The formula gives `tau_max` at epoch E = `total_epochs`, one epoch after the last.
 
     Raises:
-      UserError: not 0.5 < tau_min <= tau_max <= 1.
+      UserError: `0.5 < tau_min <= tau_max <= 1` does not hold.
     """
-    _check_tau_range(tau_min, tau_max)
+    check_tau_range(tau_min, tau_max)
     a = (tau_max - tau_min) / (math.e - 1)
     b = tau_min - a
     return lambda step: a * jnp.exp(_epoch(step, steps_per_epoch) / total_epochs) + b
@@ -37,19 +36,23 @@ def exponential_tau(
 def linear_tau(
     total_epochs: int, steps_per_epoch: int = 1, tau_min: float = 0.85, tau_max: float = 0.99
 ) -> optax.Schedule:
-    """`tau(e) = tau_min + (tau_max - tau_min) e / E`, for comparison; ends and errors as `exponential_tau`.
+    """`tau(e) = tau_min + (tau_max - tau_min) e / E`, for comparison.
 
-    With `tau_min == tau_max` it, like the others, is a fixed tau.
+    Both ends and the errors are as in `exponential_tau`. With `tau_min == tau_max` tau is fixed. This holds for all
+    three schedules of tau.
     """
-    _check_tau_range(tau_min, tau_max)
+    check_tau_range(tau_min, tau_max)
     return lambda step: tau_min + (tau_max - tau_min) * _epoch(step, steps_per_epoch) / total_epochs
 
 
 def cosine_tau(
     total_epochs: int, steps_per_epoch: int = 1, tau_min: float = 0.85, tau_max: float = 0.99
 ) -> optax.Schedule:
-    """`tau(e) = tau_max - (tau_max - tau_min) (1 + cos(pi e / E)) / 2`; ends and errors as `exponential_tau`."""
-    _check_tau_range(tau_min, tau_max)
+    """`tau(e) = tau_max - (tau_max - tau_min) (1 + cos(pi e / E)) / 2`, for comparison.
+
+    Both ends and the errors are as in `exponential_tau`.
+    """
+    check_tau_range(tau_min, tau_max)
 
     def schedule(step):
         left = (1 + jnp.cos(jnp.pi * _epoch(step, steps_per_epoch) / total_epochs)) / 2
@@ -58,15 +61,8 @@ def cosine_tau(
     return schedule
 
 
-def _check_tau_range(tau_min, tau_max):
-    if not 0.5 < tau_min <= tau_max <= 1.0:
-        raise UserError(
-            f"tau_min is {tau_min} and tau_max is {tau_max}; they must satisfy 0.5 < tau_min <= tau_max <= 1"
-        )
-
-
 def training_progress(total_epochs: int, steps_per_epoch: int = 1) -> optax.Schedule:
-    """`e / E`, the share of the training that is over: what `binarizers.Annealed` has beside tau."""
+    """`e / E`, the share of the training that is over. Annealed binarizers need it."""
     return lambda step: _epoch(step, steps_per_epoch) / total_epochs
 
 
@@ -83,7 +79,7 @@ def _after_warmup(decay, base: float, steps_per_epoch: int, warmup_epochs: int) 
 def cosine_learning_rate(
     base: float, total_epochs: int, steps_per_epoch: int = 1, warmup_epochs: int = 5
 ) -> optax.Schedule:
-    """Warm-up over W epochs, then half a cosine from epoch W - 1 to 0 at epoch E."""
+    """Warm-up over W epochs, then half a cosine from epoch W - 1 down to 0 at epoch E."""
     start = max(warmup_epochs - 1, 0)
     span = max(total_epochs - start, 1)
     return _after_warmup(lambda e: (1 + jnp.cos(jnp.pi * (e - start) / span)) / 2, base, steps_per_epoch, warmup_epochs)
@@ -92,10 +88,11 @@ def cosine_learning_rate(
 def linear_learning_rate(
     base: float, total_epochs: int, steps_per_epoch: int = 1, warmup_epochs: int = 5
 ) -> optax.Schedule:
-    """Warm-up over W epochs, then `(E - e + s) / (E - s)` with s = W - 1 (0 without warm-up).
+    """Warm-up over W epochs, then `base * (E - e + s) / (E - s)` with s = W - 1 (0 without warm-up).
 
-    The authors' recorded rates count the warm-up twice in the numerator, so that the rate steps up by `s / (E - s)`
-    after the warm-up and ends as far above 0; kept, as published results stand on it.
+    This formula reproduces the recorded rates of the authors. Their numerator counts the warm-up twice. The rate
+    therefore jumps up by `base * s / (E - s)` after the warm-up, and is still this much above 0 at epoch E. Published
+    results depend on this formula.
     """
     start = max(warmup_epochs - 1, 0)
     span = max(total_epochs - start, 1)
@@ -105,7 +102,7 @@ def linear_learning_rate(
 def step_learning_rate(
     base: float, milestones: Sequence[int], steps_per_epoch: int = 1, warmup_epochs: int = 5, factor: float = 0.1
 ) -> optax.Schedule:
-    """Warm-up over W epochs; the rate is multiplied by `factor` at each of the epochs `milestones`."""
+    """Warm-up over W epochs. The rate is multiplied by `factor` at each epoch of `milestones`."""
 
     def decay(e):
         return factor ** sum((e >= m).astype(float) for m in milestones)

@@ -1,4 +1,4 @@
-"""Four virtual CPU devices, correct XLA flags, no silent broadcasting between ranks."""
+"""Four virtual CPU devices, XLA flags, no silent broadcasting between ranks; slow tests only where asked for."""
 
 import logging
 import os
@@ -10,9 +10,10 @@ from recu_jax import set_xla_flags
 
 set_xla_flags()
 
-import compiled_kernels
 import jax
 import pytest
+
+from tests.support import compiled_kernels, processes
 
 # Before the first test: with and without them, runs that are compared bit for bit are rounded differently.
 compiled_kernels.build()
@@ -23,6 +24,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)
 # Of a damaged checkpoint every array that was being read says so, at length, after the error was raised.
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+_LEFT_OUT = pytest.StashKey[int]()
+_OF_WORKER = "slow_tests_left_out"
 
 
 @pytest.fixture
@@ -42,3 +46,39 @@ def _as_users_compile(request):
     yield
     if marked:
         jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(autouse=True)
+def _no_run_outlives_its_test():
+    """Also where the test fails: a process that still runs would be an error of its own at the end of all tests."""
+    yield
+    processes.end_all()
+
+
+def pytest_deselected(items):
+    """Counts the slow tests that `-m "not slow"` leaves out."""
+    if items:
+        config = items[0].config
+        slow = sum(item.get_closest_marker("slow") is not None for item in items)
+        config.stash[_LEFT_OUT] = config.stash.get(_LEFT_OUT, 0) + slow
+
+
+def pytest_sessionfinish(session):
+    """Workers of pytest-xdist collect and leave out; all of them the same."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput[_OF_WORKER] = session.config.stash.get(_LEFT_OUT, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """What a worker of pytest-xdist counted."""
+    counted = getattr(node, "workeroutput", {}).get(_OF_WORKER, 0)
+    node.config.stash[_LEFT_OUT] = max(node.config.stash.get(_LEFT_OUT, 0), counted)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Says how many slow tests were left out, and how to run all."""
+    if left_out := config.stash.get(_LEFT_OUT, 0):
+        terminalreporter.write_line(
+            f"left out: {left_out} slow tests; to run all: pytest -n auto -m 'slow or not slow'"
+        )

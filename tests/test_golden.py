@@ -1,8 +1,6 @@
 """Layers and whole models against the official code, in float64."""
 
 import flax.linen as nn
-import float64_conv
-import golden_values as golden
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,10 +11,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from recu_jax import BinaryConv, UserError, create_model
 from recu_jax.data.augment import normalize
 from recu_jax.data.dataset import IMAGENET_MEAN, IMAGENET_STD
-from recu_jax.functional import laplace_quantile, laplace_scale, latent_to_clamped, standardize
+from recu_jax.functional import clamped_weights, laplace_quantile, laplace_scale, standardize
 from recu_jax.models.batch_norm import BatchNorm
 from recu_jax.optimizers import decay_mask
-from recu_jax.torch_import import from_torch, to_torch
+from recu_jax.pytorch.variables import from_torch, to_torch
+from tests.support import float64_conv
+from tests.support import golden_values as golden
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -57,7 +57,7 @@ def test_weights_of_a_layer(layer_case):
     w = standardize(z["kernel"])
     assert relative(w.transpose(3, 2, 0, 1), z["w_standardized"]) < 1e-10
     np.testing.assert_allclose(laplace_quantile(laplace_scale(w), z["tau"]), z["q_tau"], rtol=1e-10)
-    assert relative(latent_to_clamped(z["kernel"], z["tau"]).transpose(3, 2, 0, 1), z["w_clamped"]) < 1e-10
+    assert relative(clamped_weights(z["kernel"], z["tau"]).transpose(3, 2, 0, 1), z["w_clamped"]) < 1e-10
 
 
 def test_outputs_and_gradients_of_a_layer(layer_case):
@@ -110,6 +110,7 @@ def with_unbiased_variance(model, variables, x, after):
     return unflatten_dict(after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window,stride,padding", [(7, 2, 3), (3, 1, 1), (3, 2, 1), (1, 2, 0)])
 def test_the_convolution_of_the_larger_models_is_the_real_one(window, stride, padding):
     r = np.random.default_rng(window + stride)
@@ -128,7 +129,10 @@ def test_the_convolution_of_the_larger_models_is_the_real_one(window, stride, pa
 
 @pytest.mark.parametrize(
     "record_name",
-    [pytest.param(m, marks=[pytest.mark.as_users_compile] * (m == "cifar_resnet20")) for m in MODELS],
+    [
+        pytest.param(m, marks=pytest.mark.as_users_compile if m == "cifar_resnet20" else pytest.mark.slow)
+        for m in MODELS
+    ],
 )
 def test_model(record_name, monkeypatch):
     name, num_classes = MODELS[record_name]

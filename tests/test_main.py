@@ -1,27 +1,17 @@
-"""The command line in real processes: what a run prints and leaves; mistakes are in `bad_input`."""
+"""The command line in real processes: what a run prints and leaves; mistakes are in `robustness/bad_input.py`."""
 
 import functools
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+import pytest
 
+from tests.support import commands
 
-def run_module(module, *arguments, cwd=ROOT, **environment):
-    # One device, whatever the tests of this process run on.
-    env = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run([sys.executable, "-m", module, *arguments], cwd=cwd, env=env, capture_output=True, text=True)
-
-
-run = functools.partial(run_module, "recu_jax.main")
-
-
+run = functools.partial(commands.run, "main")
 DIGITS = "--config=configs/digits.py"
 
 
+@pytest.mark.slow
 def test_train_evaluate_and_refuse_another_config(tmp_path):
     cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
     common = [DIGITS, f"--workdir={tmp_path / 'run'}", "--config.epochs=2"]

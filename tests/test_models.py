@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ from flax.traverse_util import flatten_dict
 
 from recu_jax import create_model
 from recu_jax.layers import BinaryConv, Conv
+from recu_jax.models.batch_norm import BatchNorm
 
 NARROW = {"stage_sizes": (1, 1, 1, 1), "widths": (8, 16, 24, 32)}
 
@@ -86,3 +88,30 @@ def test_a_twin_differs_by_alpha_alone(name):
 
     binary, real = paths(BinaryConv), paths(Conv)
     assert real < binary and {path[-1] for path in binary - real} == {"alpha"}
+
+
+def normal(shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), "float64")
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("axis_name", [None, "devices"])
+def test_batch_norm_equals_flax(axis_name):
+    x, dy = normal((4, 6, 5, 5, 3)) * 2 + 1, normal((4, 6, 5, 5, 3), 1)
+    ours = BatchNorm(param_dtype=jnp.float64, axis_name=axis_name)
+    flax = nn.BatchNorm(momentum=0.9, epsilon=1e-5, param_dtype=jnp.float64, axis_name=axis_name)
+    variables = ours.init(jax.random.key(0), x[0], use_running_average=False)
+    variables = jax.tree.map(lambda v: v + 0.1 * normal(v.shape, 2), variables)
+
+    def run(module, x, dy):
+        def f(params, x):
+            v = {"params": params, "batch_stats": variables["batch_stats"]}
+            return module.apply(v, x, use_running_average=False, mutable=["batch_stats"])
+
+        y, pull, stats = jax.vjp(f, variables["params"], x, has_aux=True)
+        return y, pull(dy), stats
+
+    results = [jax.pmap(functools.partial(run, m), axis_name="devices")(x, dy) for m in (ours, flax)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), *results)
+    evaluated = [m.apply(variables, x[0], use_running_average=True) for m in (ours, flax)]
+    np.testing.assert_allclose(*evaluated, rtol=1e-12)

@@ -11,6 +11,7 @@ from flax import nnx
 import recu_jax
 import recu_jax.nnx
 from recu_jax import UserError
+from recu_jax.binarizers import weights
 from recu_jax.nnx import BinaryConv, BinaryDense
 
 
@@ -18,17 +19,18 @@ def normal(shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), "float32")
 
 
+PLAIN = weights.ReCU(standardize=False)
 LAYERS = [
     (BinaryConv(4, 6, (3, 3), rngs=nnx.Rngs(0)), recu_jax.BinaryConv(6, (3, 3)), (2, 7, 7, 4)),
     (
-        BinaryConv(4, 6, 3, 2, padding="CAUSAL", use_bias=True, feature_group_count=2, scale="mean", rngs=nnx.Rngs(1)),
-        recu_jax.BinaryConv(6, 3, 2, "CAUSAL", use_bias=True, feature_group_count=2, scale="mean"),
+        BinaryConv(4, 6, 3, 2, padding="CAUSAL", use_bias=True, feature_group_count=2, alpha="mean", rngs=nnx.Rngs(1)),
+        recu_jax.BinaryConv(6, 3, 2, "CAUSAL", use_bias=True, feature_group_count=2, alpha="mean"),
         (2, 3, 8, 4),
     ),
     (BinaryDense(5, 6, use_bias=True, rngs=nnx.Rngs(2)), recu_jax.BinaryDense(6, use_bias=True), (2, 3, 5)),
     (
-        BinaryDense(5, 6, dtype=jnp.bfloat16, scale="none", standardize=False, rngs=nnx.Rngs(3)),
-        recu_jax.BinaryDense(6, dtype=jnp.bfloat16, scale="none", standardize=False),
+        BinaryDense(5, 6, dtype=jnp.bfloat16, alpha="none", kernel_binarizer=PLAIN, rngs=nnx.Rngs(3)),
+        recu_jax.BinaryDense(6, dtype=jnp.bfloat16, alpha="none", kernel_binarizer=PLAIN),
         (2, 5),
     ),
 ]
@@ -40,7 +42,7 @@ def test_bitwise_equal_to_linen(layer, linen, shape, train):
     x = normal(shape)
     structure, params, rest = nnx.split(layer, nnx.Param, ...)
     variables = {"params": nnx.to_pure_dict(params)}
-    if linen.scale == "mean":
+    if linen.alpha == "mean":
         variables["batch_stats"] = {"tau": layer.last_tau[...]}
 
     @jax.jit
@@ -89,7 +91,7 @@ class Net(nnx.Module):
         self.conv = BinaryConv(4, 6, (3, 3), rngs=rngs)
         self.norm = nnx.BatchNorm(6, rngs=rngs)
         self.dropout = nnx.Dropout(0.5, rngs=rngs)
-        self.dense = BinaryDense(6, 5, scale="mean", rngs=rngs)
+        self.dense = BinaryDense(6, 5, alpha="mean", rngs=rngs)
 
     def __call__(self, x):
         return self.dense(self.dropout(self.norm(self.conv(x))))
@@ -114,7 +116,7 @@ def test_train_and_eval_switch_the_layers():
 
 
 def test_mean_scale_evaluates_with_the_tau_of_the_last_training_step():
-    layer, x = BinaryDense(6, 5, scale="mean", rngs=nnx.Rngs(0)), normal((2, 6))
+    layer, x = BinaryDense(6, 5, alpha="mean", rngs=nnx.Rngs(0)), normal((2, 6))
     y = layer(x, 0.8)
     layer.eval()
     np.testing.assert_array_equal(layer(x), y)
@@ -143,8 +145,8 @@ def test_mistakes_are_named():
         BinaryConv(4, 6, (3, 3), padding="FULL", rngs=rngs)
     with pytest.raises(UserError, match="tau is 0"):
         BinaryDense(4, 6, rngs=rngs)(normal((2, 4)), 0.4)
-    with pytest.raises(UserError, match="scale is 'median'"):
-        BinaryDense(4, 6, scale="median", rngs=rngs)(normal((2, 4)))
+    with pytest.raises(UserError, match="alpha is 'median'"):
+        BinaryDense(4, 6, alpha="median", rngs=rngs)(normal((2, 4)))
     with pytest.raises(TypeError, match="standardise"):
         BinaryDense(4, 6, standardise=False, rngs=rngs)
 

@@ -1,12 +1,14 @@
-"""Which parameters weight decay reaches, by name."""
+"""Which parameters weight decay reaches, and Bop against a loop of the paper's algorithm."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
-from recu_jax import UserError, create_model
-from recu_jax.optimizers import decay_mask
+from recu_jax import UserError, binary_layers, create_model, layers
+from recu_jax.optimizers import bop, decay_mask, with_bop
 
 
 def decayed(name, groups):
@@ -50,3 +52,72 @@ def test_conv_and_linear_of_a_react_model():
 def test_unknown_groups():
     with pytest.raises(UserError, match="did you mean 'conv_and_linear'"):
         decay_mask({}, "conv_linear")
+
+
+def algorithm_1(w, gradients, threshold, gamma):
+    """Weights after each step: one weight at a time."""
+    w, m, history = w.copy(), np.zeros_like(w), []
+    for step, g in enumerate(gradients):
+        rate = gamma(step) if callable(gamma) else np.float32(gamma)
+        for i in range(len(w)):
+            m[i] = (1 - rate) * m[i] + rate * g[i]
+            if abs(m[i]) > threshold and np.sign(m[i]) == np.sign(w[i]):
+                w[i] = -w[i]
+        history.append(w.copy())
+    return history
+
+
+@pytest.mark.parametrize("magnitude", [1.0, 0.3])
+@pytest.mark.parametrize(
+    "gamma", [1e-2, lambda step: jnp.float32(0.5) ** (1 + step // 20)], ids=["constant", "schedule"]
+)
+def test_the_papers_algorithm(gamma, magnitude):
+    r = np.random.default_rng(0)
+    w = (magnitude * r.choice([-1, 1], 50)).astype(np.float32)
+    # Some mean more than their noise, some nothing, some exactly nothing.
+    gradients = (r.normal(size=(120, 50)) + r.normal(size=50)).astype(np.float32) * (np.arange(50) < 40)
+    expected = algorithm_1(w, gradients, 0.02, gamma)
+    optimizer = bop(threshold=0.02, gamma=gamma)
+    params = {"kernel": jnp.asarray(w)}
+    state, flips = optimizer.init(params), 0
+    update = jax.jit(optimizer.update)
+    for g, after in zip(gradients, expected, strict=True):
+        updates, state = update({"kernel": jnp.asarray(g)}, state, params)
+        flips += int((updates["kernel"] != 0).sum())
+        params = optax.apply_updates(params, updates)
+        np.testing.assert_array_equal(params["kernel"], after)
+    assert 20 < flips < 2000 and (params["kernel"][40:] == w[40:]).all()
+    assert int(state.count) == 120
+
+
+def test_a_threshold_holds_signs_and_update_needs_parameters():
+    w, g = jnp.array([1.0, -1.0, 1.0, 0.0]), jnp.array([0.4, -0.6, -0.6, 0.6])
+    optimizer = bop(threshold=0.5, gamma=1.0)
+    updates, _ = optimizer.update(g, optimizer.init(w), w)
+    np.testing.assert_array_equal(w + updates, [1, 1, 1, 0])
+    with pytest.raises(ValueError, match=r"call update\(gradients, state, params\)"):
+        optimizer.update(g, optimizer.init(w))
+
+
+def test_kernels_of_binary_layers_alone_are_bops():
+    model = create_model("react_resnet18", 10, stage_sizes=(1, 1), widths=(4, 8))
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    kernels = {(*layer.path.split("/"), "kernel") for layer in binary_layers(model, image)}
+    assert kernels == {("layer1_0", "conv", "kernel"), ("layer2_0", "conv", "kernel")}
+    assert binary_layers(model.clone(conv=layers.Conv), image) == []
+
+    r = np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+    params, gradients = (jax.tree.map(lambda s: r.normal(size=s.shape).astype(np.float32), shapes) for _ in range(2))
+
+    @jax.jit
+    def both(gradients, params):
+        optimizer, adam = with_bop(optax.adam(0.1), kernels, threshold=0.0, gamma=1.0), optax.adam(0.1)
+        return [o.update(gradients, o.init(params), params)[0] for o in (optimizer, adam)]
+
+    updates, plain = both(gradients, params)
+    flat = [flatten_dict(tree) for tree in (params, gradients, updates, plain)]
+    for path in flat[0]:
+        w, g, update, adams = (np.asarray(tree[path]) for tree in flat)
+        expected = np.where(np.sign(g) == np.sign(w), -2 * w, 0) if path in kernels else adams
+        np.testing.assert_array_equal(update, expected, err_msg=str(path))

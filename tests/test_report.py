@@ -4,58 +4,16 @@ import dataclasses
 import html.parser
 import importlib.util
 import json
-import pathlib
 import re
 
-import chromium
-import jax
 import numpy as np
 import pytest
 
-from recu_jax import diagnostics, run_record
-from recu_jax.command_line import EXIT_USER_ERROR
-from recu_jax.config import base_config, plain
-from recu_jax.diagnostics.epochs import plain as plain_number
-from recu_jax.logbook import Logbook, read
-from recu_jax.report import __main__ as command
+from recu_jax.records import read_epochs
 from recu_jax.report import figures, live, page
 from recu_jax.report.runs import names, read_run
-
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-RECORDED = ROOT / "experiments" / "results" / "cifar10_resnet20_10_epochs"
-LAYERS = ("layer1_0/conv1", "layer1_0/conv2")
-EPOCHS = 3
-
-
-def write_run(workdir, epochs=EPOCHS, **fields):
-    """A workdir with real measures of made-up weights, as a run leaves it."""
-    workdir.mkdir(parents=True)
-    config = plain(base_config()) | {"epochs": EPOCHS, **fields}
-    run_record.add_start(workdir, config, 1, jax.local_devices()[:1])
-    r = np.random.default_rng(len(workdir.name))
-    layers = tuple(diagnostics.BinaryLayer(name) for name in LAYERS)
-
-    def variables():
-        def layer():
-            return {"kernel": r.laplace(size=(3, 3, 8, 8)).astype("f"), "alpha": np.ones(8, "f")}
-
-        return {"params": {"layer1_0": {"conv1": layer(), "conv2": layer()}}}
-
-    logbook = Logbook(workdir, tensorboard=False)
-    memory = remember(variables())
-    for epoch in range(1, epochs + 1):
-        tau = 0.8 + 0.05 * epoch
-        measured, memory = measure(variables(), memory, tau)
-        found = diagnostics.by_layer(measured, layers)
-        rows = {name: {k: plain_number(v) for k, v in values.items()} for name, values in found.items()}
-        row = {"epoch": epoch, "step": 9 * epoch, "train_loss": 2.0 / epoch, "train_top1": 50.0, "test_loss": 1.5}
-        row |= {"test_top1": 60.0 + epoch, "learning_rate": 0.1, "tau": tau, "images_per_second": 100.0}
-        seconds = {"seconds": 2.0, "diagnostics_seconds": 0.01}
-        logbook.write(row, {"epoch": epoch, "step": 9 * epoch, "tau": tau, "layers": rows, **seconds})
-    return workdir
-
-
-measure, remember = jax.jit(diagnostics.measure_weights), jax.jit(diagnostics.remember)
+from tests.support import chromium
+from tests.support.written_runs import LAYERS, RECORDED, write_run
 
 
 class Page(html.parser.HTMLParser):
@@ -101,7 +59,7 @@ def page_of(*workdirs):
 
 def test_a_run_with_its_layers(workdir):
     parsed, drawn = page_of(workdir)
-    rows, measured = (read(workdir / f"{name}.jsonl") for name in ("metrics", "diagnostics"))
+    rows, measured = (read_epochs(workdir / f"{name}.jsonl") for name in ("metrics", "diagnostics"))
     assert {line["name"]: line["y"] for line in drawn["loss"]} == {
         "test": [1.5] * 3, "train": [2.0, 1.0, pytest.approx(2 / 3, abs=1e-4)],
     }  # fmt: skip
@@ -144,7 +102,7 @@ def test_several_runs_over_each_other(workdir, tmp_path):
     other = write_run(tmp_path / "two", learning_rate=0.3)
     parsed, drawn = page_of(workdir, other, RECORDED)
     assert len(drawn["loss"]) == 6 and len({line["line"]["color"] for line in drawn["loss"]}) == 3
-    rows = read(other / "diagnostics.jsonl")
+    rows = read_epochs(other / "diagnostics.jsonl")
     expected = [100 * np.mean([layer["flipped"] for layer in row["layers"].values()]) for row in rows]
     np.testing.assert_allclose(drawn["flipped_means"][1]["y"], expected, rtol=1e-4)
     for words in ("learning_rate", "0.3", "cifar_resnet18", "cifar10_resnet20_10_epochs"):
@@ -180,7 +138,7 @@ def test_it_is_rewritten_as_often_as_it_costs_little(tmp_path, monkeypatch):
     assert "3 of 3" in Page(path.read_text()).text
 
 
-def test_without_plotly_one_line_says_so(tmp_path, monkeypatch, capsys):
+def test_without_plotly_a_line_says_so(tmp_path, monkeypatch):
     run = read_run(write_run(tmp_path / "run"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     page._script.cache_clear()
@@ -188,36 +146,20 @@ def test_without_plotly_one_line_says_so(tmp_path, monkeypatch, capsys):
     for _ in range(2):
         report.update(run.rows, run.diagnostics)
     report.finish(run.rows, run.diagnostics)
-    said = "no report.html: plotly is not installed; type: pip install 'recu_jax[report]'\n"
-    assert capsys.readouterr().out == said and not (tmp_path / "run" / live.FILE).exists()
+    assert report.where() == (
+        "no report.html: plotly is not installed; type: pip install 'recu_jax[report]'; the same command makes it then"
+    )
+    assert not (tmp_path / "run" / live.FILE).exists()
 
 
-def test_a_disk_that_does_not_take_it_ends_no_run(tmp_path, capsys):
+def test_a_disk_that_does_not_take_it_ends_no_run(tmp_path):
     run = read_run(write_run(tmp_path / "run"))
     report = live.LiveReport(tmp_path / "run")
+    assert report.where() == f"report: {tmp_path / 'run' / 'report.html'}"
     (tmp_path / "run").rename(tmp_path / "gone")
     for _ in range(2):
         report.finish(run.rows, run.diagnostics)
-    assert capsys.readouterr().out == "no report.html: No such file or directory\n"
-
-
-def test_the_command(workdir, tmp_path, capsys, monkeypatch):
-    command.main([str(workdir)])
-    assert capsys.readouterr().out == f"{workdir}/report.html\n"
-    monkeypatch.chdir(tmp_path)
-    command.main([str(workdir), str(RECORDED)])
-    assert (tmp_path / "report.html").stat().st_size > 1e6
-    command.main([str(workdir), "--out", "here.html"])
-    assert (tmp_path / "here.html").exists()
-    for arguments, words in (
-        ([str(tmp_path)], "holds no metrics.jsonl with an epoch; give the workdir of a run"),
-        ([str(workdir), "--out", "no/such/file.html"], "cannot be written"),
-        ([], "the following arguments are required: WORKDIR"),
-    ):
-        with pytest.raises(SystemExit) as ended:
-            command.main(arguments)
-        (line,) = capsys.readouterr().err.splitlines()
-        assert ended.value.code == EXIT_USER_ERROR and line.startswith("error: ") and words in line
+    assert report.where().startswith("no report.html: No such file or directory; ")
 
 
 @chromium.needed

@@ -1,14 +1,14 @@
 """The full-precision networks against a PyTorch version with torchvision's names, written from the papers."""
 
-import float64_conv
-import golden_values as golden
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from recu_jax import create_model
-from recu_jax.torch_import import from_torch, to_torch
+from recu_jax.pytorch.variables import from_torch, to_torch
+from tests.support import float64_conv
+from tests.support import golden_values as golden
 
 torch = pytest.importorskip("torch", reason="pip install torch (on Python 3.11: torch==2.13.0 is a CPU build)")
 nn = torch.nn

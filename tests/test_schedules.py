@@ -5,7 +5,6 @@ import json
 import jax
 import numpy as np
 import pytest
-from golden_values import FOLDER
 
 from recu_jax import (
     UserError,
@@ -16,6 +15,7 @@ from recu_jax import (
     linear_tau,
     step_learning_rate,
 )
+from tests.support.golden_values import FOLDER
 
 RECORDED = json.loads((FOLDER / "schedules_per_epoch.json").read_text())
 SCHEDULES = {

@@ -20,13 +20,14 @@ import time
 
 import jax
 
-from configs.cifar10 import get_config
-from recu_jax import backend, data
-from recu_jax.checkpoint import Checkpoints
-from recu_jax.config import plain
-from recu_jax.feed import make_feed
-from recu_jax.recipe import make_recipe
-from recu_jax.train import create_state, replicate
+from recu_jax import config as configs
+from recu_jax import data
+from recu_jax.config.fields import plain
+from recu_jax.ops import backend
+from recu_jax.training.checkpoint import Checkpoints
+from recu_jax.training.feed import make_feed
+from recu_jax.training.recipe import make_recipe
+from recu_jax.training.step import create_state, replicate
 
 
 def main():
@@ -37,7 +38,7 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, required=True)
     arguments = parser.parse_args()
     backend.set_xla_flags()
-    config = get_config()
+    config = configs.load("cifar10")
     devices = jax.local_devices()[:1]
     dataset = data.load("cifar10", arguments.data_dir)
     feed = make_feed(config, dataset, devices)

@@ -6,8 +6,11 @@ python experiments/benchmarks/counted.py MODEL...          # prints JSON
 import json
 import sys
 import time
+from pathlib import Path
 
-import steps
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from experiments.benchmarks import steps
 
 
 def count(model):
@@ -16,7 +19,7 @@ def count(model):
     Bits are counted as the floats that they stand for: a step's work is the same whoever does it. Bytes are those of
     our own program, compiled kernels included.
     """
-    from recu_jax.bits import native
+    from recu_jax.ops import native
 
     batch = steps.BATCH_SIZES[model]
     case, dataset = steps.Case(model, batch, batch), steps.random_dataset(model, batch)

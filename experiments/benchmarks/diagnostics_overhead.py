@@ -9,7 +9,6 @@ note it themselves, stands beside. The first epoch, in which all of it is compil
 """
 
 import argparse
-import importlib.util
 import json
 import pathlib
 import platform
@@ -19,20 +18,27 @@ import time
 
 import jax
 
-from recu_jax import backend, diary, logbook, loop
+from recu_jax import config as configs
+from recu_jax.ops import backend
+from recu_jax.records import DIAGNOSTICS, read_epochs
+from recu_jax.training import loop
+from recu_jax.training.recorder import RunRecorder
 
 
-class Timed(diary.Diary):
-    """Notes what an epoch took, and what was written of it."""
+class TimedRecorder(RunRecorder):
+    """Notes the seconds of each epoch, and those from its end to the begin of its checkpoint."""
 
     epochs, notes = [], []
 
-    def end_epoch(self, row, state):
+    def end_epoch(self, state, *args):
         jax.block_until_ready(state)
-        began = time.monotonic()
-        self.epochs.append(began - self._epoch_began)
-        super().end_epoch(row, state)
-        self.notes.append(time.monotonic() - began)
+        self._epoch_ended = time.monotonic()
+        self.epochs.append(self._epoch_ended - self._epoch_began)
+        super().end_epoch(state, *args)
+
+    def _save(self, *args):
+        self.notes.append(time.monotonic() - self._epoch_ended)
+        super()._save(*args)
 
 
 def main():
@@ -44,26 +50,20 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, required=True)
     arguments = parser.parse_args()
     backend.set_xla_flags()
-    spec = importlib.util.spec_from_file_location("config", arguments.config)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
-    config.epochs = arguments.epochs
+    config = configs.load(str(arguments.config), epochs=arguments.epochs, data_dir=arguments.data_dir)
     config.dataset = arguments.dataset or config.dataset
-    config.data_dir = arguments.data_dir
-    loop.Diary = Timed
+    loop.RunRecorder = TimedRecorder
     with tempfile.TemporaryDirectory() as folder:
         loop.train(config, folder)
-        rows = logbook.read(pathlib.Path(folder) / "diagnostics.jsonl")
+        rows = read_epochs(pathlib.Path(folder) / DIAGNOSTICS)
         report = (pathlib.Path(folder) / "report.html").stat().st_size
-    later = slice(1, None)
-    share = sum(Timed.notes[later]) / sum(Timed.epochs[later])
-    diagnostics = sum(row["diagnostics_seconds"] for row in rows[later]) / sum(Timed.epochs[later])
+    (first, *notes), (_, *epochs) = TimedRecorder.notes, TimedRecorder.epochs
+    diagnostics = sum(row["diagnostics_seconds"] for row in rows[1:])
     result = {
-        "config": str(arguments.config), "epochs": arguments.epochs, "share_of_epoch": share,
-        "diagnostics_share_of_epoch": diagnostics,
-        "seconds_of_epoch": statistics.median(Timed.epochs[later]), "seconds": Timed.notes[later],
-        "median_seconds": statistics.median(Timed.notes[later]), "first_epoch_seconds": Timed.notes[0],
+        "config": str(arguments.config), "epochs": arguments.epochs, "share_of_epoch": sum(notes) / sum(epochs),
+        "diagnostics_share_of_epoch": diagnostics / sum(epochs),
+        "seconds_of_epoch": statistics.median(epochs), "seconds": notes,
+        "median_seconds": statistics.median(notes), "first_epoch_seconds": first,
         "report_bytes": report, "jax": jax.__version__, "python": platform.python_version(),
     }  # fmt: skip
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")

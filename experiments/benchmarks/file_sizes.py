@@ -1,4 +1,4 @@
-"""Bytes of the files that `recu_jax.export` writes of some networks, against their parameters in float32.
+"""Bytes of the files that `recu export` writes of some networks, against their parameters in float32.
 
     python experiments/benchmarks/file_sizes.py --out=file_sizes.json
 
@@ -11,10 +11,9 @@ import pathlib
 import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from random_networks import sizes  # noqa: E402
+from tests.support.random_networks import sizes
 
 CIFAR, IMAGENET = ((32, 32, 3), 10), ((224, 224, 3), 1000)
 MODELS = {

@@ -11,15 +11,16 @@ against a large bfloat16 matrix product of the same device. `--rehearse` runs al
 import argparse
 import datetime
 import json
-import os
 import platform
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-import steps
-from turns import REPOSITORY, Worker
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from experiments.benchmarks import steps
+from experiments.benchmarks.turns import Worker, environment
 
 BATCH_SIZES = {"cifar_resnet20": 256, "cifar_resnet18": 256, "cifar_vgg_small": 256, "imagenet_resnet18": 512}
 BARS = {
@@ -59,9 +60,12 @@ def measure(model, arguments):
 
 def operations(model):
     """Of a train step's image, in a process of its own, which may use the CPU alone."""
-    code = f"import json, counted; print(json.dumps(counted.count({model!r})['train']['operations']))"
-    environment = _environment(JAX_PLATFORMS="cpu")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    code = (
+        "import json; from experiments.benchmarks import counted; "
+        f"print(json.dumps(counted.count({model!r})['train']['operations']))"
+    )
+    env = environment(JAX_PLATFORMS="cpu")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     return json.loads(done.stdout) / steps.BATCH_SIZES[model]
 
 
@@ -69,16 +73,12 @@ def ceiling(rehearse):
     """Operations a second of a bfloat16 product of two large square matrices, in a process of its own."""
     size = 512 if rehearse else 8192
     code = (
-        "import jax, jax.numpy as jnp, counted; "
+        "import jax, jax.numpy as jnp; from experiments.benchmarks import counted; "
         f"a = jnp.ones(({size}, {size}), jnp.bfloat16); "
         f"print(2 * {size}**3 / counted.best(jax.jit(lambda a: a @ a), a))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_environment())
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
     return float(done.stdout)
-
-
-def _environment(**extra):
-    return dict(os.environ, PYTHONPATH=os.pathsep.join([str(REPOSITORY), *filter(None, sys.path)]), **extra)
 
 
 def main():

@@ -14,13 +14,17 @@ import functools
 import json
 import platform
 import statistics
+import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from counted import best
 from jax import lax
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from experiments.benchmarks.counted import best
 
 # Name: batch, height and width, channels in and out.
 LAYERS = {

@@ -27,7 +27,9 @@ import tempfile
 import time
 import warnings
 
-from turns import Worker, answers, cpu_model, others_busy
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+
+from experiments.benchmarks.turns import Worker, answers, cpu_model, others_busy
 
 LAYERS = {64: 56, 128: 28, 256: 14, 512: 7}
 NETWORKS = {"imagenet_resnet18": 224, "cifar_vgg_small": 32}
@@ -53,7 +55,8 @@ def seconds_of(run, least=0.02):
 
 def prepare_torch(cores):
     import torch
-    import torch_float
+
+    from experiments.benchmarks import torch_float
 
     torch.manual_seed(0)
     torch.set_num_threads(cores)
@@ -117,35 +120,35 @@ def prepare_recu(cores):
     import numpy as np
 
     from recu_jax import create_model
-    from recu_jax.bits import native, ops
-    from recu_jax.bits.geometry import Geometry
     from recu_jax.deploy import build, families, model
+    from recu_jax.ops import native, packed
+    from recu_jax.ops.geometry import Geometry
 
     runs, r, backend = {}, np.random.default_rng(0), native.default_backend()
     for channels, size in LAYERS.items():
-        kernel = ops.pack_kernel(r.standard_normal((3, 3, channels, channels)))
-        kernel = ops.arrange_kernel(kernel, channels, 1, backend)
+        kernel = packed.pack_kernel(r.standard_normal((3, 3, channels, channels)))
+        kernel = packed.arrange_kernel(kernel, channels, 1, backend)
         geometry = Geometry.create(1, (size, size), (3, 3), channels, channels, 1, 1)
         x = r.standard_normal((1, size, size, channels), np.float32)
         affine = r.standard_normal((4, channels), np.float32)
 
         def layer(words, kernel, affine, geometry=geometry):
-            return ops.conv_affine(words, kernel, geometry, affine, None, clamp=False)
+            return packed.conv_affine(words, kernel, geometry, affine, None, clamp=False)
 
         def real_layer(x, kernel, affine, layer=layer):
-            return layer(ops.pack(x), kernel, affine)
+            return layer(packed.pack(x), kernel, affine)
 
         def sums_layer(words, kernel, geometry=geometry):
-            return ops.conv_sums(words, kernel, geometry)
+            return packed.conv_sums(words, kernel, geometry)
 
-        words = ops.pack(x)
+        words = packed.pack(x)
         runs[f"layer_{channels}"] = _timed(jax, layer, words, kernel, affine)
         runs[f"real_layer_{channels}"] = _timed(jax, real_layer, x, kernel, affine)
         runs[f"sums_layer_{channels}"] = _timed(jax, sums_layer, words, kernel)
     for name, size in NETWORKS.items():
         net = create_model(name, _classes(name))
         variables = jax.jit(net.init)(jax.random.key(0), np.zeros((1, size, size, 3), np.float32))
-        entries, arrays = families.operations(name, variables, build.Convs(), (size, size, 3), *_statistics())
+        entries, arrays = families.operations(name, variables, build.BlockParts(), (size, size, 3), *_statistics())
         loaded = model.parse({"format": model.FORMAT, "model": name, "operations": entries}, arrays)
         image = jax.device_put(_image(r, size))
         runs[name] = lambda loaded=loaded, image=image: jax.block_until_ready(loaded.predict(image))

@@ -28,12 +28,15 @@ import multiprocessing
 import os
 import platform
 import statistics
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
-from turns import cpu_model, machine_busy_seconds
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from experiments.benchmarks.turns import cpu_model, machine_busy_seconds
 from recu_jax.data import photos, stream
 from recu_jax.data.transform import Transform, random_box
 

@@ -30,9 +30,10 @@ import sys
 import time
 from pathlib import Path
 
-import startup
-import steps
-from turns import REPOSITORY, Worker, cpu_model
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from experiments.benchmarks import startup, steps
+from experiments.benchmarks.turns import Worker, cpu_model, environment
 
 GROUPS = (*steps.KINDS, "memory", "import", "first_step", "input_pipeline")
 # What each row is to reach: at least, or at most where it says so.
@@ -128,10 +129,8 @@ class Bench:
 
     def count(self, model):
         script = Path(__file__).with_name("counted.py")
-        environment = dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=str(REPOSITORY))
-        done = subprocess.run(
-            [sys.executable, script, model], env=environment, capture_output=True, text=True, check=True
-        )
+        env = environment(JAX_PLATFORMS="cpu")
+        done = subprocess.run([sys.executable, script, model], env=env, capture_output=True, text=True, check=True)
         counted = json.loads(done.stdout)
         self.counted.setdefault("ceiling", counted["ceiling"])
         return counted["models"][model]
@@ -165,7 +164,7 @@ class Bench:
             self.add(f"first_step {name}", spread([f[name] for f in found]), "s")
 
     def input_pipeline(self):
-        import input_pipeline
+        from experiments.benchmarks import input_pipeline
 
         measured = input_pipeline.measure(input_pipeline.parse_arguments(["--data_dir", self.arguments.data_dir]))
         others = measured["largest_share_of_others"]

@@ -1,35 +1,31 @@
 """Start-up: what importing recu_jax costs, and how long it is from a process's start to the end of the first step."""
 
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from turns import REPOSITORY
+from experiments.benchmarks.turns import REPOSITORY, environment
 
+_CPU = environment(JAX_PLATFORMS="cpu")
 PEER = "import flax.linen"
 IMPORTS = ("import recu_jax", "from recu_jax import BinaryConv, create_model")
 # What nobody should wait for who does not need it.
 HEAVY = ("tensorflow", "tensorflow_datasets", "cv2", "matplotlib", "grain", "sklearn")
 
 
-def _environment(**extra):
-    return dict(os.environ, PYTHONPATH=str(REPOSITORY), JAX_PLATFORMS="cpu", **extra)
-
-
 def import_seconds(statement, python=sys.executable):
     """Of a whole process that does nothing else."""
     began = time.perf_counter()
-    subprocess.run([python, "-c", statement], check=True, env=_environment(), cwd="/")
+    subprocess.run([python, "-c", statement], check=True, env=_CPU, cwd="/")
     return time.perf_counter() - began
 
 
 def heavy_imports(python=sys.executable):
     """Which of `HEAVY` the training program loads before it knows its data set."""
-    code = f"import sys, recu_jax.main, recu_jax.loop; print(*[m for m in {HEAVY!r} if m in sys.modules])"
-    done = subprocess.run([python, "-c", code], check=True, env=_environment(), cwd="/", capture_output=True, text=True)
+    code = f"import sys, recu_jax.main, recu_jax.training.loop; print(*[m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([python, "-c", code], check=True, env=_CPU, cwd="/", capture_output=True, text=True)
     return done.stdout.split()
 
 
@@ -41,7 +37,7 @@ def first_step_seconds(cache, python=sys.executable):
             "--config.log_every_steps=1", "--config.epochs=1", f"--config.compilation_cache_dir={cache}",
         ]  # fmt: skip
         began = time.perf_counter()
-        process = subprocess.Popen(command, cwd=REPOSITORY, env=_environment(), stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=_CPU, stdout=subprocess.PIPE, text=True)
         line = process.stdout.readline()
         seconds = time.perf_counter() - began
         # To its end: a process that is killed may leave the cache half written.

@@ -19,13 +19,13 @@ import platform
 import sys
 from pathlib import Path
 
-from turns import answers, others_busy
+from experiments.benchmarks.turns import answers, others_busy
 
 BATCH_SIZES = {"cifar_resnet20": 256, "cifar_resnet18": 64, "cifar_vgg_small": 64, "imagenet_resnet18": 16}
 KINDS = ("train", "eval")
 # As many as CIFAR-10 has, so that picking a batch misses the caches as it does there; as many photographs as fit.
 IMAGES = {32: 50_000, 224: 512}
-# Steps that the trainer puts into one call to a device: `recu_jax.backend`.
+# Steps that the trainer puts into one call to a device: `recu_jax.ops.backend`.
 GPU_STEPS_PER_DISPATCH = 64
 TAU = 0.85  # the recipe's first epoch, where the jax side is too
 
@@ -67,7 +67,8 @@ class Case:
 
 def prepare_torch(case):
     import torch
-    import torch_recu
+
+    from experiments.benchmarks import torch_recu
 
     torch.manual_seed(0)
     torch.set_num_threads(os.cpu_count())
@@ -120,10 +121,10 @@ def jax_steps(case, dataset):
     import jax
     import numpy as np
 
-    from recu_jax import train
     from recu_jax.config import base_config
     from recu_jax.data import order
-    from recu_jax.recipe import make_recipe
+    from recu_jax.training import step
+    from recu_jax.training.recipe import make_recipe
 
     batches = order.train_order(0, 0, len(dataset.train_images), case.batch_size)
     config = base_config()
@@ -132,13 +133,13 @@ def jax_steps(case, dataset):
     config.dtype = case.dtype
     devices = jax.local_devices()[:1]
     recipe = make_recipe(config, dataset, steps_per_epoch=len(batches))
-    state = train.create_state(recipe, config.seed, dataset.train_images.shape[1:])
-    state, images, labels = train.replicate((state, dataset.train_images, dataset.train_labels), devices)
-    train_steps = train.parallel(
-        functools.partial(train.train_steps, recipe=recipe), devices, (False, False, False, False, True), donate=True
+    state = step.create_state(recipe, config.seed, dataset.train_images.shape[1:])
+    state, images, labels = step.replicate((state, dataset.train_images, dataset.train_labels), devices)
+    train_step = step.parallel(
+        functools.partial(step.train_resident, recipe=recipe), devices, (False, False, False, False, True), donate=True
     )
-    eval_step = train.parallel(
-        functools.partial(train.eval_step, recipe=recipe), devices, (False, False, False, True, True), donate=False
+    eval_step = step.parallel(
+        functools.partial(step.eval_resident, recipe=recipe), devices, (False, False, False, True, True), donate=False
     )
     upcoming = itertools.cycle(batches)
     weights = np.ones((1, case.batch_size), np.float32)
@@ -148,7 +149,7 @@ def jax_steps(case, dataset):
         return np.stack([next(upcoming) for _ in range(several)])[None]
 
     return state, {
-        "train": (train_steps, lambda: ({}, images, labels, orders())),
+        "train": (train_step, lambda: ({}, images, labels, orders())),
         "eval": (eval_step, lambda: (images, labels, next(upcoming)[None], weights)),
     }
 
@@ -159,8 +160,7 @@ def prepare_jax(case):
     import jaxlib
     import numpy as np
 
-    from recu_jax import backend
-    from recu_jax.bits import native
+    from recu_jax.ops import backend, native
 
     backend.set_xla_flags()
     jax.block_until_ready(jax.numpy.zeros(1))

@@ -38,6 +38,12 @@ def others_busy(function):
     return result, seconds, max(0.0, busy / (seconds * os.cpu_count()))
 
 
+def environment(**more):
+    """This process's environment and `more`; the checkout under test wins over an installed recu_jax."""
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.getenv("PYTHONPATH")]))
+    return os.environ | {"PYTHONPATH": path} | more
+
+
 def answers():
     """A worker's channel to its parent. A library that prints would break the protocol: its output goes to stderr."""
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
@@ -50,18 +56,12 @@ class Worker:
 
     def __init__(self, side, python, script, *arguments, platform="cpu"):
         self.side = side
-        environment = dict(
-            os.environ,
-            JAX_PLATFORMS=platform,
-            # The checkout under test wins over an installed recu_jax.
-            PYTHONPATH=os.pathsep.join(filter(None, [str(REPOSITORY), os.getenv("PYTHONPATH")])),
-        )
         self._process = subprocess.Popen(
             [python, script, f"--worker={side}", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=environment(JAX_PLATFORMS=platform),
         )
         self.versions = self._answer()
 

@@ -3,14 +3,19 @@
 python experiments/paper/alpha.py [--budget=paper --data_dir=DIR]
 """
 
-import sweep
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+
+from experiments.paper import sweep
 
 EXPERIMENT = sweep.Experiment(
     name="alpha",
     title="alpha: learned, and computed",
     variants={
         "learned (the recipe)": {},
-        "computed": {"scale": "mean"},
+        "computed": {"alpha": "mean"},
     },
     measures={"flipped an epoch (%)": sweep.mean_over_epochs("flipped")},
 )

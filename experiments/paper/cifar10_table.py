@@ -5,7 +5,12 @@
 Published for 600 epochs: ResNet-20 87.4, ResNet-18 92.8, VGG-small 92.2 (SPEC.md section 8).
 """
 
-import sweep
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+
+from experiments.paper import sweep
 
 MODELS = {"ResNet-20": "cifar_resnet20", "ResNet-18": "cifar_resnet18", "VGG-small": "cifar_vgg_small"}
 

@@ -3,7 +3,12 @@
 python experiments/paper/flips.py [--budget=paper --data_dir=DIR]
 """
 
-import sweep
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+
+from experiments.paper import sweep
 
 # Per cent of test top-1 to be reached, by data set; the paper's network on CIFAR-10 ends at 87.4.
 TARGETS = (40, 60, 70, 80, 85, 90, 95, 97)

@@ -8,17 +8,23 @@ best checkpoint, are clamped at every tau in turn, and measured as in training (
 
 import functools
 import json
+import pathlib
 import statistics
+import sys
 
 import jax
+import jax.numpy as jnp
 import matplotlib.pyplot as plt
+import ml_collections
 import numpy as np
-import sweep
 
-from recu_jax import functional
-from recu_jax.checkpoint import read_best
-from recu_jax.diagnostics import layers_in, measures, theory
-from recu_jax.diagnostics.binary_layers import leaf
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+
+from experiments.paper import sweep
+from recu_jax import binary_layers, functional
+from recu_jax.deploy.trained import read_trained
+from recu_jax.diagnostics import measures, theory
+from recu_jax.training.recipe import make_model
 
 EXPERIMENT = sweep.Experiment(
     name="quantization",
@@ -62,10 +68,11 @@ def curves_of(what, weights, **more):
 
 def trained(chosen, seed):
     """A line for each binary layer of the network of one seed."""
-    _, _, variables = read_best(sweep.workdir_of(chosen, {}, seed))
-    for layer in layers_in(variables):
-        weights = layer.standardized(jax.numpy.asarray(leaf(variables["params"], layer, "kernel")))
-        yield curves_of("trained", weights, seed=seed, layer=layer.name)
+    run = read_trained(sweep.workdir_of(chosen, {}, seed))
+    model = make_model(ml_collections.ConfigDict(run.config), run.dataset.num_classes)
+    for layer in binary_layers(model, jnp.zeros((1, *run.image_shape))):
+        weights = layer.kernel_binarizer.standardized(jnp.asarray(layer.leaf(run.variables["params"], "kernel")))
+        yield curves_of("trained", weights, seed=seed, layer=layer.path)
 
 
 def table(lines, chosen, seeds):

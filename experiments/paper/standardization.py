@@ -3,7 +3,12 @@
 python experiments/paper/standardization.py [--budget=paper --data_dir=DIR]
 """
 
-import sweep
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+
+from experiments.paper import sweep
 
 EXPERIMENT = sweep.Experiment(
     name="standardization",
@@ -11,7 +16,7 @@ EXPERIMENT = sweep.Experiment(
     variants={
         "b* = 2 (the recipe)": {},
         **{f"b* = {b:g}": {"laplace_b": b} for b in (1.0, 4.0)},
-        "without centring": {"centre": False},
+        "without centring": {"center": False},
         "without standardisation": {"standardize": False},
     },
     measures={

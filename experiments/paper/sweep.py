@@ -19,13 +19,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 from scipy import stats
 
+from experiments import runs as processes
 from recu_jax.report.runs import Run, read_run
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY / "experiments"))
-
-import runs as processes  # noqa: E402
-
+REPOSITORY = processes.REPOSITORY
 # Command and fields of each data set; {data} is --data_dir.
 DATASETS = {
     "digits": processes.RECORDED_DIGITS,

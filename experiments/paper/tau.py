@@ -3,7 +3,12 @@
 python experiments/paper/tau.py [--budget=paper --data_dir=DIR]
 """
 
-import sweep
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+
+from experiments.paper import sweep
 
 FIXED = (0.82, 0.85, 0.90, 0.95, 0.99, 1.0)
 

@@ -1,18 +1,20 @@
-"""Ways to binarise weights and activations, behind one interface.
+"""Binarizers of weights and of activations, with one interface.
 
     from recu_jax.binarizers import activations, weights
 
-    BinaryConv(64, (3, 3), weights=weights.Libra(), activations=activations.EDE())         # IR-Net's convolution
-    create_model("cifar_resnet20", conv=partial(BinaryConv, weights=weights.XNORNet(), scale="none"))
+    BinaryConv(64, (3, 3), kernel_binarizer=weights.Libra(), input_binarizer=activations.EDE())  # IR-Net
+    create_model("cifar_resnet20", conv=partial(BinaryConv, kernel_binarizer=weights.XNORNet(), alpha="none"))
 
-Any pair goes together. By config they have names: `config.weight_binarizer`, `config.activation_binarizer`. A binarizer
-is a small frozen object, see `interface`; all of them give signs, sign(0) is +1, and differ in their gradients and in
-the scale of the weights. The annealed ones (EDE, ReSTE, Libra) need to know how far the training is: give the layers
-`tau=Annealed(tau, progress)` where `tau` goes.
+Every pair of binarizers can be combined. The fields `config.weight_binarizer` and `config.activation_binarizer` choose
+them by name.
 
-| file | |
+A binarizer is a small frozen object; see `interface`. All binarizers return signs, with sign(0) = +1. They differ in
+their gradients and in the scale of the weights. Annealed binarizers (EDE, ReSTE, Libra) depend on the progress of the
+training: give the layers `progress`, from 0 to 1, beside `tau`.
+
+| file | contents |
 |---|---|
-| `interface` | what a binarizer is, and `Annealed` |
+| `interface` | the two base classes |
 | `signs` | the sign with each paper's gradient, as functions of arrays |
 | `weights`, `activations` | the binarizers |
 | `react` | ReActNet's RPReLU, the nonlinearity that goes with `activations.RSign` |
@@ -21,7 +23,7 @@ the scale of the weights. The annealed ones (EDE, ReSTE, Libra) need to know how
 from typing import Any
 
 from recu_jax.binarizers import activations, weights
-from recu_jax.binarizers.interface import ActivationBinarizer, Annealed, WeightBinarizer
+from recu_jax.binarizers.interface import ActivationBinarizer, WeightBinarizer
 from recu_jax.errors import unknown
 
 WEIGHTS: dict[str, type[WeightBinarizer]] = {
@@ -43,16 +45,20 @@ ACTIVATIONS: dict[str, type[ActivationBinarizer]] = {
 }
 
 __all__ = [
-    "ACTIVATIONS", "WEIGHTS", "ActivationBinarizer", "Annealed", "WeightBinarizer", "activation_binarizer",
+    "ACTIVATIONS", "WEIGHTS", "ActivationBinarizer", "WeightBinarizer", "activation_binarizer",
     "activations", "weight_binarizer", "weights",
 ]  # fmt: skip
 
 
 def weight_binarizer(name: str, **recu: Any) -> WeightBinarizer:
-    """The binarizer of weights called `name`, a key of `WEIGHTS`; `recu` are attributes of `weights.ReCU`.
+    """Returns the binarizer of weights called `name`.
+
+    Args:
+      name: a key of `WEIGHTS`.
+      **recu: attributes of `weights.ReCU`; other binarizers ignore them.
 
     Raises:
-      UserError: no binarizer of this name.
+      UserError: there is no binarizer of this name.
     """
     if name not in WEIGHTS:
         raise unknown("weight binarizer", name, WEIGHTS)
@@ -60,10 +66,10 @@ def weight_binarizer(name: str, **recu: Any) -> WeightBinarizer:
 
 
 def activation_binarizer(name: str) -> ActivationBinarizer:
-    """The binarizer of activations called `name`, a key of `ACTIVATIONS`.
+    """Returns the binarizer of activations called `name`, a key of `ACTIVATIONS`.
 
     Raises:
-      UserError: no binarizer of this name.
+      UserError: there is no binarizer of this name.
     """
     if name not in ACTIVATIONS:
         raise unknown("activation binarizer", name, ACTIVATIONS)

@@ -1,5 +1,6 @@
-"""Binarizers of activations: all give `sign(x)`, RSign `sign(x - shift)`; each docstring gives the slope that the
-gradient is multiplied with.
+"""Binarizers of activations. All return `sign(x)`, except RSign, which returns `sign(x - shift)`.
+
+Each docstring gives the slope. The backward pass multiplies the gradient by this slope.
 """
 
 import dataclasses
@@ -14,19 +15,25 @@ from recu_jax import functional
 from recu_jax.binarizers import signs
 from recu_jax.binarizers.interface import ActivationBinarizer, Number
 from recu_jax.binarizers.weights import geometric
-from recu_jax.conv import per_channel
+from recu_jax.ops.conv import per_channel
 
 
 @dataclasses.dataclass(frozen=True)
 class ReCU(ActivationBinarizer):
-    """Slope `max(0, 2 - 2|x0|)`, x0 the activations divided by their sample's standard deviation; SPEC.md section 2.
+    """Slope `max(0, 2 - 2|x0|)`, where x0 are the activations divided by the standard deviation of their sample.
 
-    The gradient flows on through the division. Xu et al., "ReCU: Reviving the Dead Weights in Binary Neural Networks",
-    ICCV 2021, arXiv 2103.12369, and the authors' code.
+    The gradient also flows through the division. SPEC.md section 2. Xu et al., "ReCU: Reviving the Dead Weights in
+    Binary Neural Networks", ICCV 2021, arXiv 2103.12369, and the authors' code.
     """
 
     def __call__(self, x: jax.Array, *, sample_ndim: int, train: bool, progress: Number | None = None) -> jax.Array:
         return functional.binarize_activations(x, sample_ndim, train=train)
+
+    def lets_through(
+        self, x: jax.Array, *, sample_ndim: int, progress: Number | None = None, **parameters: jax.Array
+    ) -> jax.Array:
+        """True where `|x0| < 1`."""
+        return jnp.abs(functional.normalize_sample(x, sample_ndim)) < 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +51,9 @@ class ClippedSign(ActivationBinarizer):
 
 @dataclasses.dataclass(frozen=True)
 class ApproxSign(ActivationBinarizer):
-    """Slope `max(0, 2 - 2|x|)`.
+    """Slope `max(0, 2 - 2|x|)`, the derivative of a piecewise polynomial.
 
-    Liu et al., "Bi-Real Net", ECCV 2018, arXiv 1808.00278, section 3.3, the derivative of a piecewise polynomial.
+    Liu et al., "Bi-Real Net", ECCV 2018, arXiv 1808.00278, section 3.3.
     """
 
     def __call__(self, x: jax.Array, *, sample_ndim: int, train: bool, progress: Number | None = None) -> jax.Array:
@@ -68,10 +75,13 @@ class SwishSign(ActivationBinarizer):
 
 @dataclasses.dataclass(frozen=True)
 class EDE(ActivationBinarizer):
-    """Slope `k t (1 - tanh^2(t x))`, `t = t_min (t_max / t_min)^progress`, `k = max(1 / t, 1)`.
+    """Slope `k t (1 - tanh^2(t x))`, `t = t_min (t_max / t_min)^progress`, `k = max(1 / t, 1)`; see `signs.ede_sign`.
 
     Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural Networks" (IR-Net), CVPR 2020,
-    arXiv 1909.10788, section 3.3; see `signs.ede_sign`. (The authors' CIFAR-10 code starts at t_min = 1e-3.)
+    arXiv 1909.10788, section 3.3. The authors' CIFAR-10 code uses t_min = 1e-3.
+
+    Attributes:
+      t_min, t_max: t at the beginning and at the end of the training.
     """
 
     annealed: ClassVar[bool] = True
@@ -85,15 +95,15 @@ class EDE(ActivationBinarizer):
 
 @dataclasses.dataclass(frozen=True)
 class ReSTE(ActivationBinarizer):
-    """Slope `(1 / o) |x|^((1 - o) / o)` where `near < |x| <= far`, a chord's below, 0 beyond; see `signs.reste_sign`.
+    """Slope `(1 / o) |x|^((1 - o) / o)` where `near < |x| <= far`, constant below `near`, 0 beyond `far`.
 
-    `o = 1 + (o_end - 1) (1 - cos(pi progress / 2))`, which is how the authors' code goes from 1 to o_end. Wu et al.,
-    "Estimator Meets Equilibrium Perspective: A Rectified Straight Through Estimator for Binary Neural Networks
-    Training", ICCV 2023, arXiv 2308.06689.
+    `o = 1 + (o_end - 1) (1 - cos(pi progress / 2))`: the authors' code raises o from 1 to o_end in this way. See
+    `signs.reste_sign`. Wu et al., "Estimator Meets Equilibrium Perspective: A Rectified Straight Through Estimator for
+    Binary Neural Networks Training", ICCV 2023, arXiv 2308.06689.
 
     Attributes:
       o_end: o at the end of the training.
-      near, far: bounds of |x| between which the slope is the power function's.
+      near, far: bounds of `|x|` between which the slope is that of the power function.
     """
 
     annealed: ClassVar[bool] = True
@@ -109,10 +119,11 @@ class ReSTE(ActivationBinarizer):
 
 @dataclasses.dataclass(frozen=True)
 class RSign(ActivationBinarizer):
-    """`sign(x - shift)`, a learned shift for each channel, 0 at first; slope `max(0, 2 - 2|x - shift|)`.
+    """`sign(x - shift)` with slope `max(0, 2 - 2|x - shift|)`, and one learned shift per channel, initially 0.
 
-    The gradient of a shift is minus the sum of those of its channel's activations. Liu et al., "ReActNet: Towards
-    Precise Binary Neural Network with Generalized Activation Functions", ECCV 2020, arXiv 2003.03488, section 4.
+    The gradient of a shift is minus the sum of the gradients of its channel's activations. Liu et al., "ReActNet:
+    Towards Precise Binary Neural Network with Generalized Activation Functions", ECCV 2020, arXiv 2003.03488, section
+    4.
     """
 
     parameters: ClassVar[Mapping[str, Callable[..., jax.Array]]] = {"shift": jax.nn.initializers.zeros}

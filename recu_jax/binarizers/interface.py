@@ -1,6 +1,6 @@
-"""What a binarizer is: a frozen object that is called, with its gradient in the function that it calls.
+"""The interface of binarizers: frozen objects whose call returns signs and defines the gradient.
 
-One of your own is a frozen dataclass over one of the two classes here:
+To write your own binarizer, derive a frozen dataclass from one of the two classes of this file:
 
     @dataclasses.dataclass(frozen=True)
     class Triangle(ActivationBinarizer):
@@ -9,49 +9,29 @@ One of your own is a frozen dataclass over one of the two classes here:
         def __call__(self, x, *, sample_ndim, train, progress=None):
             return sign_with_slope(x, jnp.maximum(0, 1 - jnp.abs(x) / self.width))
 
-    BinaryConv(64, (3, 3), activations=Triangle(0.5))
+    BinaryConv(64, (3, 3), input_binarizer=Triangle(0.5))
 
-None of them holds running statistics: what they need, they compute of the array at hand.
+Binarizers hold no running statistics. They compute all statistics from the array that they get.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 
 Number = jax.Array | float
 
 
-class Annealed(NamedTuple):
-    """tau together with the share of the training that is over, for binarizers whose gradient changes with it.
-
-    Goes wherever `tau` goes: models hand it on to their layers without looking at it, so that no model has an argument
-    more. Both are Python numbers or scalar arrays, traced ones too: `Annealed(tau(step), progress(step))` with
-    `schedules.exponential_tau` and `schedules.training_progress`.
-
-    Attributes:
-      tau: in (0.5, 1], or None.
-      progress: epochs done by all epochs, from 0 to 1.
-    """
-
-    tau: Number | None
-    progress: Number
-
-
-def split_progress(tau: "Number | Annealed | None") -> tuple[Number | None, Number | None]:
-    """tau and progress of what a layer was given as its `tau`; None for each that it was not given."""
-    return (tau.tau, tau.progress) if isinstance(tau, Annealed) else (tau, None)
-
-
 @dataclasses.dataclass(frozen=True)
 class WeightBinarizer:
-    """Latent weights to signs, and to a scale for each output channel.
+    """Turns latent weights into signs and an optional scale for each output channel.
 
     Attributes:
       annealed: whether the gradient depends on `progress`.
-      scaled: whether there is a scale of its own, which a learned alpha then multiplies.
-      keeps_signs: whether the signs are those of the latent weights, which the optimiser Bop relies on.
+      scaled: whether the binarizer returns a scale. A learned alpha multiplies this scale.
+      keeps_signs: whether the signs are those of the latent weights. The optimizer Bop requires this.
     """
 
     annealed: ClassVar[bool] = False
@@ -61,47 +41,73 @@ class WeightBinarizer:
     def __call__(
         self, kernel: jax.Array, tau: Number | None = None, progress: Number | None = None
     ) -> tuple[jax.Array, jax.Array | None]:
-        """Binarises.
+        """Binarizes a kernel.
 
-        The layer convolves with `scale * signs`; a gradient g with respect to that product comes back as `scale * g` to
-        the signs, and as `sum(signs * g)` over a channel to the scale.
+        The layer convolves with `scale * signs`. Let g be the gradient with respect to this product. The signs then get
+        the gradient `scale * g`, and the scale gets `sum(signs * g)` over its channel.
 
         Args:
-          kernel: (*window, in_features / groups, features).
-          tau: ReCU's, in (0.5, 1]; None clamps nothing.
-          progress: share of the training that is over; None is its beginning.
+          kernel: latent weights, (*window, in_features / groups, features).
+          tau: ReCU's tau, in (0.5, 1]; None clamps nothing.
+          progress: share of the training that is over, from 0 to 1; None means its beginning.
 
         Returns:
-          +1 and -1 in the shape and dtype of `kernel`, and (features,) in its dtype, or None for no scale.
+          The signs, +1 and -1 in the shape and dtype of `kernel`, and the scale, (features,) in this dtype, or None.
         """
         raise NotImplementedError
+
+    def standardized(self, kernel: jax.Array) -> jax.Array:
+        """Returns the real weights whose signs are taken, before any clamp, in the shape of `kernel`.
+
+        In this base class they are the latent weights.
+        """
+        return kernel
+
+    def bound(self, standardized: jax.Array, tau: Number | None = None) -> jax.Array:
+        """Returns the magnitude to which `standardized` weights are clamped, (); infinite if they are not clamped."""
+        return jnp.full((), jnp.inf, standardized.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
 class ActivationBinarizer:
-    """Real activations to signs.
+    """Turns real activations into signs.
 
     Attributes:
       annealed: whether the gradient depends on `progress`.
-      parameters: name and initializer of each learned parameter; the layer that has the binarizer makes them, one
-        number for each input channel, and gives them by name.
+      parameters: name and initializer of each learned parameter. The layer creates the parameters, one number for each
+        input channel, and passes them by name.
     """
 
     annealed: ClassVar[bool] = False
     parameters: ClassVar[Mapping[str, Callable[..., jax.Array]]] = {}
 
     def __call__(self, x: jax.Array, *, sample_ndim: int, train: bool, progress: Number | None = None) -> jax.Array:
-        """Binarises.
+        """Binarizes activations.
+
+        A binarizer with `parameters` also takes each of them by name, (channels,).
 
         Args:
           x: (*batch, *sample), channels last.
-          sample_ndim: how many trailing axes make one sample.
+          sample_ndim: number of trailing axes that make one sample.
           train: whether gradients are wanted; the signs do not depend on it.
-          progress: share of the training that is over; None is its beginning.
-
-        Those that have `parameters` take these by name besides, each (channels,).
+          progress: share of the training that is over, from 0 to 1; None means its beginning.
 
         Returns:
           +1 and -1 in the shape and dtype of `x`.
         """
         raise NotImplementedError
+
+    def lets_through(
+        self, x: jax.Array, *, sample_ndim: int, progress: Number | None = None, **parameters: jax.Array
+    ) -> jax.Array:
+        """Tells where the slope is positive, so that a gradient passes: booleans in the shape of `x`.
+
+        The arguments are those of `__call__`. This implementation requires that the slope at an entry of x depends on
+        this entry alone.
+        """
+
+        def signs(x):
+            return self(x, sample_ndim=sample_ndim, train=True, progress=progress, **parameters)
+
+        _, slope = jax.jvp(signs, (x,), (jnp.ones_like(x),))
+        return slope > 0

@@ -1,7 +1,7 @@
-"""ReActNet's layers between convolutions: learned shifts, PReLU, and RPReLU, which is made of them.
+"""ReActNet's layers between convolutions: learned shifts, PReLU, and RPReLU, which combines both.
 
-Liu et al., "ReActNet: Towards Precise Binary Neural Network with Generalized Activation Functions", ECCV 2020,
-arXiv 2003.03488. Its RSign is `recu_jax.binarizers.activations.RSign`, or a `Move` before any other sign.
+Liu et al., "ReActNet: Towards Precise Binary Neural Network with Generalized Activation Functions", ECCV 2020, arXiv
+2003.03488. Its RSign is `recu_jax.binarizers.activations.RSign`, or a `Move` before any other sign.
 """
 
 from typing import Any
@@ -10,11 +10,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from recu_jax.conv import per_channel
+from recu_jax.ops.conv import per_channel
 
 
 class Move(nn.Module):
-    """Adds a learned shift per channel. Variables: `params/bias`, (channels,), 0 at first."""
+    """Adds a learned shift to each channel. Variables: `params/bias`, (channels,), initially 0."""
 
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -27,9 +27,10 @@ class Move(nn.Module):
 
 
 class PRelu(nn.Module):
-    """`x` where it is positive, `slope * x` elsewhere. Variables: `params/slope`, (channels,), 0.25 at first.
+    """Returns `x` where x is positive, and `slope * x` elsewhere.
 
-    Unlike `nn.PReLU`, whose slope is one number for all channels.
+    `nn.PReLU` has one slope for all channels; this layer has one per channel. Variables: `params/slope`, (channels,),
+    initially 0.25.
     """
 
     dtype: Any = None
@@ -43,10 +44,11 @@ class PRelu(nn.Module):
 
 
 class RPRelu(nn.Module):
-    """`z` where `y = x + before` is positive, `slope * y + after` elsewhere, `z = y + after`: section 4.2's RPReLU.
+    """RPReLU of section 4.2. With `y = x + before`: `y + after` where y is positive, `slope * y + after` elsewhere.
 
-    The paper's shifts are -before and after. The gradient is exact: with respect to x it is 1 where y > 0 and slope
-    elsewhere, to `slope` it is y where y is not positive, to `after` 1.
+    The paper's shifts are -before and after. The gradient is exact. With respect to x it is 1 where y > 0, and slope
+    elsewhere. With respect to `slope` it is y where y is not positive, and 0 elsewhere. With respect to `after` it is
+    1.
 
     Variables: `params/move1/bias` (before), `params/nonlinear/slope`, `params/move2/bias` (after), each (channels,).
     """

@@ -1,7 +1,7 @@
-"""The sign, +1 at 0, with the gradients by which papers replace its own, which is 0 almost everywhere.
+"""The sign, with sign(0) = +1, and the gradients that papers use instead of its own, which is 0 almost everywhere.
 
-Of every function here the forward is `sign(x)`; its docstring gives the slope that the gradient is multiplied with.
-The identity (`ste_sign`) and Bi-Real Net's (`approx_sign`) are in `recu_jax.functional`.
+Every function here returns `sign(x)`. Its docstring gives the slope. The backward pass multiplies the gradient by this
+slope. The identity (`ste_sign`) and Bi-Real Net's gradient (`approx_sign`) are in `recu_jax.functional`.
 """
 
 import jax
@@ -9,13 +9,18 @@ import jax.numpy as jnp
 
 from recu_jax.functional import sign
 
-# Beyond, the slope of the swish sign is less than 1e-32 and the exponential of a larger number soon infinite.
+# Limit of beta |x|. Beyond it the slope of the swish sign is less than 1e-32, and exp(beta |x|) soon becomes infinite.
 _FAR = 80.0
 
 
 @jax.custom_jvp
 def sign_with_slope(x: jax.Array, slope: jax.Array) -> jax.Array:
-    """`sign(x)`; its derivative with respect to x is `slope`, an array of the shape of x, which gets no gradient."""
+    """Returns `sign(x)`; the derivative with respect to x is `slope`.
+
+    Args:
+      x: any shape.
+      slope: array of the shape of x; no gradient flows to it.
+    """
     return sign(x)
 
 
@@ -30,7 +35,7 @@ def _wide_magnitude(x):
 
 
 def clipped_slope(x: jax.Array, clip: float = 1.0) -> jax.Array:
-    """1 where `|x| <= clip`, else 0."""
+    """Returns 1 where `|x| <= clip`, else 0."""
     return (jnp.abs(x) <= clip).astype(x.dtype)
 
 
@@ -45,21 +50,21 @@ def clipped_sign(x: jax.Array, clip: float = 1.0) -> jax.Array:
 def swish_sign(x: jax.Array, beta: float = 5.0) -> jax.Array:
     """Slope `beta (2 - beta x tanh(beta x / 2)) / (1 + cosh(beta x))`: the derivative of the "SignSwish".
 
-    Of the curve `2 s(beta x) (1 + beta x (1 - s(beta x))) - 1` with the logistic function s; negative beyond
-    `beta |x| = 2.4`, where the curve overshoots 1. Darabi et al., "BNN+: Improved Binary Network Training", 2018,
-    arXiv 1812.11800, section 3; beta 5 is among theirs.
+    SignSwish is the curve `2 s(beta x) (1 + beta x (1 - s(beta x))) - 1` with the logistic function s. Its derivative
+    is negative where `beta |x| > 2.4`, because the curve overshoots 1. Darabi et al., "BNN+: Improved Binary Network
+    Training", 2018, arXiv 1812.11800, section 3. The paper uses beta = 5 among other values.
     """
     z = jnp.minimum(beta * _wide_magnitude(x), _FAR)
-    # With u = exp(-z): 1 + cosh(z) = (1 + u)^2 / 2u and tanh(z / 2) = (1 - u) / (1 + u), which do not overflow.
+    # With u = exp(-z), 1 + cosh(z) = (1 + u)^2 / 2u and tanh(z / 2) = (1 - u) / (1 + u). These forms do not overflow.
     u = jnp.exp(-z)
     return sign_with_slope(x, beta * (2 - z * (1 - u) / (1 + u)) * 2 * u / (1 + u) ** 2)
 
 
 def ede_sign(x: jax.Array, t: jax.Array | float) -> jax.Array:
-    """Slope `k t (1 - tanh^2(t x))`, `k = max(1 / t, 1)`: the derivative of `k tanh(t x)`, near 1 while t is small.
+    """Slope `k t (1 - tanh^2(t x))` with `k = max(1 / t, 1)`: the derivative of `k tanh(t x)`.
 
-    Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural Networks" (IR-Net), CVPR 2020,
-    arXiv 1909.10788, section 3.3, the "error decay estimator".
+    The slope is near 1 while t is small. Qin et al., "Forward and Backward Information Retention for Accurate Binary
+    Neural Networks" (IR-Net), CVPR 2020, arXiv 1909.10788, section 3.3, the "error decay estimator".
     """
     z = t * _wide_magnitude(x)
     return sign_with_slope(x, jnp.maximum(1.0, t) * (1 - jnp.tanh(z) ** 2))
@@ -68,10 +73,10 @@ def ede_sign(x: jax.Array, t: jax.Array | float) -> jax.Array:
 def reste_sign(x: jax.Array, o: jax.Array | float, near: float = 0.1, far: float = 1.5) -> jax.Array:
     """Slope `(1 / o) |x|^((1 - o) / o)`, the derivative of `sign(x) |x|^(1 / o)`, for `near < |x| <= far`.
 
-    Where `|x| <= near` the slope is the chord's, `near^(1 / o) / near`, as the derivative is infinite at 0; beyond
-    `far` it is 0. With o = 1 that is the straight-through estimator clipped at `far`. Wu et al., "Estimator Meets
-    Equilibrium Perspective: A Rectified Straight Through Estimator for Binary Neural Networks Training", ICCV 2023,
-    arXiv 2308.06689; `near` and `far` as in the authors' code.
+    Where `|x| <= near` the slope is that of the chord, `near^(1 / o) / near`, because the derivative is infinite at 0.
+    Beyond `far` the slope is 0. With o = 1 this is the straight-through estimator clipped at `far`. Wu et al.,
+    "Estimator Meets Equilibrium Perspective: A Rectified Straight Through Estimator for Binary Neural Networks
+    Training", ICCV 2023, arXiv 2308.06689. `near` and `far` have the values of the authors' code.
     """
     magnitude = _wide_magnitude(x)
     power = (1.0 - o) / o

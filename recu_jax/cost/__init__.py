@@ -1,16 +1,16 @@
-"""What a model costs: its size in bits and its multiply-accumulates by precision, of any Flax model, before training.
+"""Counts what any Flax model costs before training: its size in bits, and its multiply-accumulates by precision.
 
     cost = model_cost(create_model("imagenet_resnet18", 1000), jax.ShapeDtypeStruct((1, 224, 224, 3), "float32"))
     cost.bytes, cost.compression, cost.macs
     print_table(cost)
 
-| file | |
+| file | contents |
 |---|---|
-| `counts` | what is counted, of a layer and of a model |
+| `counts` | the numbers that are counted, per layer and per model |
 | `program` | multiply-accumulates in a traced program |
 | `calls` | the calls of a model's modules while it is traced |
-| `linen`, `nnx` | models of either kind |
-| `table` | the table for people |
+| `linen`, `nnx` | costs of Linen and of NNX models |
+| `table` | the table of `print_table` |
 """
 
 from typing import Any
@@ -25,19 +25,24 @@ __all__ = ["LayerCost", "ModelCost", "model_cost", "print_table"]
 
 
 def model_cost(model: Any, *args: Any, **kwargs: Any) -> ModelCost:
-    """Counts what `model(*args, **kwargs)` needs; nothing is computed, and no parameters are made.
+    """Counts the memory and the multiply-accumulates of `model(*args, **kwargs)`, without computing anything.
 
-    Layers of `recu_jax` count as what they are, 1 bit; all others as real numbers, whatever they are: convolutions and
-    matrix products are found in the traced program. Sums over other axes and elementwise operations do not count, as in
-    the published figures. Give the arguments with which the model evaluates, and a batch of one for the cost of one.
+    The 1-bit layers of `recu_jax` count as 1 bit. All other layers count as real numbers. Convolutions and matrix
+    products are found in the traced program. Other sums and elementwise operations do not count, as in the published
+    figures.
 
     Args:
-      model: a Linen module, or an `nnx.Module`, whose arrays may be abstract (`nnx.eval_shape`); it is not changed.
-      *args, **kwargs: what it is called with; `jax.ShapeDtypeStruct` does for an array.
+      model: a Linen module, or an `nnx.Module`. Its arrays may be abstract (`nnx.eval_shape`). It is not changed.
+      *args, **kwargs: arguments of the call in evaluation. `jax.ShapeDtypeStruct` may stand for an array. Use a batch
+        of one for the cost of one image.
+
+    Returns:
+      The cost of the model and of each layer.
     """
     if isinstance(model, nn.Module):
         return linen_cost(model, args, kwargs)
-    # Here, as flax.nnx takes as long to import as Flax does; who has such a model has imported it.
+    # Imported here, because flax.nnx takes as long to import as Flax itself. A user with an NNX model has imported it
+    # already.
     from recu_jax.cost.nnx import nnx_cost
 
     return nnx_cost(model, args, kwargs)

@@ -1,4 +1,4 @@
-"""The calls of a model's modules while it is traced, and what they make of its variables."""
+"""Records the calls of a model's modules while it is traced, and assigns the costs to the modules."""
 
 import dataclasses
 import math
@@ -21,15 +21,15 @@ class _Call:
     kind: str
     output_shape: tuple[int, ...]
     layer: BinaryLayer | None
-    products: int  # of a 1-bit layer, that each number of its result is the sum of
+    products: int  # products per output of a 1-bit layer; 0 for other modules
 
 
 class Calls:
-    """Traces a model and remembers which modules are called.
+    """Traces a model and records which modules are called.
 
     Args:
-      args, kwargs: what the model is called with. Arrays and their shapes are traced; all else is given as it is, since
-        it may decide what the model does.
+      args, kwargs: arguments of the model's call. Arrays and their shapes are traced. Other values are passed
+        unchanged, because the model may branch on them.
     """
 
     def __init__(self, args: Sequence[Any], kwargs: Mapping[str, Any]):
@@ -46,7 +46,7 @@ class Calls:
         return jax.tree.unflatten(self._tree, leaves)
 
     def shapes(self, function: Callable[..., Any]) -> Any:
-        """Shapes of `function(*args, **kwargs)`."""
+        """Returns the shapes of `function(*args, **kwargs)`."""
 
         def run(arrays):
             args, kwargs = self._arguments(arrays)
@@ -55,7 +55,7 @@ class Calls:
         return jax.eval_shape(run, self._arrays)
 
     def trace(self, function: Callable[..., Any], variables: Any) -> None:
-        """Traces `function(variables, *args, **kwargs)`, in which `record` is called for each call of a module."""
+        """Traces `function(variables, *args, **kwargs)`. The function must call `record` for each call of a module."""
 
         def run(variables, arrays):
             args, kwargs = self._arguments(arrays)
@@ -71,15 +71,20 @@ class Calls:
         layer: BinaryLayer | None = None,
         kernel_shape: Callable[[], Sequence[int]] = tuple,
     ) -> Any:
-        """`call()`, its operations marked as those of the module at `path`.
+        """Runs `call()` and marks its operations as those of the module at `path`.
 
         Args:
-          path, kind: of the module, its name and that of its class.
-          call: of one of its methods.
-          layer: the layer, where it is one of 1 bit and `call` computes it.
-          kernel_shape: (*window, in_features / groups, features) of that layer, asked for after the call.
+          path: path of the module.
+          kind: name of the module's class.
+          call: calls one method of the module.
+          layer: the 1-bit layer that `call` computes, or None.
+          kernel_shape: returns the kernel's shape of this layer, (*window, in_features / groups, features), after the
+            call.
+
+        Returns:
+          The result of `call()`.
         """
-        if self._within and self._within[-1] == path:  # a method that calls another, or that of the parent class
+        if self._within and self._within[-1] == path:  # a method that calls another of its module
             return call()
         with layer_scope(self._numbers.setdefault(path, len(self._numbers))):
             self._within.append(path)
@@ -97,14 +102,14 @@ class Calls:
         return y
 
     def know(self, parameters: Iterable[Path]) -> bool:
-        """Whether the modules of all these parameters were called."""
+        """Tells whether the modules of all these parameters were called."""
         return all(path[:-1] in self._numbers for path in parameters)
 
     def costs(self, parameters: Mapping[Path, Any], statistics: Mapping[Path, Any]) -> ModelCost:
-        """What the traced model costs, its layers in the order of their calls.
+        """Computes the cost of the traced model. The layers are in the order of their calls.
 
         Args:
-          parameters, statistics: the model's arrays, or their shapes, by the path of their module and their name.
+          parameters, statistics: the model's arrays or shapes, by the path of their module and their name.
         """
         owned: dict[Path, tuple[dict[str, Any], dict[str, Any]]] = defaultdict(lambda: ({}, {}))
         for kind, arrays in enumerate((parameters, statistics)):
@@ -119,7 +124,7 @@ class Calls:
         return ModelCost([c for c in costs if c.macs or c.binary_parameters or c.real_parameters or c.constants])
 
     def _owner(self, path: Path) -> Path:
-        """The module that a variable belongs to; its name may have parts."""
+        """Returns the path of the module that owns a variable. The variable's name may have several parts."""
         return next((path[:n] for n in range(len(path) - 1, -1, -1) if path[:n] in self._numbers), path[:-1])
 
     def _cost(self, path: Path, parameters: dict[str, Any], statistics: dict[str, Any], macs: Macs) -> LayerCost:
@@ -129,8 +134,9 @@ class Calls:
         binary = 0
         if call.layer is not None and call.layer.binary_weights:
             binary = kernel.size
-            if call.layer.scale == "mean":
-                # Computed of the real weights, which inference does not have: a number per output channel instead.
+            if call.layer.alpha == "mean":
+                # Alpha is computed from the real weights, which inference does not keep. It keeps one number per output
+                # channel.
                 constants = kernel.size // call.products
         total = sum(array.size for array in parameters.values())
         shape = None if kernel is None else tuple(kernel.shape)
@@ -140,10 +146,15 @@ class Calls:
 def traced(
     args: Sequence[Any], kwargs: Mapping[str, Any], trace: Callable[[Calls], None], parameters: Iterable[Path]
 ) -> Calls:
-    """The calls that `trace` records of a model with these arguments.
+    """Traces a model with these arguments, and returns the recorded calls.
 
-    What is compiled within a model (`nn.jit`, `nnx.jit`) is traced once for all that are equal, in this process: where
-    calls are missing for that, the model is traced again without it.
+    JAX traces a part compiled within a model (`nn.jit`, `nnx.jit`) only once per process. A later trace then misses its
+    calls. If calls are missing, the model is traced again with compilation disabled.
+
+    Args:
+      args, kwargs: arguments of the model's call.
+      trace: traces the model with the `Calls` that it gets.
+      parameters: paths of the parameters; all their modules must be called.
     """
     calls = Calls(args, kwargs)
     trace(calls)

@@ -1,4 +1,4 @@
-"""The layers of a Linen model, and what each of them costs."""
+"""Computes the cost of a Linen model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from recu_jax.cost.counts import ModelCost
 
 
 def linen_cost(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> ModelCost:
-    """What `model.apply(variables, *args, **kwargs)` needs; see `model_cost`."""
+    """Computes the cost of `model.apply(variables, *args, **kwargs)`; see `model_cost`."""
 
     def init(*args, **kwargs):
         return model.init(jax.random.key(0), *args, **kwargs)
@@ -36,7 +36,7 @@ def _trace(calls: Calls, model: nn.Module, variables: Any) -> None:
         )
 
     def apply(variables, *args, **kwargs):
-        # Mutable, as a model may keep what it likes.
+        # All collections are mutable, because a model may write to any collection.
         return model.apply(variables, *args, mutable=True, **kwargs)
 
     with nn.intercept_methods(record):

@@ -1,4 +1,4 @@
-"""The layers of an NNX model, and what each of them costs."""
+"""Computes the cost of an NNX model."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,12 +15,12 @@ _CALL = "__call__"
 
 
 def nnx_cost(model: nnx.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> ModelCost:
-    """What `model(*args, **kwargs)` needs, in evaluation mode; see `model_cost`."""
-    model = nnx.merge(*nnx.split(model))  # one that may be changed
+    """Computes the cost of `model(*args, **kwargs)` in evaluation mode; see `model_cost`."""
+    model = nnx.merge(*nnx.split(model))  # a copy, because it is changed below
     model.eval()
     modules = [(path, node) for path, node in nnx.iter_graph(model) if isinstance(node, nnx.Module)]
     for path, module in modules:
-        # Stays with a module through the transformations that take it apart and put it together again.
+        # An attribute of the module survives transformations that split and merge the module.
         setattr(module, _PATH, "/".join(map(str, path)))
     definition, state = nnx.split(model)
 
@@ -42,7 +42,7 @@ def _arrays(state: Any) -> dict[Path, Any]:
 
 @contextlib.contextmanager
 def _recorded(types: set[type], calls: Calls) -> Iterator[None]:
-    """Within, calls of modules of these types are recorded: by another `__call__`, as `nnx.tabulate` does it."""
+    """Records calls of modules of these types within the block, by replacing `__call__`, as `nnx.tabulate` does."""
     callable_types = [t for t in types if any(_CALL in parent.__dict__ for parent in t.__mro__)]
     own = {t: t.__dict__[_CALL] for t in callable_types if _CALL in t.__dict__}
     recording = {t: _recording(getattr(t, _CALL), calls) for t in callable_types}
@@ -61,9 +61,9 @@ def _recorded(types: set[type], calls: Calls) -> Iterator[None]:
 def _recording(call: Callable[..., Any], calls: Calls) -> Callable[..., Any]:
     def recorded(module, *args, **kwargs):
         path = getattr(module, _PATH, None)
-        if path is None:  # made within the call, by hand
+        if path is None:  # a module that was created within the call
             return call(module, *args, **kwargs)
-        # The layers of `recu_jax.nnx` compute by a Linen layer.
+        # The layers of `recu_jax.nnx` hold a Linen layer that computes.
         linen = getattr(module, "linen", None)
         return calls.record(
             tuple(path.split("/")) if path else (),

@@ -1,9 +1,11 @@
-"""Multiply-accumulates in a traced program, and which layer they belong to.
+"""Counts the multiply-accumulates of a traced program, by layer.
 
-While a model is traced each layer's operations are put into a scope (`jax.named_scope`) that bears its number, and a
-1-bit layer's result passes through a barrier whose scope says how many products each of its numbers is the sum of. That
-is how `vmap`, `scan` and the like multiply a layer's operations without it being told, and how it does not matter in
-what way a 1-bit layer computes: as a convolution of +-1, or with bits by xor and popcount.
+While a model is traced, the operations of each layer are in a scope (`jax.named_scope`) with the layer's number. The
+result of a 1-bit layer also passes through a barrier. The scope of the barrier says how many products each number of
+the result sums.
+
+Two things follow. `vmap`, `scan` and other transformations multiply the counts of a layer without extra code. And the
+method of a 1-bit layer does not matter: it may convolve +-1 numbers, or count bits by xor and popcount.
 """
 
 import contextlib
@@ -25,28 +27,31 @@ _PRODUCTS = re.compile(r"recu_products_(\d+)_(\d+)x(\d+);")
 
 @contextlib.contextmanager
 def layer_scope(number: int) -> Iterator[None]:
-    """Operations traced within belong to layer `number`, except those of layers within it."""
+    """Assigns operations traced within the block to layer `number`, except operations of layers within it."""
     with jax.named_scope(f"recu_layer_{number};"):
         yield
 
 
 def declare_products(y: jax.Array, products: int, weight_bits: int, activation_bits: int) -> jax.Array:
-    """`y`, of which each number is the sum of so many products; stands for all else in the layer's scope.
+    """Returns `y`, and declares how many products each of its numbers sums.
+
+    This count replaces the count of the operations in the layer's scope.
 
     Args:
-      y: a layer's result; called within its scope.
-      products: per number of `y`, the same for all of them.
-      weight_bits, activation_bits: of each product.
+      y: result of a layer. The call must be within the layer's scope.
+      products: number of products per number of `y`.
+      weight_bits, activation_bits: precision of each product.
     """
     with jax.named_scope(f"recu_products_{products}_{weight_bits}x{activation_bits};"):
         return lax.optimization_barrier(y)
 
 
 def count_macs(jaxpr: Jaxpr) -> dict[int | None, Macs]:
-    """Multiply-accumulates of a program by layer; those in no layer's scope are under None.
+    """Counts the multiply-accumulates of a program by layer; operations in no layer's scope are under None.
 
-    Convolutions and matrix products, in the precision of their operands. The body of a `scan` counts as often as it
-    runs, of a `while` once, of a `cond` the dearest branch. Taps on a convolution's padding count.
+    Convolutions and matrix products count, in the precision of their operands. The body of a `scan` counts as often as
+    it runs, and the body of a `while` once. A `cond` counts as its most expensive branch. Taps on a convolution's
+    padding count too.
     """
     found: dict[int | None, Counter] = defaultdict(Counter)
     declared: dict[int | None, Counter] = defaultdict(Counter)
@@ -65,7 +70,8 @@ class _Operation(NamedTuple):
 def _operations(jaxpr: Jaxpr, layer: int | None = None, times: int = 1) -> Iterator[_Operation]:
     for eqn in jaxpr.eqns:
         scope, primitive = str(eqn.source_info.name_stack), eqn.primitive.name
-        # A program within a program may or may not repeat the scopes around it.
+        # The scope of an inner program may lack the scopes around it. It then belongs to the layer of the outer
+        # program.
         inner = int(marks[-1]) if (marks := _LAYER.findall(scope)) else layer
         if primitive == "optimization_barrier" and (said := _PRODUCTS.search(scope)):
             products, weight_bits, activation_bits = map(int, said.groups())
@@ -92,7 +98,7 @@ def _conv_macs(left, right, out, params):
     out_features = right.shape[params["dimension_numbers"].rhs_spec[0]]
     if math.prod(params["lhs_dilation"]) == 1:
         return out.size * (right.size // out_features)
-    # Transposed: the zeros between the inputs are no operands.
+    # A transposed convolution. The zeros between the inputs do not count.
     in_features = left.shape[params["dimension_numbers"].lhs_spec[1]]
     return left.size * (right.size // in_features)
 
@@ -111,7 +117,7 @@ def _bits(array) -> int:
 def _repeats(primitive, params) -> int:
     if primitive == "scan":
         return params["length"]
-    # Within, the shapes are those of one device.
+    # Within `shard_map` shapes are those of one device.
     return params["mesh"].size if primitive == "shard_map" else 1
 
 

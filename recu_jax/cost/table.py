@@ -1,4 +1,4 @@
-"""What a model costs, as a table for people."""
+"""Prints the cost of a model as a table."""
 
 from collections.abc import Sequence
 from typing import TextIO
@@ -12,7 +12,13 @@ _ANY_WIDTH = 1000
 
 
 def print_table(cost: ModelCost, title: str = "", file: TextIO | None = None) -> None:
-    """Prints a line per layer, and the sums."""
+    """Prints one line per layer, then the sums.
+
+    Args:
+      cost: result of `model_cost`.
+      title: title of the table.
+      file: file to write to; None is standard output.
+    """
     table = Table(title=title, title_justify="left")
     for name in ("layer", "kind", "output", "kernel"):
         table.add_column(name, overflow="fold")
@@ -21,7 +27,7 @@ def print_table(cost: ModelCost, title: str = "", file: TextIO | None = None) ->
     for layer in cost.layers:
         table.add_row(*_row(layer))
     console = Console(file=file)
-    if not console.is_terminal:  # a file is as wide as it needs to be
+    if not console.is_terminal:  # a file has no line width
         console = Console(file=file, width=_ANY_WIDTH)
     console.print(table)
     for name, said in _sums(cost):

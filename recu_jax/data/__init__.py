@@ -1,4 +1,4 @@
-"""Data sets by name: `load("digits")`."""
+"""Loads data sets by name: `load("digits")`."""
 
 from recu_jax.data import digits, npz, photos, tfds
 from recu_jax.data.dataset import Dataset, checked
@@ -6,9 +6,9 @@ from recu_jax.data.photos import Photos
 from recu_jax.errors import UserError, unknown
 
 NAMES = ("digits", "npz", *tfds.NAMES, *photos.NAMES)
-# (height, width, channels) of images in memory, or None of photographs, and classes: of the data sets that always have
-# the same.
-KNOWN_SHAPES = {
+# For each data set whose images are known without loading it: the image shape (height, width, channels) and the number
+# of classes. The shape is None for photographs, because it depends on `image_size`.
+KNOWN_SHAPES: dict[str, tuple[tuple[int, ...] | None, int]] = {
     "digits": ((8, 8, 1), 10),
     "cifar10": ((32, 32, 3), 10),
     "cifar100": ((32, 32, 3), 100),
@@ -18,8 +18,26 @@ KNOWN_SHAPES = {
 }
 
 
+def shape_and_classes(name: str, data_dir: str | None, image_size: int) -> tuple[tuple[int, ...], int]:
+    """Finds the image shape (height, width, channels) and the number of classes of the data set `name`.
+
+    Args:
+      name: as for `load`. The data set is loaded only if it is not in `KNOWN_SHAPES`.
+      data_dir: as for `load`.
+      image_size: height and width of photographs, in pixels.
+
+    Raises:
+      UserError: as in `load`.
+    """
+    if name not in KNOWN_SHAPES:
+        dataset = load(name, data_dir)
+        return dataset.image_shape(image_size), dataset.num_classes
+    shape, classes = KNOWN_SHAPES[name]
+    return shape or (image_size, image_size, 3), classes
+
+
 def load(name: str, data_dir: str | None = None, num_workers: int = 2) -> Dataset | Photos:
-    """The data set `name`: a `Dataset` in memory, or `Photos`, encoded on the disk.
+    """Loads the data set `name`: a `Dataset` in memory, or `Photos`, whose encoded images stay on disk.
 
     Args:
       name: one of `NAMES`.
@@ -28,7 +46,7 @@ def load(name: str, data_dir: str | None = None, num_workers: int = 2) -> Datase
       num_workers: threads that decode images while a data set is loaded into memory.
 
     Raises:
-      UserError: no such data set, or it is not there, or its arrays do not fit each other.
+      UserError: the name is unknown, the data is missing, or its arrays do not fit each other.
     """
     if name not in NAMES:
         raise unknown("dataset", name, NAMES)

@@ -1,7 +1,7 @@
-"""Encoded images in the array_record files that TFDS writes, read without TFDS or TensorFlow.
+"""Reads encoded images from the array_record files that TFDS writes. TensorFlow is not needed.
 
-TFDS is asked once, in the main process, which files a split has. Worker processes read them alone: importing TFDS
-would cost each of them 0.7 s and 50 MB.
+The main process asks TFDS once for the files of a split. Worker processes read the files without TFDS, because its
+import would cost each worker 0.7 s and 50 MB.
 """
 
 import bisect
@@ -13,17 +13,19 @@ from typing import Any
 from recu_jax.data.images import CorruptImage
 from recu_jax.errors import UserError, one_line
 
-_OPEN_BESIDE = 256  # files and sockets of the rest of a process
-_VARINT_BYTES = 10  # of 64 bits
+_OPEN_BESIDE = 256  # open files and sockets that the process may need for other purposes
+_VARINT_BYTES = 10  # a varint of 64 bits takes at most 10 bytes
 
 
 class ArrayRecords:
-    """Records of one split of a TFDS data set with the features `image` and `label`; random access, picklable.
+    """The records of one split of a TFDS data set with the features `image` and `label`.
+
+    Any record can be read at any time. The object is picklable.
 
     Args:
-      split: TFDS's name of it, for error messages.
+      split: TFDS's name of the split, for error messages.
       shards: (path, first record, number of records) of each file.
-      num_classes: labels are below it; None for any.
+      num_classes: labels must be smaller than this; None allows any label.
     """
 
     def __init__(self, split: str, shards: list[tuple[str, int, int]], num_classes: int | None = None):
@@ -37,15 +39,15 @@ class ArrayRecords:
         return self._ends[-1]
 
     def read(self, i: int) -> tuple[bytes, int]:
-        """The encoded image and its class.
+        """Returns the encoded image `i` and its class.
 
         Raises:
-          CorruptImage: the record cannot be read, or holds no image or no class.
+          CorruptImage: the record cannot be read, or it has no image or no class.
         """
         return self._image_and_label(self._record(i))
 
     def read_range(self, start: int, stop: int) -> list[tuple[bytes, int]]:
-        """As `read` of each number in [start, stop), of which the file's reader is called once for many."""
+        """Reads the records [start, stop), as `read` does, with one call of the reader per file."""
         records = []
         while start < stop:
             path, number = self._place(start)
@@ -64,7 +66,10 @@ class ArrayRecords:
         return image, label
 
     def name(self, i: int) -> str:
-        """`train image 17 (n01440764_10026.JPEG)`; of a damaged record the file that it is in."""
+        """Names image `i` for messages: `train image 17 (n01440764_10026.JPEG)`.
+
+        For a damaged record the name in parentheses is the path of the array_record file.
+        """
         try:
             file_name = dict(example_fields(self._record(i))).get("file_name", b"no file name")
             what = file_name.decode(errors="replace") if isinstance(file_name, bytes) else "no file name"
@@ -73,7 +78,7 @@ class ArrayRecords:
         return f"{self._split} image {i} ({' '.join(what.split())})"
 
     def __getstate__(self):
-        return self.__dict__ | {"_readers": {}}  # open files stay where they are
+        return self.__dict__ | {"_readers": {}}  # open readers cannot be pickled
 
     def _place(self, i):
         shard = bisect.bisect_right(self._ends, i)
@@ -87,7 +92,7 @@ class ArrayRecords:
     def _raw(self, path, numbers):
         try:
             records = self._reader(path).read(numbers)
-        except Exception as error:  # the reader meets damaged bytes with errors of many kinds
+        except Exception as error:  # the reader raises many types of errors for damaged bytes
             raise CorruptImage(f"record {numbers[0]} of {path} cannot be read: {one_line(error, 200)}") from error
         if len(records) != len(numbers) or not all(isinstance(r, bytes) for r in records):
             raise CorruptImage(f"record {numbers[0]} of {path} cannot be read: the file is damaged")
@@ -99,17 +104,17 @@ class ArrayRecords:
 
             if not self._readers:
                 _allow_open_files(len(self._shards) + _OPEN_BESIDE)
-            # Random access: reading ahead would be for nothing.
+            # Records are read in random order, so data read ahead would not be used.
             options = {"options": "readahead_buffer_size:0", "file_reader_buffer_size": 32768}
             self._readers.setdefault(path, ArrayRecordReader(path, **options))
         return self._readers[path]
 
 
 def from_builder(builder: Any, split: str) -> ArrayRecords:
-    """The records of `split` of a prepared TFDS builder.
+    """Returns the records of `split` of a prepared TFDS builder.
 
     Raises:
-      UserError: the data set has no such split, or one of its files is not there.
+      UserError: the split is unknown or empty, its description is damaged, or one of its files is missing.
     """
     if split not in builder.info.splits:
         raise UserError(
@@ -118,7 +123,7 @@ def from_builder(builder: Any, split: str) -> ArrayRecords:
     try:
         files = builder.info.splits[split].file_instructions
         num_classes = builder.info.features["label"].num_classes
-    except Exception as error:  # TFDS looks at its own description only now
+    except Exception as error:  # TFDS reads its description only now and may find it damaged
         raise UserError(
             f"the description of split {split!r} in {builder.data_path} is damaged: {one_line(error, 300)}"
         ) from error
@@ -134,13 +139,14 @@ def from_builder(builder: Any, split: str) -> ArrayRecords:
 
 
 def example_fields(example: bytes) -> Iterator[tuple[str, bytes | int]]:
-    """Name and first value of the features of a serialised `tf.train.Example`; features of floats are left out.
+    """Yields name and first value of each feature of a serialized `tf.train.Example`. Skips features of floats.
 
-    The message is `Example { Features features = 1 }`, `Features { map<string, Feature> feature = 1 }`,
-    `Feature { BytesList bytes_list = 1; Int64List int64_list = 3 }`, each list `{ repeated value = 1 }`.
+    The protocol buffer messages are `Example { Features features = 1 }`,
+    `Features { map<string, Feature> feature = 1 }` and
+    `Feature { BytesList bytes_list = 1; Int64List int64_list = 3 }`. Each list is `{ repeated value = 1 }`.
 
     Raises:
-      CorruptImage: bytes that are no such message.
+      CorruptImage: the bytes are not a `tf.train.Example`.
     """
     for _, features in _messages(memoryview(example)):
         for _, entry in _messages(features):
@@ -150,7 +156,7 @@ def example_fields(example: bytes) -> Iterator[tuple[str, bytes | int]]:
                 value: memoryview | int | None = next((v for _, v in _fields(values)), None) if kind in (1, 3) else None
                 if value is None:
                     continue
-                if kind == 3 and not isinstance(value, int):  # packed
+                if kind == 3 and not isinstance(value, int):  # a packed list: all its integers are in one field
                     value = _varint(value, 0)[0]
                 if kind == 1 and isinstance(value, int):
                     raise CorruptImage(f"a number for the bytes {name!r} in a tf.train.Example")
@@ -165,7 +171,7 @@ def _text(name):
 
 
 def _messages(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The fields of a message that holds nothing but messages, bytes and texts."""
+    """Yields the fields of a message whose values are all messages, bytes or strings."""
     for number, value in _fields(message):
         if isinstance(value, int):
             raise CorruptImage(f"a number for field {number} of a tf.train.Example")
@@ -173,7 +179,10 @@ def _messages(message: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """Number and value of each field of a protocol buffer message that holds varints and lengths only."""
+    """Yields number and value of each field of a protocol buffer message.
+
+    A value is a varint, a length-delimited field or 4 bytes.
+    """
     at = 0
     value: memoryview | int
     while at < len(message):
@@ -202,7 +211,10 @@ def _varint(message, at) -> tuple[int, int]:
 
 
 def _allow_open_files(n: int) -> None:
-    """ImageNet has 1,024 training files, and as many open files is all that many systems allow unless asked."""
+    """Raises the process's soft limit of open files to `n`, or to the hard limit if that is lower.
+
+    ImageNet has 1,024 training files. Many systems allow only 1,024 open files by default.
+    """
     try:
         import resource
     except ImportError:  # Windows has no such limit

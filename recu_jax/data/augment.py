@@ -1,4 +1,4 @@
-"""Random crop, flip and normalisation of uint8 images, on the device."""
+"""Crops, flips and normalizes uint8 images on the device."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,26 +6,40 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from recu_jax.conv import per_channel
+from recu_jax.ops.conv import per_channel
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: Any = jnp.float32) -> jax.Array:
-    """`(pixel / 255 - mean) / std` per channel: uint8 (..., channels) to `dtype`."""
+    """Computes `(pixel / 255 - mean) / std` for each channel.
+
+    Args:
+      images: uint8, (..., channels).
+      mean: one number for each channel.
+      std: one number for each channel.
+      dtype: of the result.
+
+    Returns:
+      Images of the same shape and of `dtype`.
+    """
     x = images.astype(jnp.promote_types(dtype, jnp.float32))
     means, stds = (per_channel(jnp.asarray(v, x.dtype), x) for v in (mean, std))
     return ((x / 255 - means) / stds).astype(dtype)
 
 
 def crop_and_flip(keys: jax.Array, images: jax.Array, padding: int, flip: bool) -> jax.Array:
-    """Pads with zeros, crops back to the size at random, and mirrors every second image, by one gather.
+    """Pads each image with zeros, crops it back to its size at a random place, and mirrors it with probability 1/2.
 
-    One gather takes 1.0 ms for 256 CIFAR images on 2 CPU cores, a vmapped dynamic slice 1.4, one-hot products 12.
+    One gather does all three. For 256 CIFAR images on 2 CPU cores, it takes 1.0 ms. A dynamic slice under `vmap` takes
+    1.4 ms, and one-hot products take 12 ms.
 
     Args:
-      keys: (batch,) typed PRNG keys, one per image: an image's crop depends on nothing but its key.
+      keys: typed PRNG keys, (batch,). An image's crop and flip depend only on its key.
       images: uint8, (batch, height, width, channels).
-      padding: zeros on each side, in pixels; offsets are uniform on [0, 2 padding].
+      padding: width of the zeros on each side, in pixels. The offset of the crop is uniform on [0, 2 padding].
       flip: whether to mirror left and right with probability 1/2.
+
+    Returns:
+      Images of the same shape and dtype.
     """
     _, height, width, _ = images.shape
 

@@ -1,4 +1,7 @@
-"""One batch of photographs as a function of its step: which images, read, decoded, cropped; picklable, for workers."""
+"""Makes the batch of one step: selects, reads, decodes and crops its photographs.
+
+The classes are picklable, so that worker processes can use them.
+"""
 
 import dataclasses
 
@@ -9,19 +12,22 @@ from recu_jax.data.order import eval_order, train_order
 from recu_jax.data.photos import Records
 from recu_jax.data.transform import Transform
 
-# Of images in a row that cannot be decoded, before a disk or a download is to blame and not an image.
+# After this many undecodable images in a row, the disk or the download is probably broken, and training stops.
 SKIP_AT_MOST = 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainBatch:
-    """`batch = TrainBatch(...)(step)`: a training step's share of images.
+    """Makes this process's images of a training step: `batch = TrainBatch(...)(step)`.
 
     Attributes:
-      records, transform, seed, batch_size: see `stream.train_batches`.
-      share: columns of the batch to make.
-      skip: whether a corrupt image's place is taken by the next image, by number, that is not.
-      may_drop: whether weight 0 is a way to do without an image.
+      records: see `stream.train_batches`.
+      transform: see `stream.train_batches`.
+      skip: whether a corrupt image is replaced by the next image, by record number, that can be decoded.
+      seed: see `stream.train_batches`.
+      batch_size: see `stream.train_batches`.
+      share: the positions in the batch that this process makes.
+      may_drop: whether a corrupt image may stay without a replacement, with weight 0.
     """
 
     records: Records
@@ -34,7 +40,7 @@ class TrainBatch:
 
     @property
     def stream(self) -> dict[str, int]:
-        """What a step's number means other images without."""
+        """Values that select the images of a step. With other values, the same step selects other images."""
         return {"images": len(self.records), "batch_size": self.batch_size, "seed": self.seed}
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
@@ -44,7 +50,8 @@ class TrainBatch:
         batch = _empty(records, np.ones(len(records), np.float32), self.transform.image_size)
         for i, record in enumerate(records.tolist()):
             for candidate in range(record, record + (min(n, SKIP_AT_MOST + 1) if self.skip else 1)):
-                # The last word keeps record 0 apart from the epoch's order: NumPy pads its entropy with zeros.
+                # The 1 at the end is needed. NumPy pads a seed with zeros, so for record 0 the seed
+                # [seed, epoch, record] would give the random numbers of [seed, epoch], which draw the epoch's order.
                 rng = np.random.default_rng([self.seed, epoch, record, 1])
                 try:
                     data, label = self.records.read(candidate % n)
@@ -61,7 +68,10 @@ class TrainBatch:
 
 @dataclasses.dataclass(frozen=True)
 class EvalBatch:
-    """`batch = EvalBatch(...)(step)`: an evaluation step's share of images; attributes as `TrainBatch`."""
+    """Makes this process's images of an evaluation step: `batch = EvalBatch(...)(step)`.
+
+    Attributes are as in `TrainBatch`. A corrupt image gets weight 0.
+    """
 
     records: Records
     transform: Transform

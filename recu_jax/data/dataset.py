@@ -1,24 +1,29 @@
-"""What a data set is to the rest of the library: four arrays and how to normalise them."""
+"""A data set in memory: images, labels, and the numbers that normalize the images."""
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
 from recu_jax.errors import UserError
 
-MOST_CLASSES = 100_000  # 200 MB of weights of the last layer
+MOST_CLASSES = 100_000  # the last layer then has 200 MB of weights
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Images in memory.
+    """A data set whose images are in memory.
 
     Attributes:
-      train_images, test_images: uint8, (n, height, width, channels).
-      train_labels, test_labels: int32, (n,), in [0, num_classes).
+      train_images: uint8, (n, height, width, channels).
+      train_labels: int32, (n,), in [0, num_classes).
+      test_images: uint8, (n, height, width, channels).
+      test_labels: int32, (n,), in [0, num_classes).
       num_classes: number of classes.
-      mean, std: per channel, of pixels scaled to [0, 1].
+      mean: mean of each channel, for pixels scaled to [0, 1].
+      std: standard deviation of each channel, for pixels scaled to [0, 1].
+      in_memory: True. `Photos` has False.
     """
 
     train_images: np.ndarray
@@ -29,12 +34,33 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    in_memory: ClassVar[bool] = True
+
+    def image_shape(self, image_size: int | None = None) -> tuple[int, ...]:
+        """(height, width, channels) of every image. `image_size` is ignored; `Photos` uses it."""
+        del image_size
+        return self.train_images.shape[1:]
+
+    @property
+    def train_count(self) -> int:
+        """Number of training images."""
+        return len(self.train_images)
+
+    @property
+    def test_count(self) -> int:
+        """Number of test images."""
+        return len(self.test_images)
+
 
 def checked(dataset: Dataset, source: str) -> Dataset:
-    """`dataset`, if its arrays fit each other.
+    """Checks the shapes, dtypes and labels of a data set, and returns it.
+
+    Args:
+      dataset: the data set.
+      source: names the data set in the message.
 
     Raises:
-      UserError: names the array, what it is, and what it must be.
+      UserError: an array has the wrong dtype, shape or labels. The message gives its value and the rule.
     """
     if dataset.num_classes > MOST_CLASSES:
         raise UserError(

@@ -1,4 +1,4 @@
-"""scikit-learn's 1,797 handwritten digits, 8x8: real images that come with a pip package."""
+"""The 1,797 handwritten digits of scikit-learn, 8x8 pixels. The images are part of the pip package."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ TEST_IMAGES = 360
 
 
 def load() -> Dataset:
-    """1,437 training and 360 test images, (8, 8, 1), a fixed split with every class in proportion."""
+    """Loads 1,437 training and 360 test images, (8, 8, 1). The split is fixed and stratified by class."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

@@ -1,4 +1,7 @@
-"""Folders of images: DIR/train/CLASS/**/*.jpg and DIR/val/CLASS/**/*.jpg, and Tiny-ImageNet as it is distributed."""
+"""Reads folders of images: `DIR/train/CLASS/**/*.jpg` and `DIR/val/CLASS/**/*.jpg`.
+
+It also reads Tiny-ImageNet in the form in which it is distributed.
+"""
 
 import os
 import pathlib
@@ -15,9 +18,12 @@ _LAYOUT = "it must hold train/CLASS/*.jpg and val/CLASS/*.jpg"
 
 
 class FolderRecords:
-    """The image files of one split; random access, picklable.
+    """The image files of one split. Any file can be read at any time. The object is picklable.
 
-    Paths lie in one block of bytes: as a million Python strings every worker process would hold 100 MB of them.
+    One block of bytes holds all paths. A million Python strings would take 100 MB in every worker process.
+
+    Attributes:
+      labels: int32, (files,).
     """
 
     def __init__(self, folder: pathlib.Path, paths: list[str], labels: list[int]):
@@ -31,7 +37,7 @@ class FolderRecords:
         return len(self.labels)
 
     def read(self, i: int) -> tuple[bytes, int]:
-        """The encoded file and its class.
+        """Returns the encoded file `i` and its class.
 
         Raises:
           CorruptImage: the file cannot be read.
@@ -43,7 +49,7 @@ class FolderRecords:
             raise CorruptImage(f"cannot be read: {error.strerror}") from error
 
     def name(self, i: int) -> str:
-        """`train image 17 (/data/train/cat/a.jpg)`."""
+        """Names image `i` for messages: `train image 17 (/data/train/cat/a.jpg)`."""
         path = os.path.join(self._folder, self._path(i))
         return f"{os.path.basename(self._folder)} image {i} ({path})"
 
@@ -52,10 +58,12 @@ class FolderRecords:
 
 
 def load(data_dir: str) -> tuple[FolderRecords, FolderRecords, int]:
-    """Training and test records and the number of classes; class ids count the sorted names of train's folders.
+    """Returns training records, test records and the number of classes.
+
+    The class id is the position of the class's folder in the sorted folders of train.
 
     Raises:
-      UserError: a folder is missing, or empty, or val has a class that train has not.
+      UserError: a folder is missing or empty, or val has a class that train does not have.
     """
     root = pathlib.Path(data_dir).expanduser()
     if not root.is_dir():
@@ -72,10 +80,10 @@ def load(data_dir: str) -> tuple[FolderRecords, FolderRecords, int]:
 
 
 def class_folders(folder: pathlib.Path) -> list[str]:
-    """Names of the folders within `folder`, sorted: the classes, by number.
+    """Returns the sorted names of the folders in `folder`. The position of a name is its class id.
 
     Raises:
-      UserError: there are none.
+      UserError: `folder` has no folders.
     """
     names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
     if not names:
@@ -108,13 +116,16 @@ def _images(folder, name):
     for where, folders, files in os.walk(folder / name, followlinks=True):
         folders[:] = [f for f in folders if not f.startswith(".")]
         inside = os.path.relpath(where, folder)
-        # macOS leaves `._a.jpg` beside `a.jpg` in archives.
+        # Archives made on macOS hold a file `._a.jpg` for every `a.jpg`. It is not an image.
         found += [os.path.join(inside, f) for f in files if f.lower().endswith(SUFFIXES) and not f.startswith(".")]
     return sorted(found)
 
 
 def _annotated(folder, classes):
-    """Tiny-ImageNet's test images: in one folder, `images`, with a line `file<TAB>class<TAB>box` for each."""
+    """Lists the test images of Tiny-ImageNet.
+
+    They lie in one folder, `images`. The annotation file has one line `file<TAB>class<TAB>box` for each image.
+    """
     paths, labels = [], []
     try:
         text = (folder / _ANNOTATIONS).read_text(encoding="utf-8")

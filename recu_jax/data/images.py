@@ -1,25 +1,35 @@
-"""Encoded photographs to RGB arrays, by OpenCV: JPEG, PNG, WebP, BMP."""
+"""Decodes photographs (JPEG, PNG, WebP, BMP) to RGB arrays with OpenCV."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
-from recu_jax.data import image_sizes
-
-# libjpeg interpolates colour between rows of blocks: a row is final two rows before the last one it has.
+# libjpeg interpolates color between rows of blocks. So the last two rows of a partly decoded image are not exact.
 _ROWS_BELOW, _BLOCK_ROWS = 2, 16
-# The most pixels of an image, as in Pillow: 512 MiB. And, of more than a few,
-# how many a byte can stand for: an 8x8 block of a JPEG takes a bit at least, deflate makes a thousand bytes of one.
+# Limits on the size that an image's header states. The first is Pillow's limit (512 MiB). Images of more than
+# `_FEW_PIXELS` may have at most 1,024 pixels for each byte of the file: an 8x8 block of a JPEG takes at least one bit,
+# and deflate unpacks one byte to at most about a thousand.
 _MOST_PIXELS, _FEW_PIXELS, _PIXELS_A_BYTE = 178_956_970, 1 << 24, 1024
 
+JPEG, PNG, WEBP, BMP = "JPEG", "PNG", "WebP", "BMP"
 
-class CorruptImage(ValueError):  # noqa: N818  (a state of the data, which `skip` passes over)
-    """Bytes that are no whole image; the message is the reason."""
+
+class CorruptImage(ValueError):  # noqa: N818  (no "Error" in the name: with `skip`, training continues without it)
+    """Raised if the bytes are not a whole image. The message gives the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
 class JpegHeader:
-    """Where a JPEG file keeps what decoding a part of it needs; sizes in pixels, places in bytes."""
+    """The parts of a JPEG's header that partial decoding needs.
+
+    Attributes:
+      height: in pixels.
+      width: in pixels.
+      height_at: byte offset of the height field.
+      end_at: byte offset of the end-of-image marker.
+      one_scan: whether one Huffman-coded scan holds all components, without restart markers.
+    """
 
     height: int
     width: int
@@ -29,44 +39,48 @@ class JpegHeader:
 
 
 def quiet_opencv() -> None:
-    """One thread a call and no messages, for a process whose calls already run side by side."""
+    """Makes OpenCV use one thread for each call and print no messages. For processes that decode in parallel."""
     import cv2
 
     cv2.setNumThreads(0)
-    set_log_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel  # 4, 5
+    set_log_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel  # OpenCV 4, 5
     set_log_level(0)
 
 
 def decode(data: bytes, rows: int | None = None, reduce: int = 1) -> np.ndarray:
-    """The image in `data` as uint8 RGB, (height, width, 3); grey, CMYK and 16-bit images are converted, alpha dropped.
+    """Decodes an image file. Gray, CMYK and 16-bit images are converted to RGB. An alpha channel is dropped.
 
-    The orientation that EXIF states is ignored, as PyTorch's loaders ignore it: the published accuracies are without.
+    The EXIF orientation is ignored. PyTorch's loaders ignore it too, so the published accuracies do not use it.
 
     Args:
-      data: a whole file; what it is its first bytes say, not its name (one of ImageNet's `.JPEG` files is a PNG).
-      rows: with a number, rows after the first `rows` may be missing from the result; those it has are the same.
-      reduce: 1, 2, 4 or 8: a JPEG is decoded to sides this many times smaller, rounded up; other formats in full.
+      data: the bytes of a whole file. The first bytes determine the format, because names can be wrong: one of
+        ImageNet's `.JPEG` files is a PNG.
+      rows: number of rows that the caller needs, or None for all. Later rows may be missing; the first ones are exact.
+      reduce: 1, 2, 4 or 8. The sides of a JPEG are divided by it and rounded up. Other formats keep their size.
+
+    Returns:
+      uint8 RGB, (height, width, 3).
 
     Raises:
-      CorruptImage: empty, truncated, not an image, or one that states a size that its bytes cannot hold. OpenCV alone
-        fills what a truncated JPEG lacks with grey.
+      CorruptImage: the file is empty, truncated, not an image, or states a size that its bytes cannot hold. Without
+        this check, OpenCV would fill the missing part of a truncated JPEG with gray.
     """
     import cv2
 
     if not data:
         raise CorruptImage("the file is empty")
-    if image_sizes.kind(data) is None:
+    if image_kind(data) is None:
         raise CorruptImage("neither a JPEG nor a PNG, WebP or BMP")
     header = jpeg_header(data)
-    stated = _checked(image_sizes.stated_size(data) if header is None else (header.height, header.width), len(data))
-    if image_sizes.kind(data) == image_sizes.PNG and not image_sizes.png_is_whole(data):
+    stated = _checked(stated_size(data) if header is None else (header.height, header.width), len(data))
+    if image_kind(data) == PNG and not png_is_whole(data):
         raise CorruptImage("truncated or damaged: a PNG without its end")
     encoded = np.frombuffer(data, np.uint8)
     if rows is not None and header is not None:
         encoded = _first_rows(data, header, rows)
     try:
         image = cv2.imdecode(encoded, _flag(reduce if header else 1) | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error as error:  # sizes that cannot be, for one
+    except cv2.error as error:  # for example, an impossible size
         raise CorruptImage(f"OpenCV: {error.err}") from error
     if image is None:
         raise CorruptImage("OpenCV does not decode it")
@@ -98,12 +112,13 @@ def _flag(reduce):
 
 
 def jpeg_header(data: bytes) -> JpegHeader | None:
-    """The header of a whole JPEG; None for other formats, of which OpenCV itself decodes nothing if they are truncated.
+    """Reads the header of a JPEG and checks that the file is complete. Returns None for other formats.
 
-    Walks the segments up to the first scan: 6 us a file, where decoding takes 1,300.
+    It reads the segments up to the first scan. This takes 6 us for a file; decoding takes 1,300 us. Other formats need
+    no such check, because OpenCV refuses truncated files of them.
 
     Raises:
-      CorruptImage: the file ends too early.
+      CorruptImage: the header is damaged, or the file is truncated.
     """
     if data[:2] != b"\xff\xd8":
         return None
@@ -125,10 +140,10 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
             height, width = (int.from_bytes(data[frame + i : frame + i + 2], "big") for i in (5, 7))
             if not height or not width:
                 raise CorruptImage("a JPEG that states no size")
-            # Baseline or extended Huffman coding, all components in the one scan.
+            # Baseline or extended Huffman coding, and the scan holds all components.
             one_scan = data[frame + 1] in (0xC0, 0xC1) and data[at + 4] == data[frame + 9] and not restarts
-            # Within the scan 0xff is followed by 0, so that the first one is the end; a thumbnail's comes before the
-            # scan. Looking for it takes 95 us, hence first the place where it nearly always is.
+            # The data of a scan cannot contain the end marker, because a 0 follows each 0xff in it. The end marker of
+            # a thumbnail comes before the scan. A search takes 95 us, so the end of the file is tried first.
             end = len(data) - 2 if data.endswith(b"\xff\xd9") else data.find(b"\xff\xd9", at)
             if end < 0:
                 raise CorruptImage("truncated: a JPEG without its end-of-image marker")
@@ -138,11 +153,10 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
 
 
 def _first_rows(data: bytes, header: JpegHeader, rows: int) -> np.ndarray:
-    """The JPEG made to say that it is only so high that its first `rows` rows are those of the whole image.
+    """Reduces the height in a JPEG's header, so that OpenCV decodes little more than the first `rows` rows.
 
-    A crop needs nothing below its bottom, and most of the time goes into decoding row after row: 13% less of it for
-    random resized crops of ImageNet (1.28 to 1.11 ms). libjpeg complains on stderr about data left over where an end
-    marker follows it, hence zeros there, which it reads to the end in silence.
+    A crop needs no rows below its bottom. This saves 13% of the time for random resized crops of ImageNet (1.28 to
+    1.11 ms). Zeros replace the end marker. With the marker, libjpeg would print a warning about unread data.
     """
     height = -(-(rows + _ROWS_BELOW) // _BLOCK_ROWS) * _BLOCK_ROWS
     if not header.one_scan or height >= header.height:
@@ -152,3 +166,67 @@ def _first_rows(data: bytes, header: JpegHeader, rows: int) -> np.ndarray:
     part[header.end_at :] = 0
     part[header.height_at : header.height_at + 2] = height >> 8, height & 255
     return part
+
+
+def image_kind(data: bytes) -> str | None:
+    """Determines the format from the first bytes: `JPEG`, `PNG`, `WEBP` or `BMP`. None for anything else.
+
+    OpenCV reads other formats too, but no data set here has them.
+    """
+    if data[:2] == b"\xff\xd8":
+        return JPEG
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return PNG
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return WEBP
+    return BMP if data[:2] == b"BM" else None
+
+
+def stated_size(data: bytes) -> tuple[int, int] | None:
+    """Returns the height and width in the header of a PNG, WebP or BMP, or None if the header is damaged.
+
+    For a JPEG, use `jpeg_header`.
+    """
+    number = _little_endian(data)
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        if data[12:16] != b"IHDR" or len(data) < 24:
+            return None
+        return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
+    if data[8:12] == b"WEBP":
+        return _webp_size(data, number)
+    if data[:2] == b"BM" and len(data) >= 26:
+        if number(14, 4) == 12:  # the header of OS/2
+            return number(20, 2), number(18, 2)
+        # The height is negative if the rows are stored from top to bottom.
+        width, height = (int.from_bytes(data[at : at + 4], "little", signed=True) for at in (18, 22))
+        return abs(height), abs(width)
+    return None
+
+
+def png_is_whole(data: bytes) -> bool:
+    """Whether all chunks of a PNG, up to its end chunk, lie within the file.
+
+    Without this check, OpenCV allocates the length that a chunk states. For a damaged file of 2 KB it was 2.4 GB.
+    """
+    at = 8
+    while at + 12 <= len(data):
+        length, kind_of_chunk = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        at += 12 + length
+        if kind_of_chunk == b"IEND":
+            return at <= len(data)
+    return False
+
+
+def _little_endian(data: bytes) -> Callable[[int, int], int]:
+    return lambda at, length: int.from_bytes(data[at : at + length], "little")
+
+
+def _webp_size(data, number):
+    if data[12:16] == b"VP8X" and len(data) >= 30:
+        return number(27, 3) + 1, number(24, 3) + 1
+    if data[12:16] == b"VP8L" and len(data) >= 25:
+        bits = number(21, 4)
+        return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+    if data[12:16] == b"VP8 " and len(data) >= 30:
+        return number(28, 2) & 0x3FFF, number(26, 2) & 0x3FFF
+    return None

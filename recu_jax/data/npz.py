@@ -1,4 +1,4 @@
-"""Anyone's arrays: a NumPy file with train_images, train_labels, test_images, test_labels."""
+"""Reads a user's own data set: a .npz file with `train_images`, `train_labels`, `test_images` and `test_labels`."""
 
 import math
 import os
@@ -11,30 +11,31 @@ from recu_jax.data.dataset import Dataset
 from recu_jax.errors import UserError, one_line
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
-# Unpacked bytes that a file may stand for: photographs pack to half, drawings to a tenth, deflate's best is 1,032.
+# Limits on the unpacked size. Compression halves photographs and reduces drawings to a tenth. The limit of deflate is
+# 1:1,032.
 _FEW_BYTES, _UNPACKED_A_BYTE = 256 << 20, 100
 
 
 def load(path: str) -> Dataset:
-    """Reads the file; mean and standard deviation of each channel come from its training images.
+    """Reads a .npz file. Computes mean and standard deviation of each channel from the training images.
 
-    Images are uint8, (n, height, width, channels) or (n, height, width); labels integers from 0.
+    The images must be uint8, (n, height, width, channels) or (n, height, width). The labels must be integers from 0.
 
     Raises:
-      UserError: no such file, not an npz file, an array missing, one that holds Python objects, or one that is larger
-        than its file can hold.
+      UserError: the file does not exist or is not a .npz file. Or an array is missing, holds Python objects, or states
+        a size that the file cannot hold.
     """
     if not pathlib.Path(path).is_file():
         raise UserError(f"data_dir is {path!r}, where there is no file; data set 'npz' needs the path of a .npz file")
     try:
-        # Opened here: NumPy leaves a file open that it cannot read.
+        # Open the file here, because NumPy does not close a file that it cannot read.
         with open(path, "rb") as opened:
             _check_sizes(path, opened)
             with np.load(opened, allow_pickle=False) as file:
                 arrays = [file[k] for k in KEYS]
     except UserError:
         raise
-    except Exception as error:  # the readers of zip and of NumPy meet damaged bytes with errors of many kinds
+    except Exception as error:  # zipfile and NumPy raise many types of errors for damaged bytes
         raise UserError(f"{path} cannot be read as a .npz file without pickles: {one_line(error, 200)}") from error
     images = [a[..., None] if a.ndim == 3 else a for a in arrays[::2]]
     labels = [_as_int32(a) for a in arrays[1::2]]
@@ -44,7 +45,7 @@ def load(path: str) -> Dataset:
 
 
 def _check_sizes(path, opened):
-    """What an array's header states is allocated before a byte of it is read."""
+    """Checks the sizes that the arrays state. Without this check, NumPy allocates any stated size before it reads."""
     with zipfile.ZipFile(opened) as file:
         entries = {entry.filename: entry for entry in file.infolist()}
         missing = [k for k in KEYS if f"{k}.npy" not in entries]
@@ -78,18 +79,18 @@ def _stated_bytes(array):
 
 
 def _as_int32(labels: np.ndarray) -> np.ndarray:
-    """Integers as int32; what does not fit becomes the nearest that does, which `checked` refuses."""
+    """Converts integers to int32. Values that do not fit are clipped, and `checked` then refuses them."""
     if not np.issubdtype(labels.dtype, np.integer):
         return labels
-    # One less than the most, so that the number of classes fits too.
+    # The limit is one less than the largest int32, so that the number of classes fits into an int32 too.
     least, most = (max(-(2**31), np.iinfo(labels.dtype).min), min(2**31 - 2, np.iinfo(labels.dtype).max))
     return labels.clip(least, most).astype(np.int32)
 
 
 def _channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if images.ndim != 4 or not images.size or images.dtype != np.uint8:
-        return (), ()  # `checked` says what is wrong
-    # From the counts of the 256 values: exact, and without the copy in float64, eight times the images, of np.std.
+        return (), ()  # `checked` raises the error
+    # Counting the 256 values gives exact results. `np.std` would copy the images to float64, eight times their size.
     levels = np.arange(256) / 255
     means, stds = [], []
     for channel in range(images.shape[-1]):

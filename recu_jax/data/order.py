@@ -1,16 +1,19 @@
-"""Which images make up which batch: a pure function of (seed, epoch), the same for any number of devices."""
+"""The order of images in an epoch. It is a pure function of (seed, epoch), the same for any number of devices."""
 
 import functools
 
 import numpy as np
 
 
-# An epoch's order is drawn once, not once a step: 20 ms for ImageNet.
+# The cache makes sure that an epoch's order is drawn once, not at every step. For ImageNet it takes 20 ms.
 @functools.lru_cache(maxsize=2)
 def train_order(seed: int, epoch: int, num_images: int, batch_size: int) -> np.ndarray:
-    """Indices of the training images of one epoch, int32, (steps_per_epoch, batch_size), read-only.
+    """Draws the order of the training images in one epoch.
 
-    A fresh permutation an epoch. What is left after the last whole batch is not seen in this epoch.
+    Each epoch has its own permutation. The images after the last whole batch are left out.
+
+    Returns:
+      Indices, int32, (steps_per_epoch, batch_size), read-only.
     """
     order = np.random.default_rng([seed, epoch]).permutation(num_images).astype(np.int32)
     steps = num_images // batch_size
@@ -19,9 +22,12 @@ def train_order(seed: int, epoch: int, num_images: int, batch_size: int) -> np.n
 
 @functools.lru_cache(maxsize=2)
 def eval_order(num_images: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices that cover every image once, int32, and weights, float32, both (steps, batch_size), read-only.
+    """The order of the test images. Every image counts exactly once.
 
-    The last batch is filled up with image 0 at weight 0, so that no image is left out and none counts twice.
+    The last batch is padded with image 0, and the padding has weight 0.
+
+    Returns:
+      Indices, int32, and weights, float32. Both are (steps, batch_size) and read-only.
     """
     steps = -(-num_images // batch_size)
     positions = np.arange(steps * batch_size, dtype=np.int32)
@@ -31,6 +37,6 @@ def eval_order(num_images: int, batch_size: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _read_only(array):
-    """What a cache hands out to many."""
+    """Makes `array` read-only, since all callers share the cached array."""
     array.setflags(write=False)
     return array

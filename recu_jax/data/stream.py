@@ -1,7 +1,7 @@
-"""Batches of photographs from disk: Grain has the worker processes, OpenCV decodes, any position can be resumed.
+"""Batches of photographs from the disk. Grain runs the worker processes, and OpenCV decodes. Any step can be resumed.
 
-A batch is a function of (seed, step), whatever the number of workers and processes; see `order` for which images it
-holds. An image's crop is a function of (seed, epoch, record).
+A batch depends only on (seed, step), not on the number of workers and processes. `order` selects its images. An
+image's crop depends only on (seed, epoch, record).
 """
 
 import copy
@@ -38,22 +38,25 @@ def train_batches(
     process_count: int = 1,
     on_corrupt: str = "error",
 ) -> "Batches":
-    """Batches of `epochs` epochs in the order of `order.train_order`, from step `start_step` on.
+    """Makes the training batches of a run, in the order of `order.train_order`.
 
     Args:
       records: the training images.
       seed: of the order and of the crops.
-      batch_size: of all processes together; what is left after the last whole batch of an epoch is not seen in it.
+      batch_size: number of images in a batch of all processes. An epoch leaves out the images after its last whole
+        batch.
       epochs: number of epochs from step 0.
-      transform: what is done to an image.
-      num_workers: processes that decode; 0 decodes in threads of this one.
-      start_step: the first step to make; the steps before it cost nothing.
-      process_index: which columns of each batch to make: the `process_index`-th of `process_count` equal shares.
-      process_count: number of processes that train together.
-      on_corrupt: `error` stops at an image that cannot be decoded, `skip` takes the next one that can, by number.
+      transform: crops and augments an image.
+      num_workers: number of processes that decode. With 0, threads of this process decode.
+      start_step: the first step. Steps before it cost no time.
+      process_index: index of this process. It makes the share number `process_index` of each batch.
+      process_count: number of processes that train together. A batch is divided into this many equal shares.
+      on_corrupt: for an image that cannot be decoded, `error` raises UserError. `skip` takes the next image, by record
+        number, that can be decoded.
 
     Raises:
-      UserError: a batch that does not divide over the processes, or holds more than there is, or an unknown option.
+      UserError: the batch does not divide over the processes, it is larger than the training set, or an argument is
+        unknown or out of range.
     """
     share = _share(batch_size, process_index, process_count)
     steps_per_epoch = len(records) // batch_size
@@ -73,12 +76,13 @@ def eval_batches(
     process_count: int = 1,
     on_corrupt: str = "error",
 ) -> "Batches":
-    """Batches that hold each image once, in the order of `order.eval_order`; arguments as for `train_batches`.
+    """Makes batches that hold each image once, in the order of `order.eval_order`.
 
-    With `on_corrupt="skip"` an image that cannot be decoded has weight 0, as what fills up the last batch has.
+    The arguments are as for `train_batches`. With `on_corrupt="skip"`, an image that cannot be decoded has weight 0.
+    Padding of the last batch has weight 0 too.
 
     Raises:
-      UserError: as `train_batches`.
+      UserError: as in `train_batches`.
     """
     share = _share(batch_size, process_index, process_count)
     make = EvalBatch(records, transform, batch_size, share)
@@ -86,23 +90,26 @@ def eval_batches(
 
 
 class Batches:
-    """An iterator over batches, each a dict of arrays, b = batch_size / process_count images:
+    """An iterator over batches.
+
+    A batch is a dict of arrays. With b = batch_size / process_count images in this process, they are:
 
     - `image`: uint8 RGB, (b, image_size, image_size, 3).
     - `label`: int32, (b,).
-    - `weight`: float32, (b,); 0 for what fills up the last batch of an evaluation, and for corrupt test images.
-    - `record`: int32, (b,); which of the records it is.
-    - `corrupt`: int32, (b,); -1, or the record whose place it took, or which it is, that cannot be decoded.
+    - `weight`: float32, (b,). 0 for corrupt test images and for padding of the last evaluation batch, otherwise 1.
+    - `record`: int32, (b,). Number of the record that holds the image.
+    - `corrupt`: int32, (b,). Number of the record at this position if it cannot be decoded, otherwise -1.
 
-    Workers start with the first batch, which takes 1 to 2 s of each. They end with the last batch, with `close`, with
-    the `with` block, and with the process that started them, however that ends. With workers, images are views of
-    shared memory: let go of them, or copy them, before the program's last line, or Python warns of a leak.
+    Workers start at the first batch. A worker takes 1 to 2 s to start. They stop after the last batch, at `close`, at
+    the end of the `with` block, and when their parent process ends, even if it is killed. With workers, images are
+    views of shared memory. Copy or delete them before the program ends, or Python warns of a leak.
 
     Attributes:
       step: number of the next batch.
 
     Raises:
-      UserError: with `on_corrupt="error"`, names the images that cannot be decoded; with `skip`, none can.
+      UserError: with `on_corrupt="error"`, an image cannot be decoded; the message names it. With `skip`, the image and
+        the 1,000 images after it cannot be decoded.
     """
 
     def __init__(self, make_batch: TrainBatch | EvalBatch, end: int, num_workers: int, on_corrupt: str, start: int = 0):
@@ -118,7 +125,7 @@ class Batches:
         self._first: dict[str, Any] = {}
 
     def __len__(self) -> int:
-        """Number of batches from here to the end."""
+        """Number of batches that remain."""
         return self._end - self.step
 
     def __iter__(self) -> "Batches":
@@ -139,7 +146,7 @@ class Batches:
         return batch
 
     def get_state(self) -> dict[str, Any]:
-        """The position, for `json.dumps`: the next batch's step, and what tells that it is of the same stream."""
+        """Returns the position as a dict for `json.dumps`: the next step, and values that identify the stream."""
         state = {"step": self.step, "stream": self._make_batch.stream, "num_workers": self._num_workers}
         if self._reader is not None:
             state |= {"first_step": self._first["step"], "reader": copy.deepcopy(self._reader.get_state())}
@@ -147,10 +154,11 @@ class Batches:
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to a position that `get_state` gave, here or in another run, with any number of workers.
+        """Goes to a position that `get_state` returned, in this run or in another one, with any number of workers.
 
         Raises:
-          UserError: the position is of other data, another seed or another batch size, past the end, or none at all.
+          UserError: `state` is not a position, or is past the end. Or it comes from other data, another seed or another
+            batch size.
         """
         here = self._make_batch.stream
         if (
@@ -168,27 +176,27 @@ class Batches:
             )
         if not 0 <= state["step"] <= self._end:
             raise UserError(f"the saved position is step {state['step']}; there are {self._end} steps")
-        # Where workers run they stay and are sent to the position, if it is one of theirs.
+        # Workers continue if their iterator can move to this position. Otherwise they are stopped.
         reader = None
         if self._reader is not None:
             if state["step"] == self._first["step"]:
                 reader = self._first["reader"]
             elif (state.get("num_workers"), state.get("first_step")) == (self._num_workers, self._first["step"]):
-                # Grain believes what it is given: a changed position would be other images, without a word.
+                # Grain does not check a state. A changed state would silently give other images.
                 reader = state.get("reader") if state.get("check") == _checksum(state) else None
         if reader is None:
             self.close()
         else:
-            self._reader.set_state(copy.deepcopy(reader))  # Grain keeps and changes what it is given
+            self._reader.set_state(copy.deepcopy(reader))  # Grain keeps the object and changes it
         self.step = state["step"]
 
     def close(self) -> None:
-        """Stops the workers; the next batch would start new ones."""
+        """Stops the workers. The next batch starts new ones."""
         if self._reader is not None:
             self._reader.close()
             self._reader = None
-            # Grain's iterator holds a batch in a reference cycle, and a thread of Grain's frees its shared memory; both
-            # before the program ends, or Python warns of a leak.
+            # Grain's iterator holds a batch in a reference cycle, so it must be collected. Then a thread of Grain frees
+            # the shared memory. Both must happen before the program ends, or Python warns of a leak.
             gc.collect()
             time.sleep(0.05)
 
@@ -200,12 +208,12 @@ class Batches:
 
     def _check(self, batch):
         is_corrupt = batch["corrupt"] >= 0
-        if self._on_corrupt == "skip":  # what is left is what nothing was found in the place of
+        if self._on_corrupt == "skip":  # an error remains only if a training image has no replacement
             is_corrupt &= (batch["weight"] == 0) & (not self._make_batch.may_drop)
         if not is_corrupt.any():
             return
         records, corrupt = self._make_batch.records, batch["corrupt"][is_corrupt].tolist()
-        batch.clear()  # the exception's traceback keeps it
+        batch.clear()  # the traceback of the exception would keep the shared memory in use
         self.close()
         named = first_few(corrupt, _NAMED_AT_MOST, name=lambda i: f"{records.name(i)}: {_reason(records, i)}")
         if self._on_corrupt == "error":
@@ -216,7 +224,7 @@ class Batches:
 
 
 def _checksum(state):
-    """Of all that a position says, the same after a way through JSON."""
+    """Computes the checksum of a position. It stays the same if the position is saved as JSON and loaded."""
     text = json.dumps({k: v for k, v in state.items() if k != "check"}, sort_keys=True, default=str)
     return zlib.crc32(text.encode())
 

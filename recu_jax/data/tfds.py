@@ -1,4 +1,4 @@
-"""CIFAR-10, CIFAR-100 and MNIST as TensorFlow Datasets in array_record form, read without TensorFlow."""
+"""Loads CIFAR-10, CIFAR-100 and MNIST from array_record files of TensorFlow Datasets (TFDS), without TensorFlow."""
 
 import concurrent.futures
 import importlib.util
@@ -12,16 +12,17 @@ from recu_jax.data import array_records, images
 from recu_jax.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
 from recu_jax.errors import UserError, one_line, require
 
-# Normalisation of SPEC.md section 7, and zeros around the image (28x28 digits become 32x32).
+# Mean and std of SPEC.md section 7, and the width of the zeros around an image: MNIST's 28x28 pixels become 32x32.
 _SETS = {
     "cifar10": (IMAGENET_MEAN, IMAGENET_STD, 0),
     "cifar100": ((0.507, 0.487, 0.441), (0.267, 0.256, 0.276), 0),
     "mnist": ((0.5,), (0.5,), 2),
 }
 NAMES = tuple(_SETS)
-_CHUNK = 1000  # records read at once: one call an image costs more than its decoding
+_CHUNK = 1000  # records read by one call; a call for each image would cost more than its decoding
 
-# What no program may download: what to do before it is prepared, and instead.
+# Data sets that a user must download by hand. The texts say what to do before TFDS can prepare them, and what else
+# is possible.
 _BY_HAND = {
     "imagenet2012": (
         "put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from image-net.org into {where}/downloads/manual, ",
@@ -31,15 +32,16 @@ _BY_HAND = {
 
 
 def load(name: str, data_dir: str | None = None, num_workers: int = 2) -> Dataset:
-    """Loads a data set that TFDS has prepared, or, where TensorFlow is installed, has TFDS prepare it.
+    """Loads a data set that TFDS has prepared. If TensorFlow is installed, TFDS prepares a missing data set first.
 
     Args:
       name: `cifar10`, `cifar100` or `mnist`.
-      data_dir: TFDS's folder; None is its default, `~/tensorflow_datasets`.
-      num_workers: threads that decode.
+      data_dir: TFDS's folder. None is TFDS's default, `~/tensorflow_datasets`.
+      num_workers: number of threads that decode.
 
     Raises:
-      UserError: the data is not there, is in another form, or cannot be downloaded; says what to type.
+      UserError: the data is missing, has another file format, or cannot be downloaded. The message gives the command
+        to type.
     """
     mean, std, padding = _SETS[name]
     builder = prepared_builder(name, data_dir)
@@ -53,10 +55,16 @@ def load(name: str, data_dir: str | None = None, num_workers: int = 2) -> Datase
 
 
 def prepared_builder(name: str, data_dir: str | None = None) -> Any:
-    """TFDS's builder of `name`, whose data is there in array_record form; prepares it if TensorFlow is installed.
+    """Returns TFDS's builder of a data set that exists as array_record files.
+
+    If the data set is missing and TensorFlow is installed, TFDS prepares it first.
+
+    Args:
+      name: name of the data set in TFDS.
+      data_dir: as for `load`.
 
     Raises:
-      UserError: as `load` does.
+      UserError: as in `load`.
     """
     require("tfds", "tensorflow_datasets", "array_record", "cv2")
     if data_dir is not None:
@@ -70,12 +78,12 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
     where = data_dir or "~/tensorflow_datasets"
     first, otherwise = _BY_HAND.get(name, ("", ""))
     verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)  # it warns of what is refused here in one line
+    logging.set_verbosity(logging.ERROR)  # TFDS would also print warnings about errors that are raised here
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         raise UserError(f"TFDS does not find {name!r} in {where}: {str(error).splitlines()[0]}") from error
-    except Exception as error:  # damaged files of TFDS's own end in errors of many kinds
+    except Exception as error:  # TFDS raises exceptions of many types for its own damaged files
         raise UserError(
             f"TFDS cannot read {name} in {where}: {one_line(error, 300)}; copy the folder there again, or prepare it "
             "anew"
@@ -94,7 +102,7 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
         try:
             builder.download_and_prepare()
-        except Exception as error:  # whatever network, disk or TFDS raise: the way out is the same
+        except Exception as error:  # errors of the network, the disk and TFDS need the same advice
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             first = first and "; " + first.format(where=where).removesuffix(", ")
             raise UserError(f"TFDS could not prepare {name} in {where}: {reason}{first}{otherwise}") from error
@@ -121,7 +129,7 @@ def _decode(records, num_workers: int, channels: int) -> tuple[np.ndarray, np.nd
         try:
             return [decode(*record) for record in records.read_range(start, stop)]
         except images.CorruptImage:
-            return [one(i) for i in range(start, stop)]  # which of them it is
+            return [one(i) for i in range(start, stop)]  # one by one, to name the corrupt image
 
     with concurrent.futures.ThreadPoolExecutor(max(num_workers, 1)) as pool:
         decoded = [image for part in pool.map(chunk, range(0, len(records), _CHUNK)) for image in part]

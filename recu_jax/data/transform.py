@@ -1,4 +1,4 @@
-"""Everything that is done to one photograph between its file and a batch: crop, resize, rotation, flip."""
+"""Converts the file of a photograph to an image of a batch: decodes, crops, resizes, rotates and flips it."""
 
 import dataclasses
 import math
@@ -10,28 +10,31 @@ from recu_jax.errors import UserError, unknown
 
 CROPS = ("random_resized", "resize")
 _TRIES = 10
-# How much a side must shrink to be blurred first, and the most that three pixels suffice for.
+# Between these shrink factors, a blur over three pixels comes before the sampling. Above the second factor, three
+# pixels are too few.
 _BLUR_FROM, _BLUR_UP_TO = 1.15, 2.75
 _LONG = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """How images become squares of `image_size` pixels; picklable, for worker processes.
+    """Converts photographs to squares of `image_size` pixels. It is picklable, for worker processes.
 
     Attributes:
-      image_size: height and width of the result.
-      crop: `random_resized` (ImageNet's recipe: a random part of the image for training; resize and centre crop for
-        evaluation) or `resize` (Tiny-ImageNet's: the whole image, squeezed into the square, for both).
+      image_size: height and width of the result, in pixels.
+      crop: `random_resized` or `resize`. `random_resized` is ImageNet's recipe: training takes a random part of the
+        image; evaluation resizes the image and takes its center. `resize` is Tiny-ImageNet's recipe: both resize the
+        whole image to the square.
       area: smallest and largest share of the image's area in a random crop.
-      ratio: smallest and largest width / height of a random crop, uniform in its logarithm.
+      ratio: smallest and largest width / height of a random crop. Its logarithm is uniform.
       flip: whether training mirrors left and right with probability 1/2.
-      rotation_degrees: training rotates by an angle uniform on [-rotation_degrees, rotation_degrees]; corners are 0.
-      augment: False gives training images the evaluation's transform.
-      eval_resize: the short side before the centre crop of the evaluation.
+      rotation_degrees: training rotates an image by an angle that is uniform on [-rotation_degrees, rotation_degrees].
+        The empty corners are 0.
+      augment: whether training augments images. With False, training images are transformed as in the evaluation.
+      eval_resize: length of the short side before the center crop of the evaluation, in pixels.
 
     Raises:
-      UserError: a value that no image can be cut by.
+      UserError: a value is out of range.
     """
 
     image_size: int = 224
@@ -59,7 +62,14 @@ class Transform:
             raise UserError(f"ratio is {self.ratio}; it must be 0 < smallest <= largest")
 
     def train(self, data: bytes, rng: np.random.Generator) -> np.ndarray:
-        """A file's bytes to a training image, uint8 RGB, (image_size, image_size, 3).
+        """Makes a training image.
+
+        Args:
+          data: the bytes of an image file.
+          rng: draws crop, rotation and flip.
+
+        Returns:
+          uint8 RGB, (image_size, image_size, 3).
 
         Raises:
           CorruptImage: see `images.decode`.
@@ -73,14 +83,20 @@ class Transform:
         if self.rotation_degrees:
             image = _rotate(image, rng.uniform(-self.rotation_degrees, self.rotation_degrees))
         if self.flip and rng.random() < 0.5:
-            image = cv2.flip(image, 1)  # 0.015 ms; NumPy's view takes 0.1 ms to copy into a batch
+            image = cv2.flip(image, 1)  # takes 0.015 ms; copying a flipped NumPy view takes 0.1 ms
         return image
 
     def evaluate(self, data: bytes) -> np.ndarray:
-        """A file's bytes to a test image, uint8 RGB, (image_size, image_size, 3), as torchvision makes it of PIL's.
+        """Makes a test image with the same resize and crop as torchvision.
 
-        Pillow resizes, as no filter of OpenCV's is its antialiased one; so does PyTorch, and the accuracies to compare
-        with were measured on those pixels.
+        Pillow resizes the image, because OpenCV has no filter like Pillow's antialiased one. PyTorch's pipeline uses
+        Pillow too, and the published accuracies were measured with it.
+
+        Args:
+          data: the bytes of an image file.
+
+        Returns:
+          uint8 RGB, (image_size, image_size, 3).
 
         Raises:
           CorruptImage: see `images.decode`.
@@ -103,11 +119,11 @@ class Transform:
             image = images.decode(data)
             top, left, height, width = random_box(rng, image.shape[0], image.shape[1], self.area, self.ratio)
             return image[top : top + height, left : left + width]
-        # A JPEG's size is known before its pixels are, so that what the crop leaves out need not be decoded: rows below
-        # it, and detail where half, a quarter or an eighth of the size is still enough.
+        # The header gives a JPEG's size, so the crop is drawn before decoding. Rows below the crop are not decoded.
+        # A large crop is decoded at a half, a quarter or an eighth of its size.
         top, left, height, width = random_box(rng, header.height, header.width, self.area, self.ratio)
         reduce = next(r for r in (8, 4, 2, 1) if r == 1 or min(height, width) >= r * self.image_size)
-        # The nearest pixels of the smaller image, at most half of one of them off.
+        # The edges are rounded to pixels of the smaller image. The error is at most half of such a pixel.
         top, bottom, left, right = (round(at / reduce) for at in (top, top + height, left, left + width))
         crop = images.decode(data, rows=bottom * reduce, reduce=reduce)[top:bottom, left:right]
         if crop.shape[:2] != (bottom - top, right - left):
@@ -122,11 +138,23 @@ def random_box(
     area: tuple[float, float],
     ratio: tuple[float, float],
 ) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a random part of an image: Inception's crop (Szegedy et al. 2015), as
-    torchvision's `RandomResizedCrop` defines it.
+    """Draws a random part of an image.
 
-    Area uniform on `area` times the image's, log(width / height) uniform on log `ratio`, the place uniform. Where ten
-    draws do not fit, the largest centred part whose ratio is allowed.
+    This is Inception's crop (Szegedy et al. 2015), as defined by `RandomResizedCrop` of torchvision.
+
+    The area is uniform on `area` times the image's area. log(width / height) is uniform between the logarithms of
+    `ratio`. The position is uniform. If ten draws do not fit into the image, the result is the largest centered part
+    with an allowed ratio.
+
+    Args:
+      rng: draws the random numbers.
+      height: of the image.
+      width: of the image.
+      area: smallest and largest share of the image's area.
+      ratio: smallest and largest width / height.
+
+    Returns:
+      Top, left, height and width, in pixels.
     """
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(_TRIES):
@@ -146,11 +174,15 @@ def random_box(
 
 
 def resize_antialiased(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (height, width, 3) to (size, size, 3), near to Pillow's antialiased BILINEAR at a quarter of its time.
+    """Resizes uint8 (height, width, 3) to (size, size, 3).
 
-    A side that shrinks is blurred over three pixels and then sampled. Mean distance to Pillow's pixels, and time, at
-    factors 1.25 / 1.5 / 1.75 / 2 / 2.35: this 0.8 / 0.5 / 0.5 / 0.3 / 0.7 levels in 0.13 to 0.3 ms; sampling alone,
-    which lets detail alias, 1.4 / 2.0 / 2.1 / 2.8 / 4 levels; OpenCV's INTER_AREA 0.7 to 1.7 levels in 0.4 ms and more.
+    The result is close to Pillow's antialiased BILINEAR and takes a quarter of its time. If a side shrinks, it is
+    blurred over three pixels and then sampled. Mean distance to Pillow's pixels, in levels of 256, at the shrink
+    factors 1.25 / 1.5 / 1.75 / 2 / 2.35:
+
+    - this function: 0.8 / 0.5 / 0.5 / 0.3 / 0.7, in 0.13 to 0.3 ms
+    - sampling alone, which aliases: 1.4 / 2.0 / 2.1 / 2.8 / 4
+    - OpenCV's INTER_AREA: 0.7 to 1.7, in 0.4 ms or more
     """
     import cv2
 
@@ -163,16 +195,18 @@ def resize_antialiased(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def _sigma(shrinks: float) -> float:
-    """Width of the Gaussian in pixels: a line through the widths with the least distance."""
+    """Width of the Gaussian in pixels. It is a line fitted to the widths whose results are closest to Pillow's."""
     if shrinks <= _BLUR_FROM:
         return 0.1  # blurs nothing
-    # Beyond 1.9 the three weights tend to a third each.
+    # Above a factor of 1.9, the three weights of the blur approach 1/3 each.
     return 0.36 * shrinks + 2 * max(shrinks - 1.9, 0)
 
 
 def _without_far_ends(image: np.ndarray) -> np.ndarray:
-    """The middle of an image more than `_LONG` times as long as wide: a line of 60,000 pixels, resized to a short side
-    of 256 before the centre crop, would take 12 GB."""
+    """Cuts a very long image to its middle part. The part is at most `_LONG` times as long as its short side.
+
+    The evaluation resizes the short side to 256. A line of 60,000 pixels would then take 12 GB.
+    """
     short = min(image.shape[:2])
     keep = _LONG * short
     top, left = (max(side - keep, 0) // 2 for side in image.shape[:2])

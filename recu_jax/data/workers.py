@@ -1,4 +1,4 @@
-"""Worker processes by Grain: batches made ahead of time and in order, by processes that end when they should."""
+"""Starts Grain's worker processes. They make batches ahead of time and in order. They end with their parent process."""
 
 import multiprocessing
 import os
@@ -11,24 +11,25 @@ from typing import Any
 from recu_jax.data import images
 from recu_jax.errors import require
 
-# Batches each worker has ready, beside the one that it makes; as many more wait in the main process.
+# Number of finished batches that each worker keeps. The main process keeps as many for each worker.
 _READY = 2
-_SHARED_FROM = 1 << 16  # bytes; not the labels
+_SHARED_FROM = 1 << 16  # arrays of at least this many bytes use shared memory: images do, labels do not
 
 
 def check_installed() -> None:
-    """Raises UserError if a package that decodes or has the workers is missing."""
+    """Raises UserError if OpenCV, Grain or Pillow is not installed."""
     require("imagenet", "cv2", "grain", "PIL")
 
 
 def reader(make_batch: Callable[[int], dict], nbytes: int, start: int, end: int, num_workers: int) -> Any:
-    """Grain's iterator over `make_batch(step)` of the steps [start, end), in order.
+    """Makes Grain's iterator over the batches `make_batch(step)` of the steps [start, end), in order.
 
     Args:
-      make_batch: picklable.
-      nbytes: size of a batch.
-      start, end: steps.
-      num_workers: processes; 0 makes batches in threads of this one.
+      make_batch: makes the batch of a step. It must be picklable.
+      nbytes: size of a batch's images, in bytes.
+      start: first step.
+      end: one more than the last step.
+      num_workers: number of worker processes. With 0, threads of this process make the batches.
 
     Raises:
       UserError: a package is missing.
@@ -37,18 +38,19 @@ def reader(make_batch: Callable[[int], dict], nbytes: int, start: int, end: int,
     import grain
     from absl import flags
 
-    # A thread each is enough to fill a worker; without workers OpenCV decodes in threads, free of Python's lock.
+    # A worker needs one thread only. Without workers, several threads decode in parallel, since OpenCV releases
+    # Python's global lock.
     threads = 1 if num_workers else min(os.cpu_count() or 1, 4)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     batches = grain.MapDataset.range(start, end).map(make_batch).to_iter_dataset(options)
     if num_workers:
-        # Images go through shared memory where there is room, otherwise through pipes: a full /dev/shm, of 64 MB in a
-        # container unless asked otherwise, kills the workers.
+        # Workers send images through shared memory if it is large enough, otherwise through pipes. If /dev/shm is
+        # full, the workers are killed. In a container it has 64 MB by default.
         room = _free_shared_memory() > num_workers * (2 * _READY + 2) * nbytes
         shared = grain.experimental.DatasetOptions(min_shm_size=_SHARED_FROM if room else sys.maxsize)
         batches = grain.experimental.WithOptionsIterDataset(batches, shared)
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain 0.2.18 reads its flags, and raises in programs without absl's
+            flags.FLAGS.mark_as_parsed()  # Grain 0.2.18 reads absl's flags, and raises if a program did not parse them
         workers = grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=_READY)
         batches = batches.mp_prefetch(workers, worker_init_fn=_start_worker)
     else:
@@ -59,13 +61,13 @@ def reader(make_batch: Callable[[int], dict], nbytes: int, start: int, end: int,
 def _free_shared_memory():
     try:
         disk = os.statvfs("/dev/shm")
-    except OSError:  # macOS has none, and no such limit
+    except OSError:  # macOS has no /dev/shm and no such limit
         return sys.maxsize
     return disk.f_bavail * disk.f_frsize
 
 
 def _start_worker(index, count):
-    # Control-C and a cluster's SIGTERM go to all processes; the main one decides what becomes of them.
+    # Control-C and a cluster's SIGTERM reach all processes. Workers ignore them; the main process stops the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     images.quiet_opencv()

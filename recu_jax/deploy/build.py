@@ -1,4 +1,4 @@
-"""What the operations of a Flax model are made with; `families` writes those of each model."""
+"""Builds the operations of a file from a Flax model's variables. `families` has one function per model family."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -7,44 +7,41 @@ from typing import Any
 import jax
 import numpy as np
 
-from recu_jax import binarizers, functional
-from recu_jax.bits.packing import kernel_word_count, pack_bits, pack_kernel
+from recu_jax import functional
+from recu_jax.binarizers import ActivationBinarizer, WeightBinarizer, activations, weights
 from recu_jax.deploy import fold
+from recu_jax.ops.packing import kernel_word_count, pack_bits, pack_kernel
 
 NO_PADDING, PAD_1, PAD_3 = (0, 0, 0, 0), (1, 1, 1, 1), (3, 3, 3, 3)
 
 
 @dataclasses.dataclass(frozen=True)
-class Convs:
-    """What the convolutions of a model are, and what stands between them: fields of its config.
+class BlockParts:
+    """The kind of a model's convolutions, their binarizers, and the nonlinearity between them.
 
     Attributes:
-      conv: "binary", "binary_activations" (signs on real weights) or "float".
-      scale: alpha: "learned", "mean" or "none".
-      standardize, clamp, laplace_b, centre: ReCU's parts, as in `recu_jax.layers.BinaryConv` (`b`).
-      weight_binarizer, activation_binarizer: names in `recu_jax.binarizers`.
-      nonlinearity: "rprelu", or "hard_tanh" or None for hardtanh.
+      conv: "binary", "binary_activations" (binary inputs and real weights) or "float".
+      alpha: "learned", "mean" or "none".
+      kernel_binarizer: of binary convolutions.
+      input_binarizer: of convolutions with binary inputs.
+      nonlinearity: "rprelu" or "hard_tanh". None is the same as "hard_tanh".
     """
 
     conv: str = "binary"
-    scale: str = "learned"
-    standardize: bool = True
-    clamp: bool = True
-    laplace_b: float = 2.0
-    centre: bool = True
-    weight_binarizer: str = "recu"
-    activation_binarizer: str = "recu"
+    alpha: str = "learned"
+    kernel_binarizer: WeightBinarizer = weights.ReCU()
+    input_binarizer: ActivationBinarizer = activations.ReCU()
     nonlinearity: str | None = None
 
 
 class Builder:
-    """Operations and arrays of a file in the making. Methods take numbers of operations and give one."""
+    """Collects the operations and arrays of a file. Methods take operation numbers and return a new one."""
 
-    def __init__(self, variables: Mapping[str, Any], convs: Convs):
+    def __init__(self, variables: Mapping[str, Any], parts: BlockParts):
         self.operations: list[dict[str, Any]] = []
         self.arrays: dict[str, np.ndarray] = {}
         self._params, self._stats = variables["params"], variables.get("batch_stats", {})
-        self._convs = convs
+        self._parts = parts
         self._channels: list[int] = []
         self._is_bits: list[bool] = []
         self._signs: dict[tuple[int, str], int] = {}
@@ -59,7 +56,20 @@ class Builder:
         bits: bool = False,
         **attributes: Any,
     ) -> int:
-        """An operation; `arrays` by role are kept in the file as `name.role`."""
+        """Adds an operation.
+
+        Args:
+          op: name of the operation.
+          inputs: numbers of the operations whose outputs it takes.
+          width: number of output channels or features; None if it is that of the first input.
+          arrays: by role. The file holds them under the names `name.role`.
+          name: prefix for the names of the arrays.
+          bits: whether the output is packed signs.
+          **attributes: attributes of the operation.
+
+        Returns:
+          The number of the new operation.
+        """
         entry: dict[str, Any] = {"op": op, "inputs": list(inputs), **attributes}
         for role, array in (arrays or {}).items():
             entry.setdefault("arrays", {})[role] = f"{name}.{role}"
@@ -77,10 +87,10 @@ class Builder:
 
     @property
     def _learns_shifts(self) -> bool:
-        return "shift" in binarizers.ACTIVATIONS[self._convs.activation_binarizer].parameters
+        return "shift" in self._parts.input_binarizer.parameters
 
     def signs(self, x: int, path: str) -> int:
-        """What goes into the convolution `path`: `x` itself where it is signs already."""
+        """Returns the binary input of the convolution `path`: `x` itself if it is bits, otherwise its signs."""
         if self._is_bits[x]:
             return x
         path = path if self._learns_shifts else ""
@@ -93,7 +103,7 @@ class Builder:
         return self.add("shift", [x], arrays={"bias": bias}, name=path)
 
     def move(self, x: int, path: str) -> int:
-        """See `recu_jax.binarizers.react`, as for `rprelu`."""
+        """Adds the learned shift of `recu_jax.binarizers.react.Move`."""
         return self.shift(x, path, self.param(path, "bias"))
 
     def rprelu(self, x: int, move1: str, nonlinear: str, move2: str) -> int:
@@ -102,7 +112,7 @@ class Builder:
 
     def nonlinearity(self, x: int, path: str) -> int:
         """See `models.parts.nonlinearity`."""
-        if self._convs.nonlinearity != "rprelu":
+        if self._parts.nonlinearity != "rprelu":
             return self.add("hard_tanh", [x])
         return self.rprelu(x, *(f"{path}/{part}" for part in ("move1", "nonlinear", "move2")))
 
@@ -129,15 +139,23 @@ class Builder:
         then: str | None = None,
         only_signs: bool = False,
     ) -> int:
-        """A convolution of the kind that the model has, 2x2 max pooling if asked for, batch norm, and what is next.
+        """Adds a convolution of the model's kind, optional 2x2 max pooling, batch norm, and an optional nonlinearity.
 
         Args:
-          then: path of the nonlinearity that follows; None for the numbers.
-          only_signs: whether only the signs of what follows are used. Those of a binary convolution's numbers under
-            hardtanh are found by thresholds on its sums.
+          x: number of the input.
+          conv: path of the convolution.
+          norm: path of the batch norm.
+          stride: of the convolution.
+          pool: whether max pooling follows the convolution.
+          then: path of the nonlinearity; None without one.
+          only_signs: whether later operations use only the signs of the result. With hardtanh, thresholds on the
+            sums of a binary convolution then give these signs.
+
+        Returns:
+          The number of the last operation.
         """
-        if self._convs.conv != "binary":
-            x = self.real_conv(self.signs(x, conv) if self._convs.conv == "binary_activations" else x, conv, stride)
+        if self._parts.conv != "binary":
+            x = self.real_conv(self.signs(x, conv) if self._parts.conv == "binary_activations" else x, conv, stride)
             x = self.norm(self.pool(x) if pool else x, norm)
             return self.nonlinearity(x, then) if then else x
         kernel, alpha = self._binary_kernel(conv)
@@ -146,7 +164,7 @@ class Builder:
             strides=[stride] * 2, padding=list(PAD_1),
         )  # fmt: skip
         rows = self.norm_rows(norm)
-        if only_signs and self._convs.nonlinearity != "rprelu" and not self._learns_shifts:
+        if only_signs and self._parts.nonlinearity != "rprelu" and not self._learns_shifts:
             found = fold.thresholds(alpha, rows, int(np.prod(kernel.shape[:-1])))
             bits = self.add("threshold", [sums], arrays={"threshold": found}, name=norm, bits=True)
             return self.pool(bits, fold.least_of_window(alpha, rows), norm) if pool else bits
@@ -158,7 +176,13 @@ class Builder:
         return self.nonlinearity(x, then) if then else x
 
     def pool(self, x: int, least: np.ndarray | None = None, name: str = "") -> int:
-        """2x2 max pooling, of bits where `least` says which channels take the least bit."""
+        """Adds 2x2 max pooling.
+
+        Args:
+          x: number of the input.
+          least: booleans, (channels,), if the input is bits. True: the output is the smallest bit of the window.
+          name: prefix for the name of the array.
+        """
         arrays = None
         if least is not None:
             arrays = {"least": pack_bits(least, kernel_word_count(len(least)))}
@@ -182,19 +206,17 @@ class Builder:
         return self.add("dense", [x], kernel.shape[-1], arrays, path)
 
     def _binary_kernel(self, path):
-        """Signs of a kernel as +-1, and alpha, 1 where there is none."""
+        """Signs of a kernel as +1 and -1, and alpha. Without an alpha, it is 1."""
         kernel: Any = self.param(path, "kernel")
-        c = self._convs
-        tau: Any = np.float32(_at(self._stats, path)["tau"]) if c.scale == "mean" else None
-        parts = {"standardize": c.standardize, "clamp": c.clamp, "b": c.laplace_b, "centre": c.centre}
-        binarizer: Any = binarizers.weight_binarizer(c.weight_binarizer, **parts)
-        # Jitted as in the trained model: rounded otherwise, a weight next to the mean has another sign.
+        binarizer: Any = self._parts.kernel_binarizer
+        # Compiled by `jit`, as in the trained model. Other rounding could flip the sign of a weight near the mean.
         signs, own = jax.jit(lambda k: binarizer(k))(kernel)
         alpha: Any
-        if c.scale == "learned":
+        if self._parts.alpha == "learned":
             alpha = self.param(path, "alpha")
-        elif c.scale == "mean":
-            alpha = functional.computed_alpha(binarizer.clamped(kernel, tau))
+        elif self._parts.alpha == "mean":
+            tau = np.float32(_at(self._stats, path)["tau"])
+            alpha = functional.mean_alpha(binarizer.clamped(kernel, tau))
         else:
             alpha = np.ones(kernel.shape[-1], np.float32)
         if own is not None:

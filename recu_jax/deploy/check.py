@@ -1,42 +1,44 @@
-"""Whether a file gives what the trained model gives: both see the whole test set, in turns."""
+"""Compares an exported file with its trained model on the whole test set."""
 
 import json
 import pathlib
 import time
-import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
-from recu_jax.data import Dataset, stream
+from recu_jax.data import stream
 from recu_jax.data.augment import normalize
 from recu_jax.deploy import container
-from recu_jax.deploy.model import load
+from recu_jax.deploy.formats import FORMATS
 from recu_jax.models import create_model
-from recu_jax.recipe import parts_of
+from recu_jax.training.recipe import parts_of
 
-_BATCH = {True: 256, False: 16}  # small images, photographs
+_BATCH = {True: 256, False: 16}  # batch sizes: True for small images in memory, False for photographs
 _WORKERS = 2
 
 
 def check(trained: Any, path: str | pathlib.Path, kind: str = "recu") -> str:
-    """Runs the test set through the trained model and through the file `path`; writes `path`.check.json.
+    """Runs the test set through the trained model and through an exported file.
+
+    Writes the result to the file `path` + ".check.json".
 
     Args:
-      trained: `recu_jax.export.Trained`.
-      path: the file.
-      kind: its format.
+      trained: a `recu_jax.deploy.trained.Trained`.
+      path: the exported file.
+      kind: format of the file, a key of `FORMATS`.
 
     Returns:
-      The result, in a line.
+      The result as one line of text.
 
     Raises:
       UserError: the file cannot be read, or a test image cannot be decoded.
     """
-    float_model, from_file = _trained_model(trained), _predictor(path, kind)
+    float_model, from_file = _trained_model(trained), FORMATS[kind].predictor(path)
     totals = {"images": 0, "differing_predictions": 0, "max_logit_difference": 0.0}
     seconds = [0.0, 0.0]
     for images, count in _test_batches(trained):
@@ -67,9 +69,9 @@ def check(trained: Any, path: str | pathlib.Path, kind: str = "recu") -> str:
 
 def _trained_model(trained) -> Callable[[np.ndarray], jax.Array]:
     config, dataset = trained.config, trained.dataset
-    # float64 would have to be asked for when JAX starts; a file computes in float32 anyway.
+    # float64 is never used: JAX must enable it at start-up, and the file computes in float32.
     dtype = jnp.bfloat16 if config.get("dtype") == "bfloat16" else jnp.float32
-    model = create_model(config["model"], dataset.num_classes, dtype, **parts_of(types.SimpleNamespace(**config)))
+    model = create_model(config["model"], dataset.num_classes, dtype, **parts_of(ml_collections.ConfigDict(config)))
     variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), trained.variables)
 
     @jax.jit
@@ -80,21 +82,9 @@ def _trained_model(trained) -> Callable[[np.ndarray], jax.Array]:
     return lambda images: predict(variables, images)
 
 
-def _predictor(path, kind):
-    if kind == "recu":
-        return load(path).predict
-    if kind == "stablehlo":
-        from recu_jax.deploy import stablehlo
-
-        return stablehlo.predictor(pathlib.Path(path).read_bytes())
-    from recu_jax.deploy import qonnx_export
-
-    return qonnx_export.predictor(path)
-
-
 def _test_batches(trained) -> Iterator[tuple[np.ndarray, int]]:
-    """Batches of one size, and how many images of each count: the last is filled up."""
-    dataset, in_memory = trained.dataset, isinstance(trained.dataset, Dataset)
+    """Yields batches of equal size, each with its number of test images. The rest of the last batch is padding."""
+    dataset, in_memory = trained.dataset, trained.dataset.in_memory
     size = _BATCH[in_memory]
     if in_memory:
         images = dataset.test_images

@@ -1,8 +1,8 @@
-"""Files of named arrays and a JSON header: safetensors (github.com/huggingface/safetensors), read with care.
+"""Reads and writes files of named arrays and a JSON header: safetensors (github.com/huggingface/safetensors).
 
-Files come from strangers. Nothing in one is executed; sizes and offsets are checked against the bytes that there are
-before anything is made of them, so that a file takes no more memory than its own size and a small multiple of its
-header. The safetensors package writes them (`write`); reading needs NumPy alone.
+Files may come from strangers. Nothing in a file is executed. Sizes and offsets are checked against the file's bytes
+before use. So reading takes no more memory than the file's size and a small multiple of its header. `write` needs the
+safetensors package. Reading needs only NumPy.
 """
 
 import json
@@ -13,37 +13,38 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from recu_jax.atomic_write import atomic_write
 from recu_jax.errors import UserError
-from recu_jax.replacing import replacing
 
 _DTYPES = {"F32": np.dtype("<f4"), "I32": np.dtype("<i4"), "U32": np.dtype("<u4")}
 _LENGTH_BYTES = 8
-# Far above what a network needs (imagenet_resnet34's is 40 kB), and little to parse.
+# Much more than a network needs (imagenet_resnet34: 40 kB), and still quick to parse.
 _MAX_HEADER_BYTES = 1 << 22
 _MAX_DIMENSIONS = 8
 
 
 def read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Header and arrays of a file.
+    """Reads the header and the arrays of a file.
 
     Returns:
-      The JSON object under "recu" in the file's metadata, and the arrays by name: float32 (finite), int32 or uint32.
+      The JSON object under "recu" in the file's metadata, and the arrays by name. An array is float32 (finite), int32
+      or uint32.
 
     Raises:
-      UserError: the file is not there, or damaged, or is no such file; in one line.
+      UserError: the file is missing, damaged or of another format. The message is one line.
     """
     try:
         data = pathlib.Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; give a file that recu_jax.export wrote") from error
+        raise UserError(f"{path} cannot be read: {error.strerror}; give a file that `recu export` wrote") from error
     try:
         return parse(data)
     except UserError as error:
-        raise UserError(f"{path} is damaged or no file of recu_jax.export: {error}") from error
+        raise UserError(f"{path} is damaged or no file of `recu export`: {error}") from error
 
 
 def parse(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """`read` of the bytes of a file."""
+    """Reads the header and the arrays from the bytes of a file. Same results and errors as `read`."""
     if len(data) < _LENGTH_BYTES:
         raise UserError(f"it has {len(data)} bytes")
     length = int.from_bytes(data[:_LENGTH_BYTES], "little")
@@ -83,7 +84,7 @@ def _arrays(index, body):
         if dtype.kind == "f" and not np.isfinite(array).all():
             raise UserError(f"{name[:80]!r} holds numbers that are not finite")
         arrays[name] = array
-    # One after the other and nothing between, as the format has it: no bytes are two arrays' or nobody's.
+    # The format requires arrays without gaps and without overlaps.
     ends = [0] + [end for _, end in sorted(spans)]
     if ends[-1] != len(body) or any(begin != before for (begin, _), before in zip(sorted(spans), ends, strict=False)):
         raise UserError("its arrays overlap or leave gaps")
@@ -100,19 +101,24 @@ def _entry(name, entry):
         raise UserError(f"{name[:80]!r} has the shape {str(shape)[:80]}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(is_count, offsets)):
         raise UserError(f"{name[:80]!r} has the offsets {str(offsets)[:80]}")
-    # Each count is below 2^63 and there are few, so that the exact product is small too.
+    # Python's integers do not overflow. The product has at most 8 factors, each below 2^63.
     if offsets[1] - offsets[0] != math.prod(shape) * _DTYPES[dtype].itemsize:
         raise UserError(f"{name[:80]!r}: bytes {offsets[0]} to {offsets[1]} do not hold the shape {shape}")
     return *offsets, _DTYPES[dtype], shape
 
 
 def is_count(value: Any) -> TypeGuard[int]:
-    """Whether a value of a JSON file is an integer, 0 or more, that fits 63 bits."""
+    """Whether a value of a JSON file is an integer from 0 to 2^63 - 1."""
     return type(value) is int and 0 <= value < 1 << 63
 
 
 def write(path: str | os.PathLike, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Writes a file for `read`; aside, and renamed when complete.
+    """Writes a file for `read`. An interrupted write leaves no incomplete file.
+
+    Args:
+      path: of the new file. An existing file is replaced.
+      header: values that JSON can hold.
+      arrays: float32, int32 or uint32, by name.
 
     Raises:
       UserError: the path cannot be written.
@@ -125,13 +131,13 @@ def write(path: str | os.PathLike, header: dict[str, Any], arrays: dict[str, np.
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
-    """Makes a file of `data`, whole or not at all.
+    """Writes `data` to a file. An interrupted write leaves no incomplete file.
 
     Raises:
       UserError: the path cannot be written.
     """
     try:
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             file.write(data)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}; give another --out") from error

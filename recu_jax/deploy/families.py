@@ -1,11 +1,14 @@
-"""The operations of each family of models of the registry; submodules and order are those of `recu_jax.models`."""
+"""Writes the operations of each model family.
+
+The names and the order of the submodules are those in `recu_jax.models`.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from recu_jax.deploy.build import NO_PADDING, PAD_1, PAD_3, Builder, Convs
+from recu_jax.deploy.build import NO_PADDING, PAD_1, PAD_3, BlockParts, Builder
 from recu_jax.errors import UserError
 from recu_jax.models import create_model
 from recu_jax.models.cifar_resnet import CifarResNet, OneShortcutBlock
@@ -42,7 +45,8 @@ def _cifar_vgg(b: Builder, model: CifarVgg, x: int, image_shape: Sequence[int]) 
     for i in range(1, last + 1):
         pool = i in model.pooled
         x = b.conv_norm(x, f"conv{i}", f"bn{i}", pool=pool, then=f"nonlinear{i}", only_signs=i != last)
-    # PyTorch's order of the features, (channel, row, column), becomes that of the image.
+    # The model flattens features in PyTorch's order (channel, row, column). Here they are in the order (row, column,
+    # channel), so the kernel's rows are permuted.
     kernel: Any = b.param("fc", "kernel")
     channels = model.widths[-1]
     height, width = (side // 2 ** len(model.pooled) for side in image_shape[:2])
@@ -89,12 +93,12 @@ def _resnet(b: Builder, model: ResNet, x: int, image_shape: Sequence[int]) -> No
     basic = model.block is BasicBlock
     for name, features, stride in blocks(model.stage_sizes, model.widths):
         # Kernel size and stride of each convolution.
-        convs = [(3, stride), (3, 1)] if basic else [(1, 1), (3, stride), (1, 1)]
+        parts = [(3, stride), (3, 1)] if basic else [(1, 1), (3, stride), (1, 1)]
         shortcut = _projection(b, x, name, features if basic else 4 * features, stride)
-        for i, (size, step) in enumerate(convs, start=1):
+        for i, (size, step) in enumerate(parts, start=1):
             padding = PAD_1 if size == 3 else NO_PADDING
             x = b.norm(b.real_conv(x, f"{name}/conv{i}", step, padding), f"{name}/bn{i}")
-            x = b.add("relu", [x]) if i < len(convs) else x
+            x = b.add("relu", [x]) if i < len(parts) else x
         x = b.add("relu", [b.add_shortcut(x, shortcut)])
     b.dense(b.add("mean", [x]), "fc")
 
@@ -111,19 +115,20 @@ _FAMILIES: dict[type, Callable[..., None]] = {
 def operations(
     name: str,
     variables: Mapping[str, Any],
-    convs: Convs,
+    parts: BlockParts,
     image_shape: Sequence[int],
     mean: Sequence[float],
     std: Sequence[float],
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """Operations and arrays of model `name` with `variables`, from uint8 images to logits.
+    """Makes the operations and arrays of a model, from uint8 images to logits.
 
     Args:
-      name: as for `create_model`.
+      name: name of the model, as for `create_model`.
       variables: `{"params": ..., "batch_stats": ...}`.
-      convs: what its convolutions are.
+      parts: convolutions, binarizers and nonlinearity of the model.
       image_shape: (height, width, channels).
-      mean, std: of each channel, of pixels scaled to [0, 1].
+      mean: mean of each channel, for pixels scaled to [0, 1].
+      std: standard deviation of each channel, for pixels scaled to [0, 1].
 
     Raises:
       UserError: no function here writes this model's operations.
@@ -132,7 +137,7 @@ def operations(
     family = next((write for kind, write in _FAMILIES.items() if isinstance(model, kind)), None)
     if family is None:
         raise UserError(f"model {name!r} cannot be exported; {__name__} does not know a {type(model).__name__}")
-    b = Builder(variables, convs)
+    b = Builder(variables, parts)
     x = b.add("image", [], image_shape[-1], shape=list(image_shape), mean=list(mean), std=list(std))
     family(b, model, x, image_shape)
     return b.operations, b.arrays

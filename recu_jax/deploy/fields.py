@@ -1,4 +1,4 @@
-"""The fields of one operation of a file, each looked at before it is used; see `graph`."""
+"""Reads and checks the fields of one operation of a file; see `graph`."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,14 +12,29 @@ from recu_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """What an operation gives, for one image: (height, width, channels) or (features,)."""
+    """The kind and the shape of an operation's output for one image.
+
+    Attributes:
+      kind: "real", "bits" or "sums".
+      shape: (height, width, channels) or (features,).
+    """
 
     kind: str
     shape: tuple[int, ...]
 
 
 class Fields:
-    """The fields of one operation, each taken once; what nobody takes is refused."""
+    """The fields of one operation.
+
+    Every method checks the field that it reads, and raises UserError if the field is wrong. `finish` raises UserError
+    if the operation has a field that was never read.
+
+    Attributes:
+      entry: the operation in the file.
+      inputs: the outputs of the operations that it takes.
+      attributes: the attributes read so far.
+      arrays: the arrays read so far, by role.
+    """
 
     def __init__(self, entry: Mapping[str, Any], inputs: list[Value], arrays: Mapping[str, np.ndarray]):
         self.entry, self.inputs, self._all = entry, inputs, arrays
@@ -32,7 +47,7 @@ class Fields:
         self.arrays: dict[str, np.ndarray] = {}
 
     def input(self, *kinds: str, rank: int | None = None) -> Value:
-        """The only input, of one of `kinds`."""
+        """Returns the only input. Its kind must be one of `kinds`."""
         if len(self.inputs) != 1:
             raise UserError(f"it has {len(self.inputs)} inputs instead of 1")
         return self.inputs_like(*kinds, rank=rank)[0]
@@ -46,7 +61,7 @@ class Fields:
         return self.inputs
 
     def array(self, role: str, dtype: Any, shape: Sequence[int | None]) -> np.ndarray:
-        """An array whose `shape` is given, None where any size but 0 is right."""
+        """Reads the array of a role. It must have `dtype` and `shape`. None in `shape` allows any size but 0."""
         name = self._names.pop(role, None)
         if not isinstance(name, str) or name not in self._all:
             raise UserError(f"its {role} is {str(name)[:80]!r}, which is none of the file's arrays")
@@ -61,7 +76,7 @@ class Fields:
         return array
 
     def counts(self, name: str, length: int, low: int, high: int) -> tuple[int, ...]:
-        """A list of `length` integers in [low, high]."""
+        """Reads an attribute that must be a list of `length` integers in [low, high]."""
         found = self._take(name)
         good = isinstance(found, list) and len(found) == length
         if not good or not all(is_count(n) and low <= n <= high for n in found):
@@ -78,7 +93,10 @@ class Fields:
         return self.attributes[name]
 
     def padding(self, window: Sequence[int]) -> None:
-        """(low, high) for both dimensions, each smaller than the window, so that every output sees a pixel."""
+        """Reads the attribute `padding`: (low, high) for both dimensions.
+
+        Padding must be smaller than the window. Otherwise an output would depend on no pixel.
+        """
         flat = self.counts("padding", 4, 0, max(window) - 1)
         if max(flat[:2]) >= window[0] or max(flat[2:]) >= window[1]:
             raise UserError(f"its padding is {flat}, as much as its window {window}")

@@ -1,11 +1,12 @@
-"""A network as a list of operations, as a file has it: what each takes, what it gives, and whether it fits.
+"""Checks the operations of a file. A file stores a network as a list of operations.
 
-An operation is a JSON object: "op", "inputs" (numbers of earlier operations), attributes, and "arrays", which names
-arrays of the file by their role. The first is "image", the last gives the logits. Values are images without their
-batch dimension, of three kinds: "real" (float32), "bits" (packed signs) and "sums" (int32).
+An operation is a JSON object. It has "op" (its name), "inputs" (numbers of earlier operations), attributes, and
+"arrays" (for each role, the name of an array of the file). The first operation is "image". The last one gives the
+logits. The output of an operation is of one of three kinds: "real" (float32), "bits" (packed signs) or "sums" (int32).
+Shapes are without the batch dimension.
 
-`check` is what stands between a stranger's file and its execution: shapes and sizes that come out of it are those
-that the operations have, and neither memory nor time that they take is beyond the limits below.
+Files may come from strangers, so `check` runs before execution. It verifies the shapes of all operations and keeps
+their memory and time within the limits below.
 """
 
 import dataclasses
@@ -15,24 +16,34 @@ from typing import Any
 
 import numpy as np
 
-from recu_jax.bits.geometry import Geometry
-from recu_jax.bits.packing import kernel_word_count
 from recu_jax.deploy.container import is_count
 from recu_jax.deploy.fields import Fields, Value
 from recu_jax.errors import UserError
+from recu_jax.ops.geometry import Geometry
+from recu_jax.ops.packing import kernel_word_count
 
-# Of one image's values: 256 MB of float32. The largest of imagenet_resnet34 has 0.8 million.
+# Limit on the output of one operation for one image: 256 MB of float32. imagenet_resnet34 has at most 0.8 million
+# elements.
 MAX_ELEMENTS = 1 << 26
-# imagenet_resnet34 has 174, and 3.6 billion products an image; these take some minutes to compile and seconds to run.
+# imagenet_resnet34 has 174 operations, and 3.6 billion products for an image. A file at these limits takes some minutes
+# to compile and seconds to run.
 MAX_OPERATIONS = 2048
 MAX_PRODUCTS = 1 << 38
-# Of one spatial dimension of a window.
+# Limit on the height and on the width of a window.
 _MAX_WINDOW = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """A checked operation; `attributes` have tuples for lists."""
+    """A checked operation.
+
+    Attributes:
+      op: name of the operation.
+      inputs: numbers of the operations whose outputs it takes.
+      attributes: attributes by name, with tuples in place of lists.
+      arrays: arrays by role.
+      value: kind and shape of the output.
+    """
 
     op: str
     inputs: tuple[int, ...]
@@ -41,7 +52,7 @@ class Node:
     value: Value
 
     def geometry(self, value: Value, batch: int) -> Geometry:
-        """Of the convolution that this is, of `batch` images like `value`."""
+        """The geometry of this convolution for `batch` inputs of the shape of `value`."""
         kernel = self.arrays["kernel"]
         packed = kernel.dtype == np.uint32
         window, features = (kernel.shape[1:3], kernel.shape[0]) if packed else (kernel.shape[:2], kernel.shape[3])
@@ -60,7 +71,7 @@ def _image(r):
 
 
 def _windowed(r, value, window, features):
-    """The size after a convolution or pooling with `strides` and `padding`."""
+    """The output shape of a convolution or pooling. Reads the attributes `strides` and `padding`."""
     r.counts("strides", 2, 1, _MAX_WINDOW)
     r.padding(window)
     geometry = Geometry.create(
@@ -86,14 +97,14 @@ def _binary_conv(r):
     x = r.input("bits", rank=3)
     words = kernel_word_count(x.shape[2])
     kernel = r.array("kernel", np.uint32, (None, None, None, words))
-    # Bits beyond the last channel would count as if it had more.
+    # Bits after the last channel would count as further channels.
     if x.shape[2] % 32 and (kernel[..., -1] >> np.uint32(x.shape[2] % 32)).any():
         raise UserError("its kernel has bits set after the last channel")
     return Value("sums", _windowed(r, x, _window_of(kernel, (1, 2)), kernel.shape[0]))
 
 
 def _channels(role, rows, dtype, kinds, gives):
-    """An operation that has numbers for each channel, (rows, channels), or (channels,) with rows 0."""
+    """Makes the check of an operation with an array of (rows, channels), or of (channels,) if `rows` is 0."""
 
     def check(r):
         x = r.input(*kinds)
@@ -123,7 +134,7 @@ def _add(r):
 def _max_pool(r):
     x = r.input("real", "bits", rank=3)
     if x.kind == "bits":
-        # Of which channels the least bit is taken, as their scale is negative.
+        # Marks the channels that take the smallest bit of the window; see `fold.least_of_window`.
         r.array("least", np.uint32, (kernel_word_count(x.shape[2]),))
     return Value(x.kind, _windowed(r, x, r.counts("window", 2, 1, _MAX_WINDOW), x.shape[2]))
 
@@ -182,14 +193,17 @@ OPS: dict[str, Callable[[Fields], Value]] = {
 
 
 def check(entries: Any, arrays: Mapping[str, np.ndarray]) -> list[Node]:
-    """The operations of a file, checked.
+    """Checks the operations of a file.
 
     Args:
-      entries: what the file has.
-      arrays: the file's arrays.
+      entries: the operations as read from the file. Any JSON value is possible.
+      arrays: the arrays of the file, by name.
+
+    Returns:
+      The checked operations.
 
     Raises:
-      UserError: an operation that is unknown or does not fit its inputs, arrays or limits; names it.
+      UserError: an operation is unknown, does not fit its inputs or arrays, or exceeds a limit. The message names it.
     """
     if not isinstance(entries, list) or len(entries) < 2:
         raise UserError("it has no list of operations")
@@ -210,7 +224,7 @@ def check(entries: Any, arrays: Mapping[str, np.ndarray]) -> list[Node]:
 
 
 def _products(node: Node) -> int:
-    """Products, or comparisons, that a convolution or pooling takes for one image."""
+    """Number of products of a convolution, or of comparisons of a pooling, for one image."""
     if (kernel := node.arrays.get("kernel")) is not None:
         bits = 32 if kernel.dtype == np.uint32 else 1
         return math.prod(node.value.shape[:-1]) * kernel.size * bits

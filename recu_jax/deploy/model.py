@@ -1,4 +1,4 @@
-"""A file of `recu_jax.export`, loaded: `load("model.recu").predict(images)`. Needs jax and NumPy alone."""
+"""Loads a file of `recu export`: `load("model.recu").predict(images)`. Needs only jax and NumPy."""
 
 import dataclasses
 import functools
@@ -8,23 +8,23 @@ from typing import Any
 import jax
 import numpy as np
 
-from recu_jax.bits import native
 from recu_jax.deploy import container, graph, runtime
 from recu_jax.errors import UserError
+from recu_jax.ops import native
 
 FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a file says of itself.
+    """The description of a network in its file.
 
     Attributes:
-      model: its name.
-      class_names: one for each logit; () where the file has none.
-      preprocessing: how a photograph becomes an image of the network: `crop` and `eval_resize` of
-        `recu_jax.data.transform.Transform`; empty for images that are taken as they are.
-      versions: of what wrote the file.
+      model: name of the model.
+      class_names: one name for each logit; () if the file has none.
+      preprocessing: for networks of photographs, `crop` and `eval_resize` of `recu_jax.data.transform.Transform`. Empty
+        for networks of small images.
+      versions: versions of the packages that wrote the file, by package.
     """
 
     model: str
@@ -34,13 +34,14 @@ class Header:
 
 
 class Model:
-    """A network that predicts; made by `load`.
+    """An exported network. `load` makes it.
 
     Attributes:
-      header: what the file says of itself.
-      image_shape: (height, width, channels) of the images it takes.
-      num_classes: width of the logits.
-      backend: what computes the binary layers: an instruction set, or "xla".
+      header: the description of the network in its file.
+      nodes: the checked operations.
+      image_shape: (height, width, channels) of the images that it takes.
+      num_classes: number of classes.
+      backend: the kernels that compute the binary layers: an instruction set of the CPU, or "xla".
     """
 
     def __init__(self, header: Header, nodes: list[graph.Node], backend: str | None = None):
@@ -50,15 +51,21 @@ class Model:
         self.num_classes = nodes[-1].value.shape[0]
         self.backend = backend or native.default_backend()
         function, arrays = runtime.compile_steps(nodes, self.backend)
-        # In a list, which jit takes apart sooner than arrays by role and step: every call's microseconds count here.
+        # `jit` handles a flat list faster than nested dicts. A call takes microseconds, so this matters.
         self._arrays, structure = jax.tree.flatten(jax.device_put(arrays))
         self._jitted = jax.jit(lambda arrays, images: function(jax.tree.unflatten(structure, arrays), images))
 
     def predict(self, images: np.ndarray | jax.Array) -> jax.Array:
-        """Logits, float32 (batch, num_classes), of uint8 images (batch, *image_shape). Compiles once a batch size.
+        """Computes the logits of images. Compiles the network once for each batch size.
+
+        Args:
+          images: uint8, (batch, height, width, channels).
+
+        Returns:
+          float32, (batch, num_classes).
 
         Raises:
-          UserError: images of another shape or dtype.
+          UserError: the images have another shape or dtype.
         """
         if images.ndim != 4 or images.shape[1:] != self.image_shape or images.dtype != np.uint8:
             raise UserError(
@@ -69,24 +76,33 @@ class Model:
 
 
 def load(path: str | os.PathLike, backend: str | None = None) -> Model:
-    """The network in a file.
+    """Loads the network in a file.
 
     Args:
-      path: a file that `python -m recu_jax.export` wrote; it may come from a stranger.
-      backend: what computes the binary layers; None is the fastest there is. See `ops.arrange_kernel`.
+      path: a file that `recu export` wrote. It may come from a stranger.
+      backend: the kernels that compute the binary layers. None chooses the fastest. See `deploy.ops.arrange_kernel`.
 
     Raises:
-      UserError: the file is not there, or damaged, or of a newer version; in one line.
+      UserError: the file is missing, damaged, or of a newer version. The message is one line.
     """
     header, arrays = container.read(path)
     try:
         return parse(header, arrays, backend)
     except UserError as error:
-        raise UserError(f"{path} is damaged or no file of recu_jax.export: {error}") from error
+        raise UserError(f"{path} is damaged or no file of `recu export`: {error}") from error
 
 
 def parse(header: dict[str, Any], arrays: dict[str, np.ndarray], backend: str | None = None) -> Model:
-    """The network of a file's header and arrays; arguments and errors as in `load`."""
+    """Makes the network from the header and the arrays of a file.
+
+    Args:
+      header: as `container.read` returns it.
+      arrays: as `container.read` returns them.
+      backend: as in `load`.
+
+    Raises:
+      UserError: the header or an operation is wrong.
+    """
     return Model(_header(header), _nodes(header, arrays), backend)
 
 

@@ -1,7 +1,8 @@
-"""A network as QONNX (github.com/fastmachinelearning/qonnx), the form that FINN and hls4ml read.
+"""Writes a network as QONNX (github.com/fastmachinelearning/qonnx), the format that FINN and hls4ml read.
 
-Signs are BipolarQuant nodes of scale 1, on weights as on activations; what follows a binary convolution stands apart,
-with the roundings of the trained model. Images are float32 pixels from 0 to 255, (batch of 1, channels, height, width).
+Signs of weights and activations are BipolarQuant nodes of scale 1. The operations after a binary convolution are
+separate nodes, so that they round as the trained model does. Images are float32 pixels from 0 to 255,
+(1, channels, height, width).
 """
 
 import os
@@ -11,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recu_jax.bits.packing import unpack_bits, unpack_kernel
 from recu_jax.deploy.graph import Node
 from recu_jax.deploy.model import Model
 from recu_jax.errors import UserError, require
+from recu_jax.ops.packing import unpack_bits, unpack_kernel
 
 OPSET = 13
 IMAGES, LOGITS = "images", "logits"
@@ -22,7 +23,7 @@ _DOMAIN = "qonnx.custom_op.general"
 
 
 class _Writer:
-    """ONNX nodes in the making; names of values go in and come out."""
+    """Collects the nodes and constants of an ONNX graph. Methods take names of values and return a new name."""
 
     def __init__(self):
         self.nodes: list[Any] = []
@@ -41,7 +42,7 @@ class _Writer:
         return out
 
     def per_channel(self, op: str, x: str, values: npt.ArrayLike) -> str:
-        """x (op) a number for each channel of (1, channels, height, width), or of (1, features)."""
+        """Adds the node `op(x, values)`, with `values` as a float32 constant that broadcasts over x."""
         return self.add(op, x, self.constant(np.asarray(values, np.float32), op.lower()))
 
     def sign(self, x: str) -> str:
@@ -49,7 +50,7 @@ class _Writer:
 
 
 def _columns(values: np.ndarray, node: Node) -> np.ndarray:
-    """Numbers for each channel in the shape in which they broadcast."""
+    """Reshapes one number per channel so that it broadcasts over the node's output."""
     return values.reshape(-1, 1, 1) if len(node.value.shape) == 3 else values
 
 
@@ -88,7 +89,7 @@ def _write(w: _Writer, node: Node, inputs: list[str], channels: int) -> str:
         pool = {"kernel_shape": list(a["window"]), **_window(node)}
         if "least" not in arrays:
             return w.add("MaxPool", x, **pool)
-        # The least of +-1 is minus the largest of their opposites.
+        # ONNX has no min pooling: min(x) = -max(-x).
         turn = np.where(unpack_bits(np.asarray(arrays["least"]), channels), -1.0, 1.0)
         return channel_wise("Mul", w.add("MaxPool", channel_wise("Mul", x, turn), **pool), turn)
     if node.op == "avg_pool":
@@ -115,7 +116,7 @@ def _write(w: _Writer, node: Node, inputs: list[str], channels: int) -> str:
 
 
 def serialize(model: Model) -> bytes:
-    """The network as an ONNX file.
+    """Makes the bytes of an ONNX file of the network.
 
     Raises:
       UserError: onnx is not installed.
@@ -138,13 +139,15 @@ def serialize(model: Model) -> bytes:
         [numpy_helper.from_array(array, name) for name, array in w.constants.items()],
     )
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(_DOMAIN, 1)]
-    # The oldest version that has them: newer ones are refused by older runtimes.
+    # An old IR version, because older runtimes refuse newer ones.
     made = helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="recu_jax")
     return made.SerializeToString()
 
 
 def predictor(path: str | os.PathLike) -> Callable[[np.ndarray], np.ndarray]:
-    """A function of uint8 images, (batch, height, width, channels), that runs the file in qonnx's own executor.
+    """Returns a function that runs the file with the executor of qonnx.
+
+    The function takes uint8 images, (batch, height, width, channels), and returns logits, (batch, classes).
 
     Raises:
       UserError: qonnx is not installed, or cannot read the file.
@@ -156,7 +159,7 @@ def predictor(path: str | os.PathLike) -> Callable[[np.ndarray], np.ndarray]:
 
     try:
         model = ModelWrapper(str(path)).transform(InferShapes())
-    except Exception as error:  # whatever protobuf and onnx raise
+    except Exception as error:  # protobuf and onnx raise exceptions of many types
         raise UserError(f"{path} is no QONNX file: {str(error).splitlines()[0][:200]}") from error
 
     def predict(images):

@@ -1,4 +1,7 @@
-"""Executes the operations of a file: one jitted function, with what follows a binary convolution done in one go."""
+"""Executes the operations of a file as one function for `jit`.
+
+One kernel call does a binary convolution and the operations after it.
+"""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -9,24 +12,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from recu_jax.bits import ops
-from recu_jax.bits.packing import pack_groups, unpack_groups, word_count
-from recu_jax.conv import per_channel
 from recu_jax.deploy.graph import Node
+from recu_jax.ops import packed as ops
+from recu_jax.ops.conv import per_channel
+from recu_jax.ops.packing import pack_groups, unpack_groups, word_count
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One thing to do: an operation, or one with those after it.
+    """One or more operations that are computed together. The number of an operation is also that of its output value.
 
     Attributes:
-      kind: the operation, or "conv_thresholds" or "conv_affine" for a binary convolution with more, or "norm_sign".
-      node: of the operation, or of the first.
-      inputs: numbers of values.
-      output: number of the value that comes out.
-      signs: number of the value that its signs are, where they come out with it.
-      after: of a convolution, the arrays of the operation after it, by role.
-      clamp: whether a hard tanh is the end of it.
+      kind: the name of a single operation, or one of the joined kinds. "conv_thresholds" and "conv_affine" are a binary
+        convolution with the operations after it. "norm_sign" is a batch norm with the sign after it.
+      node: the first operation.
+      inputs: numbers of the input values.
+      output: number of the output value.
+      signs: number of the value that holds the signs of the output; None if the step does not compute them.
+      after: for a joined convolution, the array of its threshold or affine operation.
+      clamp: whether the step ends with a hard tanh.
     """
 
     kind: str
@@ -39,10 +43,11 @@ class Step:
 
 
 def plan(nodes: Sequence[Node]) -> list[Step]:
-    """The steps that do `nodes`: thresholds, batch norm, shortcut, hard tanh and sign join the convolution before.
+    """Groups operations into steps.
 
-    It saves passes over memory, which small networks notice most. A batch norm of which only the signs are used is
-    joined by its sign.
+    A binary convolution and the threshold, batch norm, shortcut, hard tanh and sign after it become one step. A batch
+    norm and a sign become one step if no other operation uses the batch norm. Joining saves passes over memory, which
+    helps small networks most.
     """
     users: list[list[int]] = [[] for _ in nodes]
     for number, node in enumerate(nodes):
@@ -50,7 +55,7 @@ def plan(nodes: Sequence[Node]) -> list[Step]:
             users[i].append(number)
 
     def only_user(number, op):
-        """The operation that alone uses a value, if it is an `op`."""
+        """The number of the only operation that uses a value, if that operation is an `op`. Otherwise None."""
         return users[number][0] if len(users[number]) == 1 and nodes[users[number][0]].op == op else None
 
     steps: dict[int, Step] = {}
@@ -59,7 +64,7 @@ def plan(nodes: Sequence[Node]) -> list[Step]:
         if number in joined:
             continue
         if node.op == "batch_norm":
-            # A hard tanh between them changes no sign.
+            # A hard tanh between batch norm and sign does not change the sign, so it is left out.
             bound = only_user(number, "hard_tanh")
             if (end := only_user(number if bound is None else bound, "sign")) is not None:
                 joined.update({end} if bound is None else {bound, end})
@@ -73,7 +78,8 @@ def plan(nodes: Sequence[Node]) -> list[Step]:
             steps[end] = Step("conv_thresholds", node, node.inputs, end, after=nodes[end].arrays["threshold"])
         elif (end := only_user(number, "affine")) is not None:
             inputs, chain, clamp, after = node.inputs, [end], False, nodes[end].arrays["affine"]
-            # The other side of the sum may be any value: what is joined is done where its last operation stands.
+            # The shortcut may be the output of any earlier operation. So the step is done at the position of its last
+            # operation.
             if (total := only_user(end, "add")) is not None and nodes[total].inputs[0] != nodes[total].inputs[1]:
                 inputs += tuple(i for i in nodes[total].inputs if i != end)
                 chain.append(total)
@@ -94,17 +100,18 @@ def plan(nodes: Sequence[Node]) -> list[Step]:
 def compile_steps(
     nodes: Sequence[Node], backend: str, watched: Sequence[int] | None = None, place: Callable = np.asarray
 ) -> tuple[Callable, list[dict[str, Any]]]:
-    """A function of (arrays, images) and its arrays.
+    """Makes a function that runs the operations, and the arrays that it takes.
 
-    The function takes uint8 images, (batch, height, width, channels), gives float32 logits, (batch, classes), and may
-    be jitted.
+    The function takes these arrays and uint8 images, (batch, height, width, channels). It returns float32 logits,
+    (batch, classes). It can be compiled by `jit`.
 
     Args:
       nodes: the operations.
-      backend: what computes the binary layers, see `ops.arrange_kernel`.
-      watched: numbers of values that the function gives instead, in a list; such as are joined into others are None.
-      place: what becomes of packed weights before they are arranged for the backend: `jnp.asarray`, called within a
-        trace, leaves that to the compiled program, which then holds a bit a weight.
+      backend: the kernels that compute the binary layers; see `deploy.ops.arrange_kernel`.
+      watched: numbers of values. If given, the function returns a list of these values instead of the logits. A value
+        that a joined step does not compute is None.
+      place: applied to packed weights before they are arranged for the backend. With `jnp.asarray` inside a trace,
+        the compiled program arranges them, so that it stores one bit per weight.
     """
     steps = plan(nodes)
     arrays = [_prepared(step, backend, nodes, place) for step in steps]
@@ -127,7 +134,7 @@ def compile_steps(
 
 
 def _prepared(step, backend, nodes, place):
-    """The arrays that a step computes with."""
+    """The arrays of a step. Kernels are arranged for the backend."""
     own = dict(step.node.arrays)
     if step.node.op == "binary_conv":
         channels = nodes[step.node.inputs[0]].value.shape[-1]
@@ -159,7 +166,7 @@ def _do(step, own, inputs, nodes, backend):
 
 
 def _image(node, own, x):
-    # Divided as in training: the order of roundings decides signs.
+    # The same divisions as in training. Other rounding would change signs.
     mean, std = (
         per_channel(jnp.asarray(node.attributes[k], jnp.float32), x.astype(jnp.float32)) for k in ("mean", "std")
     )
@@ -184,7 +191,7 @@ def _threshold(node, own, x):
 
 
 def _windows(node, x, filler):
-    """The pixels of each place of a pooling window, as arrays of the output's size, row by row."""
+    """Yields an array of the output's shape for each position in the pooling window, row by row."""
     a = node.attributes
     x = jnp.pad(x, [(0, 0), *a["padding"], (0, 0)], constant_values=filler)
     height, width = node.value.shape[:2]
@@ -195,7 +202,7 @@ def _windows(node, x, filler):
 
 
 def _max_pool(node, own, x):
-    # Not lax.reduce_window, which XLA's CPU compiler makes a scalar loop of.
+    # `lax.reduce_window` is not used, because XLA's CPU compiler turns it into a scalar loop.
     first, *others = _windows(node, x, -jnp.inf)
     for other in others:
         first = jnp.maximum(first, other)
@@ -203,7 +210,10 @@ def _max_pool(node, own, x):
 
 
 def _max_pool_bits(node, own, x):
-    """The largest bit of a window, or in the channels `least` the smallest, which is the largest of the opposites."""
+    """The largest bit of each window, or the smallest bit in the channels that `least` marks.
+
+    OR gives the largest bit. For the smallest bit, the bits are inverted before and after the OR.
+    """
     least = jnp.pad(own["least"], (0, word_count(node.value.shape[-1]) - own["least"].shape[0]))
     least = lax.expand_dims(least, (0, 1, 2))
     first, *others = _windows(node, x ^ least, 0)
@@ -224,12 +234,14 @@ def _pad_channels(node, own, x):
 
 
 def _flatten(node, own, x):
-    # Without the barrier XLA's loop before it, too, counts in one dimension, scalar: several times slower.
+    # Without the barrier, XLA also flattens the loop before this operation. That loop is then scalar and several times
+    # slower.
     return lax.optimization_barrier(x).reshape(x.shape[0], -1)
 
 
 def _dense(node, own, x):
-    # Rows of the turned kernel lie in one piece: several times faster for the 10 classes of cifar_vgg_small.
+    # The kernel is transposed, so that the weights of a class lie together in memory. For the 10 classes of
+    # cifar_vgg_small this is several times faster.
     return lax.dot_general(x, own["kernel"], (((1,), (1,)), ((), ()))) + per_channel(own["bias"], x)
 
 

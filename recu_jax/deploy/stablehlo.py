@@ -1,4 +1,7 @@
-"""A network as a `jax.export` artifact: StableHLO that runs with jax alone, on CPU, GPU and TPU, for any batch."""
+"""Writes a network as a `jax.export` artifact (StableHLO).
+
+The artifact needs only jax. It runs on CPU, GPU and TPU, for any batch size.
+"""
 
 from collections.abc import Callable
 
@@ -15,11 +18,12 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def serialize(model: Model) -> bytes:
-    """The artifact of a function from uint8 images (batch, height, width, channels) to logits.
+    """Makes the artifact of a function from uint8 images, (batch, height, width, channels), to logits.
 
         logits = jax.export.deserialize(bytearray(data)).call(images)
 
-    It holds a bit a weight and convolves +-1 in float32, without the compiled kernels of this library.
+    The artifact holds one bit per binary weight. It convolves +1 and -1 in float32 and does not use the compiled
+    kernels of this library.
 
     Raises:
       UserError: flatbuffers, which jax.export needs, is not installed.
@@ -36,13 +40,13 @@ def serialize(model: Model) -> bytes:
 
 
 def predictor(data: bytes) -> Callable[[np.ndarray], jax.Array]:
-    """The function in an artifact, jitted.
+    """Returns the function in an artifact, compiled by `jit`.
 
     Raises:
-      UserError: the bytes are no artifact, or flatbuffers is not installed.
+      UserError: the bytes are not an artifact, or flatbuffers is not installed.
     """
     require("stablehlo", "flatbuffers")
     try:
         return jax.jit(jax.export.deserialize(bytearray(data)).call)
-    except Exception as error:  # whatever flatbuffers and MLIR raise
+    except Exception as error:  # flatbuffers and MLIR raise exceptions of many types
         raise UserError(f"no jax.export artifact: {str(error).splitlines()[0][:200]}") from error

@@ -1,4 +1,4 @@
-"""The activations of every binary layer, which needs a forward pass."""
+"""Measures the activations of every binary layer with a forward pass."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,26 +7,29 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from recu_jax import functional, layers
-from recu_jax.diagnostics.binary_layers import is_binary_call
+from recu_jax import layers
+from recu_jax.binary_layer import is_binary_call
 
 
 def activation_windows(
     model: nn.Module, variables: Mapping[str, Any], *inputs: Any, **options: Any
 ) -> dict[str, jax.Array]:
-    """Share of each binary layer's input activations that lie inside the straight-through window.
+    """Computes, for each binary layer, the share of input activations through which a gradient passes.
 
-    There a gradient passes: `|a0| < 1` for the activations `a0` that are divided by the standard deviation of their
-    sample, as in training (SPEC.md 2). The forward pass itself is that of evaluation unless `options` say otherwise:
-    batch norm takes its running statistics, and no mapped axis is needed. Pure, to be jitted.
+    A gradient passes where the slope of the layer's input binarizer is positive. For ReCU this is where `|a0| < 1`: a0
+    are the activations divided by the standard deviation of their sample, as in training (SPEC.md 2).
+
+    The forward pass is that of evaluation unless `options` say otherwise: batch norm uses its running statistics, so no
+    mapped axis is needed. The function is pure and can be jitted.
 
     Args:
-      model: any Linen module that holds our layers; nothing in it has to be prepared (`nn.intercept_methods` listens).
+      model: any Linen module with layers of recu_jax. It needs no preparation, because `nn.intercept_methods` records
+        the calls.
       variables: its variables.
-      inputs, options: what it is called with, one batch.
+      *inputs, **options: arguments of its call, one batch.
 
     Returns:
-      By name of the layer scalars in [0, 1]; a layer that is called more than once has the mean.
+      Scalars in [0, 1] by name of the layer. For a layer with several calls, the mean over the calls.
     """
     shares: dict[str, list[jax.Array]] = {}
 
@@ -45,4 +48,6 @@ def _share_inside(module, x):
     sample_ndim = 1
     if isinstance(module, layers.BinaryConv):
         sample_ndim = (1 if isinstance(module.kernel_size, int) else len(module.kernel_size)) + 1
-    return (jnp.abs(functional.normalize_sample(x, sample_ndim)) < 1).mean()
+    binarizer = module.input_binarizer
+    parameters = {name: module.get_variable("params", name) for name in binarizer.parameters}
+    return binarizer.lets_through(x, sample_ndim=sample_ndim, **parameters).mean()

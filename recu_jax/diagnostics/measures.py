@@ -1,6 +1,6 @@
-"""What is measured of the standardised latent weights of one layer, to be held against `theory`.
+"""Measures of the standardized latent weights of one layer. `theory` has the expected values.
 
-Weights are arrays of any shape, float32 at least, before the clamp; `scale` is their b = mean|w|.
+Weights are arrays of any shape, float32 or wider, before the clamp. `scale` is their `b = mean|w|`.
 """
 
 import jax
@@ -9,51 +9,64 @@ from jax.scipy.special import xlogy
 
 from recu_jax.diagnostics import theory
 
-# Histograms: equal bins from -RANGE to RANGE in units of b, the outer two open. Beyond lie 0.03% of a Laplace
-# distribution's weights.
+# Histograms have equal bins from -RANGE to RANGE in units of b. The two outer bins are open. 0.03% of a Laplace
+# distribution's weights lie beyond this range.
 BINS, RANGE = 64, 8.0
 
 
 def inner_edges() -> jax.Array:
-    """Edges between the bins, in units of b: (BINS - 1,)."""
+    """Returns the edges between the bins, in units of b: (BINS - 1,)."""
     return jnp.linspace(-RANGE, RANGE, BINS + 1)[1:-1]
 
 
 def histogram(weights: jax.Array, scale: jax.Array) -> jax.Array:
-    """How many weights fall into each bin: int32, (BINS,)."""
+    """Counts the weights in each bin: int32, (BINS,)."""
     units = weights.reshape(-1) / jnp.maximum(scale, jnp.finfo(weights.dtype).tiny)
     bins = jnp.clip(jnp.floor((units + RANGE) * (BINS / (2 * RANGE))), 0, BINS - 1).astype(jnp.int32)
     return jnp.zeros(BINS, jnp.int32).at[bins].add(1)
 
 
 def laplace_distance(counts: jax.Array) -> jax.Array:
-    """Kolmogorov distance of a histogram from the Laplace fit: the goodness of the fit, 0 the best.
+    """Computes the Kolmogorov distance of a histogram from the Laplace fit; 0 is a perfect fit.
 
-    The largest difference between the two distribution functions at the inner edges. Noise makes it about
-    `0.8 / sqrt(n)` for n weights that are Laplace distributed; normally distributed ones are 0.04 off.
+    This is the largest difference between the two distribution functions at the inner edges. For n weights from a
+    Laplace distribution, noise makes it about `0.8 / sqrt(n)`. For a normal distribution it is 0.04.
+
+    Args:
+      counts: result of `histogram`, (BINS,).
+
+    Returns:
+      ().
     """
     empirical = jnp.cumsum(counts)[:-1] / counts.sum()
     return jnp.abs(empirical - theory.laplace_cdf(inner_edges())).max()
 
 
 def quantization_error(weights: jax.Array, scale: jax.Array, bound: jax.Array) -> jax.Array:
-    """Mean of `(|w2| - b)^2`, where w2 are the weights clamped to +-`bound`: what `b sign(w2)` loses of them."""
+    """Computes the mean of `(|w2| - b)^2`, where w2 are the weights clamped to +-`bound`.
+
+    This is the mean squared error of `b sign(w2)` as an approximation of w2.
+    """
     return jnp.square(jnp.minimum(jnp.abs(weights), bound) - scale).mean()
 
 
 def entropy(
     counts: jax.Array, scale: jax.Array, bound: jax.Array, largest: jax.Array, clipped: tuple[jax.Array, jax.Array]
 ) -> jax.Array:
-    """Information entropy of the weights clamped to +-`bound`, in nats, estimated from their histogram `counts`.
+    """Estimates the information entropy of the weights clamped to +-`bound`, in nats, from their histogram.
 
-    The weights at either bound are a mass, `-p ln p`; those between make a density, `-sum p_i ln(p_i / width_i)` over
-    the bins, of which the outermost end at the bound, or at the `largest` magnitude. With Miller and Madow's
-    correction, (bins that hold weights - 1) / 2n, for what a histogram of n weights underestimates.
+    The weights at each bound are a point mass with the term `-p ln p`. The weights between the bounds have a density
+    with the term `-sum p_i ln(p_i / width_i)` over the bins. The outermost bins end at the bound, or at the `largest`
+    magnitude if it is smaller. A histogram of n weights underestimates the entropy. The correction of Miller and Madow
+    adds (number of filled bins - 1) / 2n.
 
     Args:
-      counts: (BINS,), of the weights before the clamp.
+      counts: histogram of the weights before the clamp, (BINS,).
       scale, bound, largest: scalars.
-      clipped: how many weights lie below -bound and above bound.
+      clipped: number of weights below -bound, and above bound.
+
+    Returns:
+      ().
     """
     n = counts.sum()
     below, above = clipped
@@ -69,6 +82,6 @@ def entropy(
 
 
 def _beyond(counts, outside):
-    """How many of each bin's weights are among the `outside` outermost on the left."""
+    """Counts how many of each bin's weights are among the `outside` smallest weights."""
     before = jnp.cumsum(counts) - counts
     return jnp.clip(outside - before, 0, counts)

@@ -1,12 +1,12 @@
-"""The weights of every binary layer, measured in one function of the variables.
+"""Measures the weights of every binary layer.
 
 A weight is **dead** after an epoch if both hold:
 
-- its sign has not flipped for `DEAD_EPOCHS` epochs, this one included;
-- this epoch moved it by less than `DEAD_UPDATE` b: `|w1 - w1 an epoch ago| < DEAD_UPDATE * b`, where w1 are the
-  standardised latent weights and b is their Laplace scale now.
+- Its sign has not flipped for `DEAD_EPOCHS` epochs, including this one.
+- This epoch changed it by less than `DEAD_UPDATE` b: `|w1 - w1 an epoch ago| < DEAD_UPDATE * b`. w1 are the latent
+  weights after the standardization of the layer's kernel binarizer. b is their Laplace scale now.
 
-So in the first `DEAD_EPOCHS - 1` epochs none is dead. What lies an epoch or more back is carried in a `Memory`.
+So no weight is dead in the first `DEAD_EPOCHS - 1` epochs. A `Memory` carries the values of earlier epochs.
 """
 
 import functools
@@ -17,96 +17,111 @@ import jax
 import jax.numpy as jnp
 
 from recu_jax import functional
+from recu_jax.binarizers import WeightBinarizer
+from recu_jax.binary_layer import BinaryLayer
 from recu_jax.diagnostics import measures, theory
-from recu_jax.diagnostics.binary_layers import BinaryLayer, layers_in, leaf
 
 DEAD_EPOCHS = 5
 DEAD_UPDATE = 0.01
-# Where the count of epochs without a flip stops.
+# Largest count of epochs without a flip that uint8 holds.
 _MOST_EPOCHS = 255
 _AS_THEY_ARE = ("scale", "quantile", "histogram", "quantization_error", "flipped", "dead")
 
-# By name of the layer: `weights`, w1 after the last epoch, float32 of the kernel's shape, and `unflipped`, the epochs
-# since each weight's sign flipped, uint8.
+# Two arrays for each layer name. `weights`: w1 after the last epoch, float32, kernel's shape. `unflipped`: epochs since
+# each weight's sign flipped, uint8.
 Memory = dict[str, dict[str, jax.Array]]
 
 
-def remember(variables: Mapping[str, Any], layers: Sequence[BinaryLayer] | None = None) -> Memory:
-    """The memory before the first epoch that is measured."""
+def remember(variables: Mapping[str, Any], layers: Sequence[BinaryLayer]) -> Memory:
+    """Returns the memory for the first call of `measure_weights`.
+
+    Args:
+      variables: variables of the model before the first epoch that is measured.
+      layers: result of `binary_layers`.
+    """
     memory = {}
-    for layer in layers_in(variables) if layers is None else layers:
-        weights = layer.standardized(leaf(variables["params"], layer, "kernel")).astype(jnp.float32)
-        memory[layer.name] = {"weights": weights, "unflipped": jnp.zeros(weights.shape, jnp.uint8)}
+    for layer in layers:
+        weights = _standardized(layer.kernel_binarizer, layer.leaf(variables["params"], "kernel")).astype(jnp.float32)
+        memory[layer.path] = {"weights": weights, "unflipped": jnp.zeros(weights.shape, jnp.uint8)}
     return memory
 
 
 def measure_weights(
     variables: Mapping[str, Any],
     memory: Memory,
+    layers: Sequence[BinaryLayer],
     tau: jax.Array | float | None = None,
-    layers: Sequence[BinaryLayer] | None = None,
     *,
     dead_epochs: int = DEAD_EPOCHS,
     dead_update: float = DEAD_UPDATE,
 ) -> tuple[dict[str, jax.Array], Memory]:
-    """Measures every binary layer after an epoch; a pure function, to be jitted.
+    """Measures every binary layer after an epoch. The function is pure and can be jitted.
 
     Args:
-      variables: of a model that holds our layers.
-      memory: what the epoch before, or `remember`, gave.
-      tau: of the epoch that ended; None, and layers that do not clamp, count as 1.
-      layers: as `binary_layers` gives them; None finds them in the variables, see `layers_in`.
-      dead_epochs: at least 1 and at most 255; with
-      dead_update: what makes a weight dead, see above.
+      variables: variables of a model with layers of recu_jax.
+      memory: result of `remember`, or of the previous epoch's call.
+      layers: result of `binary_layers`; each layer is measured with its own kernel binarizer.
+      tau: tau of the epoch that ended. None counts as 1, and so does a binarizer that does not clamp.
+      dead_epochs: epochs without a flip that make a weight dead, from 1 to 255.
+      dead_update: largest update of a dead weight in one epoch, in units of b.
 
     Returns:
-      By name of the measure arrays of (layers,), in the order of `layers`, and the memory for the next epoch:
+      The measures, and the memory for the next epoch. Each measure is an array with one entry per layer, in the order
+      of `layers`:
 
       - `clipped`, `clipped_theory`: share of weights beyond +-Q(tau).
       - `dead`: share of dead weights.
-      - `flipped`: flip ratio, the share of weights with another sign than an epoch ago.
-      - `scale`: b; `laplace_distance`: how far the weights are from the Laplace fit (`measures.laplace_distance`).
+      - `flipped`: flip ratio, the share of weights whose sign differs from the previous epoch.
+      - `scale`: b.
+      - `laplace_distance`: distance of the weights from the Laplace fit (`measures.laplace_distance`).
       - `quantile`: Q(tau), infinite where nothing is clamped.
-      - `quantization_error`, `quantization_error_theory`, `entropy`, `entropy_theory`: of the clamped weights.
-      - `alpha_min`, `alpha_mean`, `alpha_max`: of the layer's scale; NaN where it has none.
+      - `quantization_error`, `quantization_error_theory`: of the clamped weights.
+      - `entropy`, `entropy_theory`: of the clamped weights, in nats.
+      - `alpha_min`, `alpha_mean`, `alpha_max`: of the layer's scale; NaN without a scale.
       - `histogram`: int32, (layers, measures.BINS), of w1 / b.
     """
-    layers = layers_in(variables) if layers is None else layers
     passed, kept = {}, {}
     for group in _alike(variables, layers):
-        stack = jnp.stack([leaf(variables["params"], layer, "kernel") for layer in group])
-        before = _stacked([memory[layer.name] for layer in group])
-        of_one = functools.partial(_pass_over, group[0], tau=tau, dead_epochs=dead_epochs, dead_update=dead_update)
+        stack = jnp.stack([layer.leaf(variables["params"], "kernel") for layer in group])
+        before = _stacked([memory[layer.path] for layer in group])
+        of_one = functools.partial(
+            _pass_over, group[0].kernel_binarizer, tau=tau, dead_epochs=dead_epochs, dead_update=dead_update
+        )
         results = jax.vmap(of_one)(stack, before)
         for i, layer in enumerate(group):
-            passed[layer.name], kept[layer.name] = jax.tree.map(lambda a, i=i: a[i], results)
-    together = _stacked([passed[layer.name] for layer in layers])
-    alpha = [_alpha(variables, layer, passed[layer.name]["quantile"]) for layer in layers]
+            passed[layer.path], kept[layer.path] = jax.tree.map(lambda a, i=i: a[i], results)
+    together = _stacked([passed[layer.path] for layer in layers])
+    alpha = [_alpha(variables, layer, passed[layer.path]["quantile"]) for layer in layers]
     return jax.vmap(_derive)(together) | _stacked(alpha), kept
 
 
 def by_layer(measured: Mapping[str, jax.Array], layers: Sequence[BinaryLayer]) -> dict[str, dict[str, Any]]:
-    """What `measure_weights` gave, on the host: by layer and name of the measure, numbers and NumPy arrays."""
+    """Moves the result of `measure_weights` to the host: numbers and NumPy arrays by layer and name of the measure."""
     measured = jax.device_get(measured)
-    return {layer.name: {name: values[i] for name, values in measured.items()} for i, layer in enumerate(layers)}
+    return {layer.path: {name: values[i] for name, values in measured.items()} for i, layer in enumerate(layers)}
 
 
 def _alike(variables, layers):
-    """Layers of the same shape and attributes: measured together, which compiles in a fraction of the time."""
+    """Groups layers of the same shape and binarizer. Measuring a group at once compiles much faster."""
     groups: dict[Any, list[BinaryLayer]] = {}
     for layer in layers:
-        kernel = leaf(variables["params"], layer, "kernel")
-        attributes = (layer.standardize, layer.b, layer.centre, layer.clamp)
-        groups.setdefault((kernel.shape, kernel.dtype, attributes), []).append(layer)
+        kernel = layer.leaf(variables["params"], "kernel")
+        groups.setdefault((kernel.shape, kernel.dtype, layer.kernel_binarizer), []).append(layer)
     return groups.values()
 
 
-def _pass_over(layer, kernel, before, tau, dead_epochs, dead_update):
-    """What needs the weights one by one: the ingredients of `_derive`, and the memory."""
-    weights = layer.standardized(kernel)
-    tau = jnp.asarray(tau if layer.clamp and tau is not None else 1.0, weights.dtype)
+def _standardized(binarizer: WeightBinarizer, kernel: jax.Array) -> jax.Array:
+    """Returns the weights before a clamp, in float32 or wider."""
+    return binarizer.standardized(kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32)))
+
+
+def _pass_over(binarizer, kernel, before, tau, dead_epochs, dead_update):
+    """Computes the measures that need the weights themselves: the inputs of `_derive`, and the memory."""
+    weights = _standardized(binarizer, kernel)
     scale = functional.laplace_scale(weights)
-    bound = functional.laplace_quantile(scale, tau)
+    bound = binarizer.bound(weights, tau)
+    # Without a clamp the theory of tau = 1 applies.
+    tau = jnp.where(jnp.isinf(bound), 1.0, 1.0 if tau is None else tau).astype(weights.dtype)
     now = weights.astype(jnp.float32)
     flips = functional.sign(now) != functional.sign(before["weights"])
     unflipped = jnp.where(flips, 0, jnp.minimum(before["unflipped"], _MOST_EPOCHS - 1) + 1).astype(jnp.uint8)
@@ -127,7 +142,7 @@ def _pass_over(layer, kernel, before, tau, dead_epochs, dead_update):
 
 
 def _derive(passed):
-    """The diagnostics of one layer; of all layers at once, or compilation would take seconds."""
+    """Computes the diagnostics of one layer. Its caller maps it over all layers, which saves seconds of compilation."""
     counts, scale, tau = passed["histogram"], passed["scale"], passed["tau"]
     clipped = (passed["below"], passed["above"])
     return {name: passed[name] for name in _AS_THEY_ARE} | {
@@ -145,11 +160,11 @@ def _stacked(trees):
 
 
 def _alpha(variables, layer, bound):
-    if layer.scale == "learned":
-        alpha = leaf(variables["params"], layer, "alpha")
-    elif layer.scale == "mean":
-        weights = layer.standardized(leaf(variables["params"], layer, "kernel"))
-        alpha = functional.computed_alpha(jnp.clip(weights, -bound, bound))
+    if layer.alpha == "learned":
+        alpha = layer.leaf(variables["params"], "alpha")
+    elif layer.alpha == "mean":
+        weights = _standardized(layer.kernel_binarizer, layer.leaf(variables["params"], "kernel"))
+        alpha = functional.mean_alpha(jnp.clip(weights, -bound, bound))
     else:
         alpha = jnp.full(1, jnp.nan)
     return {"alpha_min": alpha.min(), "alpha_mean": alpha.mean(), "alpha_max": alpha.max()}

@@ -16,16 +16,16 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     **react_resnet.MODELS,
     **resnet.MODELS,
 }
-# Models that a 1-bit `conv` makes no sense in: after their relu every sign is +1.
+# Models that cannot take a 1-bit `conv`: after their relu every sign is +1.
 FULL_PRECISION = frozenset(resnet.MODELS)
-# Models whose nonlinearity is a part of them: relu, and ReActNet's RPReLU.
+# Models with a fixed nonlinearity: relu, or ReActNet's RPReLU.
 OWN_NONLINEARITY = FULL_PRECISION | frozenset(react_resnet.MODELS)
 
 
 def create_model(
     name: str, num_classes: int = 10, dtype: Any = None, param_dtype: Any = jnp.float32, **kwargs: Any
 ) -> nn.Module:
-    """A model of SPEC.md section 6.
+    """Creates a model of SPEC.md section 6.
 
         model = create_model("cifar_resnet20")
         variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
@@ -34,15 +34,15 @@ def create_model(
 
     Args:
       name: a key of `MODELS`.
-      num_classes: width of the logits.
-      dtype: of the computation; None infers it from input and parameters, as in Flax.
-      param_dtype: of the parameters; keep float32 (or float64) also where `dtype` is bfloat16.
-      **kwargs: fields of the model, such as `widths`, `norm_axis`, `nonlinearity`, or `conv`: with
-        `conv=recu_jax.layers.Conv` it is its own full-precision twin. The models in `FULL_PRECISION` are that without
-        it.
+      num_classes: number of logits.
+      dtype: dtype of the computation; None infers it from input and parameters, as in Flax.
+      param_dtype: dtype of the parameters. Keep float32 (or float64) even if `dtype` is bfloat16.
+      **kwargs: fields of the model, such as `widths`, `norm_axis`, `nonlinearity` or `conv`.
+        `conv=recu_jax.layers.Conv` makes the full-precision twin. The models in `FULL_PRECISION` are always full
+        precision.
 
     Raises:
-      UserError: no model of this name.
+      UserError: there is no model of this name.
     """
     if name not in MODELS:
         raise unknown("model", name, sorted(MODELS))

@@ -1,4 +1,4 @@
-"""Batch normalisation with Flax's variables and PyTorch's constants, its backward pass written out."""
+"""Batch normalization with Flax's variables, PyTorch's constants and a hand-written backward pass."""
 
 import functools
 from collections.abc import Callable
@@ -9,24 +9,28 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from recu_jax.conv import per_channel
-from recu_jax.sums import sum_rows
+from recu_jax.ops.conv import per_channel
+from recu_jax.ops.reductions import sum_rows
 
 EPSILON = 1e-5
 MOMENTUM = 0.9
 
 
 class BatchNorm(nn.Module):
-    """Normalises each channel, the last axis, over all others; a drop-in for `nn.BatchNorm`.
+    """Normalizes each channel, the last axis, over all other axes; a drop-in for `nn.BatchNorm`.
 
-    Autodiff leaves the sums of the backward pass to XLA, whose CPU compiler is slow at them; here forward and
-    backward take one pass of `recu_jax.sums` each. Statistics are float32 at least. The running variance is biased,
-    as Flax's is; PyTorch's is n / (n - 1) times that.
+    With autodiff XLA computes the sums of the backward pass, and its CPU compiler is slow at them. Here the forward and
+    the backward pass compute their sums with `recu_jax.ops.reductions`.
+
+    Statistics are float32 or wider. The running variance is biased, as in Flax. PyTorch's is n / (n - 1) times as
+    large.
 
     Variables: `params/scale`, `params/bias`, `batch_stats/mean`, `batch_stats/var`, all (channels,).
 
     Attributes:
-      axis_name: mapped axis over which the statistics are averaged; None for each device's own.
+      dtype: dtype of the result; None infers it from the input and `param_dtype`.
+      param_dtype: dtype of the variables.
+      axis_name: mapped axis over which the statistics are averaged; with None each device has its own.
       scale_init: initializer of `scale`.
     """
 
@@ -37,7 +41,16 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:
-        """Normalises x of (..., channels) by its own statistics and moves the running ones, or by the running ones."""
+        """Normalizes x.
+
+        Args:
+          x: (..., channels).
+          use_running_average: True normalizes by the running statistics. False normalizes by the statistics of x and
+            updates the running ones.
+
+        Returns:
+          The normalized x, in the shape of x.
+        """
         channels = x.shape[-1:]
         scale = self.param("scale", self.scale_init, channels, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros_init(), channels, self.param_dtype)
@@ -49,7 +62,7 @@ class BatchNorm(nn.Module):
             wide = x.astype(factor.dtype)
             y = (wide - per_channel(running_mean.value, wide)) * per_channel(factor, wide) + per_channel(bias, wide)
             return y.astype(dtype)
-        # While variables are made there is no mapped axis.
+        # `init` runs outside of the mapped axis.
         axis_name = None if self.is_initializing() else self.axis_name
         y, mean, var = normalize(x, scale, bias, axis_name)
         if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
@@ -59,7 +72,7 @@ class BatchNorm(nn.Module):
 
 
 def _average(x: jax.Array, axis_name: str | None) -> jax.Array:
-    """Mean over rows of (rows, channels), and over the mapped axis."""
+    """Averages the rows of x, (rows, channels), and over the mapped axis."""
     mean = sum_rows(x) / x.shape[0]
     return mean if axis_name is None else lax.pmean(mean, axis_name)
 
@@ -68,7 +81,7 @@ def _average(x: jax.Array, axis_name: str | None) -> jax.Array:
 def normalize(
     x: jax.Array, scale: jax.Array, bias: jax.Array, axis_name: str | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`(x - mean) / sqrt(var + 1e-5) * scale + bias` per channel, in the dtype of `scale`.
+    """Computes `(x - mean) / sqrt(var + 1e-5) * scale + bias` per channel, in the dtype of `scale`.
 
     Args:
       x: (..., channels).
@@ -76,7 +89,8 @@ def normalize(
       axis_name: mapped axis over which mean and variance are averaged, or None.
 
     Returns:
-      The result, and the mean and biased variance of `x`; the latter two carry no gradient.
+      The result, in the shape of x, and the mean and the biased variance of x, (channels,). Mean and variance carry no
+      gradient.
     """
     return _normalize_fwd(x, scale, bias, axis_name)[0]
 

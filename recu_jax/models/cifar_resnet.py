@@ -1,7 +1,7 @@
-"""Residual networks for 32x32 images (SPEC.md section 6): `cifar_resnet20` and `cifar_resnet18`, and their kin.
+"""Residual networks for 32x32 images (SPEC.md section 6), such as `cifar_resnet20` and `cifar_resnet18`.
 
-First convolution and last linear layer are full precision, all else 1 bit. Submodules bear the names of the official
-state_dicts, with `_` for `.` between a stage and its blocks.
+The first convolution and the last linear layer are full precision. All other convolutions are 1 bit. Submodules have
+the names of the official state_dicts, with `_` instead of `.` between a stage and its blocks.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,11 @@ from recu_jax.models.parts import PAD_1, LastLinear, check_halved_evenly, first_
 
 
 def shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
-    """Identity, or without parameters: 2x2 average pooling and zero channels, half before and half after."""
+    """Shortcut without parameters, (batch, height, width, channels).
+
+    At stride 2 it halves the image by 2x2 average pooling. It adds missing channels as zeros, half of them before and
+    half after the others.
+    """
     if stride != 1:
         x = nn.avg_pool(x, (stride, stride), (stride, stride))
     extra = features - x.shape[-1]
@@ -26,7 +30,10 @@ def shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
 
 
 class TwoShortcutBlock(nn.Module):
-    """`y = hardtanh(BN(conv(x)) + short(x))`, `z = hardtanh(BN(conv(y)) + y)`, or another nonlinearity."""
+    """`y = hardtanh(BN(conv(x)) + short(x))`, `z = hardtanh(BN(conv(y)) + y)`.
+
+    The field `nonlinearity` may replace hardtanh.
+    """
 
     features: int
     stride: int
@@ -35,17 +42,22 @@ class TwoShortcutBlock(nn.Module):
     nonlinearity: Callable[[jax.Array, str], jax.Array]
 
     @nn.compact
-    def __call__(self, x: jax.Array, tau: jax.Array | float | None, train: bool) -> jax.Array:
-        y = self.conv(self.features, strides=self.stride, name="conv1")(x, tau=tau, train=train)
+    def __call__(
+        self, x: jax.Array, tau: jax.Array | float | None, progress: jax.Array | float | None, train: bool
+    ) -> jax.Array:
+        y = self.conv(self.features, strides=self.stride, name="conv1")(x, tau=tau, progress=progress, train=train)
         y = self.norm(name="bn1")(y, use_running_average=not train)
         x = self.nonlinearity(y + shortcut(x, self.features, self.stride), "nonlinear1")
-        y = self.conv(self.features, name="conv2")(x, tau=tau, train=train)
+        y = self.conv(self.features, name="conv2")(x, tau=tau, progress=progress, train=train)
         y = self.norm(name="bn2")(y, use_running_average=not train)
         return self.nonlinearity(y + x, "nonlinear2")
 
 
 class OneShortcutBlock(nn.Module):
-    """`y = hardtanh(BN(conv(x)))`, `z = hardtanh(BN(conv(y)) + short(x))`, or another nonlinearity."""
+    """`y = hardtanh(BN(conv(x)))`, `z = hardtanh(BN(conv(y)) + short(x))`.
+
+    The field `nonlinearity` may replace hardtanh.
+    """
 
     features: int
     stride: int
@@ -54,25 +66,30 @@ class OneShortcutBlock(nn.Module):
     nonlinearity: Callable[[jax.Array, str], jax.Array]
 
     @nn.compact
-    def __call__(self, x: jax.Array, tau: jax.Array | float | None, train: bool) -> jax.Array:
-        y = self.conv(self.features, strides=self.stride, name="conv1")(x, tau=tau, train=train)
+    def __call__(
+        self, x: jax.Array, tau: jax.Array | float | None, progress: jax.Array | float | None, train: bool
+    ) -> jax.Array:
+        y = self.conv(self.features, strides=self.stride, name="conv1")(x, tau=tau, progress=progress, train=train)
         y = self.nonlinearity(self.norm(name="bn1")(y, use_running_average=not train), "nonlinear1")
-        y = self.conv(self.features, name="conv2")(y, tau=tau, train=train)
+        y = self.conv(self.features, name="conv2")(y, tau=tau, progress=progress, train=train)
         y = self.norm(name="bn2")(y, use_running_average=not train)
         return self.nonlinearity(y + shortcut(x, self.features, self.stride), "nonlinear2")
 
 
 class CifarResNet(nn.Module):
-    """Stages of residual blocks between a 3x3 convolution and mean, batch norm, linear.
+    """A 3x3 convolution, stages of residual blocks, global mean, batch norm and a linear layer.
 
     Attributes:
-      stage_sizes: blocks per stage; the first block of every stage but the first has stride 2.
-      widths: channels per stage; the first convolution has those of the first stage.
+      stage_sizes: blocks per stage. The first block of every stage except the first stage has stride 2.
+      widths: channels per stage. The first convolution has as many channels as the first stage.
       block: `TwoShortcutBlock` or `OneShortcutBlock`.
       stem_activation: whether hardtanh follows the first batch norm.
-      conv: what stands in the blocks; `recu_jax.layers.Conv` makes the full-precision twin.
-      norm_axis: name of the mapped axis over which batch norm averages; None for per-device statistics.
-      nonlinearity: in the blocks, one of `parts.NONLINEARITIES`.
+      num_classes: number of logits.
+      dtype: dtype of the computation; None infers it from input and parameters.
+      param_dtype: dtype of the parameters.
+      conv: convolution of the blocks; `recu_jax.layers.Conv` makes the full-precision twin.
+      norm_axis: name of the mapped axis over which batch norm averages; with None each device has its own statistics.
+      nonlinearity: nonlinearity of the blocks, one of `parts.NONLINEARITIES`.
     """
 
     stage_sizes: Sequence[int]
@@ -87,11 +104,26 @@ class CifarResNet(nn.Module):
     nonlinearity: str = "hard_tanh"
 
     @nn.compact
-    def __call__(self, x: jax.Array, tau: jax.Array | float | None = None, train: bool = False) -> jax.Array:
-        """Logits, (batch, num_classes), of normalised images, (batch, height, width, channels).
+    def __call__(
+        self,
+        x: jax.Array,
+        tau: jax.Array | float | None = None,
+        train: bool = False,
+        progress: jax.Array | float | None = None,
+    ) -> jax.Array:
+        """Computes logits.
+
+        Args:
+          x: normalized images, (batch, height, width, channels).
+          tau: in (0.5, 1], or None; see `recu_jax.BinaryConv`.
+          train: whether to train.
+          progress: share of the training that is over, from 0 to 1, for annealed binarizers.
+
+        Returns:
+          (batch, num_classes).
 
         Raises:
-          UserError: a side of the images cannot be halved at every stage but the first.
+          UserError: height or width cannot be halved once for each stage after the first.
         """
         check_halved_evenly(x, x, len(self.stage_sizes) - 1)
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -102,7 +134,7 @@ class CifarResNet(nn.Module):
         if self.stem_activation:
             x = jax.nn.hard_tanh(x)
         block = partial(self.block, conv=conv, norm=norm, nonlinearity=nonlinearity(self.nonlinearity, **types))
-        x = stages(x, block, self.stage_sizes, self.widths, tau, train)
+        x = stages(x, block, self.stage_sizes, self.widths, tau, progress, train)
         x = x.mean((1, 2))
         x = norm(name="bn2")(x, use_running_average=not train)
         return LastLinear(self.num_classes, name="linear", **types)(x)
@@ -113,13 +145,13 @@ _resnet18_like = partial(CifarResNet, block=OneShortcutBlock, stem_activation=Fa
 
 MODELS = {
     "cifar_resnet20": partial(_resnet20_like, stage_sizes=(3, 3, 3), widths=(16, 32, 64)),
-    # Of its kin the least that is still one, for experiments of many runs.
+    # The smallest ResNet of this family, for experiments with many runs.
     "cifar_resnet8": partial(_resnet20_like, stage_sizes=(1, 1, 1), widths=(16, 32, 64)),
     "cifar_resnet18": partial(_resnet18_like, stage_sizes=(2, 2, 2, 2), widths=(64, 128, 256, 512)),
     "cifar_resnet18a": partial(_resnet18_like, stage_sizes=(2, 2, 2, 2), widths=(32, 32, 64, 128)),
     "cifar_resnet18b": partial(_resnet18_like, stage_sizes=(2, 2, 2, 2), widths=(32, 64, 128, 256)),
     "cifar_resnet18c": partial(_resnet18_like, stage_sizes=(2, 2, 2, 2), widths=(64, 64, 128, 256)),
     "cifar_resnet34": partial(_resnet18_like, stage_sizes=(3, 4, 6, 3), widths=(64, 128, 256, 512)),
-    # Three blocks for the 8x8 digits: the demonstration that needs no download.
+    # Three blocks, for the 8x8 digits. This demonstration needs no download.
     "digits_resnet8": partial(_resnet20_like, stage_sizes=(1, 1, 1), widths=(64, 64, 128)),
 }

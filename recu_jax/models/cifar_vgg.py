@@ -13,19 +13,22 @@ from recu_jax.layers import BinaryConv
 from recu_jax.models.batch_norm import BatchNorm
 from recu_jax.models.parts import PAD_1, first_conv, nonlinearity
 
-# N(0, sqrt(2 / (k k C_out))): fan-out, where the residual networks take fan-in.
+# N(0, sqrt(2 / (k k C_out))). It uses the fan-out; the residual networks use the fan-in.
 _fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class CifarVgg(nn.Module):
-    """Six 3x3 convolutions, three 2x2 max-poolings, one linear layer.
+    """Six 3x3 convolutions, three 2x2 max poolings and one linear layer.
 
     Attributes:
-      widths: channels of the convolutions, the first of which is full precision.
-      pooled: indices of the convolutions that a max-pooling follows, before the batch norm.
-      conv: what the others are; `recu_jax.layers.Conv` makes the full-precision twin.
-      norm_axis: name of the mapped axis over which batch norm averages; None for per-device statistics.
-      nonlinearity: after all but the first, one of `parts.NONLINEARITIES`.
+      widths: channels of the convolutions; the first convolution is full precision.
+      pooled: indices of the convolutions that a max pooling follows, before the batch norm.
+      num_classes: number of logits.
+      dtype: dtype of the computation; None infers it from input and parameters.
+      param_dtype: dtype of the parameters.
+      conv: all convolutions except the first; `recu_jax.layers.Conv` makes the full-precision twin.
+      norm_axis: name of the mapped axis over which batch norm averages; with None each device has its own statistics.
+      nonlinearity: nonlinearity after all convolutions except the first, one of `parts.NONLINEARITIES`.
     """
 
     widths: Sequence[int] = (128, 128, 256, 256, 512, 512)
@@ -38,11 +41,26 @@ class CifarVgg(nn.Module):
     nonlinearity: str = "hard_tanh"
 
     @nn.compact
-    def __call__(self, x: jax.Array, tau: jax.Array | float | None = None, train: bool = False) -> jax.Array:
-        """Logits, (batch, num_classes), of normalised images, (batch, height, width, channels).
+    def __call__(
+        self,
+        x: jax.Array,
+        tau: jax.Array | float | None = None,
+        train: bool = False,
+        progress: jax.Array | float | None = None,
+    ) -> jax.Array:
+        """Computes logits.
+
+        Args:
+          x: normalized images, (batch, height, width, channels).
+          tau: in (0.5, 1], or None; see `recu_jax.BinaryConv`.
+          train: whether to train.
+          progress: share of the training that is over, from 0 to 1, for annealed binarizers.
+
+        Returns:
+          (batch, num_classes).
 
         Raises:
-          UserError: images that the poolings leave nothing of.
+          UserError: a side of the images is smaller than 2 to the number of poolings.
         """
         least = 2 ** len(self.pooled)
         if min(x.shape[1:3]) < least:
@@ -54,13 +72,13 @@ class CifarVgg(nn.Module):
                 x = first_conv(features, kernel_init=_fan_out_normal, name="conv0", **types)(x)
             else:
                 conv = partial(self.conv, kernel_size=(3, 3), padding=PAD_1, kernel_init=_fan_out_normal, **types)
-                x = conv(features, name=f"conv{i}")(x, tau=tau, train=train)
+                x = conv(features, name=f"conv{i}")(x, tau=tau, progress=progress, train=train)
             if i in self.pooled:
                 x = nn.max_pool(x, (2, 2), (2, 2))
             norm = BatchNorm(axis_name=self.norm_axis, name=f"bn{i}", **types)
             x = norm(x, use_running_average=not train)
             x = nonlinear(x, f"nonlinear{i}") if i else jax.nn.hard_tanh(x)
-        # PyTorch's order (channel, row, column), so that the linear weights are the same matrix in both.
+        # PyTorch's order (channel, row, column), so that the linear layer has the same matrix as in PyTorch.
         x = jnp.transpose(x, (0, 3, 1, 2)).reshape(x.shape[0], -1)
         return nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01), name="fc", **types)(x)
 

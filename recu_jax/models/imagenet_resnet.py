@@ -1,7 +1,7 @@
 """Residual networks for 224x224 images (SPEC.md section 6): `imagenet_resnet18` and `imagenet_resnet34`.
 
-Stem, projection shortcuts and last linear layer are full precision, all else 1 bit. Submodules bear the names of the
-official state_dicts, with `_` for `.` before a number.
+Stem, projection shortcuts and last linear layer are full precision. All other convolutions are 1 bit. Submodules have
+the names of the official state_dicts, with `_` instead of `.` before a number.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,14 +25,15 @@ from recu_jax.models.parts import (
     stem_pool,
 )
 
-# Every batch norm's scale but the last one's (SPEC.md 6): a block begins as its shortcut alone.
+# Initial scale of every batch norm except the last (SPEC.md 6). With it a block initially equals its shortcut.
 SMALL_SCALE = 1e-8
 
 
 class ProjectionBlock(nn.Module):
-    """`y = hardtanh(BN(conv(x)) + short(x))`, `z = hardtanh(BN(conv(y)) + y)`; `short` projects where shapes change.
+    """`y = hardtanh(BN(conv(x)) + short(x))`, `z = hardtanh(BN(conv(y)) + y)`.
 
-    Or with another nonlinearity.
+    `short` is a projection where the shape changes, and otherwise the identity. The field `nonlinearity` may replace
+    hardtanh.
     """
 
     features: int
@@ -43,25 +44,30 @@ class ProjectionBlock(nn.Module):
     nonlinearity: Callable[[jax.Array, str], jax.Array]
 
     @nn.compact
-    def __call__(self, x: jax.Array, tau: jax.Array | float | None, train: bool) -> jax.Array:
-        y = self.conv(self.features, strides=self.stride, name="conv1")(x, tau=tau, train=train)
+    def __call__(
+        self, x: jax.Array, tau: jax.Array | float | None, progress: jax.Array | float | None, train: bool
+    ) -> jax.Array:
+        y = self.conv(self.features, strides=self.stride, name="conv1")(x, tau=tau, progress=progress, train=train)
         y = self.norm(name="bn1")(y, use_running_average=not train)
         x = y + projection(x, self.features, self.stride, self.shortcut_conv, self.norm, train)
         x = self.nonlinearity(x, "nonlinear1")
-        y = self.conv(self.features, name="conv2")(x, tau=tau, train=train)
+        y = self.conv(self.features, name="conv2")(x, tau=tau, progress=progress, train=train)
         y = self.norm(name="bn2")(y, use_running_average=not train)
         return self.nonlinearity(y + x, "nonlinear2")
 
 
 class ImagenetResNet(nn.Module):
-    """Stages of residual blocks between a 7x7 convolution with max pooling and mean, batch norm, linear.
+    """A 7x7 convolution, max pooling, stages of residual blocks, global mean, batch norm and a linear layer.
 
     Attributes:
-      stage_sizes: blocks per stage; the first block of every stage but the first has stride 2.
-      widths: channels per stage; the first convolution has those of the first stage.
-      conv: what stands in the blocks; `recu_jax.layers.Conv` makes the full-precision twin.
-      norm_axis: name of the mapped axis over which batch norm averages; None for per-device statistics.
-      nonlinearity: in the blocks, one of `parts.NONLINEARITIES`.
+      stage_sizes: blocks per stage. The first block of every stage except the first stage has stride 2.
+      widths: channels per stage. The first convolution has as many channels as the first stage.
+      num_classes: number of logits.
+      dtype: dtype of the computation; None infers it from input and parameters.
+      param_dtype: dtype of the parameters.
+      conv: convolution of the blocks; `recu_jax.layers.Conv` makes the full-precision twin.
+      norm_axis: name of the mapped axis over which batch norm averages; with None each device has its own statistics.
+      nonlinearity: nonlinearity of the blocks, one of `parts.NONLINEARITIES`.
     """
 
     stage_sizes: Sequence[int]
@@ -74,8 +80,24 @@ class ImagenetResNet(nn.Module):
     nonlinearity: str = "hard_tanh"
 
     @nn.compact
-    def __call__(self, x: jax.Array, tau: jax.Array | float | None = None, train: bool = False) -> jax.Array:
-        """Logits, (batch, num_classes), of normalised images, (batch, height, width, channels)."""
+    def __call__(
+        self,
+        x: jax.Array,
+        tau: jax.Array | float | None = None,
+        train: bool = False,
+        progress: jax.Array | float | None = None,
+    ) -> jax.Array:
+        """Computes logits.
+
+        Args:
+          x: normalized images, (batch, height, width, channels).
+          tau: in (0.5, 1], or None; see `recu_jax.BinaryConv`.
+          train: whether to train.
+          progress: share of the training that is over, from 0 to 1, for annealed binarizers.
+
+        Returns:
+          (batch, num_classes).
+        """
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = partial(self.conv, kernel_size=(3, 3), padding=PAD_1, kernel_init=kaiming_normal, **types)
         norm = partial(BatchNorm, axis_name=self.norm_axis, **types)
@@ -89,7 +111,7 @@ class ImagenetResNet(nn.Module):
         )
         x = stem_conv(self.widths[0], name="conv1", **types)(x)
         x = stem_pool(jax.nn.hard_tanh(small_norm(name="bn1")(x, use_running_average=not train)))
-        x = stages(x, block, self.stage_sizes, self.widths, tau, train)
+        x = stages(x, block, self.stage_sizes, self.widths, tau, progress, train)
         x = x.mean((1, 2))
         x = norm(name="bn2")(x, use_running_average=not train)
         return LastLinear(self.num_classes, name="fc", **types)(x)

@@ -9,36 +9,38 @@ import jax
 import jax.numpy as jnp
 
 from recu_jax.binarizers.react import RPRelu
-from recu_jax.conv import per_channel
 from recu_jax.errors import UserError, unknown
 from recu_jax.layers import kaiming_normal
+from recu_jax.ops.conv import per_channel
 
-# PyTorch's padding=1. Not "SAME", which at stride 2 pads 0 before and 1 after.
+# PyTorch's padding=1. "SAME" differs: at stride 2 it pads 0 before and 1 after.
 PAD_1 = ((1, 1), (1, 1))
 PAD_3 = ((3, 3), (3, 3))
-# What may stand between the binary convolutions of the models that have hardtanh there in the paper.
+# Nonlinearities between the binary convolutions. The paper's models use hardtanh.
 NONLINEARITIES = ("hard_tanh", "rprelu")
 
 first_conv = partial(nn.Conv, kernel_size=(3, 3), padding=PAD_1, use_bias=False, kernel_init=kaiming_normal)
-# What stands before the stages of a network for 224x224 images, and between two of them.
+# The first convolution of a network for 224x224 images.
 stem_conv = partial(first_conv, kernel_size=(7, 7), strides=2, padding=PAD_3)
 pointwise_conv = partial(first_conv, kernel_size=(1, 1), padding="VALID")
 
 
 def stem_pool(x: jax.Array) -> jax.Array:
-    """3x3 max pooling, stride 2, padding 1: (batch, height, width, channels) to half the height and width."""
+    """3x3 max pooling with stride 2 and padding 1: halves height and width of (batch, height, width, channels)."""
     return nn.max_pool(x, (3, 3), (2, 2), PAD_1)
 
 
 def nonlinearity(kind: str, **types: Any) -> Callable[[jax.Array, str], jax.Array]:
-    """A function of x and a name, called within a module, whose submodule of that name it becomes if it has variables.
+    """Returns a function of x and a name that applies a nonlinearity.
+
+    Call the function within a module. If the nonlinearity has variables, it becomes the submodule of this name.
 
     Args:
       kind: one of `NONLINEARITIES`.
       **types: `dtype` and `param_dtype`.
 
     Raises:
-      UserError: no such nonlinearity.
+      UserError: there is no such nonlinearity.
     """
     if kind not in NONLINEARITIES:
         raise unknown("nonlinearity", kind, NONLINEARITIES)
@@ -55,9 +57,9 @@ def projection(
     norm: Callable[..., nn.Module],
     train: bool,
 ) -> jax.Array:
-    """Shortcut of a block: `x` itself, or where its shape changes a 1x1 convolution and batch norm.
+    """Shortcut of a block: `x` itself, or a 1x1 convolution and batch norm where the shape changes.
 
-    Called within a block, whose submodules `downsample_0` and `downsample_1` they become.
+    Call it within a block. The layers become the block's submodules `downsample_0` and `downsample_1`.
     """
     if stride == 1 and x.shape[-1] == features:
         return x
@@ -66,11 +68,12 @@ def projection(
 
 
 def check_halved_evenly(images: jax.Array, maps: jax.Array, times: int) -> None:
-    """Raises UserError unless both sides of `maps` can be halved `times` times, as shortcuts by 2x2 pooling need.
+    """Raises UserError unless both sides of `maps` can be halved `times` times. Shortcuts with 2x2 pooling need this.
 
     Args:
-      images, maps: (batch, height, width, channels); what came in, for the message, and what the stages are given.
-      times: how many stages have stride 2.
+      images: input of the model, (batch, height, width, channels), for the message.
+      maps: input of the stages, (batch, height, width, channels).
+      times: number of stages with stride 2.
     """
     if any(side == 0 or side % 2**times for side in maps.shape[1:3]):
         height, width = images.shape[1:3]
@@ -81,7 +84,10 @@ def check_halved_evenly(images: jax.Array, maps: jax.Array, times: int) -> None:
 
 
 def blocks(stage_sizes: Sequence[int], widths: Sequence[int]) -> Iterator[tuple[str, int, int]]:
-    """Name (`layer1_0`, ...), channels and stride of each residual block; the first of every stage but one has 2."""
+    """Yields name (`layer1_0`, ...), channels and stride of each residual block.
+
+    The stride is 2 in the first block of every stage except the first stage, and otherwise 1.
+    """
     for stage, (size, features) in enumerate(zip(stage_sizes, widths, strict=True), start=1):
         for i in range(size):
             yield f"layer{stage}_{i}", features, 2 if stage > 1 and i == 0 else 1
@@ -93,16 +99,17 @@ def stages(
     stage_sizes: Sequence[int],
     widths: Sequence[int],
     tau: jax.Array | float | None,
+    progress: jax.Array | float | None,
     train: bool,
 ) -> jax.Array:
-    """The `blocks` of a residual network, one after the other; called within it, whose submodules they become."""
+    """Applies all `blocks` of a residual network. Call it within the network: the blocks become its submodules."""
     for name, features, stride in blocks(stage_sizes, widths):
-        x = block(features, stride, name=name)(x, tau, train)
+        x = block(features, stride, name=name)(x, tau, progress, train)
     return x
 
 
 class LastLinear(nn.Module):
-    """Dense layer with weights and bias U(+-1/sqrt(in_features)), as PyTorch initialises it (SPEC.md 6)."""
+    """Dense layer with weights and bias from U(+-1/sqrt(in_features)), PyTorch's initialization (SPEC.md 6)."""
 
     features: int
     dtype: Any = None

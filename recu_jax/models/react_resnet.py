@@ -1,8 +1,10 @@
 """ReActNet-style residual networks for 224x224 images (SPEC.md section 6): `react_resnet18` and `react_resnet34`.
 
-One convolution a block, with learned shifts before and after the nonlinearity. The same network with real weights,
-`recu_jax.layers.Conv` for `conv`, is not yet its first training stage: that keeps the activations binary. Submodules
-bear the names of the official state_dicts, with `_` for `.` before a number.
+Each block has one convolution, and learned shifts before and after the nonlinearity. Submodules have the names of the
+official state_dicts, with `_` instead of `.` before a number.
+
+Stage 1 of two-stage training needs real weights and binary activations:
+`conv=partial(BinaryConv, binary_weights=False)`. `conv=recu_jax.layers.Conv` makes the activations real too.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,9 +30,10 @@ from recu_jax.models.parts import (
 
 
 class ReactBlock(nn.Module):
-    """`move2(PReLU(move1(BN(conv(move0(x))) + short(x))))`; `move0` and the sign are RSign, the other three RPReLU.
+    """`move2(PReLU(move1(BN(conv(move0(x))) + short(x))))`.
 
-    `short` is the identity, or where the shape changes 2x2 average pooling, a 1x1 convolution and batch norm.
+    `move0` and the sign of `conv` form RSign. `move1`, PReLU and `move2` form RPReLU. Where the shape changes, `short`
+    is 2x2 average pooling, a 1x1 convolution and batch norm. Otherwise it is the identity.
     """
 
     features: int
@@ -41,28 +44,33 @@ class ReactBlock(nn.Module):
     types: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, tau: jax.Array | float | None, train: bool) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, tau: jax.Array | float | None, progress: jax.Array | float | None, train: bool
+    ) -> jax.Array:
         y = Move(name="move0", **self.types)(x)
-        y = self.conv(self.features, strides=self.stride, name="conv")(y, tau=tau, train=train)
+        y = self.conv(self.features, strides=self.stride, name="conv")(y, tau=tau, progress=progress, train=train)
         y = self.norm(name="bn")(y, use_running_average=not train)
         if self.stride != 1 or x.shape[-1] != self.features:
             x = nn.avg_pool(x, (2, 2), (self.stride, self.stride))
             x = self.shortcut_conv(self.features, name="downsample_1")(x)
             x = self.norm(name="downsample_2")(x, use_running_average=not train)
         nonlinearity = RPRelu(**self.types)
-        # Its parts have the official names in the block itself, not in a submodule of it.
+        # In the official names the moves and PReLU belong to the block itself. RPReLU has no submodule of its own.
         nn.share_scope(self, nonlinearity)
         return nonlinearity(y + x)
 
 
 class ReactResNet(nn.Module):
-    """Stages of one-convolution blocks between a 7x7 convolution with max pooling and mean, linear.
+    """A 7x7 convolution, max pooling, stages of one-convolution blocks, global mean and a linear layer.
 
     Attributes:
-      stage_sizes: blocks per stage; the first block of every stage but the first has stride 2.
-      widths: channels per stage; the first convolution has those of the first stage.
-      conv: what stands in the blocks; `recu_jax.layers.Conv` makes the full-precision twin.
-      norm_axis: name of the mapped axis over which batch norm averages; None for per-device statistics.
+      stage_sizes: blocks per stage. The first block of every stage except the first stage has stride 2.
+      widths: channels per stage. The first convolution has as many channels as the first stage.
+      num_classes: number of logits.
+      dtype: dtype of the computation; None infers it from input and parameters.
+      param_dtype: dtype of the parameters.
+      conv: convolution of the blocks; `recu_jax.layers.Conv` makes the full-precision twin.
+      norm_axis: name of the mapped axis over which batch norm averages; with None each device has its own statistics.
     """
 
     stage_sizes: Sequence[int]
@@ -74,11 +82,26 @@ class ReactResNet(nn.Module):
     norm_axis: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, tau: jax.Array | float | None = None, train: bool = False) -> jax.Array:
-        """Logits, (batch, num_classes), of normalised images, (batch, height, width, channels).
+    def __call__(
+        self,
+        x: jax.Array,
+        tau: jax.Array | float | None = None,
+        train: bool = False,
+        progress: jax.Array | float | None = None,
+    ) -> jax.Array:
+        """Computes logits.
+
+        Args:
+          x: normalized images, (batch, height, width, channels).
+          tau: in (0.5, 1], or None; see `recu_jax.BinaryConv`.
+          train: whether to train.
+          progress: share of the training that is over, from 0 to 1, for annealed binarizers.
+
+        Returns:
+          (batch, num_classes).
 
         Raises:
-          UserError: a quarter of a side of the images cannot be halved at every stage but the first.
+          UserError: a quarter of the height or width cannot be halved once for each stage after the first.
         """
         images = x
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -89,7 +112,7 @@ class ReactResNet(nn.Module):
         x = stem_conv(self.widths[0], name="conv", **types)(x)
         x = stem_pool(norm(name="bn")(x, use_running_average=not train))
         check_halved_evenly(images, x, len(self.stage_sizes) - 1)
-        x = stages(x, block, self.stage_sizes, self.widths, tau, train)
+        x = stages(x, block, self.stage_sizes, self.widths, tau, progress, train)
         return LastLinear(self.num_classes, name="fc", **types)(x.mean((1, 2)))
 
 

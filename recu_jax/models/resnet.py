@@ -1,8 +1,8 @@
 """Full-precision residual networks for 224x224 images, the teachers of the two-stage recipe (SPEC.md section 7).
 
-He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv 1512.03385; in `resnet50` the 3x3
-convolution of a block has its stride, not the first one ("v1.5"). Names, shapes and initialisation are those of
-torchvision, whose weight files `recu_jax.torch_import` reads.
+He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv 1512.03385. In `resnet50` the 3x3
+convolution of a block has the stride, not the first 1x1 convolution ("v1.5"). Names, shapes and initialization are
+those of torchvision. `recu_jax.pytorch` reads torchvision's weight files.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,16 +30,18 @@ class BasicBlock(nn.Module):
     shortcut_conv: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, x: jax.Array, tau: jax.Array | float | None, train: bool) -> jax.Array:
-        y = self.conv(self.features, strides=self.stride, name="conv1")(x, tau=tau, train=train)
+    def __call__(
+        self, x: jax.Array, tau: jax.Array | float | None, progress: jax.Array | float | None, train: bool
+    ) -> jax.Array:
+        y = self.conv(self.features, strides=self.stride, name="conv1")(x, tau=tau, progress=progress, train=train)
         y = nn.relu(self.norm(name="bn1")(y, use_running_average=not train))
-        y = self.conv(self.features, name="conv2")(y, tau=tau, train=train)
+        y = self.conv(self.features, name="conv2")(y, tau=tau, progress=progress, train=train)
         y = self.norm(name="bn2")(y, use_running_average=not train)
         return nn.relu(y + projection(x, self.features, self.stride, self.shortcut_conv, self.norm, train))
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions, the last with four times the channels, and one shortcut over them."""
+    """1x1, 3x3 and 1x1 convolutions with one shortcut over all three. The last has four times the channels."""
 
     features: int
     stride: int
@@ -48,26 +50,34 @@ class Bottleneck(nn.Module):
     shortcut_conv: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, x: jax.Array, tau: jax.Array | float | None, train: bool) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, tau: jax.Array | float | None, progress: jax.Array | float | None, train: bool
+    ) -> jax.Array:
         thin = partial(self.conv, kernel_size=(1, 1), padding="VALID")
-        y = thin(self.features, name="conv1")(x, tau=tau, train=train)
+        y = thin(self.features, name="conv1")(x, tau=tau, progress=progress, train=train)
         y = nn.relu(self.norm(name="bn1")(y, use_running_average=not train))
-        y = self.conv(self.features, strides=self.stride, name="conv2")(y, tau=tau, train=train)
+        y = self.conv(self.features, strides=self.stride, name="conv2")(y, tau=tau, progress=progress, train=train)
         y = nn.relu(self.norm(name="bn2")(y, use_running_average=not train))
-        y = thin(4 * self.features, name="conv3")(y, tau=tau, train=train)
+        y = thin(4 * self.features, name="conv3")(y, tau=tau, progress=progress, train=train)
         y = self.norm(name="bn3")(y, use_running_average=not train)
         return nn.relu(y + projection(x, 4 * self.features, self.stride, self.shortcut_conv, self.norm, train))
 
 
 class ResNet(nn.Module):
-    """Stages of residual blocks between a 7x7 convolution with max pooling and mean, linear; `tau` is ignored.
+    """A 7x7 convolution, max pooling, stages of residual blocks, global mean and a linear layer.
+
+    `tau` and `progress` are ignored.
 
     Attributes:
-      stage_sizes: blocks per stage; the first block of every stage but the first has stride 2.
+      stage_sizes: blocks per stage. The first block of every stage except the first stage has stride 2.
       block: `BasicBlock` or `Bottleneck`.
-      widths: channels per stage (a quarter of them for `Bottleneck`); the first convolution has those of the first.
-      conv: what stands in the blocks.
-      norm_axis: name of the mapped axis over which batch norm averages; None for per-device statistics.
+      widths: channels per stage; `Bottleneck` has four times as many outputs. The first convolution has as many
+        channels as the first stage.
+      num_classes: number of logits.
+      dtype: dtype of the computation; None infers it from input and parameters.
+      param_dtype: dtype of the parameters.
+      conv: convolution of the blocks.
+      norm_axis: name of the mapped axis over which batch norm averages; with None each device has its own statistics.
     """
 
     stage_sizes: Sequence[int]
@@ -80,8 +90,14 @@ class ResNet(nn.Module):
     norm_axis: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, tau: jax.Array | float | None = None, train: bool = False) -> jax.Array:
-        """Logits, (batch, num_classes), of normalised images, (batch, height, width, channels)."""
+    def __call__(
+        self,
+        x: jax.Array,
+        tau: jax.Array | float | None = None,
+        train: bool = False,
+        progress: jax.Array | float | None = None,
+    ) -> jax.Array:
+        """Computes logits, (batch, num_classes), of normalized images, (batch, height, width, channels)."""
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         init = {"kernel_init": _fan_out_normal, **types}
         norm = partial(BatchNorm, axis_name=self.norm_axis, **types)
@@ -93,7 +109,7 @@ class ResNet(nn.Module):
         )
         x = stem_conv(self.widths[0], name="conv1", **init)(x)
         x = stem_pool(nn.relu(norm(name="bn1")(x, use_running_average=not train)))
-        x = stages(x, block, self.stage_sizes, self.widths, tau, train)
+        x = stages(x, block, self.stage_sizes, self.widths, tau, progress, train)
         return LastLinear(self.num_classes, name="fc", **types)(x.mean((1, 2)))
 
 

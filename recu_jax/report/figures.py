@@ -1,6 +1,6 @@
-"""Plotly's figures of runs, as the JSON that Plotly's script takes: `{"id", "title", "data", "layout"}`.
+"""Makes Plotly's figures of runs, as JSON for Plotly's script: `{"id", "title", "data", "layout"}`.
 
-Colours of text, grid and background are the page's, by its scheme; see `page.js`.
+The page sets the colors of text, grid and background by the browser's scheme; see `page.js`.
 """
 
 import math
@@ -10,27 +10,27 @@ from typing import Any
 from recu_jax.diagnostics import measures
 from recu_jax.report.runs import Run
 
-# To be told apart on white and on black.
+# Distinguishable on white and on black.
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#14b8a6", "#eab308", "#ec4899")
 HEAT_MAPS = {
     "flipped": ("Flip ratio", "weights with another sign than an epoch ago"),
     "clipped": ("Clipped", "weights beyond the quantile Q(tau)"),
     "dead": ("Dead", "weights without a flip for 5 epochs that hardly moved in this one"),
 }
-# Epochs whose histograms are in the page.
+# Number of epochs with histograms in the page.
 _HISTOGRAM_EPOCHS = 12
 
 Figure = dict[str, Any]
 
 
 def curves(runs: Sequence[Run]) -> list[Figure]:
-    """Loss, accuracy, learning rate and tau by epoch, all runs in each."""
+    """Makes figures of loss, accuracy, learning rate and tau by epoch. Each figure shows all runs."""
     alone = len(runs) == 1
     loss, top1 = (_train_and_test(runs, what, alone) for what in ("loss", "top1"))
     rate = [_line(run, "learning_rate", COLOURS[i % len(COLOURS)]) for i, run in enumerate(runs)]
     tau = [_line(run, "tau", COLOURS[i % len(COLOURS)]) for i, run in enumerate(runs)]
     return [
-        # Of several runs the table above them says whose colour is whose.
+        # With several runs, the table above the figures shows the color of each run.
         _figure("loss", "Loss", loss, legend=alone, meaning="" if alone else "dotted: train"),
         _figure("top1", "Top-1 accuracy (%)", top1, legend=alone, meaning="" if alone else "dotted: train"),
         _figure("learning_rate", "Learning rate", rate),
@@ -56,7 +56,7 @@ def _line(run, key, colour, name=None, dash="solid"):
 
 def _trace(x, y, colour, name, dash="solid"):
     y = [_short(v) for v in y]
-    # A line of one point is not seen.
+    # A line of one point would be invisible without markers.
     mode = "lines+markers" if len(x) < 40 else "lines"
     return {
         "type": "scatter", "mode": mode, "name": name, "x": x, "y": y,
@@ -65,7 +65,7 @@ def _trace(x, y, colour, name, dash="solid"):
 
 
 def heat_maps(run: Run) -> list[Figure]:
-    """Flip ratio, clipped and dead share, layer by epoch, in percent."""
+    """Makes heat maps of flip ratio, clipped share and dead share, layer by epoch, in percent."""
     epochs = [row["epoch"] for row in run.diagnostics]
     found = []
     for key, (title, meaning) in HEAT_MAPS.items():
@@ -79,10 +79,10 @@ def heat_maps(run: Run) -> list[Figure]:
             "hovertemplate": "%{y}, epoch %{x}: %{customdata}%<extra></extra>",
         }  # fmt: skip
         if key == "flipped":
-            # From a quarter to a ten-thousandth of the weights in one run.
+            # Logarithmic: the share falls from a quarter to a ten-thousandth of the weights in one run.
             data |= {"z": [[_logarithm(v) for v in row] for row in shares], "zmin": -2}
             data["colorbar"] |= {"tickvals": [-2, -1, 0, 1, 2], "ticktext": ["0.01%", "0.1%", "1%", "10%", "100%"]}
-        # Without the other end Plotly ignores the one.
+        # Plotly ignores zmin without zmax.
         data["zmax"] = max([v for row in data["z"] for v in row if v is not None], default=0) or 1
         figure = _figure(key, title, [data], meaning=meaning, height=130 + 17 * len(layers))
         figure["layout"]["yaxis"] |= {"autorange": "reversed", "type": "category", "dtick": 1, "showgrid": False}
@@ -91,7 +91,7 @@ def heat_maps(run: Run) -> list[Figure]:
 
 
 def layer_means(runs: Sequence[Run]) -> list[Figure]:
-    """What the heat maps show of one run, as means over the layers, for several."""
+    """Makes curves of the heat maps' measures for several runs, as means over the layers."""
     found = []
     for key, (title, meaning) in HEAT_MAPS.items():
         lines = [
@@ -113,7 +113,10 @@ def _means(run, key):
 
 
 def histograms(run: Run) -> dict[str, Any] | None:
-    """What the page draws a chosen layer's histogram of: counts, b and Q by layer, of some epochs and the last."""
+    """Returns the data from which the page draws the histogram of a chosen layer, or None without histograms.
+
+    The data are counts, b and Q by layer, for some epochs including the last.
+    """
     layers = [layer for layer in run.layers if "histogram" in run.diagnostics[-1]["layers"][layer]]
     if not layers:
         return None
@@ -130,7 +133,7 @@ def histograms(run: Run) -> dict[str, Any] | None:
 
 
 def _spread(rows: Sequence[dict], most: int, good: Callable[[dict], bool]) -> list[dict]:
-    """At most `most` of `rows`, evenly, the first and the last among them."""
+    """Selects at most `most` of `rows` at even distances, including the first and the last."""
     rows = [row for row in rows if set(row["layers"]) == set(rows[-1]["layers"]) and good(row)]
     if len(rows) <= most:
         return rows
@@ -151,7 +154,7 @@ def _figure(name, title, data, legend=False, meaning="", height=260):
 
 
 def _short(value):
-    """Five digits: a file of 600 epochs stays small."""
+    """Rounds to five digits, so that the file of a run of 600 epochs stays small."""
     return None if value is None else float(f"{value:.5g}")
 
 

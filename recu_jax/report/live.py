@@ -1,52 +1,62 @@
-"""The report of a run that trains, rewritten as its epochs end."""
+"""Rewrites the report of a run while it trains."""
 
 import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from recu_jax import run_record
+from recu_jax import records
+from recu_jax.atomic_write import atomic_write
 from recu_jax.errors import UserError
-from recu_jax.replacing import replacing
 from recu_jax.report.page import render
 from recu_jax.report.runs import Run
 
 FILE = "report.html"
-# Of the time of a run, at most: where epochs take a second the page follows every few of them.
+# Largest share of a run's time that the report may take. With epochs of a second, only every few epochs rewrite it.
 MOST = 0.005
 
 
 class LiveReport:
-    """`<workdir>/report.html`, whole at any moment.
+    """Writes `<workdir>/report.html`. The file is complete at every moment.
 
-    Rewritten after each epoch, but for epochs so short that this would take more than `MOST` of the time since it was
-    last done; the last epoch's is always written. No run ends for its report: where it cannot be made, for want of
-    Plotly or room on the disk, that is said once.
+    The report is rewritten after an epoch if the time since the last rewrite is long enough: rewriting takes at most
+    the share `MOST` of the run's time. After the last epoch it is always rewritten.
+
+    An error while writing does not end the run, for example a missing Plotly or a full disk. `where` reports the error.
     """
 
     def __init__(self, workdir: pathlib.Path):
         self._workdir = workdir
         self._took, self._ended = 0.0, -float("inf")
-        self._given_up = False
+        self._problem: str | None = None
 
     def update(self, rows: Sequence[dict[str, Any]], diagnostics: Sequence[dict[str, Any]]) -> None:
-        """After an epoch, with the rows of all epochs so far."""
+        """Rewrites the report after an epoch if enough time has passed.
+
+        Args:
+          rows, diagnostics: the records of all epochs so far.
+        """
         if time.monotonic() - self._ended >= self._took / MOST:
             self.finish(rows, diagnostics)
 
     def finish(self, rows: Sequence[dict[str, Any]], diagnostics: Sequence[dict[str, Any]]) -> None:
-        """Writes it, whatever it takes."""
-        if self._given_up or not rows:
+        """Rewrites the report regardless of the time that this takes."""
+        if self._problem or not rows:
             return
         began = time.monotonic()
-        record = run_record.read(self._workdir)
+        record = records.read_run(self._workdir)
         name, config, starts = self._workdir.resolve().name, record.get("config", {}), record.get("starts", [])
         try:
             page = render([Run(name, rows, diagnostics, config, starts)])
-            with replacing(self._workdir / FILE) as file:
+            with atomic_write(self._workdir / FILE) as file:
                 file.write(page)
         except (UserError, OSError) as error:
-            print(f"no {FILE}: {getattr(error, 'strerror', None) or error}", flush=True)
-            self._given_up = True
+            self._problem = str(getattr(error, "strerror", None) or error)
         self._ended = time.monotonic()
         self._took = self._ended - began
+
+    def where(self) -> str:
+        """Returns one line that says where the report is, or why there is none."""
+        if self._problem:
+            return f"no {FILE}: {self._problem}; the same command makes it then"
+        return f"report: {self._workdir / FILE}"

@@ -1,4 +1,4 @@
-"""The HTML of a report: tables of what was run and measured, the figures' numbers, Plotly's script."""
+"""Makes the HTML of a report: tables of the config and the results, the figures' numbers, and Plotly's script."""
 
 import functools
 import html
@@ -8,12 +8,12 @@ import string
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from recu_jax.config import FREE_ON_RESUME
+from recu_jax.config.fields import FREE_ON_RESUME
 from recu_jax.errors import first_few, require
 from recu_jax.report import figures
 from recu_jax.report.runs import Run
 
-# Of the table of layers: key, heading, percent or not.
+# Columns of the table of layers: key, heading, whether in percent.
 _COLUMNS = (
     ("clipped", "clipped", True), ("clipped_theory", "2(1 - tau)", True), ("dead", "dead", True),
     ("flipped", "flipped", True), ("in_window", "activations in window", True), ("scale", "b", False),
@@ -24,16 +24,22 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-# Fields of several runs that change nothing, or stand there already.
+# Fields that the comparison of runs leaves out: they do not change the results, or the table shows them elsewhere.
 _NOT_SHOWN = FREE_ON_RESUME | {"num_devices", "epochs"}
 
 
 class _Markup(str):
-    """What goes into a table as it is."""
+    """HTML that a table includes without escaping."""
 
 
 def render(runs: Sequence[Run]) -> bytes:
-    """The page of one run, or of several laid over each other.
+    """Makes the page of one run, or of several runs in the same figures.
+
+    Args:
+      runs: one or more runs.
+
+    Returns:
+      The HTML, encoded.
 
     Raises:
       UserError: Plotly is not installed.
@@ -56,7 +62,7 @@ def render(runs: Sequence[Run]) -> bytes:
         css=_text("page.css"),
         sections="\n".join(filter(None, sections)),
         reloads="" if all(run.finished for run in runs) else _text("reloads.html"),
-        # "</" would end the element that it stands in.
+        # "</" would end the script element that holds the data.
         data=json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/"),
     )
     return body.encode(errors="replace") + _script()

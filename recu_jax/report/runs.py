@@ -1,4 +1,4 @@
-"""What a report needs to know of a run, from its workdir."""
+"""Reads the data of a report from the workdir of a run."""
 
 import dataclasses
 import functools
@@ -6,10 +6,10 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from recu_jax import run_record
-from recu_jax.config import base_config, plain
+from recu_jax import records
+from recu_jax.config.fields import base_config, plain
 from recu_jax.errors import UserError
-from recu_jax.logbook import DIAGNOSTICS, METRICS, read
+from recu_jax.records import DIAGNOSTICS, METRICS, read_epochs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,11 +17,11 @@ class Run:
     """One run, finished or not.
 
     Attributes:
-      name: for legends.
-      rows: of metrics.jsonl, at least one.
-      diagnostics: rows of diagnostics.jsonl; none for a run of before there were any.
-      config: its fields; empty where it is not known.
-      starts: as `run_record` keeps them.
+      name: name in legends.
+      rows: rows of metrics.jsonl, at least one.
+      diagnostics: rows of diagnostics.jsonl; empty if the run kept none.
+      config: fields of the config; empty if it is not known.
+      starts: the starts in run.json; see `records.add_start`.
     """
 
     name: str
@@ -36,52 +36,42 @@ class Run:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The row with the best test top-1."""
+        """The row with the best test top-1; of equal rows, the last."""
         return max(self.rows, key=lambda row: (row.get("test_top1", 0), row["epoch"]))
 
     @functools.cached_property
     def layers(self) -> list[str]:
-        """Names of the layers that are measured, in the network's order."""
+        """Names of the measured layers, in the order of the network."""
         return list(self.diagnostics[-1]["layers"]) if self.diagnostics else []
 
     def changed_fields(self) -> dict[str, Any]:
-        """Fields of the config that are not the base config's."""
+        """Returns the fields of the config that differ from the base config."""
         base = plain(base_config())
         return {k: v for k, v in self.config.items() if k not in base or base[k] != v}
 
 
 def read_run(workdir: str | pathlib.Path, name: str | None = None) -> Run:
-    """The run in `workdir`.
+    """Reads the run in `workdir`.
+
+    Args:
+      workdir: workdir of a run.
+      name: name in legends; None takes the name of the folder.
 
     Raises:
-      UserError: there is no epoch of a run.
+      UserError: `workdir` holds no epoch of a run.
     """
     workdir = pathlib.Path(workdir)
-    rows = [row for row in read(workdir / METRICS) if "test_top1" in row]
+    rows = [row for row in read_epochs(workdir / METRICS) if "test_top1" in row]
     if not rows:
         raise UserError(f"{workdir} holds no {METRICS} with an epoch; give the workdir of a run")
-    diagnostics = [row for row in read(workdir / DIAGNOSTICS) if isinstance(row.get("layers"), dict)]
-    record = run_record.read(workdir)
-    config = record.get("config") or _config_of_checkpoint(workdir)
+    diagnostics = [row for row in read_epochs(workdir / DIAGNOSTICS) if isinstance(row.get("layers"), dict)]
+    record = records.read_run(workdir)
+    config = record.get("config", {})
     return Run(name or workdir.resolve().name, rows, diagnostics, config, record.get("starts", []))
 
 
-def _config_of_checkpoint(workdir):
-    """That of a run of before there was a run.json."""
-    if not (workdir / "checkpoints").is_dir():
-        return {}
-    from recu_jax.checkpoint import Damaged, saved
-
-    for checkpoint in reversed(saved(workdir)):
-        try:
-            return checkpoint.record["config"]
-        except Damaged:
-            continue
-    return {}
-
-
 def names(workdirs: Sequence[str | pathlib.Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart."""
+    """Returns the shortest ends of the paths that distinguish them."""
     parts = [pathlib.Path(w).resolve().parts for w in workdirs]
     for length in range(1, max(map(len, parts)) + 1):
         ends = ["/".join(p[-length:]) for p in parts]

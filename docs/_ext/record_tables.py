@@ -1,0 +1,275 @@
+"""Tables made of the recorded results in experiments/results, so that no figure is copied by hand."""
+
+import json
+import pathlib
+import re
+
+from sphinx.util.docutils import SphinxDirective
+
+_RESULTS = pathlib.Path(__file__).parents[2] / "experiments" / "results"
+_BENCHMARKS = "benchmarks"
+
+
+def _read(name):
+    return json.loads((_RESULTS / _BENCHMARKS / name).read_text())
+
+
+def _table(header, rows):
+    numbers = ["---"] + ["--:"] * (len(header) - 1)
+    lines = [header, numbers, *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def _spread(value, digits=2):
+    """Median and extremes, on one line."""
+    text = f"{value['median']:.{digits}f} ({value['min']:.{digits}f} to {value['max']:.{digits}f})"
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _flat(versions):
+    """Versions of one side, or of ours and of PyTorch's."""
+    if not all(isinstance(side, dict) for side in versions.values()):
+        return ", ".join(f"{name} {version}" for name, version in versions.items())
+    ours: dict[str, str] = {}
+    for side, of in versions.items():
+        ours |= of if side != "torch" else {}
+    said = [_flat(ours)] if ours else []
+    if "torch" in versions:
+        said.append(f"against {_flat(versions['torch'])}")
+    return ", ".join(said)
+
+
+def made_by(name: str) -> str:
+    """Date, hardware and versions of a record, and the record itself."""
+    record = _read(name)
+    said = [record["date"][:10]] if "date" in record else []
+    machine = record.get("machine", {})
+    if machine:
+        said.append(f"{machine['cores']} cores of an {machine['cpu']}")
+    elif "cores" in record:
+        said.append(f"{record['cores']} cores")
+    versions = record.get("versions") or {key: record[key] for key in ("python", "jax") if key in record}
+    if versions:
+        said.append(_flat(versions))
+    said.append(f"{{download}}`{name} <../experiments/results/{_BENCHMARKS}/{name}>`")
+    return "Record: " + "; ".join(said) + "."
+
+
+def _training_records():
+    """Records with rows of training, oldest first."""
+    found = []
+    for path in (_RESULTS / _BENCHMARKS).glob("cpu*.json"):
+        record = json.loads(path.read_text())
+        if any(row.startswith("train ") for row in record["rows"]):
+            found.append((path.name, record))
+    return sorted(found, key=lambda item: item[1]["date"])
+
+
+def training() -> str:
+    """Against PyTorch: a column for each record."""
+    records = _training_records()
+    models = [row for row in records[0][1]["rows"] if row.startswith("train ")]
+    header = ["model"] + [f"{chr(ord('A') + i)}: jax {_jax(of)}" for i, (_, of) in enumerate(records)]
+    rows = []
+    for model in models:
+        batch = records[0][1]["rows"][model]["batch"]
+        cells = [_training_cell(of["rows"].get(model)) for _, of in records]
+        rows.append([f"`{model.removeprefix('train ')}`,<br>batch {batch}", *cells])
+    made = [f"- {chr(ord('A') + i)}. {made_by(name)}" for i, (name, _) in enumerate(records)]
+    return f"{_table(header, rows)}\n\n" + "\n".join(made)
+
+
+def _jax(record):
+    return record["versions"]["jax"]["jax"]
+
+
+def _training_cell(row):
+    if row is None:
+        return ""
+    speed, share = row["images_per_second"], row["share_of_operations"]
+    return f"{_spread(row['value'])}<br>{speed['jax']:.0f} images/s<br>{share:.0%} of a product"
+
+
+def evaluation() -> str:
+    """Evaluation against PyTorch."""
+    rows = [
+        [
+            f"`{row.removeprefix('eval ')}`",
+            f"{of['images_per_second']['jax']:.0f}",
+            f"{of['images_per_second']['torch']:.0f}",
+            _spread(of["value"]),
+        ]
+        for row, of in _read("cpu.json")["rows"].items()
+        if row.startswith("eval ")
+    ]
+    table = _table(["model", "images/s", "PyTorch, images/s", "times PyTorch"], rows)
+    return f"{table}\n\n{made_by('cpu.json')}"
+
+
+_SINGLE = {
+    "memory cifar_resnet20": "peak memory of a `cifar_resnet20` train step, batch 256, of PyTorch's",
+    "import: import recu_jax": "`import recu_jax`, of `import flax.linen`",
+    "import: from recu_jax import BinaryConv, create_model": "`from recu_jax import BinaryConv, create_model`, of it",
+    "input_pipeline 2 workers / 1": "photographs a second with 2 workers, of 1 worker's",
+    "input_pipeline / Pillow": "photographs a second, of the same pipeline made of Pillow",
+    "input_pipeline growth over 20,000 images, MB": "growth of memory over 20,000 photographs, MB",
+}
+_FIRST_STEP = {
+    "first_step cold": "from the start of the process to the first step on the digits, seconds",
+    "first_step warm": "the same with a warm `--config.compilation_cache_dir`, seconds",
+}
+
+
+def start_up() -> str:
+    """Memory, import, first step, input pipeline."""
+    rows = [[said, _spread(_read("cpu.json")["rows"][row]["value"])] for row, said in _SINGLE.items()]
+    rows += [[said, _spread(_read("first_step.json")["rows"][row]["value"], 1)] for row, said in _FIRST_STEP.items()]
+    return "\n\n".join([_table(["", "median (least to most)"], rows), made_by("cpu.json"), made_by("first_step.json")])
+
+
+def _case(name):
+    kind, _, channels = name.rpartition("_")
+    side = {"64": 56, "128": 28, "256": 14, "512": 7}.get(channels)
+    what = {"layer": "", "sums_layer": ", sums alone", "real_layer": ", from real activations"}.get(kind)
+    return f"`{name}`" if what is None else f"3x3, {channels} channels, {side}x{side}{what}"
+
+
+def _inference(name, wanted):
+    rows = []
+    for case, of in _read(name)["cases"].items():
+        if not wanted(case):
+            continue
+        share = of.get("share_of_popcount_bound")
+        rows.append(
+            [
+                _case(case),
+                f"{1000 * of['median_seconds']['recu']:.3f}",
+                _spread(of["times_xla"], 1),
+                _spread(of["times_torch"], 1),
+                f"{of['times_two_threads']['median']:.2f}",
+                f"{share:.0%}" if share else "",
+            ]
+        )
+    header = ["", "ms", "times XLA", "times PyTorch", "two threads, of one", "share of the popcount limit"]
+    return f"{_table(header, rows)}\n\n{made_by(name)}"
+
+
+def inference() -> str:
+    """Layers as they stand in a network, and whole networks."""
+    return _inference("inference.json", lambda case: not case.startswith(("sums", "real")))
+
+
+def inference_layers() -> str:
+    """Layers that give sums alone, or begin with real activations."""
+    return _inference("inference.json", lambda case: case.startswith(("sums", "real")))
+
+
+def file_sizes() -> str:
+    """Bytes of exported files."""
+    rows = [
+        [f"`{name}`", f"{of['bytes']:,}", f"{of['float32_bytes']:,}", f"{of['times_smaller']:.1f}"]
+        for name, of in _read("file_sizes.json").items()
+    ]
+    table = _table(["model", "bytes of the file", "bytes of its float32 parameters", "times smaller"], rows)
+    return f"{table}\n\n{made_by('file_sizes.json')}"
+
+
+def input_pipeline() -> str:
+    """Photographs a second."""
+    record = _read("input_pipeline.json")
+    rows = [
+        ["recu_jax, 2 workers", _spread(record["images_per_second"]["recu_jax"], 0)],
+        ["the same made of Pillow, 2 workers", _spread(record["images_per_second"]["pillow"], 0)],
+    ]
+    rows += [
+        [f"recu_jax, `--config.num_workers={workers}`", f"{speed:.0f}"]
+        for workers, speed in record["recu_jax_images_per_second_by_workers"].items()
+    ]
+    return f"{_table(['', 'photographs a second'], rows)}\n\n{made_by('input_pipeline.json')}"
+
+
+def overheads() -> str:
+    """What diagnostics and checkpoints cost."""
+    digits, cifar = (_read(f"diagnostics_overhead_{name}.json") for name in ("digits", "cifar10_5000"))
+    saves = sorted(_read("checkpoint_overhead.json")["overhead_of_each_pair_percent"])
+    rows = [
+        ["diagnostics alone, digits, of an epoch", f"{digits['diagnostics_share_of_epoch']:.1%}"],
+        ["diagnostics, events and report, digits, of an epoch", f"{digits['share_of_epoch']:.1%}"],
+        ["the same, 5,000 CIFAR-10 images, of an epoch", f"{cifar['share_of_epoch']:.1%}"],
+        [
+            "a save after 60 steps of ResNet-20, of these steps",
+            f"{saves[len(saves) // 2]:.1f}% ({saves[0]:.1f} to {saves[-1]:.1f})",
+        ],
+    ]
+    names = ("diagnostics_overhead_digits.json", "diagnostics_overhead_cifar10_5000.json", "checkpoint_overhead.json")
+    return "\n\n".join([_table(["", "share"], rows), *map(made_by, names)])
+
+
+def exports() -> str:
+    """What `recu export --check` said of recorded runs."""
+    rows = []
+    for name in ("digits_resnet8", "cifar_resnet20", "cifar_resnet20_80_epochs"):
+        of = json.loads((_RESULTS / "export_check" / f"{name}.json").read_text())
+        rows.append(
+            [
+                f"`{name}`",
+                f"{of['images']:,}",
+                of["differing_predictions"],
+                f"{of['max_logit_difference']:.1e}",
+                f"{of['bytes']:,}",
+            ]
+        )
+    return _table(["run", "test images", "differing predictions", "largest difference of a logit", "bytes"], rows)
+
+
+def said_by(name: str) -> str:
+    """The text of a record, `RECORD/README.md` say, without its title; its links and images lead to its folder."""
+    path = _RESULTS / name
+    folder = f"../experiments/results/{path.parent.relative_to(_RESULTS)}"
+    text = re.sub(r"^# .*\n", "", path.read_text(), count=1)
+    text = re.sub(r"(?<=\d) \+- (?=\d)", "\N{NO-BREAK SPACE}\N{PLUS-MINUS SIGN}\N{NO-BREAK SPACE}", text)
+    text = re.sub(r"(?<![`\[])`([\w./-]+\.\w+)`(?![`\]])", lambda m: _file(m, path.parent, folder), text)
+    text = re.sub(r"!\[(.*?)\]\((.+?)\)", rf"![\1]({folder}/\2)", text)
+    return re.sub(r"(?<!!)\[([^\]]+)\]\((?!http)([^)#]+)\)", rf"{{download}}`\1 <{folder}/\2>`", text)
+
+
+def _file(match, folder, shown):
+    """The file of a record that a text names, to be downloaded."""
+    there = (folder / match[1]).is_file()
+    return f"{{download}}`{match[1].rpartition('/')[2]} <{shown}/{match[1]}>`" if there else match[0]
+
+
+def binarizers() -> str:
+    """Each binarizer's accuracy; without the single seeds, which the record has."""
+    folder = _RESULTS / "binarizers"
+    lines = [re.sub(r"[^|]*\|$", "", line) if line.startswith("|") else line for line in
+             (folder / "table.md").read_text().splitlines()]  # fmt: skip
+    return "\n".join(lines) + "\n\nRecord: {download}`table.md <../experiments/results/binarizers/table.md>`."
+
+
+class _Said(SphinxDirective):
+    """`{record} NAME/README.md`: what a record says of itself."""
+
+    required_arguments = 1
+
+    def run(self):
+        path = _RESULTS / self.arguments[0]
+        self.env.note_dependency(str(path))
+        return self.parse_text_to_nodes(said_by(self.arguments[0]))
+
+
+class _Record(SphinxDirective):
+    """`{record-table} NAME`: the Markdown that the function of that name gives."""
+
+    required_arguments = 1
+
+    def run(self):
+        return self.parse_text_to_nodes(globals()[self.arguments[0].replace("-", "_")]())
+
+
+def setup(app):
+    """Registers the directive."""
+    app.add_directive("record-table", _Record)
+    app.add_directive("record", _Said)
+    # Records are no sources of Sphinx: it would not see that one changed.
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

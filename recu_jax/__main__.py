@@ -1,0 +1,66 @@
+"""The command line `python -m recu_jax COMMAND`. The console script `recu COMMAND` is the same."""
+
+import importlib
+import sys
+
+from recu_jax.commands.arguments import fail
+from recu_jax.errors import unknown
+
+# Name of the command: its module in `recu_jax.commands`, and its line in the help.
+COMMANDS = {
+    "train": ("train", "trains a network from a config, or continues"),
+    "eval": ("train", "evaluates the best checkpoint of a run"),
+    "export": ("export", "makes a file with a bit a weight, or of another format, of a run"),
+    "predict": ("predict", "says what is on a picture, by an exported file"),
+    "report": ("report", "writes the page of a run, or of several"),
+    "summary": ("summary", "says what a model costs, before it is trained"),
+    "import-torch": ("import_torch", "makes a workdir of a PyTorch checkpoint"),
+    "export-torch": ("export_torch", "writes a run as a PyTorch checkpoint"),
+}
+
+
+def _help() -> str:
+    listed = "\n".join(f"  {name:<13} {about}" for name, (_, about) in COMMANDS.items())
+    return (
+        "usage: recu COMMAND [ARGUMENTS]\n\n1-bit neural networks in JAX. `python -m recu_jax` is the same.\n\n"
+        f"commands:\n{listed}\n\nexample:\n  recu train --config=configs/digits.py\n\n"
+        "`recu COMMAND --help` shows the arguments of a command, and its exit statuses."
+    )
+
+
+def main() -> None:
+    """Runs the command that the first argument names."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("--help", "-h", "help"):
+        print(_help())
+        return
+    name, *rest = arguments
+    if name not in COMMANDS:
+        fail(unknown("command", name, COMMANDS))
+    if COMMANDS[name][0] == "train":
+        _train_or_evaluate(name, rest)
+    else:
+        importlib.import_module(f"recu_jax.commands.{COMMANDS[name][0]}").main(rest)
+
+
+def _train_or_evaluate(name: str, arguments: list[str]) -> None:
+    import dataclasses
+
+    from recu_jax import main as run
+
+    usage = f"recu {name} --config=FILE [--workdir=DIR] [--config.FIELD=VALUE ...]"
+    about = {
+        "train": "Trains a network. The same command continues a run that was stopped.",
+        "eval": "Evaluates the best checkpoint of a run on its test set.",
+    }
+    help_of = dataclasses.replace(
+        run.HELP, usage=usage, about=about[name], example=f"recu {name} --config=configs/digits.py",
+        own_flags=("workdir", "distributed"),
+    )  # fmt: skip
+    if any(argument.startswith(("--mode", "-mode")) for argument in arguments):
+        fail(f"--mode is not an argument of `recu {name}`, whose name says it; leave it out")
+    run.run([f"recu {name}", f"--mode={name}", *arguments], help_of)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Writes files as a whole: a reader never sees a half-written file."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Opens a temporary file that replaces `path` when the block ends. If the block fails, `path` stays unchanged.
+
+        with atomic_write("run.json") as file:
+            file.write(b"{}")
+
+    Args:
+      path: file to write.
+
+    Yields:
+      The temporary file, open for binary writing.
+
+    Raises:
+      OSError: the folder does not exist, or cannot be written to.
+    """
+    path = pathlib.Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(aside, "wb") as file:
+            yield file
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,72 @@
+"""Functions for all commands: the same form of `--help`, of errors and of exit statuses."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from recu_jax.errors import RunFailed, UserError, one_line
+
+EXIT_USER_ERROR = 2
+EXIT_FAILED = 3
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h, "try again later": schedulers restart a job with this status
+EXIT_INTERRUPTED = 130  # the shell's convention for Control-C: 128 + 2, the number of SIGINT
+
+# Exit statuses of all commands. `--help` and the docs show these texts.
+EXIT_STATUSES = {
+    0: "finished",
+    EXIT_USER_ERROR: "a mistake in the input: an argument, the config, the data, the workdir; the line says what to do",
+}
+# Additional exit statuses of a training run.
+RUN_EXIT_STATUSES = {
+    EXIT_FAILED: "the run failed: a loss that is not finite, a full disk, a worker or another process that is gone",
+    EXIT_STOPPED: "stopped by SIGTERM, SIGUSR1 or a preemption notice, all saved: run the same command again",
+    EXIT_INTERRUPTED: "the same, by Control-C",
+}
+
+
+def help_text(usage: str, about: str, options: str, example: str, of_a_run: bool = False) -> str:
+    """Makes the `--help` text of a command.
+
+    Args:
+      usage: the command line.
+      about: describes the command.
+      options: the list of options.
+      example: a command line.
+      of_a_run: whether to list the exit statuses of a training run too.
+    """
+    statuses = EXIT_STATUSES | (RUN_EXIT_STATUSES if of_a_run else {})
+    listed = "\n".join(f"  {status:<4} {meaning}" for status, meaning in statuses.items())
+    return f"usage: {usage}\n\n{about}\n\n{options}\n\nexample:\n  {example}\n\nexit status:\n{listed}\n"
+
+
+def fail(message: object, status: int = EXIT_USER_ERROR) -> NoReturn:
+    """Prints an error and ends the process. The message is one line, also if a file name in it has line breaks."""
+    print(f"error: {one_line(message)}", file=sys.stderr)
+    sys.exit(status)
+
+
+def run(function: Callable[[], Any]) -> Any:
+    """Calls `function` and returns its result. If it raises UserError or RunFailed, `fail` ends the process."""
+    try:
+        return function()
+    except UserError as error:
+        fail(error)
+    except RunFailed as error:
+        fail(error, EXIT_FAILED)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """A parser that accepts no abbreviated options, prints errors in one line, and shows help by `help_text`."""
+
+    def __init__(self, command: str, about: str, example: str):
+        super().__init__(prog=f"recu {command}", allow_abbrev=False, formatter_class=argparse.RawTextHelpFormatter)
+        self._about, self._example = about, example
+
+    def format_help(self) -> str:
+        usage = " ".join(self.format_usage().removeprefix("usage: ").split())
+        options = super().format_help().partition("\n\n")[2].strip()
+        return help_text(usage, self._about, options, self._example)
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message}; see {self.prog} --help")

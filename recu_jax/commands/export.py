@@ -1,0 +1,35 @@
+"""`recu export` writes a run's best checkpoint to a file."""
+
+from collections.abc import Sequence
+
+from recu_jax.commands.arguments import ArgumentParser, run
+from recu_jax.deploy import trained
+from recu_jax.deploy.formats import FORMATS
+from recu_jax.ops import backend
+
+_ABOUT = """Makes a file of a run's best checkpoint. Formats: recu, a bit a weight, for `recu predict` and
+recu_jax.deploy.load; stablehlo, a jax.export artifact that needs jax alone; qonnx, for QONNX's tools. --check runs the
+test set through the trained model and through the file, and writes the result to FILE.check.json."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parses the arguments and writes the file. With `--check`, compares the file with the trained model."""
+    parser = ArgumentParser("export", _ABOUT, "recu export runs/digits --out=digits.recu --check")
+    parser.add_argument("workdir", metavar="WORKDIR", help="folder of a run")
+    parser.add_argument("--out", required=True, metavar="FILE", help="file to make; one that is there is replaced")
+    parser.add_argument("--format", choices=FORMATS, default="recu", help="default: recu")
+    parser.add_argument("--check", action="store_true", help="compare it with the trained model on the test set")
+    parser.add_argument("--dataset", metavar="NAME", help="default: that of the run")
+    parser.add_argument("--data_dir", metavar="DIR", help="of the data set; default: that of the run")
+    args = parser.parse_args(argv)
+    backend.set_xla_flags()
+    run(lambda: _main(args))
+
+
+def _main(args) -> None:
+    network = trained.read_trained(args.workdir, args.dataset, args.data_dir)
+    print(trained.write(network, args.out, args.format), flush=True)
+    if args.check:
+        from recu_jax.deploy.check import check
+
+        print(check(network, args.out, args.format))

@@ -1,0 +1,31 @@
+"""`recu predict` prints the most probable classes of pictures."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from recu_jax.commands.arguments import ArgumentParser, run
+from recu_jax.deploy.model import load
+from recu_jax.deploy.pictures import read_image, top
+from recu_jax.ops import backend
+
+_ABOUT = "Prints the five most probable classes of each picture."
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parses the arguments and prints a line for each picture."""
+    parser = ArgumentParser("predict", _ABOUT, "recu predict digits.recu seven.png")
+    parser.add_argument("file", metavar="FILE", help="what `recu export` wrote")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="pictures: JPEG, PNG, WebP, BMP")
+    args = parser.parse_args(argv)
+    backend.set_xla_flags()
+    run(lambda: _main(args))
+
+
+def _main(args) -> None:
+    model = load(args.file)
+    # Each picture is a batch of its own, because JAX compiles the model again for every new batch size.
+    for path in args.images:
+        logits = np.asarray(model.predict(read_image(path, model)[None]))[0]
+        found = top(logits, model.header.class_names)
+        print(f"{path}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in found), flush=True)

@@ -1,0 +1,34 @@
+"""`recu report` writes the page of a run, or one page that compares several runs."""
+
+import pathlib
+from collections.abc import Sequence
+
+from recu_jax.atomic_write import atomic_write
+from recu_jax.commands.arguments import ArgumentParser, run
+from recu_jax.errors import UserError
+from recu_jax.report.live import FILE
+from recu_jax.report.page import render
+from recu_jax.report.runs import names, read_run
+
+_ABOUT = "Writes the page of a run, or of several laid over each other. It needs no network."
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parses the arguments and writes the page."""
+    parser = ArgumentParser("report", _ABOUT, "recu report runs/digits runs/another")
+    parser.add_argument("workdirs", metavar="WORKDIR", nargs="+", help="folder of a run")
+    parser.add_argument("--out", metavar="FILE", help=f"default: WORKDIR/{FILE} for one run, {FILE} here for several")
+    args = parser.parse_args(argv)
+    run(lambda: _main(args.workdirs, args.out))
+
+
+def _main(workdirs, out):
+    runs = [read_run(workdir, name) for workdir, name in zip(workdirs, names(workdirs), strict=True)]
+    out = pathlib.Path(out or (pathlib.Path(workdirs[0]) / FILE if len(workdirs) == 1 else FILE))
+    page = render(runs)
+    try:
+        with atomic_write(out) as file:
+            file.write(page)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}; give another --out") from error
+    print(out)

@@ -1,0 +1,12 @@
+"""The fields of a run, their rules, and the files that set them.
+
+An experiment starts from the base config and changes fields:
+
+    config = base_config()
+    config.epochs = 20
+"""
+
+from recu_jax.config.fields import base_config
+from recu_jax.config.files import load
+
+__all__ = ["base_config", "load"]

@@ -1,0 +1,187 @@
+"""The fields of a run, and which of them a resumed run may change. Their rules are in `recu_jax.config.rules`.
+
+An experiment is a file with a function `get_config()`. The function starts from `base_config()` and changes fields; see
+`configs/`. Fields hold choices only. `recu_jax.training.recipe` derives steps, schedules and sizes.
+"""
+
+import dataclasses
+from typing import Any
+
+import ml_collections
+
+from recu_jax.binarizers import weights
+from recu_jax.config import rules as rules
+from recu_jax.errors import UserError, unknown
+
+_ON_OTHER_DEVICES = ", or set --config.resume_on_other_devices=True (batch norm per device then sees other batches)"
+# Fields that determine the variables of a model.
+MODEL_FIELDS = ("model", "dataset", "conv", "alpha", "weight_binarizer", "activation_binarizer", "nonlinearity")
+# ReCU's parts, for ablations: name of the field, and name of the attribute of `binarizers.weights.ReCU`.
+RECU_FIELDS = {"standardize": "standardize", "laplace_b": "b", "center": "center", "clamp": "clamp"}
+_RECU = weights.ReCU()
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A field of the config.
+
+    Attributes:
+      name: name of the field.
+      default: value of the CIFAR-10 recipe (SPEC.md section 7). None means that `kind` gives the type.
+      about: description in one line.
+      kind: type of the values if `default` is None.
+      free: whether a resumed run may change it. Such a field changes neither the parameters nor the order of the data.
+    """
+
+    name: str
+    default: Any
+    about: str
+    kind: type | None = None
+    free: bool = False
+
+
+# Fields by section of the documentation.
+FIELDS: dict[str, tuple[Field, ...]] = {
+    "Data": (
+        Field("seed", 0, "of the initialization, the order of the data and the augmentation"),
+        Field("dataset", "cifar10", "name of the data set"),
+        Field("data_dir", None, "folder of TFDS or of images, or file of `npz`; None is TFDS's default", str, True),
+        Field("num_workers", 2, "threads, or for photographs processes, that decode images", free=True),
+        Field("augment", True, "False treats training images as test images"),
+        Field("flip", True, "mirrors half of the training images"),
+        Field("crop_padding", 4, "zeros around a training image before the random crop, pixels; images in memory"),
+        Field("image_size", 224, "side of a photograph, pixels"),
+        Field("eval_resize", 256, "short side of a test photograph before the central crop, pixels"),
+        Field("train_crop", "random_resized", "or `resize`, the whole photograph"),
+        Field("crop_area", (0.08, 1.0), "share of the photograph that a random resized crop covers"),
+        Field("rotation_degrees", 0.0, "photographs are rotated by up to this many degrees either way"),
+        Field("on_corrupt", "error", "or `skip`: leave out photographs that cannot be decoded, and count them"),
+    ),
+    "Model": (
+        Field("model", "cifar_resnet20", "name of the model"),
+        Field("conv", "binary", "or `binary_activations` (real weights, stage 1 of two), `float` (full precision)"),
+        Field("init_from", None, "variables to start from: a run's workdir (its best checkpoint) or PyTorch file", str),
+        Field("weight_binarizer", "recu", "how kernels are binarised"),
+        Field("activation_binarizer", "recu", "how activations are binarised"),
+        Field("nonlinearity", None, "between binary convolutions: `hard_tanh`, `rprelu`; None is the model's own", str),
+        Field("alpha", "learned", "scale of output channels: `learned` (authors' code), `mean` (paper), `none`"),
+        Field("standardize", _RECU.standardize, "part of ReCU: whether latent weights are standardised"),
+        Field("laplace_b", _RECU.b, "part of ReCU: Laplace scale b* of standardised weights"),
+        Field("center", _RECU.center, "part of ReCU: whether standardising subtracts each channel's mean"),
+        Field("clamp", _RECU.clamp, "part of ReCU: whether standardised weights are clamped to Q(tau)"),
+        Field("tau_schedule", "exponential", "or `linear`, `cosine`"),
+        Field("tau_min", 0.85, "tau of the first epoch"),
+        Field("tau_max", 0.99, "tau of the last epoch; equal to tau_min it is fixed"),
+        Field("dtype", "float32", "of the computation; parameters stay float32 (float64 with `float64`)"),
+    ),
+    "Optimization": (
+        Field("epochs", 600, "passes over the training set"),
+        Field("batch_size", 256, "images a step, over all devices"),
+        Field("eval_batch_size", 256, "images a step of the evaluation, over all devices", free=True),
+        Field("optimizer", "sgd", "or `adam`, `bop` (Bop flips the signs of kernels, Adam does the rest)"),
+        Field("momentum", 0.9, "of `sgd`"),
+        Field("bop_threshold", 1e-8, "of `bop`: mean gradient below which no sign flips"),
+        Field("bop_gamma", 1e-4, "of `bop`: share of a new gradient in that mean; falls as the learning rate does"),
+        Field("weight_decay", 5e-4, "added to the gradient, times the parameter"),
+        Field("weight_decay_on", "all", "or `conv_and_linear`: neither batch norm nor projection shortcuts"),
+        Field("learning_rate", 0.1, "the highest"),
+        Field("lr_schedule", "cosine", "or `linear`, `step`"),
+        Field("lr_milestones", (), "of `step`: epochs at which the rate is divided by 10"),
+        Field("warmup_epochs", 5, "epochs in which the rate rises to the highest"),
+        Field("teacher", None, "workdir or PyTorch file whose predictions replace the labels", str),
+        Field("teacher_model", "resnet34", "name of the teacher's model"),
+    ),
+    "Devices": (
+        Field("num_devices", None, "None: all of them", int),
+        Field("global_batch_norm", False, "batch statistics over all devices; the authors have each device its own"),
+        Field("steps_per_dispatch", None, "steps a call to the devices; None: one on CPUs, many elsewhere", int, True),
+        Field("compilation_cache_dir", None, "folder of compiled programs, for a quicker start", str, True),
+        Field("resume_on_other_devices", False, "goes on with another number of devices than before", free=True),
+    ),
+    "Failures": (
+        Field("check_finite_every_steps", 20, "a loss that is not finite ends the run this soon", free=True),
+        Field("data_timeout_seconds", 300, "an input worker that hangs so long ends the run", free=True),
+    ),
+    "Records": (
+        Field("checkpoint_every_epochs", 1, "epochs between checkpoints", free=True),
+        Field("log_every_steps", 20, "steps between numbers on the terminal", free=True),
+        Field("tensorboard", True, "writes TensorBoard events", free=True),
+        Field("diagnostics", True, "measures the binary layers after each epoch, to diagnostics.jsonl", free=True),
+        Field("report", True, "rewrites report.html after each epoch; needs plotly", free=True),
+    ),
+}  # fmt: skip
+# Fields that a resumed run may change.
+FREE_ON_RESUME = frozenset(field.name for fields in FIELDS.values() for field in fields if field.free)
+
+
+def base_config() -> ml_collections.ConfigDict:
+    """Returns the CIFAR-10 recipe of SPEC.md section 7. The config is locked: unknown fields raise an error."""
+    config = ml_collections.ConfigDict()
+    for fields in FIELDS.values():
+        for field in fields:
+            placeholder = ml_collections.config_dict.placeholder
+            config[field.name] = field.default if field.kind is None else placeholder(field.kind)
+    return config.lock()
+
+
+def field_lines() -> list[str]:
+    """Returns a line for each field: name, default and description."""
+    return [f"{f.name}={f.default}: {f.about}" for fields in FIELDS.values() for f in fields]
+
+
+def check_config(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError for the first field that breaks a rule. The hardware does not matter."""
+    base = base_config()
+    fields = set(base)
+    for field in sorted(set(config) - fields):
+        raise unknown("config field", field, base)
+    for field in sorted(fields - set(config)):
+        raise UserError(f"config.{field} is missing; start from recu_jax.config.base_config()")
+    rules.check_kinds(config, base)
+    rules.check_values(config)
+
+
+def check_resumable(saved: dict[str, Any], config: ml_collections.ConfigDict, workdir: str) -> None:
+    """Raises UserError if `config` differs from `saved` in a field that a resumed run must not change.
+
+    `num_devices` of both is the actual number of devices. It matters because per-device batch norm depends on it.
+
+    Args:
+      saved: config of the checkpoint.
+      config: config of the resumed run.
+      workdir: workdir of the run, for the message.
+    """
+    any_devices = config.global_batch_norm or config.resume_on_other_devices
+    free = FREE_ON_RESUME | ({"num_devices"} if any_devices else set())
+    changed = {k for k in saved.keys() | config.keys() if saved.get(k) != plain(config).get(k)} - free
+    if changed:
+        what = ", ".join(f"{k} was {saved.get(k)!r} and is {plain(config).get(k)!r}" for k in sorted(changed))
+        raise UserError(
+            f"{workdir} holds a run of another config: {what}; give these fields their old values or another --workdir"
+            + (_ON_OTHER_DEVICES if changed == {"num_devices"} else "")
+        )
+
+
+def check_trained_here(record: dict[str, Any], workdir: str) -> None:
+    """Raises UserError if the checkpoints in `workdir` were imported. They are not a run that can continue."""
+    if "imported" in record:
+        raise UserError(
+            f"{workdir} holds weights imported from {record['imported']['file']}, not a run; train in another "
+            f"--workdir with --config.init_from={workdir}"
+        )
+
+
+def check_same_model(saved: dict[str, Any], config: ml_collections.ConfigDict, workdir: str) -> None:
+    """Raises UserError if the checkpoints in `workdir` hold another model than the config's."""
+    for field in MODEL_FIELDS:
+        # Imported weights have no data set.
+        if field in saved and saved[field] != config[field]:
+            raise UserError(
+                f"{workdir} holds a run with {field}={saved[field]!r}, the config says {config[field]!r}; evaluate "
+                "with the config that it was trained with"
+            )
+
+
+def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Converts the config to the form that JSON keeps: tuples become lists."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in config.to_dict().items()}

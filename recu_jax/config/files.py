@@ -1,0 +1,66 @@
+"""Loads config files: those of users, and those that come with recu_jax.
+
+    config = load("cifar10", epochs=20, data_dir="data")
+
+Names of shipped configs have three forms: `configs/digits.py`, `digits.py` and `digits`. An existing file of the given
+path takes precedence.
+"""
+
+import importlib.util
+import pathlib
+from typing import Any
+
+import ml_collections
+
+from recu_jax.errors import UserError, unknown
+
+_HERE = pathlib.Path(__file__).parent.parent
+
+
+def shipped() -> dict[str, pathlib.Path]:
+    """Returns the configs that come with recu_jax, by name.
+
+    An installed package has them beside its modules. A checkout has them beside the package.
+    """
+    folder = next(f for f in (_HERE / "configs", _HERE.parent / "configs") if f.is_dir())
+    return {file.stem: file for file in sorted(folder.glob("*.py"))}
+
+
+def find(path: str) -> str:
+    """Returns `path` if this file exists, and otherwise the path of the shipped config of this name.
+
+    A suffix `:PART` is kept. An unknown path is returned unchanged.
+    """
+    file, colon, part = path.partition(":")
+    name = pathlib.PurePath(file)
+    if not pathlib.Path(file).is_file() and str(name.parent) in (".", "configs"):
+        file = str(shipped().get(name.stem if name.suffix == ".py" else name.name, file))
+    return file + colon + part
+
+
+def load(path: str, **fields: Any) -> ml_collections.ConfigDict:
+    """Loads the config of a file, for `recu_jax.training.loop.train`.
+
+    Args:
+      path: a file with `get_config()`, or the name of a shipped config. The text after a colon is the argument of
+        `get_config`, as in `FILE:PART`.
+      **fields: fields to change, with their new values.
+
+    Raises:
+      UserError: there is no such file or no such field, or a value has the wrong type.
+    """
+    file, _, part = find(path).partition(":")
+    spec = importlib.util.spec_from_file_location(pathlib.Path(file).stem, file)
+    if not pathlib.Path(file).is_file() or spec is None or spec.loader is None:
+        raise unknown("config", path, shipped())
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(part) if part else module.get_config()
+    for name, value in fields.items():
+        if name not in config:
+            raise unknown("config field", name, config)
+        try:
+            config[name] = value
+        except (TypeError, ValueError) as error:
+            raise UserError(f"config.{name} is {value!r}: {error}") from error
+    return config

@@ -1,0 +1,176 @@
+"""The rules of the config's fields that depend neither on the hardware nor on the data set."""
+
+import itertools
+import math
+import numbers
+from typing import Any
+
+import ml_collections
+
+from recu_jax import binarizers, data, layers, models
+from recu_jax.data.stream import ON_CORRUPT
+from recu_jax.data.transform import CROPS
+from recu_jax.errors import UserError, unknown
+from recu_jax.functional import check_tau_range
+from recu_jax.models.parts import NONLINEARITIES
+from recu_jax.optimizers import DECAY_GROUPS
+
+CHOICES = {
+    "dataset": data.NAMES,
+    "optimizer": ("sgd", "adam", "bop"),
+    "lr_schedule": ("cosine", "step", "linear"),
+    "dtype": ("float32", "bfloat16", "float64"),
+    "conv": ("binary", "binary_activations", "float"),
+    "train_crop": CROPS,
+    "on_corrupt": ON_CORRUPT,
+    "weight_decay_on": DECAY_GROUPS,
+    "alpha": layers.ALPHAS,
+    "weight_binarizer": tuple(binarizers.WEIGHTS),
+    "activation_binarizer": tuple(binarizers.ACTIVATIONS),
+    "nonlinearity": (None, *NONLINEARITIES),
+    "tau_schedule": ("exponential", "linear", "cosine"),
+    "model": tuple(sorted(models.MODELS)),
+    "teacher_model": tuple(sorted(models.MODELS)),
+}
+# Smallest and largest value; None is no limit. Limits that depend on memory or on the data set are checked elsewhere.
+RANGES = {
+    # JAX keeps 32 bits of a seed. With more bits two seeds would give the same initial parameters.
+    "seed": (0, 2**32 - 1),
+    "num_workers": (0, 1024),
+    "crop_padding": (0, None),
+    "image_size": (1, 8192),
+    "eval_resize": (1, 8192),
+    "rotation_degrees": (0, 180),
+    "epochs": (1, None),
+    "batch_size": (1, None),
+    "eval_batch_size": (1, None),
+    "bop_threshold": (0, None),
+    "bop_gamma": (0, 1),
+    "weight_decay": (0, None),
+    "warmup_epochs": (0, None),
+    "num_devices": (1, None),
+    "steps_per_dispatch": (1, None),
+    "checkpoint_every_epochs": (1, None),
+    "log_every_steps": (1, None),
+    "check_finite_every_steps": (1, None),
+    "data_timeout_seconds": (1, None),
+}
+_KINDS = {
+    bool: ("True or False", lambda v: isinstance(v, bool)),
+    int: ("a whole number", lambda v: isinstance(v, numbers.Integral) and not isinstance(v, bool)),
+    float: ("a finite number", lambda v: _is_number(v)),
+    str: ("a text that is not empty", lambda v: isinstance(v, str) and v.strip() != ""),
+    tuple: ("a tuple", lambda v: isinstance(v, tuple | list)),
+}
+
+
+def check_kinds(config: ml_collections.ConfigDict, base: ml_collections.ConfigDict) -> None:
+    """Raises UserError for the first field whose type differs from its type in `base`.
+
+    A field that is None in `base` may be None. Numbers must be finite. Texts, including paths, must not be empty.
+    """
+    for field in sorted(base):
+        if config[field] is None and base[field] is None:
+            continue
+        what, is_kind = _KINDS[base.get_type(field)]
+        if not is_kind(config[field]):
+            raise UserError(f"config.{field} is {_shown(config[field])}; it must be {what}")
+
+
+def check_values(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError for the first field, or pair of fields, that breaks its rule."""
+    for field, names in CHOICES.items():
+        if config[field] not in names:
+            raise unknown(f"config.{field}", config[field], map(str, names))
+    if config.model in models.FULL_PRECISION and config.conv != "float":
+        raise UserError(
+            f"config.model is {config.model!r} and config.conv is {config.conv!r}; this model is full precision only: "
+            "use --config.conv=float"
+        )
+    for field, (least, most) in RANGES.items():
+        value = config[field]
+        if value is not None and value < least:
+            raise UserError(f"config.{field} is {value}; it must be at least {least}")
+        if value is not None and most is not None and value > most:
+            raise UserError(f"config.{field} is {value}; it must be at most {most}")
+    check_tau_range(config.tau_min, config.tau_max, prefix="config.")
+    for field in ("learning_rate", "laplace_b"):
+        if not config[field] > 0:
+            raise UserError(f"config.{field} is {config[field]}; it must be above 0")
+    if not 0 <= config.momentum < 1:
+        raise UserError(f"config.momentum is {config.momentum}; it must be at least 0 and below 1")
+    _check_binarizers(config)
+    _check_photos(config)
+    _check_milestones(config)
+
+
+def _check_binarizers(config):
+    name = config.weight_binarizer
+    if name != "recu":
+        if config.alpha == "mean":
+            raise UserError(
+                f"config.alpha is 'mean', which is ReCU's, and config.weight_binarizer is {name!r}; use "
+                "--config.alpha=learned or none"
+            )
+        for field in ("standardize", "clamp"):
+            if not config[field]:
+                raise UserError(
+                    f"config.{field} is False, a part of ReCU left out, and config.weight_binarizer is {name!r}; use "
+                    f"--config.{field}=True"
+                )
+    if config.nonlinearity and config.model in models.OWN_NONLINEARITY:
+        raise UserError(
+            f"config.nonlinearity is {config.nonlinearity!r} and config.model is {config.model!r}, which has its own; "
+            "leave the field out"
+        )
+    if config.optimizer != "bop":
+        return
+    if config.conv != "binary":
+        raise UserError(
+            f"config.optimizer is 'bop' and config.conv is {config.conv!r}, which has no 1-bit weights; use "
+            "--config.conv=binary, or --config.optimizer=adam"
+        )
+    if not binarizers.WEIGHTS[name].keeps_signs:
+        able = ", ".join(k for k, kind in binarizers.WEIGHTS.items() if kind.keeps_signs)
+        raise UserError(
+            f"config.optimizer is 'bop' and config.weight_binarizer is {name!r}, which centers the weights, so that "
+            f"their signs are not those that Bop flips; use one of: {able}"
+        )
+
+
+def _check_photos(config):
+    if config.dataset in data.photos.NAMES and config.eval_resize < config.image_size:
+        raise UserError(
+            f"config.eval_resize is {config.eval_resize} and config.image_size {config.image_size}; a test image is "
+            "resized first and cropped then, so eval_resize must be at least image_size"
+        )
+    area = tuple(config.crop_area)
+    if len(area) != 2 or not all(map(_is_number, area)) or not 0 < area[0] <= area[1] <= 1:
+        raise UserError(
+            f"config.crop_area is {_shown(area)}; it must be two shares, 0 < least <= most <= 1, as in "
+            "--config.crop_area='(0.25,1.0)'"
+        )
+
+
+def _check_milestones(config):
+    epochs = tuple(config.lr_milestones)
+    whole = all(_KINDS[int][1](e) for e in epochs)
+    if not whole or any(e < 1 for e in epochs) or any(a >= b for a, b in itertools.pairwise(epochs)):
+        raise UserError(
+            f"config.lr_milestones is {_shown(epochs)}; it must be epochs from 1 on in rising order, as in "
+            "--config.lr_milestones='(100,150)'"
+        )
+    if config.lr_schedule == "step" and not epochs:
+        raise UserError(
+            "config.lr_milestones is empty; the step schedule needs epochs, as in --config.lr_milestones='(100,150)'"
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _shown(value: Any) -> str:
+    """Formats a value on one line of at most 100 characters, then "..."."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 100 else f"{text[:100]}..."

@@ -1,0 +1,65 @@
+"""The file formats of `recu export`, by name. Each format has a function that writes a file and one that runs it.
+
+A new format needs an entry in `FORMATS` and a module in this folder. The module is imported only when it is used.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from recu_jax.deploy import container, model
+
+Path = str | pathlib.Path
+Predictor = Callable[[np.ndarray], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A file format.
+
+    Attributes:
+      write: writes a network to a path. Takes the path, and the header and arrays from `deploy.trained.network`.
+      predictor: takes the path of a file and returns a function that runs it. That function takes uint8 images,
+        (batch, height, width, channels), and returns logits.
+    """
+
+    write: Callable[[Path, dict[str, Any], dict[str, np.ndarray]], None]
+    predictor: Callable[[Path], Predictor]
+
+
+def _recu_predictor(path: Path) -> Predictor:
+    return model.load(path).predict
+
+
+def _write_stablehlo(path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    from recu_jax.deploy import stablehlo
+
+    container.write_bytes(path, stablehlo.serialize(model.parse(header, arrays, backend="xla")))
+
+
+def _stablehlo_predictor(path: Path) -> Predictor:
+    from recu_jax.deploy import stablehlo
+
+    return stablehlo.predictor(pathlib.Path(path).read_bytes())
+
+
+def _write_qonnx(path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    from recu_jax.deploy import qonnx_export
+
+    container.write_bytes(path, qonnx_export.serialize(model.parse(header, arrays, backend="xla")))
+
+
+def _qonnx_predictor(path: Path) -> Predictor:
+    from recu_jax.deploy import qonnx_export
+
+    return qonnx_export.predictor(path)
+
+
+FORMATS = {
+    "recu": Format(container.write, _recu_predictor),
+    "stablehlo": Format(_write_stablehlo, _stablehlo_predictor),
+    "qonnx": Format(_write_qonnx, _qonnx_predictor),
+}

@@ -1,0 +1,58 @@
+"""Prepares pictures for an exported network and names the most probable classes."""
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from recu_jax.deploy.model import Model
+from recu_jax.errors import UserError, require
+
+
+def read_image(path: str, model: Model) -> np.ndarray:
+    """Reads a picture and prepares it as the network's test images were prepared.
+
+    For a network of photographs, the picture is resized and cropped as in the evaluation. For a network of small
+    images, the whole picture is resized to the network's image size. If the network takes one channel, the picture is
+    converted to gray.
+
+    Returns:
+      uint8, `model.image_shape`.
+
+    Raises:
+      UserError: the file cannot be read, or is not a picture.
+    """
+    require("imagenet", "cv2", "PIL")
+    from PIL import Image
+
+    from recu_jax.data import images
+    from recu_jax.data.transform import Transform
+
+    height, width, channels = model.image_shape
+    try:
+        data = pathlib.Path(path).read_bytes()
+        if preprocessing := model.header.preprocessing:
+            return Transform(image_size=height, **preprocessing).evaluate(data)
+        image = Image.fromarray(images.decode(data)).resize((width, height), Image.Resampling.BILINEAR)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except images.CorruptImage as error:
+        raise UserError(f"{path} is no picture that can be decoded: {error}") from error
+    return np.asarray(image if channels == 3 else image.convert("L")).reshape(model.image_shape)
+
+
+def top(logits: np.ndarray, names: Sequence[str], count: int = 5) -> list[tuple[str, float]]:
+    """Finds the most probable classes.
+
+    Args:
+      logits: (classes,).
+      names: names of the classes. If empty, the class numbers are the names.
+      count: number of classes to return.
+
+    Returns:
+      Names and probabilities of the `count` most probable classes, most probable first.
+    """
+    shifted = np.exp(np.float64(logits) - logits.max())
+    probabilities = shifted / shifted.sum()
+    best = np.argsort(-probabilities, kind="stable")[:count]
+    return [(names[i] if names else str(i), float(probabilities[i])) for i in best]

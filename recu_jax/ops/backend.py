@@ -1,0 +1,73 @@
+"""Settings that make each backend correct and fast.
+
+- CPU: YNNPACK fusions are off, because they return wrong numbers for some programs. Long sums are matrix products. One
+  dispatch holds one training step.
+- GPU and TPU: none of these settings. One dispatch holds many steps.
+"""
+
+import importlib.metadata
+import os
+import tempfile
+
+import jax
+
+from recu_jax.errors import UserError
+
+_YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
+# XLA aborts the process on an unknown flag. jaxlib 0.10.0 knows this flag, 0.7.2 does not. The fusions are on by
+# default since 0.10.2.
+_YNN_FLAG_SINCE = (0, 10)
+# On the CPU a convolution's gradient is 30-100 times slower inside lax.scan. On GPU and TPU a dispatch costs more than
+# the scan.
+_STEPS_PER_DISPATCH = {"cpu": 1}
+_STEPS_PER_DISPATCH_ACCELERATOR = 64
+
+
+def _jaxlib_version() -> tuple[int, ...]:
+    numbers = importlib.metadata.version("jaxlib").split(".")[:3]
+    return tuple(int("".join(c for c in n if c.isdigit()) or 0) for n in numbers)
+
+
+def set_xla_flags() -> None:
+    """Turns off XLA's YNNPACK fusions on the CPU, in the environment variable XLA_FLAGS.
+
+    Call it before JAX first uses a device; later it has no effect. A value that the user has set stays.
+
+    Also call it in your own program if this program imports the layers and runs on a CPU with jaxlib 0.10 or later.
+    With these fusions some jitted programs return wrong numbers, with or without layers of recu_jax.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if _jaxlib_version() >= _YNN_FLAG_SINCE and _YNN_FLAG not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {_YNN_FLAG}=".strip()
+
+
+def keep_compiled_programs(folder: str | None) -> None:
+    """Makes XLA store compiled programs in `folder` and reuse them. None changes nothing.
+
+    Raises:
+      UserError: the folder cannot be created or written to.
+    """
+    if folder is None:
+        return
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"config.compilation_cache_dir={folder} cannot be written to: {error.strerror}; give another folder"
+        ) from error
+    jax.config.update("jax_compilation_cache_dir", folder)
+    # By default JAX skips programs that compile in less than a second: nearly all programs of a run on the digits.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def sums_by_dots() -> bool:
+    """Tells whether long sums are faster as products with a vector of ones; see `recu_jax.ops.reductions`."""
+    return jax.default_backend() == "cpu"
+
+
+def steps_per_dispatch(steps_per_epoch: int) -> int:
+    """Returns how many training steps one call to the device should hold, at most `steps_per_epoch`."""
+    best = _STEPS_PER_DISPATCH.get(jax.default_backend(), _STEPS_PER_DISPATCH_ACCELERATOR)
+    return min(best, steps_per_epoch)

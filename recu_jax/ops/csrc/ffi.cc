@@ -1,0 +1,282 @@
+// The operations as XLA calls them. recu_jax/ops/native.py registers them. They check the sizes of the arguments and
+// call the kernels.
+
+#include <algorithm>
+#include <functional>
+#include <string>
+#include <utility>
+
+#include "binary_conv.h"
+#include "gradients.h"
+#include "isa.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace {
+
+using Words = ffi::Buffer<ffi::U32>;
+using Ints = ffi::Buffer<ffi::S32>;
+using Floats = ffi::Buffer<ffi::F32>;
+template <typename Buffer>
+using Out = ffi::Result<Buffer>;
+
+// Workers that run on XLA's threads.
+recu::Workers MakeWorkers(ffi::ThreadPool pool) {
+  recu::Workers workers;
+  // XLA returns 0 if it has no pool.
+  workers.threads = std::max(1, static_cast<int>(pool.num_threads()));
+  workers.start = [pool](std::function<void()> task) mutable { pool.Schedule(std::move(task)); };
+  return workers;
+}
+
+ffi::Error Invalid(const std::string& what) { return ffi::Error::InvalidArgument("recu_jax: " + what); }
+
+// An optional argument that is not given is an empty array. The kernels get null instead.
+bool FitsOrEmpty(const Floats& argument, int64_t count) {
+  const int64_t given = static_cast<int64_t>(argument.element_count());
+  return given == 0 || given == count;
+}
+const float* OrNull(const Floats& argument) {
+  return argument.element_count() == 0 ? nullptr : argument.typed_data();
+}
+
+// Reads the 22 numbers of recu_jax.ops.geometry.Geometry.numbers.
+bool ReadGeometry(ffi::Span<const int64_t> numbers, recu::Geometry* g) {
+  if (numbers.size() != 22) return false;
+  const int64_t* n = numbers.begin();
+  g->batch = *n++;
+  for (int64_t* triple : {g->in, g->out, g->window, g->stride, g->dilation, g->low}) {
+    for (int i = 0; i < 3; ++i) triple[i] = *n++;
+  }
+  g->groups = n[0];
+  g->channels = n[1];
+  g->features = n[2];
+  for (const int64_t* triple : {g->in, g->out}) {
+    for (int i = 0; i < 3; ++i) {
+      if (triple[i] < 0) return false;
+    }
+  }
+  for (const int64_t* triple : {g->window, g->stride, g->dilation}) {
+    for (int i = 0; i < 3; ++i) {
+      if (triple[i] < 1) return false;
+    }
+  }
+  return g->batch >= 0 && g->groups >= 1 && g->channels >= 1 && g->features >= 1;
+}
+
+// Arguments that the three convolutions share.
+struct Call {
+  recu::Geometry geometry;
+  const uint64_t* x;
+  recu::Kernel kernel;
+  const recu::Isa* isa;
+};
+
+ffi::Error ReadCall(Words x, Words panels, Ints tap_sums, ffi::Span<const int64_t> geometry, std::string_view isa,
+                    Call* call) {
+  recu::Geometry& g = call->geometry;
+  if (!ReadGeometry(geometry, &g)) return Invalid("the geometry is not one of a convolution");
+  if (static_cast<int64_t>(x.element_count()) != 2 * g.input_words()) return Invalid("x does not fit the geometry");
+  if (static_cast<int64_t>(panels.element_count()) != 2 * g.groups * g.blocks() * g.depth() * recu::kBlock ||
+      static_cast<int64_t>(tap_sums.element_count()) != g.groups * g.blocks() * g.taps() * recu::kBlock) {
+    return Invalid("the kernel does not fit the geometry");
+  }
+  call->isa = recu::FindIsa(std::string(isa).c_str());
+  if (call->isa == nullptr) return Invalid("no instruction set of this name here: " + std::string(isa));
+  call->x = reinterpret_cast<const uint64_t*>(x.typed_data());
+  call->kernel = {reinterpret_cast<const uint64_t*>(panels.typed_data()), tap_sums.typed_data()};
+  return ffi::Error::Success();
+}
+
+ffi::Error ConvSums(ffi::ThreadPool pool, Words x, Words panels, Ints tap_sums, Out<Ints> out,
+                    ffi::Span<const int64_t> geometry, std::string_view isa) {
+  Call call;
+  if (ffi::Error error = ReadCall(x, panels, tap_sums, geometry, isa, &call); error.failure()) return error;
+  const recu::Geometry& g = call.geometry;
+  if (static_cast<int64_t>(out->element_count()) != g.pixels() * g.output_features()) {
+    return Invalid("the result does not fit the geometry");
+  }
+  const recu::Sums sums = {out->typed_data()};
+  recu::Epilogue epilogue;
+  epilogue.sums = &sums;
+  recu::BinaryConv(g, call.x, call.kernel, epilogue, *call.isa, MakeWorkers(pool));
+  return ffi::Error::Success();
+}
+
+ffi::Error ConvThresholds(ffi::ThreadPool pool, Words x, Words panels, Ints tap_sums, Ints thresholds, Out<Words> out,
+                          ffi::Span<const int64_t> geometry, std::string_view isa) {
+  Call call;
+  if (ffi::Error error = ReadCall(x, panels, tap_sums, geometry, isa, &call); error.failure()) return error;
+  const recu::Geometry& g = call.geometry;
+  const int64_t padded = g.blocks() * recu::kBlock;
+  if (g.groups != 1 || static_cast<int64_t>(thresholds.element_count()) != 2 * padded ||
+      static_cast<int64_t>(out->element_count()) != 2 * g.pixels() * g.output_words()) {
+    return Invalid("thresholds or result do not fit the geometry");
+  }
+  const recu::Thresholds t = {thresholds.typed_data(), thresholds.typed_data() + padded,
+                              reinterpret_cast<uint64_t*>(out->typed_data())};
+  recu::Epilogue epilogue;
+  epilogue.thresholds = &t;
+  recu::BinaryConv(g, call.x, call.kernel, epilogue, *call.isa, MakeWorkers(pool));
+  return ffi::Error::Success();
+}
+
+ffi::Error ConvAffine(ffi::ThreadPool pool, Words x, Words panels, Ints tap_sums, Floats affine, Floats shortcut,
+                      Out<Floats> out, Out<Words> bits, ffi::Span<const int64_t> geometry, bool clamp,
+                      std::string_view isa) {
+  Call call;
+  if (ffi::Error error = ReadCall(x, panels, tap_sums, geometry, isa, &call); error.failure()) return error;
+  const recu::Geometry& g = call.geometry;
+  const int64_t padded = g.blocks() * recu::kBlock, count = g.pixels() * g.output_features();
+  if (g.groups != 1 || static_cast<int64_t>(affine.element_count()) != 4 * padded || !FitsOrEmpty(shortcut, count) ||
+      static_cast<int64_t>(out->element_count()) != count ||
+      static_cast<int64_t>(bits->element_count()) != 2 * g.pixels() * g.output_words()) {
+    return Invalid("affine, shortcut or results do not fit the geometry");
+  }
+  const float* rows = affine.typed_data();
+  const recu::Affine a = {rows,
+                          rows + padded,
+                          rows + 2 * padded,
+                          rows + 3 * padded,
+                          OrNull(shortcut),
+                          clamp,
+                          out->typed_data(),
+                          reinterpret_cast<uint64_t*>(bits->typed_data())};
+  recu::Epilogue epilogue;
+  epilogue.affine = &a;
+  recu::BinaryConv(g, call.x, call.kernel, epilogue, *call.isa, MakeWorkers(pool));
+  return ffi::Error::Success();
+}
+
+ffi::Error KernelGradient(ffi::ThreadPool pool, Words x, Floats dy, Out<Floats> out, ffi::Span<const int64_t> geometry,
+                          std::string_view isa_name) {
+  recu::Geometry g;
+  if (!ReadGeometry(geometry, &g)) return Invalid("the geometry is not one of a convolution");
+  const recu::Isa* isa = recu::FindIsa(std::string(isa_name).c_str());
+  if (isa == nullptr) return Invalid("no instruction set of this name here: " + std::string(isa_name));
+  if (static_cast<int64_t>(x.element_count()) != 2 * g.input_words() ||
+      static_cast<int64_t>(dy.element_count()) != g.pixels() * g.output_features() ||
+      static_cast<int64_t>(out->element_count()) != g.taps() * g.channels * g.output_features()) {
+    return Invalid("x, dy or the kernel's gradient do not fit the geometry");
+  }
+  recu::KernelGradient(g, reinterpret_cast<const uint64_t*>(x.typed_data()), dy.typed_data(), out->typed_data(), *isa,
+                       MakeWorkers(pool));
+  return ffi::Error::Success();
+}
+
+ffi::Error InputGradient(ffi::ThreadPool pool, Words kernel, Floats alpha, Floats dy, Out<Floats> out,
+                         ffi::Span<const int64_t> geometry, std::string_view isa_name) {
+  recu::Geometry g;
+  if (!ReadGeometry(geometry, &g)) return Invalid("the geometry is not one of a convolution");
+  const recu::Isa* isa = recu::FindIsa(std::string(isa_name).c_str());
+  if (isa == nullptr) return Invalid("no instruction set of this name here: " + std::string(isa_name));
+  if (static_cast<int64_t>(kernel.element_count()) != 2 * g.output_features() * g.depth() ||
+      static_cast<int64_t>(dy.element_count()) != g.pixels() * g.output_features() ||
+      !FitsOrEmpty(alpha, g.output_features()) ||
+      static_cast<int64_t>(out->element_count()) != g.batch * g.in[0] * g.in[1] * g.in[2] * g.groups * g.channels) {
+    return Invalid("kernel, alpha, dy or the input's gradient do not fit the geometry");
+  }
+  recu::InputGradient(g, reinterpret_cast<const uint64_t*>(kernel.typed_data()), OrNull(alpha), dy.typed_data(),
+                      out->typed_data(), *isa, MakeWorkers(pool));
+  return ffi::Error::Success();
+}
+
+ffi::Error Pack(ffi::ThreadPool pool, Floats x, Floats norm, Out<Words> out, int64_t channels,
+                std::string_view isa_name) {
+  const recu::Isa* isa = recu::FindIsa(std::string(isa_name).c_str());
+  if (isa == nullptr) return Invalid("no instruction set of this name here: " + std::string(isa_name));
+  const int64_t count = static_cast<int64_t>(x.element_count());
+  if (channels < 1 || count % channels != 0 ||
+      static_cast<int64_t>(out->element_count()) != count / channels * 2 * ((channels + 63) / 64)) {
+    return Invalid("x or its packed form do not fit the number of channels");
+  }
+  if (!FitsOrEmpty(norm, 3 * channels)) return Invalid("the batch norm does not fit the number of channels");
+  recu::PackSigns(x.typed_data(), count / channels, channels, OrNull(norm),
+                  reinterpret_cast<uint64_t*>(out->typed_data()), *isa, MakeWorkers(pool));
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_conv_sums, ConvSums,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Words>()
+                                  .Arg<Words>()
+                                  .Arg<Ints>()
+                                  .Ret<Ints>()
+                                  .Attr<ffi::Span<const int64_t>>("geometry")
+                                  .Attr<std::string_view>("isa"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_conv_thresholds, ConvThresholds,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Words>()
+                                  .Arg<Words>()
+                                  .Arg<Ints>()
+                                  .Arg<Ints>()
+                                  .Ret<Words>()
+                                  .Attr<ffi::Span<const int64_t>>("geometry")
+                                  .Attr<std::string_view>("isa"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_conv_affine, ConvAffine,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Words>()
+                                  .Arg<Words>()
+                                  .Arg<Ints>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Ret<Floats>()
+                                  .Ret<Words>()
+                                  .Attr<ffi::Span<const int64_t>>("geometry")
+                                  .Attr<bool>("clamp")
+                                  .Attr<std::string_view>("isa"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_kernel_gradient, KernelGradient,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Words>()
+                                  .Arg<Floats>()
+                                  .Ret<Floats>()
+                                  .Attr<ffi::Span<const int64_t>>("geometry")
+                                  .Attr<std::string_view>("isa"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_input_gradient, InputGradient,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Words>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Ret<Floats>()
+                                  .Attr<ffi::Span<const int64_t>>("geometry")
+                                  .Attr<std::string_view>("isa"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_pack, Pack,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Ret<Words>()
+                                  .Attr<int64_t>("channels")
+                                  .Attr<std::string_view>("isa"));
+
+#ifndef RECU_SOURCES
+#define RECU_SOURCES ""
+#endif
+
+// SHA-256 of the sources of this build. setup.py sets it, and native.py searches for it in the library.
+extern "C" const char* recu_sources() { return RECU_SOURCES; }
+
+// Names of the instruction sets that this processor supports, fastest first, separated by spaces.
+extern "C" const char* recu_isas() {
+  static const std::string names = [] {
+    std::string joined;
+    for (const char* name : {"avx512", "avx2", "portable"}) {
+      if (recu::FindIsa(name) != nullptr) joined += (joined.empty() ? "" : " ") + std::string(name);
+    }
+    return joined;
+  }();
+  return names.c_str();
+}

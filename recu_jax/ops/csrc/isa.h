@@ -1,0 +1,86 @@
+// The inner loops, compiled once for each instruction set. The program chooses the set at run time.
+
+#pragma once
+
+#include <cstdint>
+
+namespace recu {
+
+// Sums of one tile and 16 output channels. The contributions of taps outside the image are subtracted from them.
+struct BorderTile {
+  int pixels;
+  const int64_t* counts;    // (pixels): number of taps outside
+  const int32_t* outside;   // (pixels, taps): taps outside, the first `counts` of each row
+  int64_t taps;
+  const int32_t* tap_sums;  // (taps, 16)
+  int32_t* sums;            // (pixels, 16)
+};
+
+// Sums of one tile and 16 output channels, and the arrays for the results.
+struct AffineTile {
+  const int32_t* sums;  // (pixels, 16)
+  int pixels;
+  int features;  // used channels of the 16
+  const float* alpha;  // 16 numbers; the same for mean, factor and bias
+  const float* mean;
+  const float* factor;
+  const float* bias;
+  const float* shortcut;  // at the first pixel, or null
+  float* out;             // at the first pixel
+  int64_t stride;         // distance between pixels of out and shortcut, in floats
+  bool clamp;
+  uint16_t* bits;  // at the first pixel
+  int64_t bits_stride;  // distance between pixels, in 16-bit parts
+};
+
+struct ThresholdTile {
+  const int32_t* sums;
+  int pixels;
+  int features;
+  const int32_t* threshold;
+  const int32_t* direction;
+  uint16_t* bits;
+  int64_t bits_stride;
+};
+
+// Some steps of a sum of outer products: signs of 16-bit parts times numbers.
+struct OuterRun {
+  const uint16_t* bits;
+  const float* numbers;
+  int64_t count;
+};
+
+// Distances to the next step, and within a step to the next vector of bits and to the next row of numbers.
+struct OuterSteps {
+  int64_t bits;
+  int64_t bits_vector;
+  int64_t number;
+  int64_t number_row;
+};
+
+struct Isa {
+  const char* name;
+  // Largest number of pixels for `count`.
+  int max_pixels;
+  // sums (pixels, 16) = all - 2 * (sum over d of popcount(gathered[d][pixel] ^ panel[d][channel])).
+  void (*count)(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int pixels, int32_t all,
+                int32_t* sums);
+  void (*border)(const BorderTile&);
+  void (*affine)(const AffineTile&);
+  void (*thresholds)(const ThresholdTile&);
+  // Packs the signs of `channels` floats into (channels + 63) / 64 words. If `norm` is not null, it holds mean, factor
+  // and bias, (3, channels), and the signs are those of (x - mean) * factor + bias.
+  void (*pack)(const float* x, int64_t channels, const float* norm, uint64_t* words);
+  // sums (rows, vectors, 16) += numbers[row] * sign[vector], over the steps of all runs; rows <= 16, vectors <= 2.
+  void (*outer)(int rows, int vectors, const OuterRun* runs, int count, const OuterSteps& steps, float* sums);
+};
+
+const Isa& PortableIsa();
+// Null if the compiler or the processor does not support it.
+const Isa* Avx2Isa();
+const Isa* Avx512Isa();
+
+// Finds "portable", "avx2" or "avx512"; null if it is not supported. An empty name finds the fastest.
+const Isa* FindIsa(const char* name);
+
+}  // namespace recu

@@ -1,0 +1,165 @@
+// AVX2 has no popcount instruction. A byte shuffle looks up the count of each half byte.
+
+#include "isa.h"
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+
+#include <immintrin.h>
+
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+
+namespace recu {
+namespace {
+
+struct Vector {
+  __m256 low, high;
+};
+
+inline __m256i LoadInts(const int32_t* x) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)); }
+
+inline Vector Load(const float* x) { return {_mm256_loadu_ps(x), _mm256_loadu_ps(x + 8)}; }
+inline Vector LoadPart(const float* x, int n) {
+  alignas(32) float part[16] = {};
+  for (int i = 0; i < n; ++i) part[i] = x[i];
+  return Load(part);
+}
+inline Vector FromInts(const int32_t* x) {
+  return {_mm256_cvtepi32_ps(LoadInts(x)), _mm256_cvtepi32_ps(LoadInts(x + 8))};
+}
+inline void SubtractInts(int32_t* from, const int32_t* x) {
+  for (int half = 0; half < 16; half += 8) {
+    const __m256i rest = _mm256_sub_epi32(LoadInts(from + half), LoadInts(x + half));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(from + half), rest);
+  }
+}
+inline void Store(float* to, const Vector& x) {
+  _mm256_storeu_ps(to, x.low);
+  _mm256_storeu_ps(to + 8, x.high);
+}
+inline void StorePart(float* to, const Vector& x, int n) {
+  alignas(32) float part[16];
+  Store(part, x);
+  for (int i = 0; i < n; ++i) to[i] = part[i];
+}
+inline Vector MultiplyAdd(const Vector& a, const Vector& b, const Vector& c) {
+  return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+}
+inline Vector MultiplySubtract(const Vector& a, const Vector& b, const Vector& c) {
+  return {_mm256_fmsub_ps(a.low, b.low, c.low), _mm256_fmsub_ps(a.high, b.high, c.high)};
+}
+inline Vector Add(const Vector& a, const Vector& b) {
+  return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
+}
+inline Vector Clamp(const Vector& x) {
+  const __m256 one = _mm256_set1_ps(1.f), minus_one = _mm256_set1_ps(-1.f);
+  return {_mm256_min_ps(one, _mm256_max_ps(minus_one, x.low)), _mm256_min_ps(one, _mm256_max_ps(minus_one, x.high))};
+}
+inline uint16_t NotNegative(const Vector& x) {
+  const __m256 zero = _mm256_setzero_ps();
+  const int low = _mm256_movemask_ps(_mm256_cmp_ps(x.low, zero, _CMP_GE_OQ));
+  const int high = _mm256_movemask_ps(_mm256_cmp_ps(x.high, zero, _CMP_GE_OQ));
+  return static_cast<uint16_t>(low | high << 8);
+}
+inline uint16_t NotBelow(const int32_t* a, const int32_t* direction, const int32_t* b) {
+  unsigned bits = 0;
+  for (int half = 0; half < 16; half += 8) {
+    const __m256i product = _mm256_mullo_epi32(LoadInts(a + half), LoadInts(direction + half));
+    const int below = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(LoadInts(b + half), product)));
+    bits |= static_cast<unsigned>(~below & 0xff) << half;
+  }
+  return static_cast<uint16_t>(bits);
+}
+
+inline Vector Broadcast(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+
+// The signs of each byte. A table needs one load; computing the signs from bits takes four instructions. The compiler
+// fills the table. Code that fills it when the library is loaded would also run on processors without AVX2.
+struct SignTable {
+  alignas(32) float signs[256][8];
+  constexpr SignTable() : signs() {
+    for (int i = 0; i < 256 * 8; ++i) signs[i / 8][i % 8] = i / 8 >> i % 8 & 1 ? 1.f : -1.f;
+  }
+};
+constexpr SignTable kSignTable;
+inline Vector Signs(uint16_t bits) {
+  return {_mm256_load_ps(kSignTable.signs[bits & 0xff]), _mm256_load_ps(kSignTable.signs[bits >> 8])};
+}
+constexpr int kOuterRows[] = {0, 4, 2};
+
+#include "tile.h"
+#include "outer.h"
+
+// One word adds at most 8 to a byte counter, so 31 words fit into a byte. Then the bytes are summed into 64 bits.
+constexpr int64_t kWordsPerByteCounter = 31;
+
+// Each of P pixels has four registers of four output channels. With P = 2 the counters, the table and the mask fill the
+// sixteen registers.
+template <int P>
+inline void CountOf(const uint64_t* gathered, int64_t stride, const uint64_t* panel, int64_t depth,
+                        int32_t all, int32_t* sums) {
+  const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,  //
+                                         0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+  const __m256i low_half = _mm256_set1_epi8(0x0f);
+  __m256i wide[P][4];
+  for (int p = 0; p < P; ++p) {
+    for (int j = 0; j < 4; ++j) wide[p][j] = _mm256_setzero_si256();
+  }
+  for (int64_t from = 0; from < depth; from += kWordsPerByteCounter) {
+    const int64_t to = from + kWordsPerByteCounter < depth ? from + kWordsPerByteCounter : depth;
+    __m256i bytes[P][4];
+    for (int p = 0; p < P; ++p) {
+      for (int j = 0; j < 4; ++j) bytes[p][j] = _mm256_setzero_si256();
+    }
+    for (int64_t d = from; d < to; ++d) {
+      for (int p = 0; p < P; ++p) {
+        const __m256i x = _mm256_set1_epi64x(static_cast<long long>(gathered[d * stride + p]));
+        for (int j = 0; j < 4; ++j) {
+          const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel + 16 * d + 4 * j));
+          const __m256i differ = _mm256_xor_si256(x, w);
+          const __m256i low = _mm256_and_si256(differ, low_half);
+          const __m256i high = _mm256_and_si256(_mm256_srli_epi16(differ, 4), low_half);
+          bytes[p][j] = _mm256_add_epi8(bytes[p][j], _mm256_shuffle_epi8(table, low));
+          bytes[p][j] = _mm256_add_epi8(bytes[p][j], _mm256_shuffle_epi8(table, high));
+        }
+      }
+    }
+    for (int p = 0; p < P; ++p) {
+      for (int j = 0; j < 4; ++j) {
+        wide[p][j] = _mm256_add_epi64(wide[p][j], _mm256_sad_epu8(bytes[p][j], _mm256_setzero_si256()));
+      }
+    }
+  }
+  const __m256i even = _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6);
+  for (int p = 0; p < P; ++p) {
+    for (int j = 0; j < 4; ++j) {
+      const __m256i narrow = _mm256_permutevar8x32_epi32(wide[p][j], even);
+      const __m128i count = _mm256_castsi256_si128(narrow);
+      const __m128i sum = _mm_sub_epi32(_mm_set1_epi32(all), _mm_add_epi32(count, count));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(sums + 16 * p + 4 * j), sum);
+    }
+  }
+}
+
+void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int pixels, int32_t all, int32_t* sums) {
+  int p = 0;
+  for (; p + 2 <= pixels; p += 2) CountOf<2>(gathered + p, pixels, panel, depth, all, sums + 16 * p);
+  if (p < pixels) CountOf<1>(gathered + p, pixels, panel, depth, all, sums + 16 * p);
+}
+
+}  // namespace
+}  // namespace recu
+
+#pragma GCC pop_options
+
+const recu::Isa* recu::Avx2Isa() {
+  static const Isa isa = {"avx2", 8, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, Outer};
+  static const bool have = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  return have ? &isa : nullptr;
+}
+
+#else
+
+const recu::Isa* recu::Avx2Isa() { return nullptr; }
+
+#endif

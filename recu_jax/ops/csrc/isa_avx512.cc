@@ -1,0 +1,104 @@
+// AVX-512 with VPOPCNTDQ: eight 64-bit popcounts per instruction.
+
+#include "isa.h"
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+
+#include <immintrin.h>
+
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,prefer-vector-width=512")
+
+namespace recu {
+namespace {
+
+using Vector = __m512;
+
+inline Vector Load(const float* x) { return _mm512_loadu_ps(x); }
+inline __mmask16 First(int n) { return static_cast<__mmask16>((1u << n) - 1); }
+inline Vector LoadPart(const float* x, int n) { return _mm512_maskz_loadu_ps(First(n), x); }
+inline Vector FromInts(const int32_t* x) { return _mm512_maskz_cvtepi32_ps(0xffff, _mm512_loadu_si512(x)); }
+inline void SubtractInts(int32_t* from, const int32_t* x) {
+  _mm512_storeu_si512(from, _mm512_sub_epi32(_mm512_loadu_si512(from), _mm512_loadu_si512(x)));
+}
+inline void Store(float* to, Vector x) { _mm512_storeu_ps(to, x); }
+inline void StorePart(float* to, Vector x, int n) { _mm512_mask_storeu_ps(to, First(n), x); }
+inline Vector MultiplyAdd(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
+inline Vector MultiplySubtract(Vector a, Vector b, Vector c) { return _mm512_fmsub_ps(a, b, c); }
+inline Vector Add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
+inline Vector Clamp(Vector x) {
+  return _mm512_maskz_min_ps(0xffff, _mm512_set1_ps(1.f), _mm512_maskz_max_ps(0xffff, _mm512_set1_ps(-1.f), x));
+}
+inline uint16_t NotNegative(Vector x) { return _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GE_OQ); }
+inline uint16_t NotBelow(const int32_t* a, const int32_t* direction, const int32_t* b) {
+  const __m512i product = _mm512_mullo_epi32(_mm512_loadu_si512(a), _mm512_loadu_si512(direction));
+  return _mm512_cmpge_epi32_mask(product, _mm512_loadu_si512(b));
+}
+
+inline Vector Broadcast(float x) { return _mm512_set1_ps(x); }
+inline Vector Signs(uint16_t bits) { return _mm512_mask_blend_ps(bits, _mm512_set1_ps(-1.f), _mm512_set1_ps(1.f)); }
+// 12 rows of two vectors: sums, signs and a number take 27 of the 32 registers. With one vector, numbers are read
+// straight from memory.
+constexpr int kOuterRows[] = {0, 16, 12};
+
+#include "tile.h"
+#include "outer.h"
+
+constexpr int kMaxPixels = 12;
+
+inline void StoreSums(int32_t* to, int32_t all, __m512i count) {
+  // Here and above the mask selects all lanes. Without a mask GCC 12 warns about its own header.
+  const __m256i narrow = _mm512_maskz_cvtepi64_epi32(0xff, count);
+  const __m256i sum = _mm256_sub_epi32(_mm256_set1_epi32(all), _mm256_add_epi32(narrow, narrow));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), sum);
+}
+
+// Each of P pixels has two registers of eight output channels. With P = 12 the counters take 24 of the 32 registers.
+template <int P>
+void CountOf(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int32_t all, int32_t* sums) {
+  __m512i first[P], second[P];
+  for (int p = 0; p < P; ++p) first[p] = second[p] = _mm512_setzero_si512();
+  for (int64_t d = 0; d < depth; ++d, gathered += P, panel += 16) {
+    const __m512i w0 = _mm512_loadu_si512(panel), w1 = _mm512_loadu_si512(panel + 8);
+#pragma GCC unroll 12
+    for (int p = 0; p < P; ++p) {
+      const __m512i x = _mm512_set1_epi64(static_cast<long long>(gathered[p]));
+      first[p] = _mm512_add_epi64(first[p], _mm512_popcnt_epi64(_mm512_xor_si512(x, w0)));
+      second[p] = _mm512_add_epi64(second[p], _mm512_popcnt_epi64(_mm512_xor_si512(x, w1)));
+    }
+  }
+#pragma GCC unroll 12
+  for (int p = 0; p < P; ++p) {
+    StoreSums(sums + 16 * p, all, first[p]);
+    StoreSums(sums + 16 * p + 8, all, second[p]);
+  }
+}
+
+using CountFn = void (*)(const uint64_t*, const uint64_t*, int64_t, int32_t, int32_t*);
+constexpr CountFn kCount[kMaxPixels + 1] = {
+    nullptr,        CountOf<1>, CountOf<2>, CountOf<3>,  CountOf<4>,  CountOf<5>, CountOf<6>,
+    CountOf<7>, CountOf<8>, CountOf<9>, CountOf<10>, CountOf<11>, CountOf<12>};
+
+void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int pixels, int32_t all, int32_t* sums) {
+  kCount[pixels](gathered, panel, depth, all, sums);
+}
+
+}  // namespace
+}  // namespace recu
+
+#pragma GCC pop_options
+
+const recu::Isa* recu::Avx512Isa() {
+  static const Isa isa = {"avx512", kMaxPixels, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, Outer};
+  static const bool have = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                           __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx2") &&
+                           __builtin_cpu_supports("fma");
+  return have ? &isa : nullptr;
+}
+
+#else
+
+const recu::Isa* recu::Avx512Isa() { return nullptr; }
+
+#endif

@@ -1,0 +1,97 @@
+// Plain C++, for processors without AVX2 and AVX-512, and for compilers that cannot target them.
+
+#include <cmath>
+#include <cstring>
+
+#include "isa.h"
+
+namespace recu {
+namespace {
+
+struct Vector {
+  float v[16];
+};
+
+template <typename Each>
+inline Vector Make(const Each& each) {
+  Vector result;
+  for (int i = 0; i < 16; ++i) result.v[i] = each(i);
+  return result;
+}
+
+inline Vector Load(const float* x) {
+  return Make([=](int i) { return x[i]; });
+}
+inline Vector LoadPart(const float* x, int n) {
+  return Make([=](int i) { return i < n ? x[i] : 0.f; });
+}
+inline Vector FromInts(const int32_t* x) {
+  return Make([=](int i) { return static_cast<float>(x[i]); });
+}
+inline void SubtractInts(int32_t* from, const int32_t* x) {
+  for (int i = 0; i < 16; ++i) from[i] -= x[i];
+}
+inline void StorePart(float* to, const Vector& x, int n) { std::memcpy(to, x.v, sizeof(float) * n); }
+inline void Store(float* to, const Vector& x) { StorePart(to, x, 16); }
+inline Vector MultiplyAdd(const Vector& a, const Vector& b, const Vector& c) {
+  return Make([&](int i) { return std::fma(a.v[i], b.v[i], c.v[i]); });
+}
+inline Vector MultiplySubtract(const Vector& a, const Vector& b, const Vector& c) {
+  return Make([&](int i) { return std::fma(a.v[i], b.v[i], -c.v[i]); });
+}
+inline Vector Add(const Vector& a, const Vector& b) {
+  return Make([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline Vector Clamp(const Vector& x) {
+  return Make([&](int i) { return x.v[i] < -1.f ? -1.f : x.v[i] > 1.f ? 1.f : x.v[i]; });
+}
+inline uint16_t NotNegative(const Vector& x) {
+  unsigned bits = 0;
+  for (int i = 0; i < 16; ++i) bits |= static_cast<unsigned>(x.v[i] >= 0) << i;
+  return static_cast<uint16_t>(bits);
+}
+inline uint16_t NotBelow(const int32_t* a, const int32_t* direction, const int32_t* b) {
+  unsigned bits = 0;
+  for (int i = 0; i < 16; ++i) bits |= static_cast<unsigned>(a[i] * direction[i] >= b[i]) << i;
+  return static_cast<uint16_t>(bits);
+}
+
+inline Vector Broadcast(float x) {
+  return Make([=](int) { return x; });
+}
+inline Vector Signs(uint16_t bits) {
+  return Make([=](int i) { return bits >> i & 1 ? 1.f : -1.f; });
+}
+constexpr int kOuterRows[] = {0, 2, 1};
+
+#include "tile.h"
+#include "outer.h"
+
+void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int pixels, int32_t all,
+          int32_t* sums) {
+  for (int i = 0; i < 16 * pixels; ++i) sums[i] = all;
+  for (int64_t d = 0; d < depth; ++d) {
+    for (int p = 0; p < pixels; ++p) {
+      for (int i = 0; i < 16; ++i) {
+        sums[16 * p + i] -= 2 * __builtin_popcountll(gathered[d * pixels + p] ^ panel[16 * d + i]);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+const Isa& PortableIsa() {
+  static const Isa isa = {"portable", 4, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, Outer};
+  return isa;
+}
+
+const Isa* FindIsa(const char* name) {
+  const Isa* all[] = {Avx512Isa(), Avx2Isa(), &PortableIsa()};
+  for (const Isa* isa : all) {
+    if (isa != nullptr && (*name == '\0' || std::strcmp(name, isa->name) == 0)) return isa;
+  }
+  return nullptr;
+}
+
+}  // namespace recu

@@ -1,0 +1,82 @@
+"""Finds the compiled kernels of csrc/ and registers them with XLA.
+
+setup.py builds them beside this file. Without them, or on other devices than CPUs, the package `ops` uses XLA's own
+convolution.
+"""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import pathlib
+
+import jax
+import jaxlib
+
+from recu_jax.errors import one_line
+
+TARGETS = (
+    "recu_conv_sums",
+    "recu_conv_thresholds",
+    "recu_conv_affine",
+    "recu_kernel_gradient",
+    "recu_input_gradient",
+    "recu_pack",
+)
+
+
+@functools.cache
+def instruction_sets() -> tuple[str, ...]:
+    """Lists the instruction sets that the kernels are compiled for and this processor has, fastest first.
+
+    The list is empty without compiled kernels. The first call registers the kernels with XLA. It warns if there are no
+    kernels, or if they were built from other sources.
+    """
+    folder = pathlib.Path(__file__).parent
+    found = sorted(folder.glob("_kernels*.so"))
+    if found and is_of_its_sources(found[0]):
+        return load(found[0])
+    logging.getLogger(__name__).warning(
+        "%s in %s; 1-bit models run by XLA on +-1 numbers: as exact, but several times slower. With a C++ compiler "
+        "there, type in the clone of recu_jax: pip install -e .",
+        "the compiled kernels are older or newer than their sources" if found else "there are no compiled kernels",
+        folder,
+    )
+    return ()
+
+
+def is_of_its_sources(kernels: pathlib.Path) -> bool:
+    """Tells whether a library was built from the sources beside it; True without sources, as in a wheel."""
+    # setup.py computes the same digest and stores it in the library.
+    sources = sorted(path for path in (kernels.parent / "csrc").glob("*") if path.suffix in (".cc", ".h"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    return not sources or digest.encode() in kernels.read_bytes()
+
+
+def load(path: pathlib.Path) -> tuple[str, ...]:
+    """Registers the kernels of the shared library `path`; the result is that of `instruction_sets`."""
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        logging.getLogger(__name__).warning("%s does not load (%s); 1-bit models run by XLA", path, error)
+        return ()
+    # Creates the devices first. Otherwise a kernel that XLA refuses would make JAX fail to create any device.
+    jax.devices("cpu")
+    try:
+        for target in TARGETS:
+            jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
+    except jax.errors.JaxRuntimeError as error:
+        logging.getLogger(__name__).warning(
+            "jaxlib %s does not take the compiled kernels of recu_jax (%s); 1-bit models run by XLA, slower",
+            jaxlib.__version__, one_line(error, 200),
+        )  # fmt: skip
+        return ()
+    library.recu_isas.restype = ctypes.c_char_p
+    return tuple(library.recu_isas().decode().split())
+
+
+def default_backend() -> str:
+    """Returns the fastest of `instruction_sets()` if the default device is a CPU, and otherwise "xla"."""
+    if jax.default_backend() != "cpu":
+        return "xla"
+    return next(iter(instruction_sets()), "xla")

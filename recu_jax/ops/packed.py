@@ -1,0 +1,322 @@
+"""Packed binary convolution and dense layers as JAX operations. They can be called inside `jit`.
+
+    words = pack(x)                                       # signs of (batch, height, width, channels), 32 a word
+    sums = binary_conv(words, pack_kernel(kernel), x.shape[-1], padding="SAME")     # int32, exact
+
+On x86 CPUs the operations run the C++ code of csrc/ through XLA's FFI. On other devices, or with `backend="xla"`, XLA
+convolves +-1 numbers. The CPU uses float32. GPU and TPU use bfloat16 and sum in float32. Both are exact for fewer than
+2^24 products.
+
+Zero padding is added after the sign, so taps outside the image count nothing (SPEC.md section 2).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from recu_jax.errors import UserError
+from recu_jax.ops import native
+from recu_jax.ops.conv import ConvSpec, PaddingLike, match_varying_axes, per_channel, wrap_padding
+from recu_jax.ops.geometry import BLOCK, Geometry
+from recu_jax.ops.packing import (
+    AnyArray,
+    kernel_word_count,
+    pack_groups,
+    pack_kernel,
+    unpack_bits,
+    unpack_groups,
+    word_count,
+)
+
+__all__ = ["Kernel", "arrange_kernel", "binary_conv", "binary_dense", "pack", "pack_kernel"]
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["backend"])
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """Weights in the layout of a backend; `arrange_kernel` creates it.
+
+    Attributes:
+      arrays: the weights.
+      backend: name of the backend.
+    """
+
+    arrays: tuple[Any, ...]
+    backend: str
+
+
+def pack(x: jax.Array, groups: int = 1, backend: str | None = None, norm: jax.Array | None = None) -> jax.Array:
+    """Packs the signs of real numbers x into bits; `packing` describes the layout.
+
+    Args:
+      x: (..., channels).
+      groups: groups of channels; each begins a new word.
+      backend: as in `arrange_kernel`.
+      norm: (3, channels), mean, factor and bias of a `batch_norm` that is applied to x first, or None; only with one
+        group.
+
+    Returns:
+      uint32, (..., groups * words).
+    """
+    backend = backend or native.default_backend()
+    if norm is not None and (backend == "xla" or x.dtype != jnp.float32):
+        x, norm = batch_norm(x, norm), None
+    if backend == "xla":
+        return pack_groups(x, groups)
+    if x.dtype != jnp.float32:  # a cast to float32 may round a small negative number to 0
+        x = jnp.where(x >= 0, jnp.float32(1), jnp.float32(-1))
+    channels = x.shape[-1] // groups
+    shape = jax.ShapeDtypeStruct((*x.shape[:-1], groups * word_count(channels)), jnp.uint32)
+    return _call("recu_pack", shape, x, _or_empty(norm), channels=np.int64(channels), isa=backend)
+
+
+def batch_norm(x: jax.Array, norm: jax.Array) -> jax.Array:
+    """Computes `(x - mean) * factor + bias` for x, (..., channels), and norm, (3, channels)."""
+    mean, factor, bias = (per_channel(row, x) for row in norm)
+    return (x - mean) * factor + bias
+
+
+def arrange_kernel(words: AnyArray, channels: int, groups: int, backend: str | None = None) -> Kernel:
+    """Converts packed weights to the layout of a backend. One conversion serves any number of convolutions.
+
+    Args:
+      words: uint32, (features, *window, words), the result of `pack_kernel`.
+      channels: input channels of a group.
+      groups: groups of channels.
+      backend: an instruction set of `native.instruction_sets()`, or "xla"; None takes the fastest available.
+    """
+    backend = backend or native.default_backend()
+    xp: Any = np if isinstance(words, np.ndarray) else jnp
+    features, *window, _ = words.shape
+    if backend == "xla":
+        signs = xp.where(unpack_bits(words, channels), np.int8(1), np.int8(-1))
+        return Kernel((xp.moveaxis(signs, 0, -1),), backend)
+    taps, per_group = int(np.prod(window)), features // groups
+    blocks = -(-per_group // BLOCK)
+    even = word_count(channels)
+    panels = words.reshape(groups, per_group, taps, words.shape[-1])
+    panels = xp.pad(panels, [(0, 0), (0, blocks * BLOCK - per_group), (0, 0), (0, even - words.shape[-1])])
+    panels = panels.reshape(groups, blocks, BLOCK, taps, even // 2, 2)
+    # The sum that a tap outside the image would add: its words are 0, which means all signs -1.
+    minus = np.int32(channels) - 2 * _popcount(panels).sum((-2, -1), dtype=np.int32)
+    tap_sums = xp.moveaxis(minus, 2, 3)
+    return Kernel((xp.moveaxis(panels, 2, 4), tap_sums), backend)
+
+
+def _popcount(words):
+    return np.bitwise_count(words) if isinstance(words, np.ndarray) else lax.population_count(words)
+
+
+def _call(target, shapes, *args, **attributes):
+    results = jax.ffi.ffi_call(target, shapes, vmap_method="sequential")(*args, **attributes)
+    # Within `jax.shard_map` JAX does not know that the results vary over the devices as the arguments do.
+    return jax.tree.map(lambda result: match_varying_axes(result, *args)[0], results)
+
+
+def _call_with_kernel(target, shapes, geometry, kernel, x, *args, **attributes):
+    return _call(
+        target, shapes, x, *kernel.arrays, *args, geometry=geometry.numbers(), isa=kernel.backend, **attributes
+    )
+
+
+def conv_sums(x: jax.Array, kernel: Kernel, geometry: Geometry) -> jax.Array:
+    """Convolves packed activations with packed weights.
+
+    Args:
+      x: packed activations, uint32, `geometry.input_shape`.
+      kernel: packed weights.
+      geometry: of the convolution.
+
+    Returns:
+      Exact integer sums: int32, `geometry.output_shape`.
+    """
+    if kernel.backend != "xla":
+        shape = jax.ShapeDtypeStruct(geometry.output_shape, jnp.int32)
+        return _call_with_kernel("recu_conv_sums", shape, geometry, kernel, x)
+    dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    spatial = len(geometry.window)
+    signs = unpack_groups(x, geometry.groups * geometry.channels, geometry.groups, dtype)
+    spec = ConvSpec(geometry.strides, geometry.padding, geometry.dilation, geometry.groups)
+    y = lax.conv_general_dilated(
+        signs,
+        kernel.arrays[0].reshape(*geometry.window, geometry.channels, -1).astype(dtype),
+        (1,) * spatial if not spatial else spec.strides,
+        spec.padding,
+        rhs_dilation=spec.kernel_dilation,
+        dimension_numbers=spec.dimension_numbers,
+        feature_group_count=spec.feature_group_count,
+        preferred_element_type=jnp.float32,
+    )
+    return y.astype(jnp.int32)
+
+
+def conv_thresholds(x: jax.Array, kernel: Kernel, geometry: Geometry, thresholds: jax.Array) -> jax.Array:
+    """Convolves packed signs and packs the bits `direction * sum >= threshold`.
+
+    Args:
+      x, kernel, geometry: as in `conv_sums`; one group.
+      thresholds: int32, (2, features): thresholds and directions, +1 or -1.
+
+    Returns:
+      uint32, `geometry.bits_shape`.
+    """
+    if kernel.backend != "xla":
+        shape = jax.ShapeDtypeStruct(geometry.bits_shape, jnp.uint32)
+        return _call_with_kernel("recu_conv_thresholds", shape, geometry, kernel, x, _padded(thresholds))
+    sums = conv_sums(x, kernel, geometry)
+    threshold, direction = (lax.expand_dims(row, range(sums.ndim - 1)) for row in thresholds)
+    return pack_groups(jnp.where(direction * sums >= threshold, 0.0, -1.0))
+
+
+def conv_affine(
+    x: jax.Array, kernel: Kernel, geometry: Geometry, affine: jax.Array, shortcut: jax.Array | None, clamp: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Convolves packed signs; computes `(sum * alpha - mean) * factor + bias + shortcut` and the signs of this result.
+
+    Args:
+      x, kernel, geometry: as in `conv_sums`; one group.
+      affine: float32, (4, features): alpha, mean, factor, bias.
+      shortcut: float32, `geometry.output_shape`, or None.
+      clamp: whether to clamp the result to [-1, 1].
+
+    Returns:
+      The result, float32, `geometry.output_shape`, and its signs, uint32, `geometry.bits_shape`.
+    """
+    if kernel.backend != "xla":
+        shapes = (
+            jax.ShapeDtypeStruct(geometry.output_shape, jnp.float32),
+            jax.ShapeDtypeStruct(geometry.bits_shape, jnp.uint32),
+        )
+        return _call_with_kernel(
+            "recu_conv_affine", shapes, geometry, kernel, x, _padded(affine), _or_empty(shortcut), clamp=bool(clamp)
+        )
+    sums = conv_sums(x, kernel, geometry)
+    alpha, mean, factor, bias = (lax.expand_dims(row, range(sums.ndim - 1)) for row in affine)
+    y = (sums.astype(jnp.float32) * alpha - mean) * factor + bias
+    y = y if shortcut is None else y + shortcut
+    y = jax.nn.hard_tanh(y) if clamp else y
+    return y, pack_groups(y)
+
+
+def kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry, backend: str) -> jax.Array:
+    """Computes the gradient of `conv_sums` with respect to the weights.
+
+    Args:
+      x: packed activations, uint32, `geometry.input_shape`.
+      dy: float32, `geometry.output_shape`.
+      geometry: of the convolution.
+      backend: an instruction set of `native.instruction_sets()`.
+
+    Returns:
+      float32, (*window, channels, groups * features).
+    """
+    shape = (*geometry.window, geometry.channels, geometry.groups * geometry.features)
+    result = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return _call("recu_kernel_gradient", result, x, dy, geometry=geometry.numbers(), isa=backend)
+
+
+def input_gradient(
+    kernel: jax.Array, alpha: jax.Array | None, dy: jax.Array, geometry: Geometry, backend: str
+) -> jax.Array:
+    """Computes the gradient of `alpha * conv_sums` with respect to the activations.
+
+    Args:
+      kernel: signs of the weights, uint32, (groups * features, *window, words), with an even number of words.
+      alpha: float32, (groups * features,), or None.
+      dy, geometry, backend: as in `kernel_gradient`.
+
+    Returns:
+      float32, (batch, *spatial, groups * channels).
+    """
+    shape = (geometry.batch, *geometry.spatial, geometry.groups * geometry.channels)
+    result = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return _call("recu_input_gradient", result, kernel, _or_empty(alpha), dy, geometry=geometry.numbers(), isa=backend)
+
+
+def _or_empty(array):
+    """Converts an optional argument of a compiled kernel: None becomes an empty array."""
+    return jnp.zeros((0,), jnp.float32) if array is None else array
+
+
+def _padded(rows):
+    """Pads values per channel, (rows, features), to whole blocks."""
+    return jnp.pad(rows, ((0, 0), (0, -rows.shape[1] % BLOCK)))
+
+
+def binary_conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    in_features: int,
+    *,
+    strides: int | Sequence[int] | None = 1,
+    padding: PaddingLike = "SAME",
+    kernel_dilation: int | Sequence[int] | None = 1,
+    feature_group_count: int = 1,
+    backend: str | None = None,
+) -> jax.Array:
+    """Convolves packed signs with packed signs. A convolution of floats gives the same sums.
+
+    Args:
+      x: uint32, (batch, *spatial, groups * words), the result of `pack(..., groups)`; any number of spatial dimensions.
+      kernel: uint32, (features, *window, words), the result of `pack_kernel`.
+      in_features: input channels of all groups.
+      strides, padding, kernel_dilation, feature_group_count: as in `recu_jax.functional.conv_of_signs`.
+      backend: as in `arrange_kernel`.
+
+    Returns:
+      int32, (batch, *out_spatial, features).
+
+    Raises:
+      UserError: the shapes do not fit each other, or the padding or backend is unknown.
+    """
+    window, groups = kernel.shape[1:-1], feature_group_count
+    if in_features % groups or kernel.shape[-1] != kernel_word_count(in_features // groups):
+        raise UserError(
+            f"kernel is {kernel.shape} for {in_features} input channels in {groups} groups; its last axis must be "
+            f"{kernel_word_count(in_features // groups)}, the words that hold a group's channels"
+        )
+    # These paddings copy other pixels, so they work on packed words too.
+    x, spec = wrap_padding(x, window, ConvSpec.create(window, strides, padding, kernel_dilation, groups))
+    geometry = Geometry.create(
+        x.shape[0], x.shape[1:-1], window, in_features, kernel.shape[0], spec.strides, spec.padding,
+        spec.kernel_dilation, groups,
+    )  # fmt: skip
+    if x.shape != geometry.input_shape:
+        raise UserError(
+            f"x is {x.shape}; for {in_features} channels in {groups} groups it must be {geometry.input_shape}"
+        )
+    backend = _checked(backend or native.default_backend())
+    backend = backend if geometry.compiled else "xla"
+    return conv_sums(x, arrange_kernel(kernel, geometry.channels, groups, backend), geometry)
+
+
+def _checked(backend: str) -> str:
+    known = ("xla", *native.instruction_sets())
+    if backend not in known:
+        raise UserError(f"backend is {backend!r}; here it must be one of: {', '.join(known)}")
+    return backend
+
+
+def binary_dense(x: jax.Array, kernel: jax.Array, in_features: int, backend: str | None = None) -> jax.Array:
+    """Multiplies packed signs with packed signs.
+
+    Args:
+      x: uint32, (..., words).
+      kernel: uint32, (features, words).
+      in_features: input channels.
+      backend: as in `arrange_kernel`.
+
+    Returns:
+      int32, (..., features).
+
+    Raises:
+      UserError: the shapes do not fit each other, or the backend is unknown.
+    """
+    sums = binary_conv(x.reshape(-1, x.shape[-1]), kernel, in_features, padding="VALID", backend=backend)
+    return sums.reshape(*x.shape[:-1], kernel.shape[0])

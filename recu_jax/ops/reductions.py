@@ -1,0 +1,28 @@
+"""Sums over many elements, in the form that is fast on the backend.
+
+XLA's CPU compiler turns a long reduction into a tree of `reduce-window` operations, which are scalar loops. In a
+`cifar_resnet20` train step they took 560 of 3,600 milliseconds of processor time. As products with a vector of ones the
+same sums are vectorized and use all cores. On GPU and TPU the sums stay reductions, because XLA fuses them with the
+operations before.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from recu_jax.ops import backend
+
+
+def sum_rows(x: jax.Array) -> jax.Array:
+    """Sums (rows, columns) to (columns,)."""
+    return _ones(x.shape[0], x) @ x if backend.sums_by_dots() else x.sum(0)
+
+
+def sum_columns(x: jax.Array) -> jax.Array:
+    """Sums (rows, columns) to (rows,)."""
+    return x @ _ones(x.shape[1], x) if backend.sums_by_dots() else x.sum(1)
+
+
+def _ones(n: int, like: jax.Array) -> jax.Array:
+    # Without the barrier XLA turns a product with ones into a reduction again.
+    return lax.optimization_barrier(jnp.ones(n, like.dtype))

@@ -1,0 +1,202 @@
+"""Reads and writes files of `torch.save` as NumPy arrays. Only this file imports PyTorch, which is optional."""
+
+import dataclasses
+import numbers
+import os
+import pathlib
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from recu_jax.atomic_write import atomic_write
+from recu_jax.errors import UserError
+
+# Keys of the state_dict in the files of the authors' code, and of torchvision's training scripts.
+_STATE_DICT_KEYS = ("state_dict", "model")
+_LONGEST_NAME = 300
+# Allowed bytes in memory per byte of the file: 4 for 8-bit numbers as float32, times 4 for shared tensors.
+_BYTES_A_BYTE = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchFile:
+    """The content of a file.
+
+    Attributes:
+      state_dict: arrays by official name.
+      epoch: number of epochs done; None if the file lacks it.
+      best_top1: best top-1 accuracy in percent; None if the file lacks it.
+    """
+
+    state_dict: dict[str, np.ndarray]
+    epoch: int | None = None
+    best_top1: float | None = None
+
+
+def _torch():
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            "PyTorch is not installed, and reads and writes its files; pip install torch (on Python 3.11 torch==2.13.0 "
+            "is a CPU build)"
+        ) from error
+    return torch
+
+
+def read(path: str | pathlib.Path) -> TorchFile:
+    """Reads a checkpoint of the authors' code (SPEC.md section 7), a bare state_dict, or a torchvision file.
+
+    Only tensors, numbers and containers are read. Nothing that a file names is imported or run.
+
+    Args:
+      path: file to read.
+
+    Returns:
+      The content. Floating arrays are float32, except that float64 arrays stay float64. Other arrays keep their dtype.
+
+    Raises:
+      UserError: PyTorch is not installed, the file does not exist, it is no complete file of `torch.save`, it holds
+        code, or it holds no state_dict.
+    """
+    content = _load(_torch(), path)
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds a {type(content).__name__}; it must hold a state_dict or a dict with one")
+    inner = next((content[k] for k in _STATE_DICT_KEYS if isinstance(content.get(k), Mapping)), None)
+    state_dict = content if inner is None else inner
+    for name in state_dict:
+        if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
+            kind = "a text" if isinstance(name, str) else f"a {type(name).__name__}"
+            raise UserError(f"{path}: an entry's name is {kind}; it must be a text of 1 to {_LONGEST_NAME} letters")
+    arrays = {k: _array(path, k, v) for k, v in state_dict.items()}
+    if not arrays:
+        raise UserError(f"{path} holds an empty state_dict; save model.state_dict() of a model with parameters")
+    if inner is None:
+        return TorchFile(arrays)
+    epoch, best = _number(content.get("epoch")), _number(content.get("best_prec1"))
+    return TorchFile(arrays, None if epoch is None else int(epoch), best)
+
+
+def _load(torch: Any, path: str | pathlib.Path) -> Any:
+    try:
+        nbytes = os.stat(path).st_size
+        if zipfile.is_zipfile(path):
+            _check_packing(path, nbytes)
+        with warnings.catch_warnings():
+            # PyTorch warns about unusual files before it refuses them.
+            warnings.simplefilter("ignore")
+            # First on the device "meta", which allocates nothing: a file may state tensors of any size.
+            _check_sizes(torch, path, nbytes, torch.load(path, weights_only=True, map_location="meta"))
+            return torch.load(path, weights_only=True, map_location="cpu")
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; give the path of a file that torch.save wrote") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; give a file that torch.save wrote") from error
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\w[\w.]*)", str(error))
+        what = f"carries code, {named[1]}," if named else "is a damaged file or a pickle with more than tensors,"
+        raise UserError(
+            f"{path} {what} and is not loaded: only tensors, numbers and containers of them are; where it comes from, "
+            "save model.state_dict() alone"
+        ) from error
+    except Exception as error:  # PyTorch raises many types of errors for damaged bytes
+        raise UserError(
+            f"{path} is no whole file of torch.save: cut off, damaged or of another kind; fetch or save it again"
+        ) from error
+
+
+def _check_packing(path, nbytes):
+    """Refuses compressed files. torch.save does not compress, and a compressed file may unpack to any size."""
+    with zipfile.ZipFile(path) as file:
+        if sum(entry.file_size for entry in file.infolist()) > nbytes:
+            raise UserError(f"{path} has {nbytes} bytes and unpacks to more; save it again with torch.save")
+
+
+def _check_sizes(torch, path, nbytes, content):
+    """Checks that the file can hold its tensors. Counts them as float32, and shared tensors once per entry."""
+    rest, seen, total = [content], set(), 0
+    while rest:
+        value = rest.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Mapping):
+            # A tensor shared by several entries becomes one array per entry.
+            total += sum(_nbytes(torch, v) for v in value.values() if id(v) in seen)
+            rest += value.values()
+        elif isinstance(value, list | tuple):
+            rest += value
+        else:
+            total += _nbytes(torch, value)
+    if total > _BYTES_A_BYTE * nbytes:
+        raise UserError(
+            f"{path} has {nbytes} bytes and states tensors of {total}; it is damaged, or holds views of few numbers: "
+            "save tensors that are contiguous"
+        )
+
+
+def _nbytes(torch, value):
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+        return 0
+    return value.numel() * max(value.element_size(), 4)
+
+
+def _array(path: str | pathlib.Path, name: Any, value: Any) -> np.ndarray:
+    torch = _torch()
+    if not isinstance(value, torch.Tensor):
+        raise UserError(
+            f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor; a state_dict holds tensors alone, as "
+            "model.state_dict() gives them"
+        )
+    if 0 in value.shape:
+        raise UserError(f"{path}: entry {name!r} is of shape {tuple(value.shape)}, without numbers; save it again")
+    plain = value.layout == torch.strided and value.device.type == "cpu"
+    if plain and not value.is_quantized and not value.is_complex():
+        value = value.detach()
+        try:
+            return (value.float() if value.is_floating_point() and value.dtype != torch.float64 else value).numpy()
+        except (RuntimeError, TypeError):  # dtypes that NumPy does not have
+            pass
+    raise UserError(
+        f"{path}: entry {name!r} is a tensor without plain real numbers (sparse, quantized, complex or on 'meta'); "
+        "save dense tensors of floats"
+    )
+
+
+def _number(value: Any) -> float | None:
+    """Converts a number, or a tensor of one element, to a float; None if it is neither, or not finite."""
+    if hasattr(value, "numel"):
+        try:
+            value = value.item()
+        except (RuntimeError, ValueError):  # a tensor of several elements, or a sparse one
+            return None
+    return float(value) if isinstance(value, numbers.Real) and np.isfinite(float(value)) else None
+
+
+def write(path: str | pathlib.Path, file: Mapping[str, Any]) -> None:
+    """Writes a dict with `torch.save`. The arrays of its entry `state_dict` become tensors.
+
+    If writing fails, an existing file stays unchanged.
+
+    Args:
+      path: file to write.
+      file: content, with an entry `state_dict`.
+
+    Raises:
+      UserError: PyTorch is not installed, or the folder cannot be written to.
+    """
+    torch = _torch()
+    # A copy, because arrays from JAX are read-only.
+    tensors = {k: torch.from_numpy(np.array(v)) for k, v in file["state_dict"].items()}
+    try:
+        with atomic_write(path) as opened:
+            torch.save({**file, "state_dict": tensors}, opened)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}; give a path in a folder that exists") from error

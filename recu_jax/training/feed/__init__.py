@@ -1,0 +1,33 @@
+"""Feeds bring images to the devices.
+
+`ResidentFeed` keeps the whole data set in the memory of every device. `StreamFeed` sends each batch while a step runs.
+Both have the same methods: `step` makes the training step, `take` returns the arguments of the next dispatch, and
+`evaluator` makes the function that evaluates a state.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import ml_collections
+
+from recu_jax.data import Dataset, Photos
+from recu_jax.errors import UserError
+from recu_jax.training.feed.resident import ResidentFeed
+from recu_jax.training.feed.streaming import StreamFeed
+
+Feed = ResidentFeed | StreamFeed
+
+
+def make_feed(config: ml_collections.ConfigDict, dataset: Dataset | Photos, devices: Sequence[jax.Device]) -> Feed:
+    """Makes the feed for a data set: a `ResidentFeed` for a `Dataset`, a `StreamFeed` for `Photos`.
+
+    Raises:
+      UserError: the batch is larger than the training set.
+    """
+    if config.batch_size > dataset.train_count:
+        raise UserError(
+            f"config.batch_size is {config.batch_size}; {config.dataset} has only {dataset.train_count} training images"
+        )
+    if isinstance(dataset, Dataset):
+        return ResidentFeed(config, dataset, devices)
+    return StreamFeed(config, dataset, devices)

@@ -1,0 +1,121 @@
+"""Trains a run to its last checkpoint (`train`), or evaluates its best checkpoint (`evaluate`)."""
+
+import dataclasses
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from recu_jax.config.fields import check_config, check_same_model
+from recu_jax.errors import UserError
+from recu_jax.training import distributed, pretrained
+from recu_jax.training.checkpoint import any_saved, read_best
+from recu_jax.training.checkpoint.lock import WorkdirLock
+from recu_jax.training.epoch import EpochRunner, StepMetrics
+from recu_jax.training.recorder import RunRecorder
+from recu_jax.training.run import GivenVariables, Run, find_start, prepare, read_given_variables
+from recu_jax.training.step import TrainState, replicate, state_shapes
+from recu_jax.training.stopping import StopRequests
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The result of a training run.
+
+    Attributes:
+      final: metrics of the last epoch, as in its row of metrics.jsonl.
+      best: metrics of the epoch with the highest test top-1, as in its row of metrics.jsonl.
+      state: the state after the last step, as host arrays.
+    """
+
+    final: dict[str, Any]
+    best: dict[str, Any]
+    state: TrainState
+
+
+def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Result:
+    """Trains to the last epoch. If `workdir` holds a good checkpoint, training continues from the newest one.
+
+    A run can be stopped at any moment and continued. It ends with bitwise the same parameters as a run without a stop,
+    because data order, augmentation, tau and learning rate are functions of the seed and the step.
+
+    Args:
+      config: as `base_config` makes it.
+      workdir: folder for checkpoints, metrics.jsonl and TensorBoard events. It is created if missing. With several
+        processes, all of them must see the same folder.
+
+    Returns:
+      The metrics of the last and of the best epoch, and the final state.
+
+    Raises:
+      UserError: a field breaks its rule, the data set is missing, the workdir is in use or holds a run of another
+        config, or all its checkpoints are damaged.
+      RunFailed: a loss is not finite, the disk is full, or an input worker ended or hangs.
+      Stopped: SIGINT, SIGTERM, SIGUSR1 or a preemption notice. The current step was finished and saved first. A signal
+        before the first dispatch is done stops the run at once.
+    """
+    with StopRequests() as stop:
+        run = prepare(config, announce=True)
+        given = read_given_variables(run, workdir)
+        lock, was_there = WorkdirLock(workdir), pathlib.Path(workdir).exists()
+        distributed.from_main(lock.acquire)
+        try:
+            return _train(run, pathlib.Path(workdir), given, stop)
+        except UserError:
+            # Remove the workdir if this run created it and saved no checkpoint. For example, an image of the data set
+            # could not be read.
+            if distributed.is_main() and not was_there and not any_saved(workdir):
+                shutil.rmtree(workdir, ignore_errors=True)
+            raise
+        finally:
+            run.feed.close()
+            lock.release()
+
+
+def _train(run: Run, workdir: pathlib.Path, given: GivenVariables, stop: StopRequests) -> Result:
+    start = find_start(run, workdir, given.first)
+    recorder = RunRecorder(run, workdir, start)
+    state, teacher = replicate(start.state, run.devices), replicate(given.teacher, run.devices)
+    if start.epoch < run.config.epochs:
+        run.feed.start(start.epoch * run.feed.steps_per_epoch + start.metrics.steps)
+    evaluate_state = run.feed.evaluator(run.recipe)
+    metrics = start.metrics
+    with recorder:
+        epochs = EpochRunner(run.config, run.recipe, run.feed, teacher, stop, recorder)
+        for epoch in range(start.epoch, run.config.epochs):
+            recorder.start_epoch(epoch, metrics)
+            state, trained = epochs.run(state, epoch, metrics)
+            tested = evaluate_state(state, stop.due_between_steps) if trained else None
+            if trained is None or tested is None:
+                recorder.save_unfinished(state, epoch, metrics)
+                raise stop.stopped
+            recorder.end_epoch(state, epoch, trained, tested)
+            metrics = StepMetrics()
+    return Result(*recorder.last_and_best(), jax.device_get(state))
+
+
+def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
+    """Evaluates the best checkpoint of `workdir` on the test set.
+
+    Returns:
+      `epoch`, `test_loss`, `test_top1` and `test_top5` (percent), `test_images` (number of images evaluated).
+
+    Raises:
+      UserError: a field breaks its rule, the data set is missing, or `workdir` holds no checkpoint, a damaged one or
+        one of another model.
+    """
+    check_config(config)
+    _, record, variables = read_best(workdir)
+    check_same_model(record["config"], config, str(workdir))
+    run = prepare(config)
+    like = state_shapes(run.recipe, run.feed.image_shape)
+    state = TrainState(jnp.int32(0), **pretrained.merge(like.variables, variables, str(workdir)), opt_state=())
+    try:
+        metrics = run.feed.evaluator(run.recipe)(replicate(state, run.devices))
+    finally:
+        run.feed.close()
+    assert metrics is not None  # None only if `should_stop` ends the evaluation, and there is no `should_stop` here
+    return {"epoch": record["metrics"]["epoch"], **metrics}

@@ -1,0 +1,99 @@
+"""Measures a run's binary layers after each epoch, for `diagnostics.jsonl`.
+
+Some measures compare the weights with those of the previous epoch. The values that they need from the previous epoch
+are called the memory. Each checkpoint holds the memory, so that a continued run gives the same numbers.
+"""
+
+import functools
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from recu_jax.binary_layer import binary_layers
+from recu_jax.data import augment
+from recu_jax.diagnostics.activations import activation_windows
+from recu_jax.diagnostics.weights import by_layer, measure_weights, remember
+from recu_jax.training import distributed
+from recu_jax.training.run import Run, Start
+from recu_jax.training.step import TrainState
+
+# Number of test images whose activations are measured. On the digits a batch of 256 would take a tenth of an epoch.
+IMAGES = 32
+
+
+class EpochDiagnostics:
+    """Measures the binary layers of a run after each epoch, on the first device of each process.
+
+    The memory of the last epoch is part of each checkpoint. So a continued run measures the same as a run without a
+    stop. If the checkpoint has no memory, the memory starts from the checkpoint's state.
+    """
+
+    def __init__(self, run: Run, start: Start):
+        recipe, found = run.recipe, start.resumed
+        image = jax.ShapeDtypeStruct((1, *run.feed.image_shape), recipe.dtype)
+        layers = binary_layers(recipe.model, image)
+        # In stage 1 of two-stage training only the activations are binary. Such layers have no binary weights to
+        # measure.
+        self._layers = [layer for layer in layers if layer.binary_weights]
+        self._has_activations = bool(layers)
+        if found is None or found.diagnostics is None:
+            memory = jax.jit(functools.partial(remember, layers=self._layers))(start.state.variables)
+        else:
+            memory = _by_name(found.diagnostics)
+        # Put the memory on the device of the variables. Otherwise the second measurement would compile again.
+        self._memory = jax.device_put(memory, distributed.local(run.devices)[0])
+        self._weights = jax.jit(functools.partial(measure_weights, layers=self._layers))
+
+        def windows(variables, images):
+            x = augment.normalize(images, recipe.mean, recipe.std, recipe.dtype)
+            return activation_windows(recipe.model, variables, x)
+
+        self._windows = jax.jit(windows)
+
+    def measure(self, state: TrainState, tau: float, images: np.ndarray) -> dict[str, Any]:
+        """Measures the binary layers at the end of an epoch.
+
+        Args:
+          state: on the devices.
+          tau: of the epoch.
+          images: uint8, (batch, height, width, channels). The first `IMAGES` of the test set.
+
+        Returns:
+          `layers`: for each layer's path, its numbers and a histogram. `diagnostics_seconds`: how long the measurement
+          took, in seconds.
+        """
+        began = time.monotonic()
+        found: dict[str, dict[str, Any]] = {layer.path: {} for layer in self._layers}
+        # All devices hold the same variables. Measuring on all of them would not be faster than on one.
+        variables = jax.tree.map(lambda a: a.addressable_data(0), state.variables)
+        windows = self._windows(variables, images) if self._has_activations else {}
+        if self._layers:
+            measured, self._memory = self._weights(variables, self._memory, tau=np.float32(tau))
+            found = by_layer(measured, self._layers)
+        for name, share in jax.device_get(windows).items():
+            found.setdefault(name, {})["in_window"] = share
+        rows = {name: {k: plain(v) for k, v in values.items()} for name, values in found.items()}
+        return {"layers": rows, "diagnostics_seconds": plain(time.monotonic() - began)}
+
+    def for_checkpoint(self) -> dict[str, Any]:
+        """The memory as nested dicts of host arrays."""
+        return unflatten_dict(jax.device_get(self._memory), sep="/")
+
+
+def _by_name(nested: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
+    memory: dict[str, dict[str, np.ndarray]] = {}
+    for path, array in flatten_dict(nested).items():
+        memory.setdefault("/".join(path[:-1]), {})[path[-1]] = array
+    return memory
+
+
+def plain(value: Any) -> Any:
+    """Converts to JSON values: a number gets six digits, or None if it is not finite; an array becomes a list."""
+    if np.ndim(value):
+        return np.asarray(value).tolist()
+    return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -1,0 +1,136 @@
+"""Shows the progress of a training run: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+
+def say(line: str, file: Any = None) -> None:
+    """Prints `line` to `file` (default: stdout) and flushes it. An open bar stays below the line."""
+    file = file or sys.stdout
+    tqdm.write(line, file=file)
+    file.flush()
+
+
+class Progress:
+    """Progress over all epochs of a run.
+
+    On a terminal, each epoch has a bar with loss, top-1, images per second and the time left in the epoch. Elsewhere,
+    a line with the same numbers comes every `log_every_steps` steps. After each epoch comes a line with its result and
+    the time left in the run. Rates and times exclude the compilation. With `silent`, nothing is shown.
+    """
+
+    def __init__(
+        self, total_epochs: int, steps_per_epoch: int, batch_size: int, log_every_steps: int, silent: bool = False
+    ):
+        self._silent = silent
+        self._total_epochs = total_epochs
+        self._steps_per_epoch = steps_per_epoch
+        self._batch_size = batch_size
+        self._every = log_every_steps
+        self._terminal = sys.stderr.isatty()
+        self._bar: tqdm | None = None
+        self._epochs_done = 0
+        self._began = self._epoch_began = time.monotonic()
+
+    def start_epoch(self, epoch: int, done: int = 0) -> None:
+        """Called before the first step of an epoch.
+
+        Args:
+          epoch: counted from 1.
+          done: number of steps of this epoch that an earlier process did.
+        """
+        self._epoch, self._step, self._shown = epoch, done, done
+        self._first: int | None = done
+        self._epoch_began = time.monotonic()
+        if self._terminal and not self._silent:
+            self._bar = tqdm(
+                total=self._steps_per_epoch * self._batch_size, desc=f"epoch {epoch}/{self._total_epochs}", unit="img",
+                initial=done * self._batch_size, leave=False, dynamic_ncols=True, miniters=1,
+            )  # fmt: skip
+
+    def compiled(self, since: float) -> None:
+        """Called when the first dispatch of the process is done.
+
+        Args:
+          since: the start of the compilation, in seconds of `time.monotonic`.
+        """
+        now = time.monotonic()
+        self._say(f"compiled, and the first step done, in {now - since:.0f} s")
+        self._began = self._epoch_began = now
+        # The first dispatch includes the compilation, so the rate excludes it. `advance` sets the new starting step.
+        self._first = None
+        if self._bar is not None:
+            self._bar.unpause()
+
+    def due(self, steps: int) -> bool:
+        """Whether to show loss and top-1 after `steps` more steps. The host must wait for the device to fetch them."""
+        return self._step + steps - self._shown >= self._every
+
+    def advance(self, steps: int, loss: float | None = None, top1: float | None = None) -> None:
+        """Moves the display on by `steps` finished steps.
+
+        Args:
+          steps: number of steps just done.
+          loss: of the last step. Given together with `top1` if `due` returned True.
+          top1: of the last step, in percent.
+        """
+        self._step += steps
+        if self._first is None:
+            self._first = self._step
+            if self._bar is not None:
+                # Setting `initial` moves the bar and excludes the first dispatch from tqdm's rate.
+                self._bar.initial = self._bar.n = self._step * self._batch_size
+                self._bar.refresh()
+        elif self._bar is not None:
+            self._bar.update(steps * self._batch_size)
+        if loss is None:
+            return
+        self._shown = self._step
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {loss:.3f}, top-1 {top1:.1f}%")
+            return
+        self._say(
+            f"epoch {self._epoch}/{self._total_epochs}, step {self._step}/{self._steps_per_epoch}: loss {loss:.3f}, "
+            f"top-1 {top1:.1f}%{self._pace()}"
+        )
+
+    def end_epoch(self, row: dict[str, float]) -> None:
+        """Prints the result of the epoch. `row` is its row of metrics.jsonl."""
+        self.close()
+        self._epochs_done += 1
+        mean = (time.monotonic() - self._began) / self._epochs_done
+        left = (self._total_epochs - row["epoch"]) * mean
+        finish = time.strftime("%H:%M", time.localtime(time.time() + left))
+        self._say(
+            f"epoch {row['epoch']}/{self._total_epochs}: train loss {row['train_loss']:.3f}, top-1 "
+            f"{row['train_top1']:.2f}%; test loss {row['test_loss']:.3f}, top-1 {row['test_top1']:.2f}%; "
+            f"{row['images_per_second']:.0f} images/s" + (f"; {_clock(left)} left, until {finish}" if left else "")
+        )
+
+    def close(self) -> None:
+        """Removes the bar, so that the next output starts on its own line."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _pace(self) -> str:
+        done = self._step - (self._first or 0)
+        seconds = time.monotonic() - self._epoch_began
+        if not done or seconds <= 0:
+            return ""
+        rate = done * self._batch_size / seconds
+        left = (self._steps_per_epoch - self._step) * self._batch_size / rate
+        return f", {rate:.0f} images/s, {_clock(left)} left in this epoch"
+
+    def _say(self, line: str) -> None:
+        if not self._silent:
+            say(line)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,197 @@
+"""Makes a `Recipe` from a config: model, teacher, optimizer, schedules, normalization."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from recu_jax import binarizers, layers, optimizers, schedules
+from recu_jax.binary_layer import binary_layers
+from recu_jax.config.fields import RECU_FIELDS
+from recu_jax.data import Dataset, Photos
+from recu_jax.errors import UserError
+from recu_jax.models import create_model
+
+# Name of the device axis that `training.step.parallel` maps over.
+AXIS = "devices"
+_TAU = {
+    "exponential": schedules.exponential_tau,
+    "linear": schedules.linear_tau,
+    "cosine": schedules.cosine_tau,
+}
+# The step counter is an int32.
+_MOST_STEPS = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The constants of a run that a training step needs. Variables and images are not part of it.
+
+    Attributes:
+      model: the network.
+      teacher: the network whose outputs replace the labels; None without distillation.
+      optimizer: updates the model's parameters.
+      learning_rate: function of the step.
+      tau: function of the step.
+      progress: training progress, from 0 to 1, as a function of the step; None if no binarizer is annealed.
+      augment_key: key of the augmentation on the devices. `train_step` folds the step number into it.
+      crop_padding: pixels of zero padding before a random crop; 0 if the step does not crop.
+      flip: whether the step flips images at random.
+      mean: of the data set, by channel.
+      std: of the data set, by channel.
+      dtype: of the activations.
+    """
+
+    model: nn.Module
+    teacher: nn.Module | None
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    tau: optax.Schedule
+    progress: optax.Schedule | None
+    augment_key: jax.Array
+    crop_padding: int
+    flip: bool
+    mean: Sequence[float]
+    std: Sequence[float]
+    dtype: Any
+
+
+def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, steps_per_epoch: int) -> Recipe:
+    """Makes the recipe of a config.
+
+    Raises:
+      UserError: the config asks for float64 and JAX was started without it; or a field does not fit the data or the
+        memory.
+    """
+    image_shape = dataset.image_shape(config.image_size)
+    _check_sizes(config, dataset, image_shape, steps_per_epoch)
+    if config.dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        raise UserError("config.dtype is 'float64'; JAX must be started with it: set JAX_ENABLE_X64=1")
+    model = make_model(config, dataset.num_classes)
+    teacher = None
+    if config.teacher:
+        teacher = create_model(config.teacher_model, dataset.num_classes, conv=layers.Conv, **_types(config))
+    learning_rate = _learning_rate(config, steps_per_epoch)
+    on_device = config.augment and dataset.in_memory
+    return Recipe(
+        model=model,
+        teacher=teacher,
+        optimizer=_optimizer(config, learning_rate, model, image_shape),
+        learning_rate=learning_rate,
+        tau=_TAU[config.tau_schedule](config.epochs, steps_per_epoch, config.tau_min, config.tau_max),
+        progress=schedules.training_progress(config.epochs, steps_per_epoch) if _is_annealed(config) else None,
+        augment_key=jax.random.split(jax.random.key(config.seed))[1],
+        crop_padding=config.crop_padding if on_device else 0,
+        flip=config.flip and on_device,
+        mean=dataset.mean,
+        std=dataset.std,
+        dtype=jnp.dtype(config.dtype),
+    )
+
+
+def make_model(config: ml_collections.ConfigDict, num_classes: int) -> nn.Module:
+    """Makes the network of a config."""
+    return create_model(
+        config.model,
+        num_classes,
+        **parts_of(config),
+        norm_axis=AXIS if config.global_batch_norm else None,
+        **_types(config),
+    )
+
+
+def _types(config):
+    dtype = jnp.dtype(config.dtype)
+    return {"dtype": dtype, "param_dtype": jnp.promote_types(dtype, jnp.float32)}
+
+
+def _check_sizes(config, dataset, image_shape, steps_per_epoch):
+    height, width, channels = image_shape
+    if dataset.in_memory and config.augment and config.crop_padding >= min(height, width):
+        raise UserError(
+            f"config.crop_padding is {config.crop_padding} and images are {height}x{width}; it must be less than "
+            "their sides, or crops hold nothing but zeros"
+        )
+    for field in ("batch_size", "eval_batch_size"):
+        nbytes = config[field] * height * width * channels
+        if nbytes > _memory():
+            raise UserError(
+                f"config.{field} is {config[field]}: {nbytes / 2**30:.1f} GiB of {height}x{width} images, and this "
+                f"machine has {_memory() / 2**30:.1f} GiB; use fewer"
+            )
+    if config.epochs * steps_per_epoch > _MOST_STEPS:
+        raise UserError(
+            f"config.epochs is {config.epochs}, of {steps_per_epoch} steps each; a run holds at most {_MOST_STEPS} "
+            f"steps, {_MOST_STEPS // steps_per_epoch} epochs"
+        )
+
+
+def _memory():
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def parts_of(config: Any) -> dict[str, Any]:
+    """Keyword arguments for `create_model`: the convolution and the nonlinearity of the blocks."""
+    parts = {"conv": conv_of(config)}
+    return parts | {"nonlinearity": config.nonlinearity} if config.nonlinearity else parts
+
+
+def conv_of(config: Any) -> Callable[..., nn.Module]:
+    """Makes the convolution of the blocks from `conv`, `alpha`, and the binarizer and ReCU fields."""
+    if config.conv == "float":
+        return layers.Conv
+    of_kernels, of_inputs = binarizers_of(config)
+    if config.conv == "binary_activations":
+        # Real weights need no alpha. The second stage initializes its own.
+        return functools.partial(layers.BinaryConv, alpha="none", binary_weights=False, input_binarizer=of_inputs)
+    return functools.partial(
+        layers.BinaryConv, alpha=config.alpha, kernel_binarizer=of_kernels, input_binarizer=of_inputs
+    )
+
+
+def binarizers_of(config: Any) -> tuple[binarizers.WeightBinarizer, binarizers.ActivationBinarizer]:
+    """Makes the binarizers of kernels and of inputs from the binarizer and ReCU fields."""
+    recu = {attribute: config[field] for field, attribute in RECU_FIELDS.items()}
+    return (
+        binarizers.weight_binarizer(config["weight_binarizer"], **recu),
+        binarizers.activation_binarizer(config["activation_binarizer"]),
+    )
+
+
+def _is_annealed(config):
+    of_kernels, of_inputs = binarizers_of(config)
+    return (config.conv == "binary" and of_kernels.annealed) or (config.conv != "float" and of_inputs.annealed)
+
+
+def _optimizer(config, learning_rate, model, image_shape):
+    if config.optimizer == "sgd":
+        update = optax.sgd(learning_rate, config.momentum or None)
+    else:
+        update = optax.adam(learning_rate)
+    mask = functools.partial(optimizers.decay_mask, groups=config.weight_decay_on)
+    # PyTorch's order: add the weight decay to the gradient, then apply the momentum, then the learning rate.
+    update = optax.chain(optax.add_decayed_weights(config.weight_decay, mask), update)
+    if config.optimizer != "bop":
+        return update
+    found = binary_layers(model, jax.ShapeDtypeStruct((1, *image_shape), model.dtype))
+    kernels = {(*layer.path.split("/"), "kernel") for layer in found if layer.binary_weights}
+
+    def gamma(step):
+        return config.bop_gamma * learning_rate(step) / config.learning_rate
+
+    return optimizers.with_bop(update, kernels, config.bop_threshold, gamma)
+
+
+def _learning_rate(config, steps_per_epoch):
+    common = {"steps_per_epoch": steps_per_epoch, "warmup_epochs": config.warmup_epochs}
+    if config.lr_schedule == "step":
+        return schedules.step_learning_rate(config.learning_rate, config.lr_milestones, **common)
+    schedule = {"cosine": schedules.cosine_learning_rate, "linear": schedules.linear_learning_rate}
+    return schedule[config.lr_schedule](config.learning_rate, config.epochs, **common)

@@ -1,0 +1,146 @@
+"""Writes a run's checkpoints, metrics, diagnostics, TensorBoard events and report, and shows its progress."""
+
+import pathlib
+import time
+from types import TracebackType
+from typing import Any
+
+import jax
+
+from recu_jax import records
+from recu_jax.config.fields import plain
+from recu_jax.records import EpochRecords
+from recu_jax.report.live import FILE, LiveReport
+from recu_jax.training import distributed, measuring
+from recu_jax.training.checkpoint import Checkpoints
+from recu_jax.training.epoch import StepMetrics, check_finite
+from recu_jax.training.progress import Progress, say
+from recu_jax.training.run import Run, Start
+from recu_jax.training.step import TrainState
+
+
+class RunRecorder:
+    """Records a run. The run calls it after every dispatch and every epoch.
+
+    With several processes, process 0 alone writes the records and shows the progress. All processes measure the
+    diagnostics and save checkpoints.
+
+    Use it in a `with` block. Checkpoints can be saved only within the block. At the end of the block they are
+    complete.
+
+    Attributes:
+      workdir: folder of the run.
+      progress: the progress display.
+    """
+
+    def __init__(self, run: Run, workdir: pathlib.Path, start: Start):
+        config, writes = run.config, distributed.is_main()
+        trains = start.epoch < config.epochs
+        self.workdir = workdir
+        self._run, self._resumed = run, start.resumed
+        self._diagnostics = measuring.EpochDiagnostics(run, start) if config.diagnostics and trains else None
+        self._records = EpochRecords(workdir, start.epoch + 1, config.tensorboard, writes)
+        if writes and trains:
+            records.add_start(workdir, plain(config), start.epoch + 1, run.devices)
+        # If the run is already finished, the report is written only if it is missing.
+        wanted = config.report and (trains or not (workdir / FILE).exists())
+        self._report = LiveReport(workdir) if writes and wanted else None
+        self.progress = Progress(
+            config.epochs, run.feed.steps_per_epoch, config.batch_size, config.log_every_steps, silent=not writes
+        )
+        if start.resumed and writes:
+            steps = run.feed.steps_per_epoch
+            say(
+                f"resuming {workdir} at step {start.resumed.step} of {config.epochs * steps}: {start.epoch} of "
+                f"{config.epochs} epochs are done"
+                + (f", and {start.metrics.steps} of the {steps} steps of the next" if start.metrics.steps else "")
+            )
+
+    def __enter__(self) -> "RunRecorder":
+        self._checkpoints = Checkpoints(self.workdir).__enter__()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.progress.close()
+        if kind is None:
+            self._records.close()
+            if self._report is not None:
+                self._report.finish(self._records.rows, self._records.diagnostics)
+                say(self._report.where())
+        self._checkpoints.__exit__(kind, error, traceback)
+
+    def compiled(self) -> None:
+        """Called when the first dispatch of the process is done."""
+        self.progress.compiled(self._run.ready_at)
+
+    def check(self) -> None:
+        """Raises RunFailed if a save in the background failed."""
+        self._checkpoints.check()
+
+    def start_epoch(self, epoch: int, metrics: StepMetrics) -> None:
+        """Called before the first step of an epoch.
+
+        Args:
+          epoch: counted from 0.
+          metrics: the steps of this epoch that an earlier process did.
+        """
+        self._epoch_began = time.monotonic()
+        self.progress.start_epoch(epoch + 1, metrics.steps)
+
+    def end_epoch(self, state: TrainState, epoch: int, trained: dict[str, float], tested: dict[str, float]) -> None:
+        """Writes the metrics and diagnostics of an epoch, updates the report, and saves a checkpoint if one is due.
+
+        Args:
+          state: after the last step, on the devices.
+          epoch: counted from 0.
+          trained: training metrics of the epoch.
+          tested: test metrics of the epoch.
+        """
+        config, row = self._run.config, self._row(epoch, trained, tested)
+        self._records.write(row, self._measured(row, state))
+        if self._report is not None:
+            self._report.update(self._records.rows, self._records.diagnostics)
+        if (epoch + 1) % config.checkpoint_every_epochs == 0 or epoch + 1 == config.epochs:
+            self._save(state, row)
+        self.progress.end_epoch(row)
+
+    def save_unfinished(self, state: TrainState, epoch: int, metrics: StepMetrics) -> None:
+        """Saves a checkpoint of an unfinished epoch and waits until it is on the disk.
+
+        Args:
+          state: on the devices.
+          epoch: counted from 0.
+          metrics: the steps of the epoch so far.
+        """
+        self._save(state, {"epoch": epoch + 1}, {"epoch": epoch + 1, **metrics.as_json()})
+        self._checkpoints.wait()
+
+    def last_and_best(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Metrics of the last epoch and of the epoch with the highest test top-1 (the later one of a tie)."""
+        rows = self._records.rows or ([self._resumed.record["metrics"]] if self._resumed else [])
+        return rows[-1], max(rows, key=lambda row: (row["test_top1"], row["epoch"]))
+
+    def _row(self, epoch, trained, tested):
+        recipe, first_step = self._run.recipe, epoch * self._run.feed.steps_per_epoch
+        return {
+            "epoch": epoch + 1,
+            "step": first_step + self._run.feed.steps_per_epoch,
+            **trained,
+            **tested,
+            "learning_rate": float(recipe.learning_rate(first_step)),
+            "tau": float(recipe.tau(first_step)),
+        }
+
+    def _measured(self, row, state):
+        if self._diagnostics is None:
+            return None
+        seconds = measuring.plain(time.monotonic() - self._epoch_began)
+        images = self._run.feed.test_sample(measuring.IMAGES)
+        measured = self._diagnostics.measure(state, row["tau"], images)
+        return {**{k: row[k] for k in ("epoch", "step", "tau")}, "seconds": seconds, **measured}
+
+    def _save(self, state, metrics, unfinished_epoch=None):
+        state = jax.device_get(state)
+        check_finite(state)
+        diagnostics = self._diagnostics.for_checkpoint() if self._diagnostics is not None else None
+        self._checkpoints.save(state, plain(self._run.config), metrics, unfinished_epoch, diagnostics)

@@ -1,0 +1,175 @@
+"""Prepares a run before its first step: devices, data, recipe, and the state from which it starts or continues."""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+
+from recu_jax import data
+from recu_jax.config.fields import check_config, check_resumable, check_trained_here
+from recu_jax.errors import UserError
+from recu_jax.ops import backend, native
+from recu_jax.training import distributed, pretrained
+from recu_jax.training.checkpoint import Damaged, ResumePoint, any_saved, newest_good, saved, set_aside
+from recu_jax.training.epoch import StepMetrics
+from recu_jax.training.feed import Feed, make_feed
+from recu_jax.training.progress import say
+from recu_jax.training.recipe import Recipe, make_recipe
+from recu_jax.training.step import TrainState, state_shapes
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The parts that training and evaluation both need.
+
+    Attributes:
+      config: of the run. `num_devices` holds the number of devices in use.
+      devices: the devices in use, of all processes.
+      feed: gives the batches.
+      recipe: the constant parts of a step.
+      ready_at: creation time of this object, in seconds of `time.monotonic`.
+    """
+
+    config: ml_collections.ConfigDict
+    devices: Sequence[jax.Device]
+    feed: Feed
+    recipe: Recipe
+    ready_at: float = dataclasses.field(default_factory=time.monotonic)
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """The point from which a run starts or continues.
+
+    Attributes:
+      state: the state before the next step.
+      epoch: the epoch of the next step, counted from 0.
+      metrics: the steps of that epoch that an earlier process did.
+      resumed: the checkpoint that holds the state; None for a new run.
+    """
+
+    state: TrainState
+    epoch: int
+    metrics: StepMetrics
+    resumed: ResumePoint | None
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenVariables:
+    """Variables that a run reads from other runs or files.
+
+    They are read before the workdir is created. If they are missing, no empty workdir stays behind.
+
+    Attributes:
+      teacher: variables of the teacher; empty without one.
+      first: the first state of a new run; None if the workdir holds checkpoints.
+    """
+
+    teacher: Mapping[str, Any]
+    first: TrainState | None
+
+
+def prepare(config: ml_collections.ConfigDict, announce: bool = False) -> Run:
+    """Checks the config, loads the data set, and makes the feed and the recipe.
+
+    Args:
+      config: of the run.
+      announce: whether process 0 prints the model and the devices, and then the size of the data set.
+
+    Raises:
+      UserError: a field breaks its rule, or the data set is missing.
+    """
+    check_config(config)
+    backend.keep_compiled_programs(config.compilation_cache_dir)
+    devices = _devices(config)
+    announce = announce and distributed.is_main()
+    if announce:
+        say(f"{config.model} ({config.conv}) on {config.dataset}, {_in_words(devices)}")
+    dataset = data.load(config.dataset, config.data_dir, config.num_workers)
+    if announce:
+        shape = "x".join(map(str, dataset.image_shape(config.image_size)))
+        say(f"{dataset.train_count} training and {dataset.test_count} test images, {shape}; compiling")
+    feed = make_feed(config, dataset, devices)
+    recipe = make_recipe(config, dataset, feed.steps_per_epoch)
+    config = config.copy_and_resolve_references()
+    config.num_devices = len(devices)
+    return Run(config, devices, feed, recipe)
+
+
+def read_given_variables(run: Run, workdir: str | pathlib.Path) -> GivenVariables:
+    """Reads the variables of the teacher and, for a new run, of `init_from`. Checks that `workdir` holds no other run.
+
+    Raises:
+      UserError: the newest readable checkpoint is of another run, or variables are missing or do not fit the model.
+    """
+    for checkpoint in reversed(saved(workdir)):
+        try:
+            _check_record(run, workdir, checkpoint.record)
+            break
+        except Damaged:
+            continue
+    shape = run.feed.image_shape
+    teacher = pretrained.teacher_variables(run.config, run.recipe, shape)
+    first = None if any_saved(workdir) else pretrained.first_state(run.config, run.recipe, shape)
+    return GivenVariables(teacher, first)
+
+
+def find_start(run: Run, workdir: pathlib.Path, first: TrainState | None) -> Start:
+    """Finds the point from which the run starts or continues. Moves damaged checkpoints away.
+
+    Args:
+      run: as `prepare` returns it.
+      workdir: folder of the run.
+      first: the first state of a new run, if it is already made.
+
+    Raises:
+      UserError: the checkpoints are of another run, or all of them are damaged, or the processes find different
+        checkpoints.
+    """
+    shape = run.feed.image_shape
+    like = state_shapes(run.recipe, shape)
+    resumed = newest_good(workdir, lambda record: _check_record(run, workdir, record), like)
+    distributed.agree(f"the newest checkpoint in {workdir} (its step; -1: none)", resumed.step if resumed else -1)
+    if resumed and distributed.is_main():
+        set_aside(resumed)
+    distributed.barrier("damaged checkpoints are out of the way")
+    if resumed is None:
+        first = first or pretrained.first_state(run.config, run.recipe, shape)
+        return Start(first, 0, StepMetrics(), None)
+    unfinished = resumed.record.get("unfinished_epoch")
+    epoch = unfinished["epoch"] - 1 if unfinished else int(resumed.state.step) // run.feed.steps_per_epoch
+    return Start(resumed.state, epoch, StepMetrics(unfinished), resumed)
+
+
+def _check_record(run, workdir, record):
+    check_trained_here(record, str(workdir))
+    check_resumable(record["config"], run.config, str(workdir))
+
+
+def _in_words(devices):
+    """Number and kind of the devices in words. For CPUs, also the instruction set of the compiled kernels."""
+    kinds = ", ".join(sorted({device.device_kind for device in devices}))
+    many = f"{len(devices)} device{'s' if len(devices) > 1 else ''} ({kinds})"
+    if devices[0].platform != "cpu":
+        return many
+    sets = native.instruction_sets()
+    return f"{many}, " + (f"{sets[0]} kernels" if sets else "no compiled kernels")
+
+
+def _devices(config):
+    devices = distributed.all_devices()
+    count = config.num_devices or len(devices)
+    if count > len(devices) or (distributed.several() and count < len(devices)):
+        whose = "the processes of this run have" if distributed.several() else "this machine has"
+        raise UserError(f"config.num_devices is {count}; {whose} {len(devices)}")
+    for field in ("batch_size", "eval_batch_size"):
+        if config[field] % count:
+            raise UserError(
+                f"config.{field} is {config[field]}, which does not divide over {count} devices; use a multiple of "
+                f"{count}, or set config.num_devices"
+            )
+    return devices[:count]

@@ -1,0 +1,82 @@
+"""From a run to its file and a prediction, as processes of their own; and mistakes."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from recu_jax.commands import export
+from recu_jax.data import digits
+from tests.support import bad_files, commands
+
+
+def command(name, *args):
+    """What a command prints."""
+    done = commands.run(name, *args)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A digits run of two epochs."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    command("main", "--config=configs/digits.py", "--config.epochs=2", f"--workdir={folder}")
+    return folder
+
+
+@pytest.mark.slow
+def test_from_a_run_to_a_prediction(workdir, tmp_path):
+    file = tmp_path / "digits.recu"
+    wrote, checked = command("export", workdir, f"--out={file}", "--check").splitlines()
+    assert wrote.startswith(f"{file} holds digits_resnet8 in {file.stat().st_size} bytes, 21.")
+    assert checked.startswith("360 test images: 0 differing predictions")
+    result = json.loads((tmp_path / "digits.recu.check.json").read_text())
+    assert set(result) == {
+        "images", "differing_predictions", "max_logit_difference", "bytes", "float32_bytes", "images_per_second",
+        "float_images_per_second",
+    }  # fmt: skip
+    assert (result["images"], result["differing_predictions"], result["bytes"]) == (360, 0, file.stat().st_size)
+    assert result["max_logit_difference"] < 1e-4 and result["float32_bytes"] == 1489704
+    assert result["images_per_second"] > 0 and result["float_images_per_second"] > 0
+
+    data, pictures = digits.load(), []
+    for i in range(12):
+        pictures.append(tmp_path / f"{i}.png")
+        cv2.imwrite(str(pictures[-1]), data.test_images[i])
+    lines = command("predict", file, *pictures).splitlines()
+    right = 0
+    for line, picture, label in zip(lines, pictures, data.test_labels, strict=False):
+        assert line.startswith(f"{picture}: ") and line.count("%") == 5
+        right += line.split(": ")[1].startswith(f"{label} ")
+    assert len(lines) == 12 and right >= 9  # two epochs
+
+
+@pytest.mark.slow
+def test_stablehlo(workdir, tmp_path):
+    pytest.importorskip("flatbuffers")
+    file = tmp_path / "digits.stablehlo"
+    lines = command("export", workdir, f"--out={file}", "--format=stablehlo", "--check").splitlines()
+    assert lines[-1].startswith("360 test images: 0 differing predictions")
+
+
+def test_mistakes_are_one_line(tmp_path, refusal):
+    imported = bad_files.workdir(tmp_path)
+    of_digits = (imported, "--dataset=digits")
+    assert "holds no checkpoints; train first" in refusal(export.main, tmp_path, "--out=x")
+    assert "holds imported weights, of no data set; give --dataset=NAME" in refusal(export.main, imported, "--out=x")
+    assert "cannot be written: No such file" in refusal(export.main, *of_digits, f"--out={tmp_path}/no/x")
+    assert "has 10 classes and npz 3; give its --dataset" in refusal(
+        export.main, imported, f"--out={tmp_path / 'x'}", "--dataset=npz", _npz(tmp_path)
+    )
+    assert "invalid choice: 'onnx'" in refusal(export.main, *of_digits, "--out=x", "--format=onnx")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["imported", "three.npz"]
+
+
+def _npz(folder):
+    """Images of three classes."""
+    images, labels = np.zeros((3, 8, 8, 1), np.uint8), np.arange(3)
+    np.savez(folder / "three.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    return f"--data_dir={folder / 'three.npz'}"

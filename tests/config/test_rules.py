@@ -1,0 +1,31 @@
+"""Fields that break their rules, alone and in pairs; more are in `tests/robustness/bad_rows.py`."""
+
+import pytest
+
+from recu_jax import UserError
+from tests.support.small_runs import digits
+
+
+@pytest.mark.parametrize(
+    "fields,message",
+    [
+        (
+            {"weight_binarizer": "xnor"},
+            "config.weight_binarizer is 'xnor', which does not exist; did you mean 'xnor_net'",
+        ),
+        ({"activation_binarizer": "aprox_sign"}, "did you mean 'approx_sign'"),
+        ({"nonlinearity": "relu"}, "config.nonlinearity is 'relu'.*did you mean 'rprelu'"),
+        ({"weight_binarizer": "libra", "alpha": "mean"}, "config.alpha is 'mean', which is ReCU's"),
+        ({"weight_binarizer": "libra", "clamp": False}, "config.clamp is False, a part of ReCU left out"),
+        ({"model": "react_resnet18", "nonlinearity": "rprelu"}, "which has its own; leave the field out"),
+        (
+            {"optimizer": "bop"},
+            "config.weight_binarizer is 'recu', which centers the weights.*use one of: clipped_sign",
+        ),
+        ({"optimizer": "bop", "conv": "float"}, "config.conv is 'float', which has no 1-bit weights"),
+        ({"bop_gamma": 1.5}, "config.bop_gamma is 1.5; it must be at most 1"),
+    ],
+)
+def test_mistakes_in_a_config(fields, message):
+    with pytest.raises(UserError, match=message):
+        digits(**fields)

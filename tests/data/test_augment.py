@@ -1,0 +1,40 @@
+"""Augmentation and normalisation on the device, against NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recu_jax.data.augment import crop_and_flip, normalize
+
+
+def test_crops_and_flips_are_those_of_a_padded_image():
+    images = np.random.default_rng(0).integers(1, 256, (200, 6, 5, 3), np.uint8)
+    keys = jax.random.split(jax.random.key(0), 200)
+    got = np.asarray(crop_and_flip(keys, images, padding=2, flip=True))
+    seen = set()
+    for image, result in zip(images, got, strict=True):
+        padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
+        matches = [
+            (top, left, flip)
+            for top in range(5)
+            for left in range(5)
+            for flip in (False, True)
+            if (padded[top : top + 6, left : left + 5][:, :: -1 if flip else 1] == result).all()
+        ]
+        assert len(matches) == 1
+        seen.add(matches[0])
+    assert len(seen) > 45  # of 50; 200 draws miss one with probability 2%
+
+
+def test_an_images_augmentation_depends_on_its_key_alone():
+    images = np.random.default_rng(0).integers(0, 256, (8, 6, 6, 1), np.uint8)
+    keys = jax.random.split(jax.random.key(1), 8)
+    whole = crop_and_flip(keys, images, 2, True)
+    np.testing.assert_array_equal(whole[3:5], crop_and_flip(keys[3:5], images[3:5], 2, True))
+
+
+def test_normalize():
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, 3, 3), np.uint8)
+    mean, std = np.array([0.4, 0.5, 0.6]), np.array([0.2, 0.3, 0.4])
+    np.testing.assert_allclose(normalize(images, mean, std), (images / 255 - mean) / std, rtol=1e-5, atol=1e-6)
+    assert normalize(images, mean, std, jnp.bfloat16).dtype == jnp.bfloat16

@@ -1,0 +1,42 @@
+"""Whether a file gives what the trained model gives is found out, both ways."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from recu_jax import create_model
+from recu_jax.deploy import check, container, trained
+from recu_jax.training.recipe import parts_of
+from tests.support.small_runs import dataset, digits
+
+
+@pytest.fixture(scope="module")
+def network():
+    config = digits(model="digits_resnet8")
+    data = dataset(8, 1)
+    net = create_model("digits_resnet8", 10, **parts_of(config))
+    variables = jax.jit(net.init)(jax.random.key(0), data.test_images.astype(np.float32))
+    return trained.Trained(config.to_dict(), jax.device_get(variables), data, None)
+
+
+def test_a_file_of_the_same_network(network, tmp_path):
+    path = tmp_path / "same.recu"
+    assert trained.write(network, path).startswith(f"{path} holds digits_resnet8 in {path.stat().st_size} bytes, ")
+    said = check.check(network, path)
+    assert said.startswith("13 test images: 0 differing predictions, logits differ by ")
+    result = json.loads((tmp_path / "same.recu.check.json").read_text())
+    assert (result["images"], result["differing_predictions"]) == (13, 0)
+    assert result["max_logit_difference"] < 1e-4 and result["bytes"] == path.stat().st_size
+
+
+def test_a_file_of_another_network(network, tmp_path):
+    header, arrays = trained.network(network)
+    (bias,) = (name for name in arrays if name.endswith("linear.bias"))
+    logits = np.zeros(10, np.float32)
+    logits[3] = 1000
+    container.write(tmp_path / "other.recu", header, arrays | {bias: logits})
+    result = check.check(network, tmp_path / "other.recu")
+    differing = int(result.split(": ")[1].split()[0])
+    assert differing > 5 and "logits differ by 1.0e+03 at most" in result

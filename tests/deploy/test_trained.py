@@ -1,0 +1,50 @@
+"""Files of trained networks with other binarizers than ReCU's."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from recu_jax import create_model
+from recu_jax.deploy import model, trained
+from recu_jax.models import MODELS
+from recu_jax.training.recipe import parts_of
+from tests.support.small_runs import dataset, digits
+
+TINY = {
+    "two_shortcuts": functools.partial(MODELS["cifar_resnet20"], stage_sizes=(1, 1), widths=(4, 8)),
+    "one_shortcut": functools.partial(MODELS["cifar_resnet18"], stage_sizes=(1, 1), widths=(4, 8)),
+    "pooled": functools.partial(MODELS["cifar_vgg_small"], widths=(4, 8, 8), pooled=(1,)),
+    "projections": functools.partial(MODELS["imagenet_resnet18"], stage_sizes=(1, 1), widths=(4, 8)),
+}
+
+
+@pytest.mark.parametrize(
+    "name,fields",
+    [
+        # Between two convolutions under one shortcut a threshold gives the signs, or cannot.
+        ("one_shortcut", {"weight_binarizer": "xnor_net", "activation_binarizer": "rsign"}),
+        ("one_shortcut", {"weight_binarizer": "dorefa", "activation_binarizer": "reste", "alpha": "none"}),
+        ("pooled", {"weight_binarizer": "magnitude_aware_sign", "nonlinearity": "rprelu", "alpha": "none"}),
+        ("pooled", {"weight_binarizer": "libra", "activation_binarizer": "rsign"}),
+        ("projections", {"weight_binarizer": "clipped_sign", "nonlinearity": "rprelu"}),
+        ("two_shortcuts", {"activation_binarizer": "rsign", "conv": "binary_activations"}),
+    ],
+)
+def test_files_of_other_pairs(name, fields, monkeypatch):
+    monkeypatch.setitem(MODELS, name, TINY[name])
+    c = digits(**fields)
+    data = dataset(16)
+    net = create_model(name, 10, **parts_of(c))
+    images = data.test_images
+    x = (images / 255 - 0.5).astype(np.float32) / 0.25
+    shapes = jax.eval_shape(net.init, jax.random.key(0), x)
+    # Nothing at its first value, shifts and slopes included; variances positive.
+    r = np.random.default_rng(1)
+    variables = jax.tree.map(lambda s: r.uniform(-1, 1, s.shape).astype(np.float32), shapes)
+    variables["batch_stats"] = jax.tree.map(abs, variables["batch_stats"])
+    logits = jax.jit(net.apply)(variables, x)
+    best = trained.Trained(c.to_dict() | {"dataset": "digits", "model": name}, variables, data, None)
+    loaded = model.parse(*trained.network(best))
+    np.testing.assert_allclose(loaded.predict(images), logits, rtol=0, atol=1e-4 * abs(logits).max())

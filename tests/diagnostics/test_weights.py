@@ -1,0 +1,172 @@
+"""Measures of weights against NumPy on constructed weights, and against theory on Laplace samples."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from recu_jax import BinaryLayer, diagnostics
+from recu_jax.binarizers import activations, weights
+
+
+def layer_of(alpha="learned", **recu):
+    """A binary layer as `binary_layers` lists it, with attributes of ReCU; its kernel's shape is not looked at."""
+    return BinaryLayer("conv", "conv", (), alpha, True, weights.ReCU(**recu), activations.ReCU())
+
+
+PLAIN = layer_of(standardize=False)
+
+
+def variables_of(kernel, alpha=None, name="conv"):
+    alpha = np.ones(kernel.shape[-1], np.float32) if alpha is None else alpha
+    return {"params": {name: {"kernel": jnp.asarray(kernel), "alpha": jnp.asarray(alpha)}}}
+
+
+@functools.cache
+def compiled(layers, **options):
+    return jax.jit(functools.partial(diagnostics.measure_weights, layers=layers, **options))
+
+
+def measure(kernel, tau=None, before=None, layer=PLAIN, alpha=None, **options):
+    """Measures of one layer, and the memory after it."""
+    layers = (layer,)
+    memory = diagnostics.remember(variables_of(kernel), layers) if before is None else before
+    tau = None if tau is None else np.float32(tau)
+    measured, memory = compiled(layers, **options)(variables_of(kernel, alpha), memory, tau=tau)
+    return diagnostics.by_layer(measured, layers)[layer.path], memory
+
+
+def laplace(shape, scale, seed=0):
+    return stats.laplace.rvs(scale=scale, size=shape, random_state=np.random.default_rng(seed)).astype(np.float32)
+
+
+@pytest.mark.parametrize("tau", [0.7, 0.85, 0.95, 0.99, 1.0])
+@pytest.mark.parametrize("b", [0.02, 2.0])
+def test_laplace_weights_are_as_theory_says(tau, b):
+    kernel = laplace((3, 3, 128, 256), b)
+    n = kernel.size
+    m, _ = measure(kernel, tau)
+    assert abs(m["scale"] / b - 1) < 4 / np.sqrt(n)
+    assert abs(m["clipped"] - 2 * (1 - tau)) < 1e-6 + 4 * np.sqrt(2 * (1 - tau) / n)
+    assert m["clipped_theory"] == pytest.approx(2 * (1 - tau), abs=1e-6)
+    assert m["laplace_distance"] < 2 / np.sqrt(n)
+    assert m["quantile"] == pytest.approx(float(stats.laplace.ppf(tau, scale=m["scale"])), rel=1e-4)
+    # The tail's fourth moment makes the error's noise: 5 deviations of |w|^2 are 5 b^2 sqrt(20 / n).
+    assert abs(m["quantization_error"] - m["quantization_error_theory"]) < 5 * b * b * np.sqrt(20 / n)
+    # A histogram with bins of b / 4 smooths the density: at most h^2 / 24 = 0.003.
+    assert abs(m["entropy"] - m["entropy_theory"]) < 0.006
+    assert m["histogram"].sum() == n
+
+
+def test_normal_weights_are_no_laplace_weights():
+    m, _ = measure(np.random.default_rng(0).normal(size=(3, 3, 128, 256)).astype(np.float32))
+    u = np.linspace(-8, 8, 65)[1:-1]
+    deviation = np.sqrt(np.pi / 2)  # in units of mean|w|
+    expected = abs(stats.norm.cdf(u, scale=deviation) - stats.laplace.cdf(u)).max()
+    assert m["laplace_distance"] == pytest.approx(expected, abs=4e-3) and expected > 0.04
+
+
+def numpy_diagnostics(kernel, previous, tau, b=2.0, standardize=True, center=True):
+    """The definitions, written out with NumPy in float64; `previous` are the kernels of the epochs before."""
+
+    def standardized(kernel):
+        kernel = np.asarray(kernel, np.float64)
+        if not standardize:
+            return kernel
+        flat = kernel.reshape(-1, kernel.shape[-1])
+        flat = flat - flat.mean(0) * center
+        return (flat * np.sqrt(2) * b / np.sqrt(flat.var(0, ddof=1) + 1e-5)).reshape(kernel.shape)
+
+    w = standardized(kernel)
+    scale = abs(w).mean()
+    q = -scale * np.log(2 - 2 * tau)
+    clamped = np.clip(w, -q, q)
+    edges = scale * np.linspace(-8, 8, 65)
+    counts = np.histogram(np.clip(w, edges[0], edges[-1]), edges)[0]
+    signs = [np.where(standardized(k) < 0, -1, 1) for k in [*previous, kernel]]
+    flips = [a != b for a, b in itertools.pairwise(signs)]
+    unflipped = np.zeros(w.shape, int)
+    for flip in flips:
+        unflipped = np.where(flip, 0, unflipped + 1)
+    still = abs(w - standardized(previous[-1])) < 0.01 * scale
+    inside = w[abs(w) < q]
+    cut = np.unique(np.clip(edges, -q, q))
+    p = np.histogram(inside, cut)[0] / w.size
+    masses = [(w < -q).mean(), (w > q).mean()]
+    entropy = -sum(a * np.log(a / d) for a, d in zip(p, np.diff(cut), strict=True) if a)
+    entropy -= sum(m * np.log(m) for m in masses if m)
+    entropy += ((p > 0).sum() + np.count_nonzero(masses) - 1) / (2 * w.size)
+    return {
+        "clipped": (abs(w) > q).mean(),
+        "dead": ((unflipped >= 5) & still).mean(),
+        "flipped": flips[-1].mean(),
+        "scale": scale,
+        "quantile": q,
+        "quantization_error": (abs(clamped) - scale).__pow__(2).mean(),
+        "entropy": entropy,
+        "laplace_distance": abs(counts.cumsum()[:-1] / w.size - stats.laplace.cdf(edges[1:-1] / scale)).max(),
+        "histogram": counts,
+    }
+
+
+@pytest.mark.parametrize("standardize,center", [(True, True), (True, False), (False, True)])
+def test_seven_epochs_against_numpy(standardize, center):
+    """Weights of which some jump about, some creep and some hardly move."""
+    r = np.random.default_rng(1)
+    kernels = [r.laplace(size=(3, 3, 8, 16))]
+    speed = r.choice([1e-4, 0.05, 1.0], size=kernels[0].shape, p=[0.5, 0.2, 0.3])
+    for _ in range(7):
+        kernels.append(kernels[-1] * 0.999 + speed * r.normal(size=speed.shape))
+    kernels = [k.astype(np.float32) for k in kernels]
+    layer = layer_of(standardize=standardize, center=center)
+    memory = diagnostics.remember(variables_of(kernels[0]), (layer,))
+    for epoch in range(1, 8):
+        tau = 0.8 + 0.02 * epoch
+        got, memory = measure(kernels[epoch], tau, memory, layer)
+        expected = numpy_diagnostics(kernels[epoch], kernels[:epoch], tau, standardize=standardize, center=center)
+        for name, value in expected.items():
+            np.testing.assert_allclose(got[name], value, rtol=2e-4, atol=1e-6, err_msg=f"{name} of epoch {epoch}")
+        assert (got["dead"] > 0.05) == (epoch >= 5)
+        assert got["flipped"] > 0.02
+
+
+def test_dead_needs_both_no_flip_and_little_movement():
+    r = np.random.default_rng(0)
+    start = (r.choice([-1.0, 1.0], (1, 1, 40, 10)) * r.uniform(1, 2, (1, 1, 40, 10))).astype(np.float32)
+    at_rest, moving, flipping = np.split(np.arange(40), [10, 30])
+    memory = diagnostics.remember(variables_of(start), (PLAIN,))
+    for epoch in range(1, 4):
+        kernel = start.copy()
+        kernel[:, :, moving] *= 1 + 0.2 * epoch
+        kernel[:, :, flipping] *= 1 if epoch == 3 else -1  # back in epoch 3: two epochs since are too few
+        got, memory = measure(kernel, before=memory, dead_epochs=3, dead_update=0.05)
+        assert got["dead"] == pytest.approx(0.25 if epoch == 3 else 0)
+        assert got["flipped"] == pytest.approx(0.25 if epoch in (1, 3) else 0)
+    assert int(memory["conv"]["unflipped"][:, :, at_rest].min()) == 3
+    for _ in range(300):
+        memory["conv"]["unflipped"] = np.minimum(memory["conv"]["unflipped"].astype(int) + 1, 255).astype(np.uint8)
+    _, memory = measure(kernel, before=memory)
+    assert int(memory["conv"]["unflipped"].max()) == 255  # counts on, and does not begin anew
+
+
+def test_tau_counts_as_one_where_nothing_is_clamped():
+    kernel = laplace((3, 3, 16, 16), 1.0)
+    for m, _ in (measure(kernel), measure(kernel, 0.9, layer=layer_of(standardize=False, clamp=False))):
+        assert m["clipped"] == m["clipped_theory"] == 0 and m["quantile"] == np.inf
+        assert m["quantization_error_theory"] == pytest.approx(m["scale"] ** 2)
+        assert np.isfinite(m["entropy"])
+
+
+def test_alpha():
+    kernel = laplace((3, 3, 4, 3), 1.0)
+    m, _ = measure(kernel, alpha=np.array([0.5, -0.25, 3.0], np.float32))
+    np.testing.assert_allclose([m["alpha_min"], m["alpha_mean"], m["alpha_max"]], [-0.25, 3.25 / 3, 3.0])
+    m, _ = measure(kernel, 0.8, layer=layer_of(standardize=False, alpha="mean"))
+    bound = stats.laplace.ppf(0.8, scale=abs(kernel).mean())
+    alpha = np.minimum(abs(kernel), bound).mean((0, 1, 2))
+    np.testing.assert_allclose([m["alpha_min"], m["alpha_max"]], [alpha.min(), alpha.max()], rtol=1e-5)
+    assert np.isnan(measure(kernel, layer=layer_of(alpha="none"))[0]["alpha_min"])

@@ -1,0 +1,87 @@
+"""The written-out backward pass, and signs as bits, against JAX's own convolution."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from recu_jax.functional import sign
+from recu_jax.ops import native
+from recu_jax.ops.conv import ConvSpec
+from recu_jax.ops.scaled_conv import scaled_conv
+from tests.support.geometries import GEOMETRIES, arrays
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("window,strides,padding,dilation,groups,spatial", GEOMETRIES)
+@pytest.mark.parametrize("scaled", [True, False])
+def test_gradients_equal_those_of_lax(window, strides, padding, dilation, groups, spatial, scaled):
+    if padding in ("CIRCULAR", "REFLECT"):
+        padding = "VALID"  # the rest is jnp.pad, whose gradient is JAX's
+    x, kernel, alpha = arrays(window, groups, spatial)
+    spec = ConvSpec.create(window, strides, padding, dilation, groups)
+
+    def plain(x, kernel, alpha):
+        letters = "HWD"[: len(window)]
+        y = lax.conv_general_dilated(
+            x, kernel, spec.strides, spec.padding, rhs_dilation=spec.kernel_dilation, feature_group_count=groups,
+            dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
+        )  # fmt: skip
+        return y * alpha.reshape((1,) * (y.ndim - 1) + (-1,)) if scaled else y
+
+    def ours(x, kernel, alpha):
+        return scaled_conv(x, kernel, alpha if scaled else None, spec)
+
+    y, pull = jax.vjp(plain, x, kernel, alpha)
+    dy = jnp.asarray(np.random.default_rng(1).standard_normal(y.shape))
+    y_ours, pull_ours = jax.vjp(ours, x, kernel, alpha)
+    np.testing.assert_allclose(y_ours, y, rtol=1e-14)
+    for got, expected in zip(pull_ours(dy), pull(dy), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("window,strides,padding,dilation,groups,spatial", GEOMETRIES)
+@pytest.mark.parametrize("scaled", [True, False])
+def test_signs_as_bits_equal_signs_as_floats(window, strides, padding, dilation, groups, spatial, scaled):
+    """The compiled kernels, in float32 where they take the gradients too, against lax's convolution."""
+    if padding in ("CIRCULAR", "REFLECT"):
+        padding = "VALID"
+    x, kernel, alpha = (a.astype(jnp.float32) for a in arrays(window, groups, spatial, 40 * groups, 24))
+    x, kernel, alpha = sign(x), sign(kernel), alpha if scaled else None
+    spec = ConvSpec.create(window, strides, padding, dilation, groups)
+    y, pull = jax.vjp(lambda *args: scaled_conv(*args, spec, False), x, kernel, alpha)
+    y_bits, pull_bits = jax.vjp(jax.jit(lambda *args: scaled_conv(*args, spec, True)), x, kernel, alpha)
+    np.testing.assert_array_equal(y_bits, y)
+    dy = jnp.asarray(np.random.default_rng(1).standard_normal(y.shape), jnp.float32)
+    for got, expected in zip(pull_bits(dy), pull(dy), strict=True):
+        if expected is not None:
+            np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_signs_as_bits_in_half_precision(dtype):
+    x, kernel, alpha = (a.astype(dtype) for a in arrays((3, 3), 1, (8, 8), 600, 8))
+    x, kernel = sign(x), sign(kernel)
+    spec = ConvSpec.create((3, 3), 1, "SAME", 1, 1)
+    exact = scaled_conv(x.astype(jnp.float32), kernel.astype(jnp.float32), None, spec)
+    y, pull = jax.vjp(lambda *args: scaled_conv(*args, spec, True), x, kernel, alpha)
+    np.testing.assert_array_equal(y, exact.astype(dtype) * alpha[None, None, None])
+    assert [g.dtype for g in pull(y)] == [dtype] * 3
+
+
+def test_signs_as_bits_are_taken():
+    """Where there are compiled kernels: else the tests above compare XLA with itself."""
+    if native.default_backend() == "xla":
+        pytest.skip("no compiled kernels")
+    x, kernel, alpha = (a.astype(jnp.float32) for a in arrays((3, 3), 1, (8, 8)))
+    spec = ConvSpec.create((3, 3), 1, "SAME", 1, 1)
+
+    def loss(x, kernel, alpha, signs):
+        return scaled_conv(x, kernel, alpha, spec, signs).sum()
+
+    step = jax.jit(jax.grad(loss, (0, 1, 2)), static_argnums=3)
+    for signs in (True, False):
+        text = step.lower(x, kernel, alpha, signs).as_text()
+        assert [name in text for name in ("recu_kernel_gradient", "recu_input_gradient")] == [signs] * 2
+        assert ("stablehlo.convolution" in text) == (not signs)

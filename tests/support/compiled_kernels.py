@@ -1,0 +1,42 @@
+"""The compiled kernels of this checkout, built beside their sources where they are not there yet."""
+
+import fcntl
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from recu_jax.ops import native
+from tests.support import ROOT
+
+SOURCES = ROOT / "recu_jax" / "ops" / "csrc"
+COMPILER = shutil.which("g++")
+
+
+def build():
+    """Builds them, if they are not of their sources and there is a compiler."""
+    # Where the tests are without the sources, an installed wheel has brought them.
+    if COMPILER is None or not SOURCES.is_dir():
+        return
+    with open(ROOT / "build.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        built = list(SOURCES.parent.glob("_kernels*.so"))
+        if built and all(map(native.is_of_its_sources, built)):
+            return
+        # Not written over: another process may be running them.
+        for path in built:
+            path.unlink()
+        command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace", "--force"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "compiled kernels" not in done.stdout and "kernel" not in done.stderr, done.stdout + done.stderr
+
+
+def instruction_sets():
+    """`native.instruction_sets()`; skips the module that asks where there is no compiler."""
+    if COMPILER is None:
+        pytest.skip("no g++", allow_module_level=True)
+    found = native.instruction_sets()
+    assert found
+    return found

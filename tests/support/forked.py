@@ -1,0 +1,120 @@
+"""Commands in processes of their own, forked from one that has imported what they import: seconds less for each.
+
+Exit status, streams and what is left on the disk are a real process's; only the imports are not its own. A process that
+has forked nothing yet has no threads and has touched no device, which is checked.
+"""
+
+import atexit
+import contextlib
+import dataclasses
+import importlib
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+from tests.support import ROOT
+from tests.support.commands import SECONDS, module_and_arguments
+
+# Of what is installed. Only commands that read PyTorch's files have PyTorch, which brings an OpenMP of its own.
+OF_ALL = (
+    "recu_jax.training.loop",
+    "recu_jax.report.live",
+    "cv2",
+    "PIL.Image",
+    "grain.python",
+    "tensorflow_datasets",
+    "sklearn",
+)
+OF_TORCH = ("recu_jax.training.loop", "torch")
+# BLAS starts threads when NumPy is imported, and those of a process are not in its forks.
+ONE_THREAD = "OPENBLAS_NUM_THREADS"
+_servers: dict[tuple[str, ...], subprocess.Popen] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    status: int
+    stdout: str
+    stderr: str
+
+
+def run(command: str | None, arguments: list[str], torch: bool = False) -> Ended:
+    """As `commands.run`, on one device, from the root of the repository."""
+    server = _server(OF_TORCH if torch else OF_ALL)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [os.path.join(folder, name) for name in ("stdout", "stderr")]
+        server.stdin.write(json.dumps([*module_and_arguments(command, arguments), *files]) + "\n")
+        server.stdin.flush()
+        answer = server.stdout.readline()
+        assert answer, f"the process that forks is gone, with status {server.wait()}"
+        return Ended(int(answer), *(pathlib.Path(file).read_text() for file in files))
+
+
+def _server(modules):
+    """The process that forks, another one if somebody has killed it."""
+    if modules not in _servers or _servers[modules].poll() is not None:
+        _servers[modules] = _start(modules)
+    return _servers[modules]
+
+
+def _start(modules):
+    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), ONE_THREAD: "1"}
+    command = [sys.executable, "-m", __name__, *modules]
+    server = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    atexit.register(_end, server)
+    return server
+
+
+def _end(server):
+    for stream in (server.stdin, server.stdout):
+        with contextlib.suppress(BrokenPipeError):
+            stream.close()
+    try:
+        server.wait(10)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+
+
+def _serve(modules):
+    """Forks for each line; returns in the forked process, with what it is to run."""
+    for module in modules:
+        if importlib.util.find_spec(module.partition(".")[0]):
+            importlib.import_module(module)
+    assert os.listdir("/proc/self/task") == [str(os.getpid())], "imports have started threads"
+    del os.environ[ONE_THREAD]
+    for line in sys.stdin:
+        module, arguments, *files = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            _become(files)
+            return module, arguments
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    sys.exit()
+
+
+def _become(files):
+    """Streams of its own, nothing to read, and an end if it takes too long."""
+    import signal
+
+    for descriptor, path in zip((0, 1, 2), (os.devnull, *files), strict=True):
+        opened = os.open(path, os.O_RDWR | os.O_CREAT)
+        os.dup2(opened, descriptor)
+        os.close(opened)
+    signal.alarm(SECONDS)
+
+
+if __name__ == "__main__":
+    import runpy
+
+    name, given = _serve(sys.argv[1:])
+    # As `python -m` has it.
+    sys.path[0] = os.getcwd()
+    sys.argv = [name, *given]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)

@@ -1,0 +1,127 @@
+"""Which layers of a model are binary, and with which binarizers: Linen and NNX."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from flax.traverse_util import flatten_dict
+
+import recu_jax.nnx
+from recu_jax import BinaryConv, BinaryDense, BinaryLayer, binary_layers, create_model
+from recu_jax.binarizers import activations, weights
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Conv(6, (3, 3), name="first")(x)
+        x = BinaryConv(4, (3, 3), alpha="mean", kernel_binarizer=weights.ReCU(clamp=False), name="mean")(x, train=train)
+        no_center = weights.ReCU(b=1.0, center=False)
+        x = BinaryConv(4, (3, 3), alpha="none", kernel_binarizer=no_center, name="none")(x, train=train)
+        x = BinaryConv(4, (3, 3), binary_weights=False, alpha="none", name="real")(x)
+        return BinaryDense(5, name="dense")(x.mean((1, 2)))
+
+
+def test_layers_are_those_of_the_model_with_their_binarizers():
+    x = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype(np.float32)
+    found = binary_layers(Net(), jax.ShapeDtypeStruct(x.shape, x.dtype), train=True)
+    assert [(layer.path, layer.alpha, layer.binary_weights, layer.kernel_binarizer) for layer in found] == [
+        ("mean", "mean", True, weights.ReCU(clamp=False)),
+        ("none", "none", True, weights.ReCU(b=1.0, center=False)),
+        ("real", "none", False, weights.ReCU()),
+        ("dense", "learned", True, weights.ReCU()),
+    ]
+    model = create_model("digits_resnet8", 10)
+    x = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
+    names = [f"layer{stage}_0/conv{i}" for stage in (1, 2, 3) for i in (1, 2)]
+    assert [layer.path for layer in binary_layers(model, x)] == names
+
+
+def normal(shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), "float32")
+
+
+X = normal((3, 6))
+RECU = (weights.ReCU(), activations.ReCU())
+
+
+class Foreign(nn.Module):
+    """Three layers of 6 features, which are called with nothing but x."""
+
+    around: str
+
+    @nn.compact
+    def __call__(self, x):
+        class Block(nn.Module):
+            @nn.compact
+            def __call__(self, x, _=None):
+                return BinaryDense(6, name="dense", **OPTIONS.get(around, {}))(x), None
+
+        around = self.around
+        if around == "nothing":
+            for i in range(3):
+                x, _ = Block(name=f"block{i}")(x)
+        elif around == "remat and jit":
+            for i in range(3):
+                x, _ = nn.jit(nn.remat(Block))(name=f"block{i}")(x)
+        elif around == "vmap":
+            mapped = nn.vmap(Block, variable_axes={"params": 0}, split_rngs={"params": True}, axis_size=3)
+            x, _ = mapped(name="blocks")(jnp.stack([x] * 3))
+        else:
+            axis = {"scan": 0, "scan of no alpha": 0, "scan along axis 1": 1}[around]
+            scanned = nn.scan(nn.remat(Block), variable_axes={"params": axis}, split_rngs={"params": True}, length=3)
+            x, _ = scanned(name="blocks")(x, None)
+        return x
+
+
+OPTIONS = {"scan of no alpha": {"alpha": "none"}}
+
+
+class ForeignNNX(nnx.Module):
+    """A plain layer, three that are scanned, and a normalisation, which are called with nothing but x."""
+
+    def __init__(self, rngs):
+        @nnx.split_rngs(splits=3)
+        @nnx.vmap(in_axes=0, out_axes=0)
+        def create(rngs):
+            return recu_jax.nnx.BinaryDense(6, 6, rngs=rngs)
+
+        self.first = recu_jax.nnx.BinaryConv(1, 6, 3, alpha="none", rngs=rngs)
+        self.norm = nnx.BatchNorm(6, rngs=rngs)
+        self.blocks = create(rngs)
+
+    def __call__(self, x):
+        @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+        def forward(x, block):
+            return block(x)
+
+        return forward(self.norm(self.first(x)), self.blocks)
+
+
+def test_lists_the_layers_of_a_linen_model():
+    model = create_model("cifar_resnet20", stage_sizes=(1, 1, 1))
+    x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    found = binary_layers(model, x, train=False)
+    flat = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), x)["params"], sep="/")
+    kernels = {
+        path.removesuffix("/alpha"): flat[path.replace("alpha", "kernel")].shape for path in flat if "alpha" in path
+    }
+    assert len(found) == 6
+    assert {layer.path: layer.kernel_shape for layer in found} == kernels
+    assert sum(layer.weights for layer in found) == 9 * (2 * 16 * 16 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64)
+    assert {layer.kind for layer in found} == {"conv"}
+
+    (scanned,) = binary_layers(Foreign("scan of no alpha"), X)
+    assert scanned == BinaryLayer("blocks/dense", "dense", (3, 6, 6), "none", True, *RECU)
+    (alone,) = binary_layers(BinaryConv(4, (3, 3), binary_weights=False), jnp.ones((1, 5, 5, 2)))
+    assert alone == BinaryLayer("", "conv", (3, 3, 2, 4), "learned", False, *RECU)
+    assert binary_layers(nn.Dense(3), X) == []
+
+
+def test_lists_the_layers_of_an_nnx_model():
+    assert sorted(binary_layers(ForeignNNX(nnx.Rngs(0))), key=lambda layer: layer.path) == [
+        BinaryLayer("blocks", "dense", (3, 6, 6), "learned", True, *RECU),
+        BinaryLayer("first", "conv", (3, 1, 6), "none", True, *RECU),
+    ]
+    assert binary_layers(nnx.Linear(6, 6, rngs=nnx.Rngs(0))) == []

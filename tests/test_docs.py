@@ -1,0 +1,347 @@
+"""The documentation says what is so: its programs run, its commands parse, what it names is there, the site builds."""
+
+import ast
+import functools
+import importlib
+import inspect
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from recu_jax import binarizers, config
+from recu_jax.__main__ import COMMANDS
+from recu_jax.commands import arguments
+from recu_jax.config.fields import check_config
+from recu_jax.errors import UserError
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+DOCS = REPOSITORY / "docs"
+PAGES = sorted(p for p in DOCS.rglob("*.md") if not p.relative_to(DOCS).parts[0].startswith("_"))
+NAMES = [str(p.relative_to(DOCS)) for p in PAGES]
+# Before a block that is not executed; the reason follows.
+NOT_RUN = "% not run:"
+_FENCE = re.compile(r"^(`{3,}|:{3,}).*?^\1$", re.DOTALL | re.MULTILINE)
+_CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+
+
+def blocks(page: pathlib.Path, language: str) -> list[tuple[int, str, str]]:
+    """Line, content and the line before each block of a language."""
+    found, lines = [], page.read_text().splitlines()
+    for i, line in enumerate(lines):
+        if line == f"```{language}":
+            end = lines.index("```", i)
+            found.append((i + 1, "\n".join(lines[i + 1 : end]) + "\n", lines[i - 1]))
+    return found
+
+
+def prose(page: pathlib.Path) -> str:
+    """A page without its blocks."""
+    return _FENCE.sub("", page.read_text())
+
+
+def run_blocks(page: pathlib.Path) -> dict:
+    """Executes the Python of a page, in one namespace."""
+    namespace = {"__name__": page.stem}
+    for line, block, before in blocks(page, "python"):
+        if before.startswith(NOT_RUN):
+            assert before.removeprefix(NOT_RUN).strip(), f"{page}:{line} says no reason"
+            continue
+        exec(compile("\n" * line + block, str(page), "exec"), namespace)
+    return namespace
+
+
+WITH_PYTHON = [name for name, page in zip(NAMES, PAGES, strict=True) if blocks(page, "python")]
+
+
+# They train a network.
+SLOW = {"deploy.md", "train.md"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in WITH_PYTHON])
+def test_python_runs(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_blocks(DOCS / name)
+
+
+def test_pages_have_programs():
+    assert {"own_model.md", "deploy.md", "binarizers.md", "train.md", "weights.md"} <= set(WITH_PYTHON)
+
+
+# Commands
+
+
+class _Parsed(Exception):  # noqa: N818  (nothing is wrong)
+    pass
+
+
+def check_arguments(command: str, given: list[str], monkeypatch) -> None:
+    """Raises what the command's own parser raises; nothing is run."""
+    if command not in ("train", "eval", "summary", "main"):
+        parse = arguments.ArgumentParser.parse_args
+
+        def stop(self, *args):
+            parse(self, *args)
+            raise _Parsed
+
+        monkeypatch.setattr(arguments.ArgumentParser, "parse_args", stop)
+        module = importlib.import_module(f"recu_jax.commands.{COMMANDS[command][0]}")
+        with pytest.raises(_Parsed):
+            module.main(given)
+        return
+    options = dict(argument.removeprefix("--").partition("=")[::2] for argument in given)
+    fields = {k.removeprefix("config."): v for k, v in options.items() if k.startswith("config.")}
+    known = help_of(command)
+    for option in options.keys() - {f"config.{field}" for field in fields}:
+        assert f"--{option} " in known, f"{command} has no --{option}"
+    made = config.load(options["config"], **{field: _value(text) for field, text in fields.items()})
+    check_config(made)
+
+
+def _value(text):
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+@functools.cache
+def help_of(command: str) -> str:
+    """What a command prints with `--help`."""
+    module = ["recu_jax.main"] if command == "main" else ["recu_jax", command]
+    return subprocess.run(
+        [sys.executable, "-m", *module, "--help"], capture_output=True, text=True, check=True, cwd=REPOSITORY
+    ).stdout
+
+
+_COMMAND = re.compile(r"(?<![\w./-])(recu|python -m recu_jax(?:\.main)?)(?=\s)([^;&|\"\n]*)")
+
+
+def commands() -> list[tuple[str, str, list[str]]]:
+    """Page, command and arguments of each command of ours in a block for the shell, and in the prose."""
+    found = []
+    for name, page in zip(NAMES, PAGES, strict=True):
+        text = "\n".join(block for _, block, _ in blocks(page, "sh")).replace("\\\n", " ")
+        for program, rest in _COMMAND.findall(text):
+            given = shlex.split(rest, comments=True)
+            command = "main" if program.endswith(".main") else given.pop(0)
+            found.append((name, command, given))
+    return found
+
+
+@pytest.mark.parametrize("page, command, given", commands())
+def test_command(page, command, given, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    assert command == "main" or command in COMMANDS
+    check_arguments(command, given, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "command, given",
+    [
+        ("train", ["--config=configs/digits.py", "--nothing=1"]),
+        ("train", ["--config=configs/digits.py", "--config.epoch=1"]),
+        ("train", ["--config=configs/digits.py", "--config.optimizer=sdg"]),
+        ("train", ["--config=configs/digit.py"]),
+        ("export", ["runs/digits", "--out=a", "--format=onnx"]),
+        ("predict", ["digits.recu"]),
+    ],
+)
+def test_wrong_commands_are_found(command, given, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.raises((AssertionError, UserError, SystemExit)):
+        check_arguments(command, given, monkeypatch)
+
+
+def test_options_in_prose():
+    """`--config.FIELD` and `config.FIELD` name fields."""
+    fields = set(config.base_config())
+    for page in PAGES:
+        said = " ".join(_CODE.findall(prose(page)))
+        for field in re.findall(r"(?<![\w./])(?:--)?config\.([a-z]\w*)", said):
+            assert field in fields, f"{page.name}: config has no field {field}"
+
+
+def test_scripts_and_extras():
+    setup = (REPOSITORY / "setup.py").read_text()
+    experiments = "".join(p.read_text() for p in (REPOSITORY / "experiments").rglob("*.py"))
+    for page in PAGES:
+        text = "\n".join(block for _, block, _ in blocks(page, "sh")).replace("\\\n", " ")
+        for script, rest in re.findall(r"^python ((?!-m)\S+)(.*)$", text, re.MULTILINE):
+            assert (REPOSITORY / script).is_file(), f"{page.name}: there is no {script}"
+            for option in re.findall(r"--(\w+)", rest.replace("--help", "")):
+                assert f"--{option}" in experiments, f"{page.name}: {script} has no --{option}"
+        for extras in re.findall(r"-e '\.\[(\w+)\]'", page.read_text()):
+            assert extras == "NAME" or f'"{extras}": [' in setup or f'"{extras}": ' in setup, f"{page.name}: {extras}"
+
+
+# Links, files, names
+
+
+def slug(heading: str) -> str:
+    """The anchor of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def anchors(page: pathlib.Path) -> set[str]:
+    """Of the headings of a page."""
+    return {slug(h.replace("`", "")) for h in re.findall(r"^#+ (.+)$", _FENCE.sub("", page.read_text()), re.MULTILINE)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links(name):
+    page = DOCS / name
+    text = _CODE.sub("", prose(page)) if name.startswith("api/") else prose(page)
+    targets = re.findall(r"\]\(([^)\s]+)\)", text)
+    targets += re.findall(r"^```\{include\} (\S+)", page.read_text(), re.MULTILINE)
+    for target in targets:
+        if target.startswith("http"):
+            continue
+        file, _, anchor = target.partition("#")
+        path = (page.parent / file).resolve() if file else page
+        assert path.is_file(), f"{name} links to {target}, which is not there"
+        if anchor:
+            assert anchor in anchors(path), f"{name} links to {target}, a heading that is not there"
+
+
+_ROOTS = ("recu_jax", "experiments", "configs", "tests", "docs")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files(name):
+    for code in _CODE.findall(prose(DOCS / name)):
+        if re.fullmatch(rf"({'|'.join(_ROOTS)})(/[\w.\-]+)+/?", code) or re.fullmatch(r"[A-Z]+\.md", code):
+            assert (REPOSITORY / code).exists(), f"{name} names {code}, which is not there"
+
+
+def resolve(path: str):
+    """What a dotted name means; raises AttributeError or ImportError."""
+    parts = path.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError as error:
+            if error.name is not None and not path.startswith(error.name):
+                raise
+            continue
+        return functools.reduce(getattr, parts[length:], found)
+    raise ImportError(path)
+
+
+_OTHERS = {"nn": "flax.linen", "nnx": "flax.nnx", "jnp": "jax.numpy", "np": "numpy"}
+_WHERE = (
+    "recu_jax",
+    "recu_jax.binarizers",
+    "recu_jax.config",
+    "recu_jax.functional",
+    "recu_jax.nnx",
+    "recu_jax.layers",
+)
+# Of the reader's own program.
+_OWN = {"get_config", "model", "layer"}
+
+
+def find(name: str):
+    """What a name without its module means in the pages."""
+    first, _, rest = name.partition(".")
+    candidates = [f"{_OTHERS[first]}.{rest}"] if first in _OTHERS else [f"{where}.{name}" for where in _WHERE]
+    for candidate in [*candidates, name]:
+        try:
+            return resolve(candidate)
+        except (AttributeError, ImportError):
+            continue
+    raise NameError(name)
+
+
+def check_names(text: str) -> None:
+    """Raises where a text names what is not there: roles, dotted names, calls with their keyword arguments."""
+    for role in re.findall(r"\{py:\w+\}`([^`]+)`", text):
+        target = re.search(r"<(.+)>$", role)
+        resolve((target[1] if target else role).lstrip("~"))
+    for code in _CODE.findall(re.sub(r"\{[\w:]+\}`[^`]+`", "", text)):
+        if re.fullmatch(r"recu_jax(\.\w+)+", code):
+            resolve(code)
+        call = re.fullmatch(r"([A-Za-z_][\w.]*)\((.*)\)", code)
+        if call and call[1].split(".")[0] not in _OWN:
+            named = find(call[1])
+            keywords = {k.arg for k in ast.parse(code, mode="eval").body.keywords} if "..." not in call[2] else set()
+            assert keywords <= set(inspect.signature(named).parameters), f"{code} has arguments that are not there"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names(name):
+    check_names(prose(DOCS / name))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["`recu_jax.no_such`", "{py:func}`~recu_jax.tau.no_such`", "`no_such()`", "`weights.ReCU(centre=True)`"],
+)
+def test_wrong_names_are_found(text):
+    with pytest.raises((AttributeError, ImportError, NameError, AssertionError)):
+        check_names(text)
+
+
+def test_documented_modules():
+    for page in PAGES:
+        for module in re.findall(r"^\.\. automodule:: (\S+)", page.read_text(), re.MULTILINE):
+            importlib.import_module(module)
+
+
+# Completeness
+
+
+def test_every_binarizer_is_drawn():
+    drawn = set(re.findall(r"\{binarizer-plot\} (\S+)", (DOCS / "binarizers.md").read_text()))
+    known = {f"weights.{name}" for name in binarizers.WEIGHTS} | {
+        f"activations.{name}" for name in binarizers.ACTIVATIONS
+    }
+    assert drawn == known
+
+
+def test_every_measure_is_explained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = DOCS / "weights.md"
+    named = run_blocks(page)["named"]
+    terms = re.findall(r"^(`\w+`(?:, `\w+`)*)\n: ", page.read_text(), re.MULTILINE)
+    explained = {name for term in terms for name in re.findall(r"`(\w+)`", term)}
+    assert explained == set(next(iter(named.values()))) | {"in_window"}
+
+
+def test_common_errors_are_those_of_the_code():
+    source = " ".join(p.read_text() for p in (REPOSITORY / "recu_jax").rglob("*.py"))
+    # A message's literals may be split over lines.
+    source = re.sub(r'" *\n\s*f?"', "", source)
+    listed = (DOCS / "trouble.md").read_text().partition("## Common errors")[2].partition("\n## ")[0]
+    terms = re.findall(r"^(.+)\n: ", listed, re.MULTILINE)
+    assert len(terms) > 5
+    for term in terms:
+        for part in filter(None, (piece.strip(" ,") for piece in term.split("..."))):
+            assert part in source, part
+
+
+def test_every_command_and_config_is_mentioned():
+    text = "\n".join(page.read_text() for page in PAGES)
+    for command in COMMANDS:
+        assert f"recu {command}" in text
+    for file in (REPOSITORY / "configs").glob("*.py"):
+        assert f"configs/{file.name}" in text
+
+
+@pytest.mark.slow
+def test_site_builds(tmp_path):
+    """Takes a minute: every page, every plot, warnings as errors."""
+    for package in ("sphinx", "myst_parser", "furo", "sphinx_copybutton", "matplotlib"):
+        pytest.importorskip(package, reason="needs pip install -e '.[docs]'")
+    built = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", "-d", tmp_path / "trees", DOCS, tmp_path / "site"],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+    )
+    assert built.returncode == 0, built.stderr
+    for page in PAGES:
+        assert (tmp_path / "site" / page.relative_to(DOCS).with_suffix(".html")).is_file()

@@ -1,0 +1,26 @@
+"""Losses against their formulas."""
+
+import jax
+import numpy as np
+import pytest
+
+from recu_jax.losses import cross_entropy, distillation
+
+
+@pytest.mark.usefixtures("x64")
+def test_cross_entropy_against_its_formula():
+    r = np.random.default_rng(0)
+    logits, labels = r.normal(size=(7, 5)), r.integers(0, 5, 7)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(cross_entropy(logits, labels), -np.log(p[np.arange(7), labels]), rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_distillation_against_its_formula_and_gradient():
+    r = np.random.default_rng(0)
+    student, teacher = r.normal(size=(2, 7, 5))
+    p, q = (np.exp(a) / np.exp(a).sum(1, keepdims=True) for a in (teacher, student))
+    np.testing.assert_allclose(distillation(student, teacher), -(p * np.log(q)).sum(1), rtol=1e-12)
+    to_student, to_teacher = jax.grad(lambda s, t: distillation(s, t).sum(), (0, 1))(student, teacher)
+    np.testing.assert_allclose(to_student, q - p, rtol=1e-10)
+    assert not np.any(to_teacher)

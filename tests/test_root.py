@@ -1,0 +1,50 @@
+"""`from recu_jax import ...`: real types for type checkers, each name imported when it is first used."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import recu_jax
+
+ROOT = pathlib.Path(recu_jax.__file__).parents[1]
+PROGRAM = """
+import jax.numpy as jnp
+from recu_jax import BinaryConv, exponential_tau, recu
+from recu_jax import bianry_layers
+
+layer = BinaryConv(64, (3, 3))
+y = recu(jnp.ones((3,)), 0.9)
+tau = exponential_tau(total_epochs="sixty", steps_per_epoch=195)
+"""
+
+
+def test_a_type_checker_sees_the_types(tmp_path):
+    pytest.importorskip("mypy")
+    (tmp_path / "program.py").write_text(PROGRAM)
+    command = [sys.executable, "-m", "mypy", "--ignore-missing-imports", f"--cache-dir={tmp_path}", "program.py"]
+    # A cold start reads the types of JAX and Flax.
+    result = subprocess.run(
+        command, cwd=tmp_path, env={"MYPYPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True, timeout=600
+    )
+    found = [line for line in result.stdout.splitlines() if line.startswith("program.py") and "error" in line]
+    assert len(found) == 2, result.stdout
+    assert found[0].startswith("program.py:4:") and 'no attribute "bianry_layers"' in found[0]
+    assert found[1].startswith("program.py:8:") and '"total_epochs"' in found[1] and '"str"' in found[1]
+
+
+def test_every_public_name_is_there():
+    names = recu_jax.__all__
+    assert len(names) > 30 and {"BinaryConv", "binary_layers", "recu", "nnx"} <= set(names)
+    for name in names:
+        assert getattr(recu_jax, name) is not None
+    # A function, although a module of nearly its name is imported.
+    assert callable(recu_jax.binary_layers)
+    with pytest.raises(AttributeError, match="BinaryConvolution"):
+        _ = recu_jax.BinaryConvolution
+
+
+def test_nothing_is_imported_before_it_is_used():
+    code = "import sys, recu_jax; print(*[m for m in ('jax', 'flax', 'optax') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip() == ""

@@ -1,0 +1,200 @@
+"""Two real processes of two virtual CPU devices each, over loopback, as one run."""
+
+import pathlib
+import shutil
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+
+from experiments.runs import differences, final_state, log, measured, rows
+from tests.support.processes import PATIENCE_SECONDS, end_all, start
+
+pytestmark = pytest.mark.slow
+# A batch of 256: with fewer values a channel, batch norm of sums of signs gives exact zeros, whose signs hang on the
+# order of sums, which differs with the number of devices (see test_step.py).
+EXACT = [
+    "--config=configs/digits.py", "--config.dtype=float64", "--config.global_batch_norm=True", "--config.epochs=1",
+    "--config.batch_size=256", "--config.eval_batch_size=360", "--config.tensorboard=False",
+    "--config.log_every_steps=1",
+]  # fmt: skip
+QUICK = ["--config=configs/digits.py", "--config.epochs=4", "--config.tensorboard=False"]
+PROCESSES, TRIES = 2, 4
+NOT_MET = "Gloo context initialization failed: DEADLINE_EXCEEDED"
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def start_all(workdir, cache, arguments):
+    """The processes of one run, once they have met; the log of process i is WORKDIR.i.log.
+
+    They have 30 s to meet, which on a busy machine may be too little: then they start again.
+    """
+    for _ in range(TRIES):
+        before = [len(said(workdir, i)) for i in range(PROCESSES)]
+        processes = start_once(workdir, cache, arguments)
+        while all(p.poll() is None for p in processes) and "compiled, and" not in said(workdir, 0)[before[0] :]:
+            time.sleep(0.05)
+        if not any(NOT_MET in said(workdir, i)[before[i] :] for i in range(PROCESSES)):
+            break
+        end_all()
+        if not rows(workdir):
+            shutil.rmtree(workdir, ignore_errors=True)
+    return processes
+
+
+def start_once(workdir, cache, arguments):
+    coordinator = f"127.0.0.1:{free_port()}"
+    found = []
+    for i in range(PROCESSES):
+        environment = {
+            "JAX_COORDINATOR_ADDRESS": coordinator, "JAX_NUM_PROCESSES": str(PROCESSES), "JAX_PROCESS_ID": str(i),
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        }  # fmt: skip
+        found.append(start([*arguments, "--distributed"], workdir, cache, environment, log=own_log(workdir, i)))
+    return found
+
+
+def own_log(workdir, i):
+    return pathlib.Path(f"{workdir}.{i}.log")
+
+
+def said(workdir, i):
+    return own_log(workdir, i).read_text() if own_log(workdir, i).exists() else ""
+
+
+def end(processes):
+    """Exit statuses; a hang is a failure and not a hang: `conftest.py` kills what is still there."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    return [p.wait(max(until - time.monotonic(), 0.1)) for p in processes]
+
+
+def run_on(devices, workdir, cache):
+    environment = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    assert start(EXACT, workdir, cache, environment).wait(PATIENCE_SECONDS) == 0, log(workdir)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("distributed")
+
+
+def left_alone(folder, name, arguments):
+    workdir = folder / name
+    assert end(start_all(workdir, folder / "cache", arguments)) == [0, 0], said(workdir, 0) + said(workdir, 1)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def exact(folder):
+    """A run of both processes that nobody harms."""
+    return left_alone(folder, "exact", EXACT)
+
+
+@pytest.fixture(scope="module")
+def quick(folder):
+    """The same, in float32 and with batch norm per device."""
+    return left_alone(folder, "quick", QUICK)
+
+
+def assert_close(a, b, rtol=1e-6):
+    a, b = final_state(a), final_state(b)
+    assert a.keys() == b.keys() and len(a) > 50
+    for path in a:
+        scale = max(np.abs(a[path]).max(), 1e-30)
+        assert np.abs(a[path] - b[path]).max() <= rtol * scale, path
+
+
+@pytest.mark.parametrize("devices", [4, 1])
+def test_two_processes_equal_one(exact, folder, devices):
+    alone = folder / f"alone_{devices}"
+    run_on(devices, alone, folder / "cache")
+    assert_close(exact, alone)
+    for a, b in zip(rows(exact), rows(alone), strict=True):
+        assert a.keys() == b.keys()
+        np.testing.assert_allclose([a[k] for k in a], [b[k] for k in a], rtol=1e-9)
+    for a, b in zip(measured(exact), measured(alone), strict=True):
+        for layer in a.keys() | b.keys():
+            numbers = sorted(a[layer].keys() - {"histogram"})  # a weight at an edge may fall to either side
+            np.testing.assert_allclose([a[layer][k] for k in numbers], [b[layer][k] for k in numbers], 1e-3, 1e-4)
+
+
+def test_one_process_speaks_for_all(quick):
+    assert "final test top-1" in said(quick, 0) and "epoch 4/4" in said(quick, 0)
+    assert "top-1" not in said(quick, 1)
+    assert len(rows(quick)) == 4
+
+
+def harmed(folder, name, number, victim):
+    """Both processes, one of which gets a signal after the first epoch; and how they ended."""
+    workdir = folder / name
+    processes = start_all(workdir, folder / "cache", QUICK)
+    while not rows(workdir):
+        assert all(p.poll() is None for p in processes), said(workdir, 0) + said(workdir, 1)
+        time.sleep(0.02)
+    processes[victim].send_signal(number)
+    return workdir, end(processes)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_when_one_is_killed_the_others_stop_and_all_resume(quick, folder, victim):
+    workdir, statuses = harmed(folder, f"killed_{victim}", signal.SIGKILL, victim)
+    other = 1 - victim
+    # 3 where a collective finds out, SIGABRT where JAX's runtime does, 60 s later.
+    assert statuses[victim] == -signal.SIGKILL and statuses[other] in (3, -signal.SIGABRT)
+    if statuses[other] == 3:
+        assert f"error: process {other} of 2 cannot go on, probably because another is gone" in said(workdir, other)
+    assert end(start_all(workdir, folder / "cache", QUICK)) == [0, 0]
+    assert differences(final_state(quick), final_state(workdir)) == []
+
+
+def test_a_preemption_notice_to_one_stops_all_at_the_same_step(quick, folder):
+    workdir, statuses = harmed(folder, "preempted", signal.SIGTERM, 1)
+    if statuses == [0, 0]:
+        pytest.skip("the run was through before all had heard of it")
+    assert statuses == [75, 75]
+    lines = [said(workdir, i).rstrip().splitlines()[-1] for i in range(PROCESSES)]
+    step = lines[0].split("from step ")[1].split(",")[0]
+    for line in lines:
+        assert line.startswith(f"stopped by a preemption notice; the same command continues from step {step}, saved in")
+    assert end(start_all(workdir, folder / "cache", QUICK)) == [0, 0]
+    assert differences(final_state(quick), final_state(workdir)) == []
+    assert f"resuming {workdir} at step {step} of " in said(workdir, 0)
+
+
+def test_a_mistake_ends_all(folder):
+    processes = start_all(folder / "mistake", folder / "cache", [*QUICK, "--config.num_devices=3"])
+    assert end(processes) == [2, 2]
+    for i in range(PROCESSES):
+        assert "error: config.num_devices is 3; the processes of this run have 4" in said(folder / "mistake", i)
+    assert not (folder / "mistake").exists()
+
+
+def test_a_checkpoint_of_four_devices_resumes_on_two_and_on_one(exact, folder):
+    workdir = folder / "begun_on_four"
+    process = start(EXACT, workdir, folder / "cache", {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"})
+    while "step 2/5" not in log(workdir):
+        assert process.poll() is None, log(workdir)
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE_SECONDS) == 75
+    for devices in (2, 1):
+        again = folder / f"resumed_on_{devices}"
+        shutil.copytree(workdir, again)
+        run_on(devices, again, folder / "cache")
+        assert "resuming" in log(again)
+        assert_close(exact, again)
+
+
+def test_half_an_address_is_a_mistake(folder):
+    environment = {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1", "JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "0"}
+    workdir = folder / "half"
+    assert start(QUICK, workdir, None, environment).wait(PATIENCE_SECONDS) == 2
+    assert "error: JAX_NUM_PROCESSES is 'two'; it must be a whole number" in log(workdir)
+    assert "Traceback" not in log(workdir) and not workdir.exists()

@@ -1,0 +1,163 @@
+"""Both feeds carry the same images: the one whose data set lives on the device, and the one that streams."""
+
+import dataclasses
+import time
+from functools import partial
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from recu_jax import UserError
+from recu_jax.config import base_config
+from recu_jax.data import Dataset, Photos, photos
+from recu_jax.training.feed import ResidentFeed, StreamFeed, make_feed
+from recu_jax.training.recipe import make_recipe
+from recu_jax.training.step import create_state, place, replicate
+from tests.support import image_folders
+
+DEVICES = jax.local_devices()[:2]
+SIZE, EPOCHS = 16, 2
+
+
+def config(**changes):
+    c = base_config()
+    c.dataset, c.model, c.augment, c.epochs = "image_folder", "digits_resnet8", False, EPOCHS
+    c.batch_size = c.eval_batch_size = 8
+    c.image_size = c.eval_resize = SIZE
+    c.num_workers = 0
+    for name, value in changes.items():
+        c[name] = value
+    return c
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Lossless images, 20 for training and 13 for testing, of two classes."""
+
+    def noise(r):
+        return r.integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+
+    return image_folders.write(tmp_path_factory.mktemp("photos"), 20, 13, ".png", noise)
+
+
+@pytest.fixture(scope="module")
+def both(folder):
+    """The folder as it streams, and the same as arrays."""
+    streamed = photos.load("image_folder", str(folder))
+    arrays = []
+    for records in (streamed.train, streamed.test):
+        read = [records.read(i) for i in range(len(records))]
+        bgr = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) for data, _ in read]
+        arrays += [np.stack(bgr)[..., ::-1], np.array([label for _, label in read], np.int32)]
+    return streamed, Dataset(*arrays, 2, streamed.mean, streamed.std)
+
+
+def run(feed, recipe, start=0):
+    """Losses of all steps, and metrics of the test set after them."""
+    state = replicate(create_state(recipe, 0, feed.image_shape), DEVICES)
+    step, metrics, losses = feed.step(recipe), None, []
+    feed.start(start)
+    try:
+        for i in range(start, EPOCHS * feed.steps_per_epoch):
+            steps, arguments = feed.take(i, metrics)
+            assert steps == 1
+            state, metrics = step(state, {}, *arguments)
+            losses.append(float(metrics["loss"][0]))
+        return losses, feed.evaluator(recipe)(state), feed.epoch_metrics(1.0)
+    finally:
+        feed.close()
+
+
+def narrow(c, dataset):
+    recipe = make_recipe(c, dataset, 2)
+    return dataclasses.replace(recipe, model=recipe.model.clone(stage_sizes=(1,), widths=(4,)))
+
+
+def test_a_stream_trains_as_arrays_do(both):
+    c = config()
+    feeds = [make_feed(c, data, DEVICES) for data in both]
+    assert [type(feed) for feed in feeds] == [StreamFeed, ResidentFeed]
+    assert feeds[0].steps_per_epoch == 2
+    by_stream, by_array = (run(feed, narrow(c, data)) for feed, data in zip(feeds, both, strict=True))
+    assert by_stream[:2] == by_array[:2]
+    assert by_stream[1]["test_images"] == 13
+    assert set(by_stream[2]) == {"data_wait"} and by_array[2] == {}
+
+
+def test_a_corrupt_image_stops_or_is_counted(both):
+    streamed, _ = both
+    bad = 3
+
+    class Broken:
+        def __len__(self):
+            return len(streamed.train)
+
+        def read(self, i):
+            data, label = streamed.train.read(i)
+            return (data[:20] if i == bad else data), label
+
+        def name(self, i):
+            return streamed.train.name(i)
+
+    broken = Photos(Broken(), Broken(), 2, streamed.mean, streamed.std)
+    c = config()
+    with pytest.raises(UserError, match=r"train image 3 \(.*\.png\)"):
+        run(make_feed(c, broken, DEVICES), narrow(c, broken))
+    c = config(on_corrupt="skip")
+    losses, tested, metrics = run(make_feed(c, broken, DEVICES), narrow(c, broken))
+    assert len(losses) == 4 and np.isfinite(losses).all()
+    assert tested["test_images"] == 19
+    assert 0 <= metrics["skipped_records"] <= 2
+
+
+class Slow:
+    """Records that take 30 ms each to read."""
+
+    def __init__(self, records):
+        self._records = records
+
+    def __len__(self):
+        return len(self._records)
+
+    def read(self, i):
+        time.sleep(0.03)
+        return self._records.read(i)
+
+    def name(self, i):
+        return self._records.name(i)
+
+
+def test_the_wait_for_data_is_measured(both):
+    streamed, _ = both
+    c = config(epochs=6)
+    shares = {}
+    for name, records in (("slow", Slow(streamed.train)), ("ready", streamed.train)):
+        feed = make_feed(c, dataclasses.replace(streamed, train=records), DEVICES)
+        feed.start(0)
+        busy = jax.jit(lambda x: x + 1)
+        began, result = time.monotonic(), None
+        for i in range(8):
+            feed.take(i, result)
+            result = busy(jnp.zeros(()))
+            if name == "ready":
+                time.sleep(0.1)  # what a long step does to the loop
+        shares[name] = feed.epoch_metrics(time.monotonic() - began)["data_wait"]
+        feed.close()
+    # Decoding in four threads: 8 images of 30 ms are 60 ms a batch at least, and the steps take nothing.
+    assert shares["slow"] > 0.5
+    assert shares["ready"] < 0.1
+
+
+def test_batches_go_straight_to_their_devices():
+    images = np.arange(8 * 3).reshape(8, 3)
+    placed = place(images, DEVICES)
+    np.testing.assert_array_equal(placed, images.reshape(2, 4, 3))
+    assert {s.device: s.data.shape for s in placed.addressable_shards} == {d: (1, 4, 3) for d in DEVICES}
+    # Given to a pmapped function they stay where they are.
+    double = jax.pmap(partial(jnp.multiply, 2), devices=DEVICES)
+    double(placed)
+    with jax.transfer_guard("disallow"):
+        np.testing.assert_array_equal(jax.device_get(double(placed)), 2 * images.reshape(2, 4, 3))

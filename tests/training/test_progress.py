@@ -1,0 +1,60 @@
+"""What a run shows: lines where there is no terminal, and nothing where it is silent."""
+
+import re
+import time
+
+from recu_jax.training.progress import Progress
+
+ROW = {"epoch": 1, "train_loss": 1.0, "train_top1": 50.0, "test_loss": 0.5, "test_top1": 75.0, "images_per_second": 9.0}
+
+
+def epoch(progress, done=0):
+    progress.start_epoch(1, done)
+    for _ in range(done, 10):
+        shown = progress.due(1)
+        progress.advance(1, **({"loss": 2.0, "top1": 12.5} if shown else {}))
+    progress.end_epoch(ROW)
+
+
+def test_a_line_every_so_many_steps_and_one_for_the_epoch(capsys):
+    epoch(Progress(3, 10, 32, log_every_steps=4))
+    *lines, last = capsys.readouterr().out.splitlines()
+    steps = [
+        re.match(r"epoch 1/3, step (\d+)/10: loss 2\.000, top-1 12\.5%, \d+ images/s, ", line)[1] for line in lines
+    ]
+    assert steps == ["4", "8"]
+    assert last.startswith("epoch 1/3: train loss 1.000, top-1 50.00%; test loss 0.500, top-1 75.00%; 9 images/s; ")
+    assert re.search(r"; \d+:\d\d left, until \d\d:\d\d$", last)
+
+
+def test_a_resumed_epoch_counts_on(capsys):
+    epoch(Progress(1, 10, 32, log_every_steps=4), done=5)
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("epoch 1/1, step 9/10: ") and last.endswith("9 images/s")  # the last epoch leaves nothing
+
+
+def test_compilation_is_told_and_left_out_of_the_rate(capsys):
+    progress = Progress(1, 10, 32, log_every_steps=2)
+    progress.start_epoch(1)
+    progress.compiled(since=time.monotonic() - 7)
+    progress.advance(1, loss=2.0, top1=12.5)  # the dispatch that was compiled for
+    progress.advance(1, loss=2.0, top1=12.5)
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first == "compiled, and the first step done, in 7 s"
+    assert second == "epoch 1/1, step 1/10: loss 2.000, top-1 12.5%" and third.startswith(
+        second.replace("1/10", "2/10")
+    )
+    assert "images/s" in third
+
+
+def test_silent(capsys):
+    epoch(Progress(3, 10, 32, log_every_steps=4, silent=True))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_bar_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    epoch(Progress(3, 10, 32, log_every_steps=4))
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0].startswith("epoch 1/3: ") and len(out.splitlines()) == 1
+    assert "epoch 1/3" in err and "loss 2.000, top-1 12.5%" in err

@@ -1,0 +1,91 @@
+"""From a config to a step: every pair of binarizers with every model, and the progress that a step sees."""
+
+import collections
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from recu_jax import binarizers
+from recu_jax.data.order import train_order
+from recu_jax.models import OWN_NONLINEARITY
+from recu_jax.training import step as train
+from recu_jax.training.recipe import make_recipe
+from tests.support.small_runs import dataset, digits
+
+DEVICE = jax.local_devices()[:1]
+
+
+def small(recipe):
+    """Two blocks, of four channels and of eight."""
+    vgg = "pooled" in recipe.model.__dataclass_fields__
+    fields = {"widths": (4, 8, 8), "pooled": (1,)} if vgg else {"stage_sizes": (1, 1), "widths": (4, 8)}
+    return dataclasses.replace(recipe, model=recipe.model.clone(**fields))
+
+
+# As 5, 6 and 7 have no factor in common, all 210 would come in turn.
+FAMILIES = ("digits_resnet8", "cifar_resnet18", "cifar_vgg_small", "imagenet_resnet18", "react_resnet18")
+WEIGHTS, ACTIVATIONS = list(binarizers.WEIGHTS), list(binarizers.ACTIVATIONS)
+COMBINATIONS = [(FAMILIES[i % 5], WEIGHTS[i % 6], ACTIVATIONS[i % 7]) for i in range(14)]
+
+
+@pytest.mark.parametrize("name,weights,activations", COMBINATIONS)
+def test_any_pair_with_any_model_makes_a_step(name, weights, activations):
+    """Traced, not compiled: shapes and dtypes of a whole step, and every parameter in the gradient's way."""
+    rprelu = {} if name in OWN_NONLINEARITY else {"nonlinearity": "rprelu"}
+    c = digits(model=name, weight_binarizer=weights, activation_binarizer=activations, batch_size=16, **rprelu)
+    data = dataset(32)
+    recipe = small(make_recipe(c, data, steps_per_epoch=2))
+    state = train.state_shapes(recipe, data.train_images.shape[1:])
+    count = collections.Counter(path[-1] for path in flatten_dict(state.params))
+    assert count["alpha"] == count["slope"] >= 2
+    assert count["shift"] == (count["alpha"] if activations == "rsign" else 0)
+    assert (recipe.progress is not None) == (weights == "libra" or activations in ("ede", "reste"))
+    step = functools.partial(train.train_resident, recipe=recipe)
+    after, metrics = jax.eval_shape(
+        jax.vmap(step, (None, None, None, None, 0), out_axes=None, axis_name="devices"),
+        state, {}, data.train_images, data.train_labels, jax.ShapeDtypeStruct((1, 1, 16), jnp.int32),
+    )  # fmt: skip
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state) and metrics["loss"].shape == (1,)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_step_sees_the_progress_of_its_epoch():
+    """Step 3 of 4, two an epoch of two: half of the training is over."""
+    c = digits(
+        weight_binarizer="libra", activation_binarizer="ede", dtype="float64", crop_padding=0, flip=False,
+        batch_size=16, epochs=2, warmup_epochs=0, weight_decay=0.0, momentum=0.0,
+    )  # fmt: skip
+    data = dataset(8, 1)
+    recipe = make_recipe(c, data, steps_per_epoch=2)
+    recipe = dataclasses.replace(recipe, model=recipe.model.clone(stage_sizes=(1,), widths=(4,)))
+    np.testing.assert_array_equal([recipe.progress(s) for s in range(4)], [0, 0, 0.5, 0.5])
+    state = jax.device_get(train.create_state(recipe, 0, (8, 8, 1))).replace(step=np.int32(2))
+    step = train.parallel(
+        functools.partial(train.train_resident, recipe=recipe), DEVICE, mapped=(False,) * 4 + (True,), donate=False
+    )
+    indices = train_order(0, 1, 37, 16)[:1]
+    after, _ = step(*train.replicate((state, {}, data.train_images, data.train_labels), DEVICE), indices[None])
+
+    x = (data.train_images[indices[0]] / 255 - 0.5) / 0.25
+
+    @jax.jit
+    def gradient(params, progress):
+        def loss(params):
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            logits, _ = recipe.model.apply(
+                variables, x, tau=recipe.tau(2), train=True, progress=progress, mutable=["batch_stats"]
+            )
+            return -jnp.take_along_axis(jax.nn.log_softmax(logits), data.train_labels[indices[0]][:, None], 1).mean()
+
+        return jax.grad(loss)(params)
+
+    kernel = lambda tree: np.asarray(tree["layer1_0"]["conv2"]["kernel"])  # noqa: E731
+    # The optimiser counts its own steps, of which this is the first.
+    moved = (kernel(state.params) - kernel(after.params)) / recipe.learning_rate(0)
+    np.testing.assert_allclose(moved, kernel(gradient(state.params, 0.5)), rtol=1e-6, atol=1e-9)
+    assert abs(moved - kernel(gradient(state.params, 0.0))).max() > 1e-3 * abs(moved).max()

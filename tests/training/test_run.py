@@ -1,0 +1,58 @@
+"""What a run is made of before its first step, and where it begins."""
+
+import jax
+import numpy as np
+import pytest
+
+from recu_jax import UserError
+from recu_jax.config.fields import plain
+from recu_jax.training.checkpoint import Checkpoints
+from recu_jax.training.run import find_start, prepare, read_given_variables
+from tests.support.small_runs import digits
+
+
+def test_the_devices_become_a_part_of_the_config():
+    config = digits()
+    config.num_devices = None
+    run = prepare(config)
+    assert run.config.num_devices == len(run.devices) == len(jax.devices()) == 4 and config.num_devices is None
+    assert run.feed.steps_per_epoch == 1437 // config.batch_size and run.feed.image_shape == (8, 8, 1)
+
+
+@pytest.mark.parametrize(
+    "fields,message",
+    [
+        ({"num_devices": 7}, "config.num_devices is 7; this machine has 4"),
+        ({"num_devices": 4, "batch_size": 66}, "config.batch_size is 66, which does not divide over 4 devices"),
+        ({"num_devices": 4, "eval_batch_size": 30}, "config.eval_batch_size is 30, which does not divide over 4"),
+        ({"batch_size": 1438}, "config.batch_size is 1438; digits has only 1437 training images"),
+        ({"crop_padding": 8}, "config.crop_padding is 8 and images are 8x8"),
+    ],
+)
+def test_what_does_not_fit_devices_or_data(fields, message):
+    with pytest.raises(UserError, match=message):
+        prepare(digits(**fields))
+
+
+def test_a_new_run_begins_and_an_old_one_goes_on(tmp_path):
+    run = prepare(digits(model="digits_resnet8"))
+    given = read_given_variables(run, tmp_path)
+    start = find_start(run, tmp_path, given.first)
+    assert (start.epoch, start.metrics.steps, start.resumed, given.teacher) == (0, 0, None, {})
+    assert start.state is given.first and int(start.state.step) == 0
+
+    # Stopped within the second epoch, of 44 steps.
+    state = jax.device_get(start.state).replace(step=np.int32(47))
+    unfinished = {"epoch": 2, "loss": [0.5, 0.25, 0.125], "top1": [1.0, 2.0, 3.0]}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, plain(run.config), {"epoch": 2}, unfinished)
+    assert read_given_variables(run, tmp_path).first is None
+    resumed = find_start(run, tmp_path, None)
+    assert (resumed.epoch, resumed.metrics.steps, resumed.resumed.step) == (1, 3, 47)
+    assert resumed.metrics.means() == {"loss": 0.875 / 3, "top1": 2.0}
+    jax.tree.map(np.testing.assert_array_equal, resumed.state.params, state.params)
+
+    other = prepare(digits(model="digits_resnet8", learning_rate=0.3))
+    for call in (lambda: read_given_variables(other, tmp_path), lambda: find_start(other, tmp_path, None)):
+        with pytest.raises(UserError, match=r"learning_rate was 0.1 and is 0.3; give these fields their old values"):
+            call()
