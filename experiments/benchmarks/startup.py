@@ -38,12 +38,12 @@ def first_step_seconds(cache, python=sys.executable):
         ]  # fmt: skip
         began = time.perf_counter()
         process = subprocess.Popen(command, cwd=REPOSITORY, env=_CPU, stdout=subprocess.PIPE, text=True)
-        line = process.stdout.readline()
+        line = next((line for line in process.stdout if "step 1/" in line), None)
         seconds = time.perf_counter() - began
         # To its end: a process that is killed may leave the cache half written.
         process.communicate()
-    if "step 1/" not in line or process.returncode:
-        raise RuntimeError(f"not a first step: {line!r}, exit {process.returncode}")
+    if line is None or process.returncode:
+        raise RuntimeError(f"no first step was reported, exit {process.returncode}")
     return seconds
 
 
