@@ -45,15 +45,20 @@ def images(tmp_path):
     return str(path)
 
 
+OTHERS = [
+    {},
+    {"standardize": False},
+    {"laplace_b": 0.5},
+    {"center": False},
+    *({"weight_binarizer": name} for name in WEIGHTS if name != "recu"),
+]
+
+
 @pytest.mark.parametrize(
     "fields",
     [
-        {},
         {"clamp": False},
-        {"standardize": False},
-        {"laplace_b": 0.5},
-        {"center": False},
-        *({"weight_binarizer": name} for name in WEIGHTS if name != "recu"),
+        *(pytest.param(fields, marks=pytest.mark.slow) for fields in OTHERS),
     ],
     ids=lambda fields: "_".join(f"{k}={v}" for k, v in fields.items()) or "recu",
 )

@@ -58,7 +58,7 @@ WITH_PYTHON = [name for name, page in zip(NAMES, PAGES, strict=True) if blocks(p
 
 
 # They train a network.
-SLOW = {"deploy.md", "train.md"}
+SLOW = {"deploy.md", "own_model.md", "train.md", "weights.md"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in WITH_PYTHON])

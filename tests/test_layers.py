@@ -35,7 +35,7 @@ def test_parameters_are_kernel_and_alpha():
 
 
 @pytest.mark.parametrize("window,x_shape", [((3,), (2, 9, 4)), ((3, 3), (2, 8, 8, 4)), ((2, 3, 2), (2, 5, 5, 5, 4))])
-@pytest.mark.parametrize("use_bias", [False, True])
+@pytest.mark.parametrize("use_bias", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_conv_is_a_float_conv_of_signs(window, x_shape, use_bias):
     layer = BinaryConv(8, window, use_bias=use_bias, bias_init=nn.initializers.ones_init())
     x = normal(x_shape)
@@ -75,6 +75,7 @@ def test_samples_do_not_see_each_other():
     np.testing.assert_allclose(pull(x)[1:2], pull(x[1:2]), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_transformations_compose():
     layer, x = BinaryConv(8, (3, 3)), normal((4, 6, 6, 4))
     variables = layer.init(jax.random.key(0), x)

@@ -13,7 +13,7 @@ from recu_jax.ops import native
 X = np.random.default_rng(0).normal(size=(3, 6, 6, 40)).astype(np.float32)
 
 
-@pytest.fixture(params=["kernels", "xla"])
+@pytest.fixture(params=["kernels", pytest.param("xla", marks=pytest.mark.slow)])
 def backend(request, monkeypatch):
     """With the compiled kernels, and with XLA's convolution, which other backends have."""
     if request.param == "xla":
@@ -25,7 +25,7 @@ def backend(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("backend")
-@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("train", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize(
     "input_name,dtype", [*((name, jnp.float32) for name in ACTIVATIONS), ("recu", jnp.bfloat16)], ids=str
 )

@@ -37,7 +37,7 @@ LAYERS = [
 
 
 @pytest.mark.parametrize("layer,linen,shape", LAYERS)
-@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("train", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_bitwise_equal_to_linen(layer, linen, shape, train):
     x = normal(shape)
     structure, params, rest = nnx.split(layer, nnx.Param, ...)

@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits
 import recu_jax.nnx
 from recu_jax import BinaryConv, binary_layers, set_tau, with_tau
 
+pytestmark = pytest.mark.slow
 STEPS = 60
 
 

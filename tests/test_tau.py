@@ -105,6 +105,7 @@ def test_with_tau_reaches_every_layer(around):
     assert (gradients[0] != gradients[1]).any()
 
 
+@pytest.mark.slow
 def test_what_a_call_says_goes_first():
     layer = BinaryDense(6)
     variables = layer.init(jax.random.key(0), X)

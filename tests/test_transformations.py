@@ -60,11 +60,11 @@ def stack(trees):
 
 
 both = pytest.mark.parametrize("flavour", ["linen", "nnx"])
-kinds = pytest.mark.parametrize("kind", ["conv", "dense"])
+kinds = pytest.mark.parametrize("kind", ["conv", pytest.param("dense", marks=pytest.mark.slow)])
 
 
 @both
-@pytest.mark.parametrize("kind", SAMPLES)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.slow] * (k != "conv")) for k in SAMPLES])
 def test_vmap_over_models_and_samples(flavour, kind):
     f, parameters = pure(flavour, kind)
     x = images(kind)
@@ -155,6 +155,7 @@ def test_eval_shape(flavour, kind):
     ]
 
 
+@pytest.mark.slow
 @kinds
 def test_linen_transformations(kind):
     class Block(nn.Module):
@@ -182,6 +183,7 @@ def test_linen_transformations(kind):
     close(gradients(lambda v: mapped.apply(v, x, 0.8)[0], variables), back(beside))
 
 
+@pytest.mark.slow
 @kinds
 def test_nnx_transformations(kind):
     x = images(kind)

@@ -34,6 +34,7 @@ def test_a_shipped_config_is_found_from_anywhere(given, tmp_path):
     assert said(tmp_path, given, "--config.epochs=3") == (0, ["digits_resnet8", "3", "runs/digits"], "")
 
 
+@pytest.mark.slow
 def test_a_file_of_ones_own_goes_first_and_a_part_names_the_workdir(tmp_path):
     text = "from recu_jax.config import base_config\n\n\ndef get_config(part='resnet8'):\n    c = base_config()\n"
     (tmp_path / "digits.py").write_text(text + "    c.model = f'cifar_{part}'\n    return c\n")

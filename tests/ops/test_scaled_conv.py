@@ -15,7 +15,7 @@ from tests.support.geometries import GEOMETRIES, arrays
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("window,strides,padding,dilation,groups,spatial", GEOMETRIES)
-@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("scaled", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_gradients_equal_those_of_lax(window, strides, padding, dilation, groups, spatial, scaled):
     if padding in ("CIRCULAR", "REFLECT"):
         padding = "VALID"  # the rest is jnp.pad, whose gradient is JAX's
@@ -42,7 +42,7 @@ def test_gradients_equal_those_of_lax(window, strides, padding, dilation, groups
 
 
 @pytest.mark.parametrize("window,strides,padding,dilation,groups,spatial", GEOMETRIES)
-@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("scaled", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_signs_as_bits_equal_signs_as_floats(window, strides, padding, dilation, groups, spatial, scaled):
     """The compiled kernels, in float32 where they take the gradients too, against lax's convolution."""
     if padding in ("CIRCULAR", "REFLECT"):

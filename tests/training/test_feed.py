@@ -87,6 +87,7 @@ def test_a_stream_trains_as_arrays_do(both):
     assert set(by_stream[2]) == {"data_wait"} and by_array[2] == {}
 
 
+@pytest.mark.slow
 def test_a_corrupt_image_stops_or_is_counted(both):
     streamed, _ = both
     bad = 3

@@ -31,6 +31,7 @@ def moved(state, amount):
     return state.replace(params=jax.tree.map(lambda a: a + amount * r.normal(size=a.shape).astype("f"), state.params))
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_measures_what_one_never_stopped_does(run):
     state = create_state(run.recipe, 0, (8, 8, 1))
     images = run.feed.test_sample(IMAGES)

@@ -46,6 +46,7 @@ def runs(tmp_path_factory):
     return paths, results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["stage1", "teacher"])
 def test_real_weights_are_started_from(runs, start):
     paths, results = runs
@@ -64,11 +65,13 @@ def test_real_weights_are_started_from(runs, start):
     assert scales == 6 and int(state.step) == 0
 
 
+@pytest.mark.slow
 def test_stage_2_goes_on_from_stage_1(runs):
     _, results = runs
     assert results["stage2"].final["train_top1"] > results["stage1"].final["train_top1"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_first_loss_is_that_against_the_teacher(runs, tmp_path):
     paths, results = runs
@@ -100,16 +103,29 @@ def test_the_first_loss_is_that_against_the_teacher(runs, tmp_path):
     np.testing.assert_allclose(first["train_loss"], expected, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_named(runs):
     paths, _ = runs
     with pytest.raises(UserError, match="holds a run of model 'digits_resnet8'; it must be 'cifar_resnet20'"):
         load(paths["teacher"], "cifar_resnet20")
-    with pytest.raises(UserError, match="does not exist; give the workdir of a run, or a PyTorch file"):
-        load(paths["teacher"] + "x", "digits_resnet8")
     # A 1-bit run is no full-precision teacher.
     config = digits(teacher=paths["stage2"], teacher_model="digits_resnet8")
     with pytest.raises(UserError, match="alpha is extra"):
         teacher_variables(config, recipe_of(config), IMAGE)
+
+
+def test_given_variables_take_the_place_of_fresh_ones():
+    fresh = {"params": {"a": {"kernel": np.zeros((2, 3), np.float32), "alpha": np.ones(3)}}, "batch_stats": {}}
+    given = {"params": {"a": {"kernel": np.arange(6.0).reshape(2, 3)}}}
+    merged = merge(fresh, given, "FILE", may_lack=("alpha",))
+    assert merged["params"]["a"]["kernel"].dtype == np.float32 and merged["batch_stats"] == {}
+    np.testing.assert_array_equal(merged["params"]["a"]["kernel"], given["params"]["a"]["kernel"])
+    np.testing.assert_array_equal(merged["params"]["a"]["alpha"], 1)
+
+
+def test_entries_that_do_not_fit_are_named():
+    with pytest.raises(UserError, match="does not exist; give the workdir of a run, or a PyTorch file"):
+        load("/no/such/run", "digits_resnet8")
     fresh = {"params": {"a": {"kernel": np.zeros((2, 3))}, "b": {"kernel": np.zeros(1)}}}
     given = {"params": {"a": {"kernel": np.zeros((3, 2))}, "c": {"kernel": np.zeros(1)}}}
     with pytest.raises(UserError) as error:
@@ -118,6 +134,7 @@ def test_what_does_not_fit_is_named(runs):
         assert part in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_taken(runs):
     paths, _ = runs
     assert read_best(paths["teacher"])[0] == 44

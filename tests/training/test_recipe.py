@@ -33,7 +33,10 @@ WEIGHTS, ACTIVATIONS = list(binarizers.WEIGHTS), list(binarizers.ACTIVATIONS)
 COMBINATIONS = [(FAMILIES[i % 5], WEIGHTS[i % 6], ACTIVATIONS[i % 7]) for i in range(14)]
 
 
-@pytest.mark.parametrize("name,weights,activations", COMBINATIONS)
+@pytest.mark.parametrize(
+    "name,weights,activations",
+    [pytest.param(*pair, marks=[pytest.mark.slow] * (i >= 7)) for i, pair in enumerate(COMBINATIONS)],
+)
 def test_any_pair_with_any_model_makes_a_step(name, weights, activations):
     """Traced, not compiled: shapes and dtypes of a whole step, and every parameter in the gradient's way."""
     rprelu = {} if name in OWN_NONLINEARITY else {"nonlinearity": "rprelu"}

@@ -27,6 +27,10 @@ def dataset():
     return Dataset(images[:37], labels[:37], images[37:], labels[37:], 10, (0.5,), (0.25,))
 
 
+SLOW = pytest.mark.slow
+EVALUATIONS = [(4, 8), pytest.param(1, 5, marks=SLOW), pytest.param(4, 64, marks=SLOW)]
+
+
 def config(**changes):
     c = base_config()
     c.dataset, c.model, c.batch_size, c.epochs = "digits", "digits_resnet8", 16, 2
@@ -106,7 +110,7 @@ def loss_and_gradients(model, params, stats, x, y, tau):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", ["sgd", pytest.param("adam", marks=pytest.mark.slow)])
 def test_one_step_against_the_formula(dataset, optimizer):
     c = config(dtype="float64", crop_padding=0, flip=False, optimizer=optimizer, warmup_epochs=0)
     recipe = small_recipe(c, dataset)
@@ -143,7 +147,7 @@ def test_bfloat16_keeps_parameters_statistics_and_loss_float32(dataset):
     assert {a.dtype for a in floats} == {np.dtype("float32")}
 
 
-@pytest.mark.parametrize("devices,batch", [(1, 5), (4, 8), (4, 64)])
+@pytest.mark.parametrize("devices,batch", EVALUATIONS)
 def test_every_test_image_counts_once(dataset, devices, batch):
     c = config(eval_batch_size=batch)
     recipe = small_recipe(c, dataset)
