@@ -127,7 +127,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(digits):
     workdir = folder / "not_finite"
     process = start([*DIGITS, "--config.learning_rate=1e30", "--config.check_finite_every_steps=5"], workdir)
     assert process.wait(PATIENCE_SECONDS) == 3
-    (line,) = log(workdir).splitlines()
+    said = log(workdir)
+    line = said.splitlines()[-1]
+    assert "Traceback" not in said and said.count("error: ") == 1
     report = json.loads((workdir / "not_finite.json").read_text())
     assert line.startswith(
         f"error: the loss is {report['loss']} at step {report['step']} (epoch 1, learning rate 1e+30"
