@@ -13,7 +13,7 @@ import recu_jax.nnx
 from recu_jax import binarizers, functional
 from recu_jax.config import base_config
 from recu_jax.data.stream import eval_batches, train_batches
-from recu_jax.ops import packed
+from recu_jax.ops import binary_conv
 
 PACKAGE = pathlib.Path(recu_jax.__file__).parent
 # `name=` in a message: an argument of Python.
@@ -22,7 +22,7 @@ FIELD = re.compile(r"config\.([a-z][a-z0-9_]*)")
 FUNCTIONS = [
     recu_jax.BinaryConv, recu_jax.BinaryDense, recu_jax.nnx.BinaryConv, recu_jax.nnx.BinaryDense, recu_jax.set_tau,
     recu_jax.with_tau, recu_jax.create_model, recu_jax.BinaryConv.__call__, functional.clamped_weights,
-    functional.standardize, functional.conv_of_signs, train_batches, eval_batches, packed.binary_conv,
+    functional.standardize, functional.conv_of_signs, train_batches, eval_batches, binary_conv.binary_conv,
     *binarizers.WEIGHTS.values(), *binarizers.ACTIVATIONS.values(),
 ]  # fmt: skip
 

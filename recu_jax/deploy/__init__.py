@@ -8,6 +8,6 @@ models.
 """
 
 from recu_jax.deploy.model import Header, Model, load
-from recu_jax.ops import packed as ops
+from recu_jax.ops import binary_conv as ops
 
 __all__ = ["Header", "Model", "load", "ops"]

@@ -1,38 +1,8 @@
-"""Signs into words and back, against NumPy's own packing."""
+"""The layout of packed kernels."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from recu_jax.ops import packed as ops
 from recu_jax.ops import packing
-from tests.support import compiled_kernels
-
-BACKENDS = (*compiled_kernels.instruction_sets(), "xla")
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_packing(backend):
-    x = np.random.default_rng(0).standard_normal((3, 4, 77)).astype(np.float32)
-    x[0, 0, :4] = 0.0, -0.0, np.nan, -np.inf
-    words = np.asarray(ops.pack(jnp.asarray(x), backend=backend))
-    assert words.shape == (3, 4, 4) and words.dtype == np.uint32
-    # NumPy's own packing, of which four bytes are a little-endian word.
-    bits = np.packbits(np.pad(x >= 0, ((0, 0), (0, 0), (0, 128 - 77))), axis=-1, bitorder="little").view("<u4")
-    np.testing.assert_array_equal(words, bits)
-    np.testing.assert_array_equal(packing.unpack_groups(jnp.asarray(words), 77), np.where(x >= 0, 1, -1))
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_packing_after_batch_norm(backend):
-    r = np.random.default_rng(0)
-    x, norm = (r.standard_normal(s).astype(np.float32) for s in ((3, 4, 77), (3, 77)))
-    norm[1, :20] *= -1
-    x[0, 0, :4] = 0.0, -0.0, np.nan, -np.inf
-    words = jax.jit(lambda x: ops.pack(x, backend=backend, norm=norm))(x)
-    mean, factor, bias = norm.astype(np.float64)
-    np.testing.assert_array_equal(packing.unpack_groups(words, 77), np.where((x - mean) * factor + bias >= 0, 1, -1))
 
 
 def test_kernels_go_into_words_and_back():

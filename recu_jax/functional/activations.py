@@ -1,0 +1,64 @@
+"""Activations to binary activations (SPEC.md section 2)."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from recu_jax.functional.precision import EPSILON, wide
+from recu_jax.functional.signs import approx_sign
+from recu_jax.ops.reductions import sum_columns
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def normalize_sample(x: jax.Array, sample_ndim: int) -> jax.Array:
+    """Divides each sample by its standard deviation: `x / sqrt(var + 1e-5)`, with the unbiased `var` (SPEC.md 2).
+
+    Args:
+      x: (*batch, *sample).
+      sample_ndim: number of trailing axes that make one sample; 3 for (height, width, channels).
+
+    Returns:
+      The normalized samples, in the shape and dtype of `x`.
+    """
+    return _normalize_sample_fwd(x, sample_ndim)[0]
+
+
+def _normalize_sample_fwd(x, sample_ndim):
+    rows = wide(x).reshape(-1, math.prod(x.shape[x.ndim - sample_ndim :]))
+    n = rows.shape[1]
+    mean = (sum_columns(rows) / n)[:, None]
+    variance = sum_columns(jnp.square(rows - mean))[:, None] / max(n - 1, 1)
+    inverse = lax.rsqrt(variance + EPSILON)
+    return (rows * inverse).reshape(x.shape).astype(x.dtype), (x, mean, inverse)
+
+
+def _normalize_sample_bwd(sample_ndim, saved, dy):
+    x, mean, inverse = saved
+    rows, dy = (wide(a).reshape(len(mean), -1) for a in (x, dy))
+    # d inverse / d x = -inverse^3 (x - mean) / (n - 1). The mean adds nothing, because sum(x - mean) = 0.
+    slope = sum_columns(dy * rows)[:, None] * inverse**3 / max(rows.shape[1] - 1, 1)
+    dx = dy * inverse - (rows - mean) * slope
+    return (dx.reshape(x.shape).astype(x.dtype),)
+
+
+normalize_sample.defvjp(_normalize_sample_fwd, _normalize_sample_bwd)
+
+
+def binarize_activations(x: jax.Array, sample_ndim: int, *, train: bool) -> jax.Array:
+    """Takes the signs of the activations (SPEC.md 2).
+
+    In training each sample is first divided by its standard deviation. This division sets the window in which the
+    gradient of `approx_sign` is not 0. Evaluation skips the division: a positive factor changes no sign.
+
+    Args:
+      x: (*batch, *sample).
+      sample_ndim: number of trailing axes that make one sample.
+      train: whether to divide.
+
+    Returns:
+      +1 and -1 in the shape and dtype of `x`.
+    """
+    return approx_sign(normalize_sample(x, sample_ndim) if train else x)

@@ -1,0 +1,64 @@
+"""1-bit convolutions and dense layers of binary activations and binary weights (SPEC.md section 3)."""
+
+from collections.abc import Sequence
+
+import jax
+
+from recu_jax.ops.conv import ConvSpec, PaddingLike, match_varying_axes, per_channel, wrap_padding
+from recu_jax.ops.scaled_conv import scaled_conv
+
+
+def conv_of_signs(
+    signs: jax.Array,
+    weights: jax.Array,
+    alpha: jax.Array | None = None,
+    *,
+    strides: int | Sequence[int] | None = 1,
+    padding: PaddingLike = "SAME",
+    kernel_dilation: int | Sequence[int] | None = 1,
+    feature_group_count: int = 1,
+    binary: bool = True,
+) -> jax.Array:
+    """1-bit convolution `alpha * conv(signs, weights)` of binarized activations and binarized weights (SPEC.md 3).
+
+    Zero padding is added to the signs. A tap outside the image thus counts 0, not +1 or -1.
+
+    A NaN among the signs or weights gives NaN in each output that depends on it. The compiled kernels of CPUs give NaN
+    in all outputs of its sample or channel.
+
+    Args:
+      signs: (batch, *spatial, in_features), +1 and -1; their dtype is the dtype of the computation.
+      weights: (*window, in_features / groups, features), +1 and -1, or real weights with `binary=False`.
+      alpha: scale, (features,), or None.
+      strides: an int, or one per spatial dimension.
+      padding: `"SAME"`, `"SAME_LOWER"`, `"VALID"`, `"CIRCULAR"`, `"REFLECT"`, `"CAUSAL"` (1-D), an int, or one int or
+        (low, high) per spatial dimension.
+      kernel_dilation: an int, or one per spatial dimension.
+      feature_group_count: groups of channels; `in_features` groups make a depthwise convolution.
+      binary: False for real weights: only the activations are 1 bit, as in stage 1 of two-stage training (SPEC.md 7).
+
+    Returns:
+      (batch, *out_spatial, features) in the dtype of `signs`.
+
+    Raises:
+      UserError: the padding is unknown.
+    """
+    window = weights.shape[:-2]
+    spec = ConvSpec.create(window, strides, padding, kernel_dilation, feature_group_count)
+    signs, spec = wrap_padding(signs, window, spec)
+    return scaled_conv(*match_varying_axes(signs, weights.astype(signs.dtype), alpha), spec, binary)
+
+
+def dense_of_signs(signs: jax.Array, weights: jax.Array, alpha: jax.Array | None = None) -> jax.Array:
+    """1-bit dense layer `alpha * (signs @ weights)` of binarized activations and binarized weights.
+
+    Args:
+      signs: (..., in_features), +1 and -1.
+      weights: (in_features, features), +1 and -1.
+      alpha: scale, (features,), or None.
+
+    Returns:
+      (..., features) in the dtype of `signs`.
+    """
+    y = signs @ weights.astype(signs.dtype)
+    return y if alpha is None else y * per_channel(alpha, y)
