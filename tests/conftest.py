@@ -2,9 +2,18 @@
 
 import logging
 import os
+import pathlib
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+
+# A program is compiled once for all workers, processes and later calls of pytest. Entries are found by the program and
+# XLA's version and flags. With a limit of size JAX locks the folder, so that none reads what another is writing.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled")
+)
+os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**31)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 from recu_jax import set_xla_flags
 

@@ -206,3 +206,20 @@ def test_table_has_every_layer_and_the_sums():
     text = out.getvalue()
     assert "small" in text and "2x4x4x16" in text and "3x3x2x16" in text and "164" in text
     assert "1,653: 960 of 1 bit (58.1%), 693 of 32 bits" in text and "1.971e+07" in text
+
+
+def test_all_devices_of_a_shard_map_are_counted():
+    """Four devices compute one image each."""
+    mesh, per_image = jax.sharding.Mesh(jax.devices()[:4], ("x",)), jax.sharding.PartitionSpec("x")
+
+    class Mapped(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            kernel = self.param("kernel", nn.initializers.ones, (5, 6))
+            product = jax.shard_map(
+                jnp.matmul, mesh=mesh, in_specs=(per_image, jax.sharding.PartitionSpec()), out_specs=per_image
+            )
+            return product(x, kernel)
+
+    (layer,) = model_cost(Mapped(), jax.ShapeDtypeStruct((4, 5), jnp.float32)).layers
+    assert dict(layer.macs) == {(32, 32): 4 * 5 * 6}

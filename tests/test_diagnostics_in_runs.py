@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from configs.digits import get_config
 from recu_jax.binarizers import WEIGHTS
 from recu_jax.training import loop
 from recu_jax.training.checkpoint import read_best
+from recu_jax.training.recipe import make_model
 
 SMALLEST = {
     "dataset": "npz", "epochs": 1, "batch_size": 16, "eval_batch_size": 16, "num_devices": 1, "tensorboard": False,
@@ -69,11 +71,16 @@ def test_they_are_those_of_the_run(fields, images, tmp_path):
     _, _, variables = read_best(tmp_path / "run")
     (row,) = [json.loads(line) for line in (tmp_path / "run" / "diagnostics.jsonl").read_text().splitlines()]
     assert row["layers"]
+    key = jax.random.split(jax.random.key(config.seed))[0]
+    initial = jax.jit(make_model(config, 10).init)(key, np.zeros((1, 8, 8, 1)))
     for path, measured in row["layers"].items():
-        params = variables["params"]
+        before, after = initial["params"], variables["params"]
         for part in path.split("/"):
-            params = params[part]
-        w, bound = by_hand(params["kernel"], row["tau"], fields)
+            before, after = before[part], after[part]
+        w, bound = by_hand(after["kernel"], row["tau"], fields)
+        flipped = (w >= 0) != (by_hand(before["kernel"], row["tau"], fields)[0] >= 0)
+        # A weight at the mean of its channel may be rounded to either side.
+        assert measured["flipped"] == pytest.approx(flipped.mean(), abs=2 / w.size)
         scale = abs(w).mean()
         assert measured["scale"] == pytest.approx(scale, rel=1e-4)
         # JSON has no infinity.

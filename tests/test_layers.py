@@ -168,3 +168,29 @@ def test_real_weights_under_binary_activations():
     z, plain_vjp = jax.vjp(lambda k: plain.apply({"params": {"kernel": k}}, np.where(x >= 0, 1.0, -1.0)), kernel)
     np.testing.assert_allclose(y, z, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(vjp(dy)[0], plain_vjp(dy)[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("center", [True, False])
+def test_a_dense_layer_takes_the_signs_of_centered_weights(center):
+    x = jnp.asarray(np.random.default_rng(0).choice([-1.0, 1.0], (3, 6)), jnp.float32)
+    kernel = np.random.default_rng(1).normal(0.5, 1.0, (6, 4)).astype(np.float32)
+    layer = BinaryDense(4, alpha="none", kernel_binarizer=weights.ReCU(center=center))
+    signs = np.where(kernel - (kernel.mean(0) if center else 0) >= 0, 1, -1)
+    assert (signs != np.where(kernel >= 0, 1, -1)).any() == center
+    np.testing.assert_array_equal(layer.apply({"params": {"kernel": kernel}}, x), x @ signs)
+
+
+def test_a_dense_layer_normalizes_each_token_by_itself():
+    """Gradients of (batch, tokens, features): the window of each token is that of its own features."""
+    r = np.random.default_rng(0)
+    # Tokens of very different sizes.
+    x = jnp.asarray(r.normal(size=(2, 3, 6)) * np.array([0.1, 1.0, 10.0])[:, None], jnp.float32)
+    kernel, dy = (r.normal(size=shape).astype(np.float32) for shape in ((6, 4), (2, 3, 4)))
+    layer = BinaryDense(4, alpha="none")
+    _, pull = jax.vjp(lambda x: layer.apply({"params": {"kernel": kernel}}, x, tau=1.0, train=True), x)
+    signs = np.where(kernel - kernel.mean(0) >= 0, 1, -1)
+    expected = np.zeros(x.shape)
+    for index in np.ndindex(2, 3):
+        z, of_token = jax.vjp(lambda token: token / jnp.sqrt(token.var(ddof=1) + 1e-5), x[index])
+        expected[index] = of_token(jnp.float32(dy[index] @ signs.T * np.maximum(0, 2 - 2 * abs(z))))[0]
+    np.testing.assert_allclose(pull(dy)[0], expected, rtol=1e-4, atol=1e-5)

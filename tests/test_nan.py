@@ -10,10 +10,11 @@ from recu_jax import BinaryConv, BinaryDense, laplace_quantile, recu, sign
 from recu_jax.binarizers import ACTIVATIONS, WEIGHTS, weights
 from recu_jax.ops import native
 
+SLOW = pytest.mark.slow
 X = np.random.default_rng(0).normal(size=(3, 6, 6, 40)).astype(np.float32)
 
 
-@pytest.fixture(params=["kernels", pytest.param("xla", marks=pytest.mark.slow)])
+@pytest.fixture(params=["kernels", pytest.param("xla", marks=SLOW)])
 def backend(request, monkeypatch):
     """With the compiled kernels, and with XLA's convolution, which other backends have."""
     if request.param == "xla":
@@ -25,9 +26,14 @@ def backend(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("backend")
-@pytest.mark.parametrize("train", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("train", [pytest.param(False, marks=SLOW), True])
 @pytest.mark.parametrize(
-    "input_name,dtype", [*((name, jnp.float32) for name in ACTIVATIONS), ("recu", jnp.bfloat16)], ids=str
+    "input_name,dtype",
+    [
+        *(pytest.param(name, jnp.float32, marks=[SLOW] * (name not in ("recu", "rsign"))) for name in ACTIVATIONS),
+        pytest.param("recu", jnp.bfloat16, marks=SLOW),
+    ],
+    ids=str,
 )
 def test_a_nan_among_the_activations(input_name, train, dtype):
     layer = BinaryConv(8, (3, 3), input_binarizer=ACTIVATIONS[input_name](), dtype=dtype)
@@ -46,7 +52,9 @@ def test_a_nan_among_the_activations(input_name, train, dtype):
 
 
 @pytest.mark.usefixtures("backend")
-@pytest.mark.parametrize("kernel_name", WEIGHTS)
+@pytest.mark.parametrize(
+    "kernel_name", [pytest.param(name, marks=[SLOW] * (name not in ("recu", "libra"))) for name in WEIGHTS]
+)
 def test_a_nan_in_a_kernel(kernel_name):
     layer = BinaryConv(8, (3, 3), kernel_binarizer=WEIGHTS[kernel_name]())
     params = dict(layer.init(jax.random.key(0), X)["params"])

@@ -157,3 +157,23 @@ def test_metadata_of_parameters():
                         rngs=nnx.Rngs(0))  # fmt: skip
     assert (dense.kernel.tag, dense.bias.tag) == ("a", "b")
     assert dense(normal((2, 4))).shape == (2, 6)
+
+
+def test_in_features_counts_the_channels_of_all_groups():
+    layer = recu_jax.nnx.BinaryConv(8, 4, (3, 3), feature_group_count=4, rngs=nnx.Rngs(0))
+    assert (layer.in_features, layer.out_features, layer.kernel.shape) == (8, 4, (3, 3, 2, 4))
+
+
+def test_a_call_without_tau_does_not_remember_the_tau_of_the_call_before():
+    """The clamp changes gradients: a small tau stops those of most weights."""
+    x = normal((2, 5, 5, 3))
+    layer = BinaryConv(3, 4, (3, 3), rngs=nnx.Rngs(0))
+    layer.train()
+
+    def stopped(tau):
+        gradient = nnx.grad(lambda m: m(x, tau=tau).sum())(layer)
+        return int((gradient["kernel"][...] == 0).sum())
+
+    without = stopped(None)
+    assert stopped(0.55) > without + 20
+    assert stopped(None) == without

@@ -1,5 +1,7 @@
 """Which parameters weight decay reaches, and Bop against a loop of the paper's algorithm."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,11 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
-from recu_jax import UserError, binary_layers, create_model, layers
+from recu_jax import BinaryConv, UserError, binary_layers, create_model, layers
+from recu_jax.binarizers import activations
 from recu_jax.optimizers import bop, decay_mask, with_bop
+from recu_jax.training.recipe import make_recipe
+from tests.support.small_runs import dataset, digits
 
 
 def decayed(name, groups):
@@ -121,3 +126,34 @@ def test_kernels_of_binary_layers_alone_are_bops():
         w, g, update, adams = (np.asarray(tree[path]) for tree in flat)
         expected = np.where(np.sign(g) == np.sign(w), -2 * w, 0) if path in kernels else adams
         np.testing.assert_array_equal(update, expected, err_msg=str(path))
+
+
+def test_decay_reaches_everything_unless_told_otherwise_and_never_a_shift():
+    model = create_model("digits_resnet8", 10, conv=functools.partial(BinaryConv, input_binarizer=activations.RSign()))
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
+    by_default = flatten_dict(decay_mask(params))
+    assert all(by_default.values()) and any(path[-1] == "shift" for path in by_default)
+    on_layers = flatten_dict(decay_mask(params, "conv_and_linear"))
+    assert not any(value for path, value in on_layers.items() if path[-1] == "shift")
+    assert {path[-1] for path, value in on_layers.items() if value} == {"kernel", "alpha", "bias"}
+
+
+def test_bop_leaves_kernels_of_real_weights_to_the_other_optimizer():
+    """Stage 1 of two-stage training: the weights are real, and only the activations are 1 bit."""
+    c = digits(conv="binary_activations", optimizer="bop", bop_gamma=1.0, weight_decay=0.0)
+    recipe = make_recipe(c, dataset(8, 1), steps_per_epoch=2)
+    params = jax.jit(recipe.model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
+    gradients = jax.tree.map(lambda p: p + 0.25, params)
+    updates, _ = recipe.optimizer.update(gradients, recipe.optimizer.init(params), params)
+    kernel, update = (tree["layer1_0"]["conv1"]["kernel"] for tree in (params, updates))
+    assert not np.isin(update, (0, -2 * kernel)).any()
+
+
+def test_the_state_of_bop_keeps_its_dtypes():
+    """`lax.scan` over steps needs that, also for bfloat16 with a float32 rate."""
+    params = {"kernel": jnp.ones((4,), jnp.bfloat16)}
+    optimizer = bop(gamma=lambda step: jnp.float32(0.5))
+    state = optimizer.init(params)
+    updates, after = optimizer.update({"kernel": jnp.ones((4,), jnp.float32)}, state, params)
+    assert updates["kernel"].dtype == jnp.bfloat16
+    assert jax.tree.map(jnp.result_type, after) == jax.tree.map(jnp.result_type, state)

@@ -20,6 +20,7 @@ tau = exponential_tau(total_epochs="sixty", steps_per_epoch=195)
 """
 
 
+@pytest.mark.slow
 def test_a_type_checker_sees_the_types(tmp_path):
     pytest.importorskip("mypy")
     (tmp_path / "program.py").write_text(PROGRAM)

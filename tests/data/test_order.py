@@ -20,3 +20,9 @@ def test_eval_order_counts_every_image_once(images, batch):
     counted = np.zeros(images)
     np.add.at(counted, indices.ravel(), weights.ravel())
     np.testing.assert_array_equal(counted, 1)
+
+
+def test_no_two_of_seed_and_epoch_share_an_order():
+    """With seed + epoch in one number, the second epoch of seed 0 would be the first of seed 1."""
+    orders = {train_order(seed, epoch, 50, 10).tobytes() for seed in range(4) for epoch in range(4)}
+    assert len(orders) == 16

@@ -33,3 +33,13 @@ def test_packing_after_batch_norm(backend):
     words = jax.jit(lambda x: ops.pack(x, backend=backend, norm=norm))(x)
     mean, factor, bias = norm.astype(np.float64)
     np.testing.assert_array_equal(packing.unpack_groups(words, 77), np.where((x - mean) * factor + bias >= 0, 1, -1))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype,tiny", [("float64", 1e-300), ("float32", 1e-44), ("bfloat16", 1e-40)])
+def test_a_tiny_negative_number_is_negative(backend, dtype, tiny):
+    """A cast to a narrower dtype may round it to 0, whose sign is +1."""
+    x = jnp.array([-tiny, tiny, -1.0, 0.0], dtype)
+    words = jax.jit(lambda x: ops.pack(x, backend=backend))(x[None])
+    np.testing.assert_array_equal(words, [[0b1010]])

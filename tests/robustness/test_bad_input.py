@@ -6,7 +6,7 @@ from tests.robustness.bad_input import problems, reason_to_leave_out, run
 from tests.robustness.bad_rows import ROWS, SECTIONS
 
 # Of each section the first rows, which are the commonest mistakes.
-QUICK = 6
+QUICK = 3
 PARAMETERS = [
     pytest.param(row, id=row.wrong, marks=[pytest.mark.slow] * (i >= QUICK))
     for section in SECTIONS.values()

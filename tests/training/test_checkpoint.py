@@ -181,3 +181,12 @@ def test_a_refused_write_is_told_and_leaves_the_older_ones_whole(workdir, when):
     assert "that of step 4 is whole" in str(error.value) and "\n" not in str(error.value)
     found = newest_good(workdir, lambda record: None, state_of(0))
     assert found.step == 4 and equal(found.state, state_of(4))
+
+
+def test_steps_are_sorted_as_numbers(tmp_path):
+    """As names, 132 would come before 44 and 88, and a run would continue from an old checkpoint."""
+    with Checkpoints(tmp_path) as checkpoints:
+        for epoch, step in enumerate((44, 88, 132), 1):
+            checkpoints.save(state_of(step), CONFIG, {"epoch": epoch, "test_top1": {44: 70.0}.get(step, 50.0)})
+    assert [s.step for s in saved(tmp_path)] == [44, 88, 132]
+    assert newest_good(tmp_path, lambda record: None, state_of(0)).step == 132

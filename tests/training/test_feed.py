@@ -76,6 +76,7 @@ def narrow(c, dataset):
     return dataclasses.replace(recipe, model=recipe.model.clone(stage_sizes=(1,), widths=(4,)))
 
 
+@pytest.mark.slow
 def test_a_stream_trains_as_arrays_do(both):
     c = config()
     feeds = [make_feed(c, data, DEVICES) for data in both]
@@ -162,3 +163,22 @@ def test_batches_go_straight_to_their_devices():
     double(placed)
     with jax.transfer_guard("disallow"):
         np.testing.assert_array_equal(jax.device_get(double(placed)), 2 * images.reshape(2, 4, 3))
+
+
+class OddAreBroken(Slow):
+    def read(self, i):
+        data, label = super().read(i)
+        return (data[:20] if i % 2 else data), label
+
+
+def test_the_counters_of_a_stream_are_those_of_one_epoch(both):
+    """Not sums since the run began."""
+    streamed, _ = both
+    records = OddAreBroken(streamed.train)
+    feed = make_feed(config(epochs=6, on_corrupt="skip"), dataclasses.replace(streamed, train=records), DEVICES)
+    feed.start(0)
+    feed.take(0, None)
+    first, second = feed.epoch_metrics(1.0), feed.epoch_metrics(1.0)
+    feed.close()
+    assert first["data_wait"] > 0 and first["skipped_records"] > 0
+    assert second == {"data_wait": 0.0, "skipped_records": 0}

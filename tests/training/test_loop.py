@@ -13,6 +13,8 @@ from recu_jax.training import loop
 from recu_jax.training.checkpoint import saved
 from tests.support.small_runs import digits
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -22,14 +24,7 @@ def run(tmp_path_factory):
         "weight_binarizer": "xnor_net", "activation_binarizer": "ede", "nonlinearity": "rprelu",
         "optimizer": "bop", "learning_rate": 0.01, "bop_gamma": 1e-2, "weight_decay": 0.0, "epochs": 2,
     }  # fmt: skip
-    # A second run of the same programs does not compile them again.
-    options = {"jax_compilation_cache_dir": str(folder / "cache"), "jax_persistent_cache_min_compile_time_secs": 0.0}
-    before = {option: getattr(jax.config, option) for option in options}
-    for option, value in options.items():
-        jax.config.update(option, value)
-    yield fields, folder, loop.train(digits(**fields), folder / "whole")
-    for option, value in before.items():
-        jax.config.update(option, value)
+    return fields, folder, loop.train(digits(**fields), folder / "whole")
 
 
 def test_bop_flips_signs_and_keeps_magnitudes(run):

@@ -83,6 +83,7 @@ def test_four_devices_equal_one_with_global_batch_norm(dataset):
     assert_close(one.batch_stats, four.batch_stats, 1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_batch_norm_is_per_device_unless_asked(dataset):
     _, one = run_steps(config(dtype="float64"), dataset, DEVICES[:1], steps=1)
@@ -90,6 +91,7 @@ def test_batch_norm_is_per_device_unless_asked(dataset):
     assert abs(one - four) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_many_steps_in_one_dispatch_equal_single_ones(dataset):
     c = config(dtype="float64")
@@ -140,6 +142,7 @@ def test_one_step_against_the_formula(dataset, optimizer):
     assert_close(after.batch_stats, stats, 1e-8)
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_parameters_statistics_and_loss_float32(dataset):
     state, losses = run_steps(config(dtype="bfloat16"), dataset, DEVICES[:2], steps=2)
     assert losses.dtype == np.float32 and np.isfinite(losses).all()

@@ -1,0 +1,140 @@
+"""Which crop of an image a step sees, pinned to (seed, step, position), and what a step keeps of its batch.
+
+The networks here are one product or less, so that the state after a step tells what the step saw.
+"""
+
+import dataclasses
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from recu_jax.training import step as train
+from recu_jax.training.feed import ResidentFeed
+from recu_jax.training.recipe import make_recipe
+from tests.support.small_runs import dataset, digits
+
+SIDE, SEED = 8, 5
+DEVICES = jax.local_devices()
+
+
+class Linear(nn.Module):
+    """Two logits of all pixels. From weights of 0 the gradient of an image is half of the image."""
+
+    @nn.compact
+    def __call__(self, x, tau=None, train=False, progress=None):
+        return nn.Dense(2, use_bias=False, kernel_init=nn.initializers.zeros)(x.reshape(len(x), -1))
+
+
+class MeanOfBatch(nn.Module):
+    """Keeps the mean of its batch as a running statistic."""
+
+    @nn.compact
+    def __call__(self, x, tau=None, train=False, progress=None):
+        mean = self.variable("batch_stats", "mean", jnp.zeros, ())
+        if train and not self.is_initializing():
+            mean.value = x.mean()
+        return nn.Dense(2)(x.reshape(len(x), -1))
+
+
+def recipe_of(model, **fields):
+    """The recipe of a config with another model, and plain gradient descent at rate 1."""
+    recipe = make_recipe(digits(seed=SEED, batch_size=4, **fields), dataset(SIDE, 1), steps_per_epoch=9)
+    return dataclasses.replace(recipe, model=model, optimizer=optax.sgd(1.0), mean=(0.0,), std=(1.0,))
+
+
+def seen(recipe, step, position, image):
+    """The pixels that `train_step` gives the network for an image at a position of the batch."""
+    state = train.create_state(recipe, SEED, image.shape).replace(step=jnp.int32(step))
+    one = jax.vmap(partial(train.train_step, recipe=recipe), (None, None, 0, 0, 0), axis_name="devices", out_axes=None)
+    positions = np.full((1, 1), position)
+    after, _ = one(state, {}, image[None, None], np.zeros((1, 1), np.int32), positions)
+    pixels = np.asarray(after.params["Dense_0"]["kernel"])[:, 0] * 2 * 255
+    return np.rint(pixels).astype(int).reshape(image.shape)
+
+
+def cropped(seed, step, position, image, padding, flip):
+    """The same in NumPy, with the key written out: the second of the seed's two, then the step, then the position."""
+    key = jax.random.split(jax.random.key(seed))[1]
+    for number in (step, position):
+        key = jax.random.fold_in(key, number)
+    crop_key, flip_key = jax.random.split(key)
+    top, left = np.asarray(jax.random.randint(crop_key, (2,), -padding, padding + 1)) + padding
+    whole = np.pad(image, [(padding, padding), (padding, padding), (0, 0)])
+    window = whole[top : top + SIDE, left : left + SIDE]
+    return window[:, ::-1] if flip and jax.random.bernoulli(flip_key) else window
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_an_image_is_cropped_and_mirrored_by_seed_step_and_position(flip):
+    image = dataset(SIDE, 1).train_images[0]
+    recipe = recipe_of(Linear(), crop_padding=2, flip=flip, augment=True)
+    places = [(0, 0), (1, 0), (0, 1), (7, 3)]
+    got = [seen(recipe, step, position, image) for step, position in places]
+    for (step, position), pixels in zip(places, got, strict=True):
+        np.testing.assert_array_equal(pixels, cropped(SEED, step, position, image, 2, flip))
+    assert len({pixels.tobytes() for pixels in got}) == len(places)
+
+
+def test_without_augmentation_a_step_sees_the_image_itself():
+    image = dataset(SIDE, 1).train_images[0]
+    recipe = recipe_of(Linear(), crop_padding=2, flip=True, augment=False)
+    for step in range(6):
+        np.testing.assert_array_equal(seen(recipe, step, 0, image), image)
+
+
+def test_initial_parameters_are_those_of_the_seeds_first_key():
+    """The second key is the augmentation's: with one key for both, draws of the two would be related."""
+    model = nn.Dense(3)
+    recipe = recipe_of(model)
+    expected = model.init(jax.random.split(jax.random.key(SEED))[0], jnp.zeros((1, SIDE, SIDE, 1)))
+    got = train.create_state(recipe, SEED, (SIDE, SIDE, 1)).params
+    jax.tree.map(np.testing.assert_array_equal, got, expected["params"])
+    assert (jax.random.key_data(recipe.augment_key) != jax.random.key_data(jax.random.key(SEED))).any()
+
+
+def test_running_statistics_are_the_mean_over_devices_on_each_of_them():
+    data = dataset(SIDE, 1)
+    recipe = recipe_of(MeanOfBatch(), augment=False)
+    state = train.replicate(train.create_state(recipe, SEED, (SIDE, SIDE, 1)), DEVICES)
+    step = train.parallel(
+        partial(train.train_streamed, recipe=recipe), DEVICES, (False, False, True, True), donate=False
+    )
+    images = data.train_images[:8].reshape(4, 2, SIDE, SIDE, 1)
+    after, _ = step(state, {}, images, np.zeros((4, 2), np.int32))
+    mean = after.batch_stats["mean"]
+    copies = [np.asarray(shard.data) for shard in mean.addressable_shards]
+    assert len(copies) == 4 and len({float(c) for c in copies}) == 1
+    np.testing.assert_allclose(copies[0], images.mean() / 255, rtol=1e-6)
+
+
+def test_a_step_frees_the_memory_of_the_state_before_it():
+    c, data = digits(batch_size=4, augment=False), dataset(SIDE, 1)
+    recipe = recipe_of(Linear())
+    feed = ResidentFeed(c, data, DEVICES[:1])
+    feed.start(0)
+    before = train.replicate(train.create_state(recipe, SEED, (SIDE, SIDE, 1)), DEVICES[:1])
+    _, arguments = feed.take(0, None)
+    feed.step(recipe)(before, {}, *arguments)
+    assert before.params["Dense_0"]["kernel"].is_deleted()
+
+
+class NotFiniteAtZero(nn.Module):
+    """Gives NaN for an image of zeros."""
+
+    @nn.compact
+    def __call__(self, x):
+        return jnp.stack([x.sum((1, 2, 3)) / x.max((1, 2, 3)), x.max((1, 2, 3))], 1)
+
+
+def test_padding_of_an_evaluation_batch_may_give_nan():
+    recipe = recipe_of(NotFiniteAtZero())
+    images = np.stack([dataset(SIDE, 1).test_images[0], np.zeros((SIDE, SIDE, 1), np.uint8)])
+    state = train.TrainState(np.int32(0), {}, {}, ())
+    step = jax.vmap(partial(train.eval_streamed, recipe=recipe), (None, 0, 0, 0), axis_name="devices", out_axes=None)
+    sums = step(state, images[None], np.zeros((1, 2), np.int32), np.array([[1.0, 0.0]], np.float32))
+    assert sums["images"] == 1 and np.isfinite(sums["loss"])
