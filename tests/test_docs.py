@@ -9,9 +9,11 @@ import re
 import shlex
 import subprocess
 import sys
+import zlib
 
 import pytest
 
+import recu_jax
 from recu_jax import binarizers, config
 from recu_jax.__main__ import COMMANDS
 from recu_jax.commands import arguments
@@ -345,3 +347,7 @@ def test_site_builds(tmp_path):
     assert built.returncode == 0, built.stderr
     for page in PAGES:
         assert (tmp_path / "site" / page.relative_to(DOCS).with_suffix(".html")).is_file()
+    # Sphinx's list of all it documents: four lines of text, then names, compressed.
+    *_, names = (tmp_path / "site" / "objects.inv").read_bytes().split(b"\n", 4)
+    documented = {line.split()[0].rpartition(".")[2] for line in zlib.decompress(names).decode().splitlines()}
+    assert set(recu_jax.__all__) - documented == set()

@@ -11,6 +11,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from recu_jax.atomic_write import atomic_write
 from recu_jax.errors import RunFailed
 from recu_jax.training import distributed
 from recu_jax.training.feed import Feed
@@ -203,7 +204,8 @@ class EpochRunner:
         }
         where = self._recorder.workdir / NOT_FINITE_FILE
         if distributed.is_main():
-            where.write_text(json.dumps(report) + "\n")
+            with atomic_write(where) as file:
+                file.write(f"{json.dumps(report)}\n".encode())
         shown = ", ".join(map(str, records[:_RECORDS_SHOWN].tolist()))
         raise RunFailed(
             f"the loss is {report['loss']} at step {step + 1} (epoch {epoch + 1}, learning rate "

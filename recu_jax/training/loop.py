@@ -1,5 +1,6 @@
 """Trains a run to its last checkpoint (`train`), or evaluates its best checkpoint (`evaluate`)."""
 
+import contextlib
 import dataclasses
 import pathlib
 import shutil
@@ -59,20 +60,20 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Res
     """
     with StopRequests() as stop:
         run = prepare(config, announce=True)
-        given = read_given_variables(run, workdir)
-        lock, was_there = WorkdirLock(workdir), pathlib.Path(workdir).exists()
-        distributed.from_main(lock.acquire)
-        try:
-            return _train(run, pathlib.Path(workdir), given, stop)
-        except UserError:
-            # Remove the workdir if this run created it and saved no checkpoint. For example, an image of the data set
-            # could not be read.
-            if distributed.is_main() and not was_there and not any_saved(workdir):
-                shutil.rmtree(workdir, ignore_errors=True)
-            raise
-        finally:
-            run.feed.close()
-            lock.release()
+        with contextlib.closing(run.feed):
+            given = read_given_variables(run, workdir)
+            lock, was_there = WorkdirLock(workdir), pathlib.Path(workdir).exists()
+            distributed.from_main(lock.acquire)
+            try:
+                return _train(run, pathlib.Path(workdir), given, stop)
+            except UserError:
+                # Remove the workdir if this run created it and saved no checkpoint. For example, an image of the data
+                # set could not be read.
+                if distributed.is_main() and not was_there and not any_saved(workdir):
+                    shutil.rmtree(workdir, ignore_errors=True)
+                raise
+            finally:
+                lock.release()
 
 
 def _train(run: Run, workdir: pathlib.Path, given: GivenVariables, stop: StopRequests) -> Result:
@@ -113,9 +114,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> 
     run = prepare(config)
     like = state_shapes(run.recipe, run.feed.image_shape)
     state = TrainState(jnp.int32(0), **pretrained.merge(like.variables, variables, str(workdir)), opt_state=())
-    try:
+    with contextlib.closing(run.feed):
         metrics = run.feed.evaluator(run.recipe)(replicate(state, run.devices))
-    finally:
-        run.feed.close()
     assert metrics is not None  # None only if `should_stop` ends the evaluation, and there is no `should_stop` here
     return {"epoch": record["metrics"]["epoch"], **metrics}

@@ -1,4 +1,4 @@
-"""Damaged and random bytes, a few hundred a reader: `experiments/fuzz.py` in short, and what it found, by name."""
+"""Damaged and random bytes, a few hundred a reader: `fuzz.py` in short, and what it found, by name."""
 
 import contextlib
 import importlib.util

@@ -47,12 +47,8 @@ class SavedCheckpoint:
         with _damage("its record"):
             record = json.loads((self.folder / "record" / "metadata").read_text())
             ranked = json.loads((self.folder / "metrics" / "metrics").read_text())
-            said = record["metrics"][METRIC]
-        # The first checkpoints of this project have no digests. They have only the entries "config", "metrics" and
-        # "imported". An entry with another name means that a flipped bit changed the name "digests".
-        if digests.KEY not in record and record.keys() - {"config", "metrics", "imported"}:
-            raise Damaged("its record is not what was written")
-        if digests.KEY in record and record[digests.KEY].get(digests.RECORD) != digests.of_record(record):
+            said, written = record["metrics"][METRIC], record.get(digests.KEY, {}).get(digests.RECORD)
+        if written is None or written != digests.of_record(record):
             raise Damaged("its record is not what was written")
         if ranked != {METRIC: said}:
             raise Damaged("its metrics are not what was written")
@@ -69,9 +65,7 @@ class SavedCheckpoint:
         with _damage("its arrays"), contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
             state = handler.restore(self.folder / "state", args=ocp.args.StandardRestore(template))
         if like is not None:
-            self._check(
-                {name: getattr(state, name) for name in self.record.get(digests.KEY, {}) if hasattr(state, name)}
-            )
+            self._check({name: getattr(state, name) for name in self.record[digests.KEY] if hasattr(state, name)})
         return state
 
     def variables(self) -> dict[str, Any]:
@@ -88,7 +82,7 @@ class SavedCheckpoint:
 
     def diagnostics(self) -> dict[str, Any] | None:
         """Reads the memory of the diagnostics as NumPy arrays. Returns None if the checkpoint has none."""
-        if digests.DIAGNOSTICS not in self.record.get(digests.KEY, {}):
+        if digests.DIAGNOSTICS not in self.record[digests.KEY]:
             return None
         with _damage("its diagnostics"), contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
             memory = handler.restore(self.folder / digests.DIAGNOSTICS, args=ocp.args.StandardRestore())
@@ -97,7 +91,7 @@ class SavedCheckpoint:
         return memory
 
     def _check(self, parts):
-        written = self.record.get(digests.KEY, {})
+        written = self.record[digests.KEY]
         for name, part in parts.items():
             if name in written and digests.of_arrays(part) != written[name]:
                 raise Damaged(f"its {name} are not what was written")
