@@ -9,6 +9,7 @@ from typing import Any
 
 import ml_collections
 
+from recu_jax import paths
 from recu_jax.binarizers import weights
 from recu_jax.config import rules as rules
 from recu_jax.errors import UserError, unknown
@@ -16,6 +17,8 @@ from recu_jax.errors import UserError, unknown
 _ON_OTHER_DEVICES = ", or set --config.resume_on_other_devices=True (batch norm per device then sees other batches)"
 # Fields that determine the variables of a model.
 MODEL_FIELDS = ("model", "dataset", "conv", "alpha", "weight_binarizer", "activation_binarizer", "nonlinearity")
+# Fields that are paths.
+PATHS = ("data_dir", "init_from", "teacher", "compilation_cache_dir")
 # ReCU's parts, for ablations: name of the field, and name of the attribute of `binarizers.weights.ReCU`.
 RECU_FIELDS = {"standardize": "standardize", "laplace_b": "b", "center": "center", "clamp": "clamp"}
 _RECU = weights.ReCU()
@@ -139,6 +142,15 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         raise UserError(f"config.{field} is missing; start from recu_jax.config.base_config()")
     rules.check_kinds(config, base)
     rules.check_values(config)
+
+
+def with_local_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns a copy whose paths are those of `paths.local`. Raises UserError for a path of another machine."""
+    config = config.copy_and_resolve_references()
+    for field in PATHS:
+        if config[field] is not None:
+            config[field] = paths.local(config[field], f"config.{field}")
+    return config
 
 
 def check_resumable(saved: dict[str, Any], config: ml_collections.ConfigDict, workdir: str) -> None:

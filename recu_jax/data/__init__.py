@@ -1,5 +1,6 @@
 """Loads data sets by name: `load("digits")`."""
 
+from recu_jax import paths
 from recu_jax.data import digits, npz, photos, tfds
 from recu_jax.data.dataset import Dataset, checked
 from recu_jax.data.photos import Photos
@@ -50,6 +51,7 @@ def load(name: str, data_dir: str | None = None, num_workers: int = 2) -> Datase
     """
     if name not in NAMES:
         raise unknown("dataset", name, NAMES)
+    data_dir = data_dir and paths.local(data_dir, "data_dir")
     if name in photos.NAMES:
         return photos.load(name, data_dir)
     if name == "digits":

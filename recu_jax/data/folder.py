@@ -65,7 +65,7 @@ def load(data_dir: str) -> tuple[FolderRecords, FolderRecords, int]:
     Raises:
       UserError: a folder is missing or empty, or val has a class that train does not have.
     """
-    root = pathlib.Path(data_dir).expanduser()
+    root = pathlib.Path(data_dir)
     if not root.is_dir():
         raise UserError(f"data_dir is {data_dir!r}, where there is no folder; {_LAYOUT}")
     train = root / "train"

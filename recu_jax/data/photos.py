@@ -107,5 +107,5 @@ def class_names(name: str, data_dir: str | None, num_classes: int) -> list[str]:
     if name in tfds.NAMES or name == "imagenet2012":
         return list(tfds.prepared_builder(name, data_dir).info.features["label"].names)
     if name in NAMES and data_dir is not None:
-        return folder.class_folders(pathlib.Path(data_dir).expanduser() / "train")
+        return folder.class_folders(pathlib.Path(data_dir) / "train")
     return [str(i) for i in range(num_classes)]

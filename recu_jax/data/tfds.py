@@ -68,7 +68,7 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
     """
     require("tfds", "tensorflow_datasets", "array_record", "cv2")
     if data_dir is not None:
-        folder = pathlib.Path(data_dir).expanduser()
+        folder = pathlib.Path(data_dir)
         if folder.name == name and not (folder / name).exists():
             raise UserError(f"data_dir is {data_dir}; it must be the folder that holds {name}: {folder.parent}")
         if not folder.is_dir():

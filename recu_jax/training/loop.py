@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from recu_jax import paths
 from recu_jax.config.fields import check_config, check_same_model
 from recu_jax.errors import UserError
 from recu_jax.training import distributed, pretrained
@@ -57,6 +58,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Res
       Stopped: SIGINT, SIGTERM, SIGUSR1 or a preemption notice. The current step was finished and saved first. A signal
         before the first dispatch is done stops the run at once.
     """
+    workdir = paths.local(workdir, "the workdir")
     with StopRequests() as stop:
         run = prepare(config, announce=True)
         given = read_given_variables(run, workdir)
@@ -108,6 +110,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> 
         one of another model.
     """
     check_config(config)
+    workdir = paths.local(workdir, "the workdir")
     _, record, variables = read_best(workdir)
     check_same_model(record["config"], config, str(workdir))
     run = prepare(config)

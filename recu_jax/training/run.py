@@ -10,7 +10,7 @@ import jax
 import ml_collections
 
 from recu_jax import data
-from recu_jax.config.fields import check_config, check_resumable, check_trained_here
+from recu_jax.config.fields import check_config, check_resumable, check_trained_here, with_local_paths
 from recu_jax.errors import UserError
 from recu_jax.ops import backend, native
 from recu_jax.training import distributed, pretrained
@@ -84,6 +84,7 @@ def prepare(config: ml_collections.ConfigDict, announce: bool = False) -> Run:
       UserError: a field breaks its rule, or the data set is missing.
     """
     check_config(config)
+    config = with_local_paths(config)
     backend.keep_compiled_programs(config.compilation_cache_dir)
     devices = _devices(config)
     announce = announce and distributed.is_main()
@@ -95,7 +96,6 @@ def prepare(config: ml_collections.ConfigDict, announce: bool = False) -> Run:
         say(f"{dataset.train_count} training and {dataset.test_count} test images, {shape}; compiling")
     feed = make_feed(config, dataset, devices)
     recipe = make_recipe(config, dataset, feed.steps_per_epoch)
-    config = config.copy_and_resolve_references()
     config.num_devices = len(devices)
     return Run(config, devices, feed, recipe)
 
