@@ -21,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--format", choices=FORMATS, default="recu", help="default: recu")
     parser.add_argument("--check", action="store_true", help="compare it with the trained model on the test set")
-    parser.add_argument("--dataset", metavar="NAME", help="default: that of the run")
+    parser.add_argument(
+        "--dataset", metavar="NAME", help="data set of --check, or of imported weights; default: that of the run"
+    )
     parser.add_argument("--data_dir", metavar="DIR", type=local_path, help="of the data set; default: that of the run")
     args = parser.parse_args(argv)
     backend.set_xla_flags()
@@ -30,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _main(args) -> None:
     network = trained.read_trained(args.workdir, args.dataset, args.data_dir)
+    if args.check:
+        network.load_test()  # without these images no file is made
     print(trained.write(network, args.out, args.format), flush=True)
     if args.check:
         from recu_jax.deploy.check import check

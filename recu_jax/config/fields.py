@@ -16,7 +16,7 @@ from recu_jax.errors import UserError, unknown
 
 _ON_OTHER_DEVICES = ", or set --config.resume_on_other_devices=True (batch norm per device then sees other batches)"
 # Fields that determine the variables of a model.
-MODEL_FIELDS = ("model", "dataset", "conv", "alpha", "weight_binarizer", "activation_binarizer", "nonlinearity")
+MODEL_FIELDS = ("model", "conv", "alpha", "weight_binarizer", "activation_binarizer", "nonlinearity")
 # Fields that are paths.
 PATHS = ("data_dir", "init_from", "teacher", "compilation_cache_dir")
 # ReCU's parts, for ablations: name of the field, and name of the attribute of `binarizers.weights.ReCU`.
@@ -186,7 +186,7 @@ def check_trained_here(record: dict[str, Any], workdir: str) -> None:
 def check_same_model(saved: dict[str, Any], config: ml_collections.ConfigDict, workdir: str) -> None:
     """Raises UserError if the checkpoints in `workdir` hold another model than the config's."""
     for field in MODEL_FIELDS:
-        # Imported weights have no data set.
+        # Imported weights have few fields.
         if field in saved and saved[field] != config[field]:
             raise UserError(
                 f"{workdir} holds a run with {field}={saved[field]!r}, the config says {config[field]!r}; evaluate "

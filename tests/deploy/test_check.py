@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from recu_jax import create_model
+from recu_jax.data import info_of
 from recu_jax.deploy import check, container, trained
 from recu_jax.training.recipe import parts_of
 from tests.support.small_runs import dataset, digits
@@ -18,7 +19,7 @@ def network():
     data = dataset(8, 1)
     net = create_model("digits_resnet8", 10, **parts_of(config))
     variables = jax.jit(net.init)(jax.random.key(0), data.test_images.astype(np.float32))
-    return trained.Trained(config.to_dict(), jax.device_get(variables), data, None)
+    return trained.Trained(config.to_dict(), jax.device_get(variables), info_of("digits", data, 8), lambda: data)
 
 
 def test_a_file_of_the_same_network(network, tmp_path):

@@ -34,6 +34,22 @@ RUNS = [
         lambda d: bad.evaluation(bad.workdir(d, channels=3)),
     ),
     Row(
+        "evaluation of a run on images of another shape",
+        "digits has images of 8x8x1; the run was trained on 8x8x3 of npz",
+        lambda d: bad.evaluation(bad.run(d, channels=3)),
+    ),
+    Row(
+        "evaluation of a run on more classes",
+        "digits has 10 classes (0, 1, 2, and 7 more); the run was trained on the 5 of npz",
+        lambda d: bad.evaluation(bad.run(d, classes=5)),
+    ),
+    Row(
+        "a check of an export without the data of the run",
+        "data_dir is 'gone.npz', where there is no file",
+        lambda d: [bad.run(d), f"--out={d / 'x.recu'}", "--check"],
+        "export",
+    ),
+    Row(
         "training in an imported workdir",
         "holds weights imported from ones.pth.tar, not a run; train in another --workdir",
         lambda d: ["--config=configs/digits.py", f"--workdir={bad.workdir(d)}"],
