@@ -21,17 +21,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         "file",
         metavar="FILE",
         type=local_path,
-        help="a *.pth.tar of the authors' code, a state_dict, a torchvision file",
+        help="a file of torch.save with a state_dict, or *.safetensors",
     )
     parser.add_argument("--model", required=True, metavar="NAME", help=f"one of: {', '.join(sorted(MODELS))}")
     parser.add_argument(
         "--workdir", required=True, metavar="DIR", type=local_path, help="folder to make; without checkpoints so far"
     )
     parser.add_argument("--conv", choices=CONVS, default="binary", help="float: the twin with real weights, no alpha")
+    parser.add_argument("--key", metavar="NAME", help="entry of the file that holds the weights, if several do")
     args = parser.parse_args(argv)
     jax.config.update("jax_platforms", "cpu")  # this command computes nothing, so it needs no accelerator
-    made = run(lambda: import_torch_file(args.file, args.model, args.workdir, args.conv))
-    said = [f"epoch {made['epoch']}"] if made["epoch"] is not None else []
+    made = run(lambda: import_torch_file(args.file, args.model, args.workdir, args.conv, args.key))
+    said = [f"entry {made['key']!r}"] if made["key"] not in (None, "state_dict") else []
+    said += [f"names without their prefix {made['prefix']!r}"] if made["prefix"] else []
+    said += [f"epoch {made['epoch']}"] if made["epoch"] is not None else []
     said += [f"best top-1 {made['best_prec1']:.2f}%"] if made["best_prec1"] is not None else []
     print(
         f"{args.workdir} holds {args.model} (conv={made['conv']}), {made['parameters']} parameters from {args.file}"

@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from recu_jax.errors import UserError, first_few
 from recu_jax.models import FULL_PRECISION
 from recu_jax.pytorch import files
+from recu_jax.pytorch.names import common_prefix
 from recu_jax.pytorch.variables import load_variables, variables_of
 from recu_jax.training.checkpoint import read_best, save_imported
 from recu_jax.training.recipe import Recipe
@@ -108,27 +109,33 @@ def _name(path: tuple[str, ...]) -> str:
 
 
 def import_torch_file(
-    path: str | pathlib.Path, name: str, workdir: str | pathlib.Path, conv: str = "binary"
+    path: str | pathlib.Path,
+    name: str,
+    workdir: str | pathlib.Path,
+    conv: str = "binary",
+    key: str | None = None,
 ) -> dict[str, Any]:
     """Makes `workdir` from a PyTorch file: one checkpoint of step 0, with the variables and a record of their source.
 
-    The other arguments are those of `load_variables`.
+    The other arguments are those of `pytorch.load_variables` and `pytorch.files.read`.
 
     Returns:
-      The record: `model`, `conv`, `file`, `epoch` and `best_prec1` (None if the file lacks them), and `parameters`,
-      their count.
+      The record: `model`, `conv`, `file`, `key`, `prefix`, `epoch` and `best_prec1` (None if the file lacks them), and
+      `parameters`, their count.
 
     Raises:
       UserError: as `load_variables`; or `workdir` already holds checkpoints or cannot be written to. It is then left
         unchanged.
     """
-    file = files.read(path)
+    file = files.read(path, key)
     variables = variables_of(path, file, name, conv)
     conv = "float" if name in FULL_PRECISION else conv
     imported = {
         "model": name,
         "conv": conv,
         "file": pathlib.Path(path).name,
+        "key": file.key,
+        "prefix": common_prefix(file.state_dict),
         "epoch": file.epoch,
         "best_prec1": file.best_top1,
     }

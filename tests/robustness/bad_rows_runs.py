@@ -4,7 +4,7 @@ import numpy as np
 
 from tests.robustness.bad_input import Row, source, torch_import
 from tests.support import bad_files as bad
-from tests.support.bad_files import OFFICIAL
+from tests.support.bad_files import OFFICIAL, zeros
 
 RUNS = [
     Row(
@@ -167,6 +167,30 @@ TORCH_FILES = [
     ),
     torch_import(
         "a PyTorch file of a list", "holds a list; it must hold a state_dict", lambda d: bad.torch_file(d, [1, 2])
+    ),
+    torch_import(
+        "a PyTorch file of two state_dicts",
+        "holds 2 state_dicts: model, model_ema; choose one with recu import-torch --key=NAME",
+        lambda d: bad.torch_file(d, {k: {"conv1.weight": zeros(3)} for k in ("model", "model_ema")}),
+    ),
+    torch_import(
+        "a key that the file has not",
+        "the key of the state_dict is 'ema', which does not exist; it must be one of: state_dict",
+        lambda d: OFFICIAL,
+        "--model=cifar_resnet20",
+        "--key=ema",
+    ),
+    torch_import(
+        "a file of safetensors cut off",
+        "weights.safetensors is no whole file of safetensors",
+        lambda d: bad.cut(bad.safetensors_file(d)),
+        needs=(),
+    ),
+    torch_import(
+        "a file of safetensors of no model",
+        "it fits no model of this library",
+        bad.safetensors_file,
+        needs=(),
     ),
     torch_import("an empty state_dict", "holds an empty state_dict", lambda d: bad.torch_file(d, {})),
     torch_import(

@@ -236,6 +236,19 @@ def torch_file(folder, content=None, **entries):
     return folder / "weights.pth.tar"
 
 
+def zeros(*shape):
+    import torch
+
+    return torch.zeros(shape)
+
+
+def safetensors_file(folder):
+    import safetensors.numpy
+
+    safetensors.numpy.save_file({"a.weight": np.zeros((3, 3), np.float32)}, folder / "weights.safetensors")
+    return folder / "weights.safetensors"
+
+
 def copy_of(path, folder, keep=1.0):
     (folder / path.name).write_bytes(path.read_bytes())
     return cut(folder / path.name, keep)
