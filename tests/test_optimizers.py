@@ -1,4 +1,4 @@
-"""Which parameters weight decay reaches, and Bop against a loop of the paper's algorithm."""
+"""Which parameters weight decay reaches and which are frozen, and Bop against a loop of the paper's algorithm."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from recu_jax import UserError, binary_layers, create_model, layers
-from recu_jax.optimizers import bop, decay_mask, with_bop
+from recu_jax.optimizers import bop, decay_mask, frozen_mask, with_bop, with_frozen
 
 
 def decayed(name, groups):
@@ -121,3 +121,57 @@ def test_kernels_of_binary_layers_alone_are_bops():
         w, g, update, adams = (np.asarray(tree[path]) for tree in flat)
         expected = np.where(np.sign(g) == np.sign(w), -2 * w, 0) if path in kernels else adams
         np.testing.assert_array_equal(update, expected, err_msg=str(path))
+
+
+PARAMS = {
+    "conv1": {"kernel": np.full((2, 2), 0.5), "bias": np.ones(2)},
+    "layer1_0": {"conv1": {"kernel": np.full((2, 2), 0.5)}, "bn1": {"scale": np.ones(2)}},
+    "linear": {"kernel": np.full((2, 2), 0.5)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "patterns, frozen",
+    [
+        (("conv1",), {"conv1/kernel", "conv1/bias"}),  # a module of this very path
+        (("layer1*",), {"layer1_0/conv1/kernel", "layer1_0/bn1/scale"}),
+        (("*/kernel",), {"conv1/kernel", "layer1_0/conv1/kernel", "linear/kernel"}),
+        (("layer1_0/bn1", "linear/kernel"), {"layer1_0/bn1/scale", "linear/kernel"}),
+    ],
+)
+def test_patterns_name_parameters_or_their_modules(patterns, frozen):
+    mask = flatten_dict(frozen_mask(PARAMS, patterns), sep="/")
+    assert {path for path, is_frozen in mask.items() if is_frozen} == frozen and len(mask) == 5
+
+
+def test_patterns_that_name_nothing_or_all_are_refused():
+    with pytest.raises(UserError, match=r"config.freeze is 'layer2', which does not exist; did you mean 'layer1_0'"):
+        frozen_mask(PARAMS, ("conv1", "layer2"))
+    with pytest.raises(UserError, match="which names all parameters; leave some to train"):
+        with_frozen(optax.sgd(1.0), ("*",)).init(PARAMS)
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1, momentum=0.9)),
+        optax.adam(0.1),
+        with_bop(optax.adam(0.1), {("layer1_0", "conv1", "kernel"), ("linear", "kernel")}, 0.0, 0.5),
+    ],
+    ids=["sgd", "adam", "bop"],
+)
+def test_frozen_parameters_stay_and_others_move_as_without(update):
+    frozen = with_frozen(update, ("layer1*", "conv1/bias"))
+    results = []
+    for optimizer in (update, frozen):
+        params, state = PARAMS, optimizer.init(PARAMS)
+        for step in range(3):
+            gradients = jax.tree.map(lambda a: a * (step + 1), PARAMS)
+            updates, state = optimizer.update(gradients, state, params)
+            params = optax.apply_updates(params, updates)
+        results.append(flatten_dict(params, sep="/"))
+    for path, value in flatten_dict(PARAMS, sep="/").items():
+        stays = path.startswith("layer1") or path == "conv1/bias"
+        np.testing.assert_array_equal(results[1][path], value if stays else results[0][path])
+        assert not np.array_equal(results[0][path], value)
+    assert with_frozen(update, ()) is update

@@ -15,6 +15,10 @@ from recu_jax.config import rules as rules
 from recu_jax.errors import UserError, unknown
 
 _ON_OTHER_DEVICES = ", or set --config.resume_on_other_devices=True (batch norm per device then sees other batches)"
+_MORE_EPOCHS = (
+    "; the schedules end with the planned epochs: to train on, start another --workdir with "
+    "--config.init_from={workdir} --config.warmup_epochs=0 and a tau_min and learning_rate to go on with"
+)
 # Fields that determine the variables of a model.
 MODEL_FIELDS = ("model", "conv", "alpha", "weight_binarizer", "activation_binarizer", "nonlinearity")
 # Fields that are paths.
@@ -64,6 +68,8 @@ FIELDS: dict[str, tuple[Field, ...]] = {
         Field("model", "cifar_resnet20", "name of the model"),
         Field("conv", "binary", "or `binary_activations` (real weights, stage 1 of two), `float` (full precision)"),
         Field("init_from", None, "variables to start from: a run's workdir (its best checkpoint) or PyTorch file", str),
+        Field("fresh_head", False, "with `init_from`: the last layer starts afresh, for other classes"),
+        Field("freeze", (), "parameters that are not trained: names with `*`, of parameters or their modules"),
         Field("weight_binarizer", "recu", "how kernels are binarised"),
         Field("activation_binarizer", "recu", "how activations are binarised"),
         Field("nonlinearity", None, "between binary convolutions: `hard_tanh`, `rprelu`; None is the model's own", str),
@@ -171,6 +177,7 @@ def check_resumable(saved: dict[str, Any], config: ml_collections.ConfigDict, wo
         raise UserError(
             f"{workdir} holds a run of another config: {what}; give these fields their old values or another --workdir"
             + (_ON_OTHER_DEVICES if changed == {"num_devices"} else "")
+            + (_MORE_EPOCHS.format(workdir=workdir) if "epochs" in changed else "")
         )
 
 

@@ -21,6 +21,7 @@ from recu_jax.deploy.build import BlockParts
 from recu_jax.deploy.families import operations
 from recu_jax.deploy.formats import FORMATS
 from recu_jax.errors import UserError
+from recu_jax.models import num_classes_of
 from recu_jax.training.recipe import binarizers_of
 
 
@@ -76,11 +77,9 @@ def read_trained(workdir: str | pathlib.Path, dataset: str | None = None, data_d
     if info is not None:
         return Trained(config, variables, info, functools.cache(lambda: data.load_test(name, data_dir, info=info)))
     loaded = data.load_test(name, data_dir)
-    head = variables["params"].get("linear") or variables["params"]["fc"]
-    if len(head["bias"]) != loaded.num_classes:
-        raise UserError(
-            f"{workdir} has {len(head['bias'])} classes and {name} {loaded.num_classes}; give its --dataset"
-        )
+    classes = num_classes_of(variables["params"])
+    if classes != loaded.num_classes:
+        raise UserError(f"{workdir} has {classes} classes and {name} {loaded.num_classes}; give its --dataset")
     info = data.info_of(name, loaded, config["image_size"])
     return Trained(config, variables, info, lambda: loaded)
 

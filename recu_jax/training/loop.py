@@ -12,6 +12,7 @@ import ml_collections
 from recu_jax import data, paths
 from recu_jax.config.fields import check_config, check_same_model
 from recu_jax.errors import UserError
+from recu_jax.models import num_classes_of
 from recu_jax.training import distributed, pretrained
 from recu_jax.training.checkpoint import any_saved, read_best
 from recu_jax.training.checkpoint.lock import WorkdirLock
@@ -121,6 +122,9 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> 
     run = prepare_evaluation(config, info)
     if info is not None and info.name != config.dataset and distributed.is_main():
         say(f"evaluating on {config.dataset} with the normalization of {info.name}, on which the run was trained")
+    classes, found = num_classes_of(variables["params"]), run.info.num_classes
+    if classes not in (None, found):
+        raise UserError(f"{workdir} has {classes} classes and {config.dataset} has {found}; give its data set")
     like = state_shapes(run.recipe, run.feed.image_shape)
     state = TrainState(jnp.int32(0), **pretrained.merge(like.variables, variables, str(workdir)), opt_state=())
     try:

@@ -83,7 +83,7 @@ def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, st
     return Recipe(
         model=model,
         teacher=teacher,
-        optimizer=_optimizer(config, learning_rate, model, image_shape),
+        optimizer=optimizers.with_frozen(_optimizer(config, learning_rate, model, image_shape), tuple(config.freeze)),
         learning_rate=learning_rate,
         tau=_TAU[config.tau_schedule](config.epochs, steps_per_epoch, config.tau_min, config.tau_max),
         progress=schedules.training_progress(config.epochs, steps_per_epoch) if _is_annealed(config) else None,

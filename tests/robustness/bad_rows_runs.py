@@ -50,6 +50,17 @@ RUNS = [
         "export",
     ),
     Row(
+        "more epochs than the run planned",
+        "epochs was 50 and is 60; give these fields their old values or another --workdir; the schedules end with the "
+        "planned epochs: to train on, start another --workdir with --config.init_from=DIR/trained",
+        lambda d: [
+            "--config=configs/digits.py",
+            "--config.num_devices=1",
+            "--config.epochs=60",
+            f"--workdir={bad.run(d, dataset='digits', data_dir=None, epochs=50)}",
+        ],
+    ),
+    Row(
         "training in an imported workdir",
         "holds weights imported from ones.pth.tar, not a run; train in another --workdir",
         lambda d: ["--config=configs/digits.py", f"--workdir={bad.workdir(d)}"],
@@ -79,6 +90,13 @@ RUNS = [
         "init_from a run of another model",
         "holds a run of model 'cifar_resnet20'; it must be 'digits_resnet8'",
         lambda d: bad.workdir(d, "cifar_resnet20"),
+        "init_from",
+    ),
+    source(
+        "init_from a run of other classes",
+        "imported has 7 classes and digits has 10; --config.fresh_head=True starts the last layer afresh, and "
+        "--config.freeze=",
+        lambda d: bad.workdir(d, classes=7),
         "init_from",
     ),
     source(

@@ -199,7 +199,7 @@ def run(folder, classes=10, channels=1, **fields):
     from recu_jax.training.checkpoint import Checkpoints
     from recu_jax.training.step import TrainState
 
-    c = load("digits", dataset="npz", data_dir="gone.npz", num_devices=1, **fields)
+    c = load("digits", **{"dataset": "npz", "data_dir": "gone.npz", "num_devices": 1, **fields})
     names, shape = tuple(map(str, range(classes))), (8, 8, channels)
     info = DatasetInfo("npz", shape, names, (0.5,) * channels, (0.25,) * channels)
     state = TrainState(np.int32(1), **ones(c.model, channels, classes=classes), opt_state={})
