@@ -67,7 +67,7 @@ def frozen_mask(params: Mapping[str, Any], patterns: Sequence[str]) -> dict[str,
             raise unknown("config.freeze", pattern, dict.fromkeys(path[0] for path in flat))
     mask = {path: any(fnmatch.fnmatchcase(n, p) for n in names for p in patterns) for path, names in above.items()}
     if all(mask.values()):
-        raise UserError(f"config.freeze is {tuple(patterns)}, which names all parameters; leave some to train")
+        raise UserError(f"config.freeze is {','.join(patterns)!r}, which names all parameters; leave some to train")
     return unflatten_dict(mask)
 
 

@@ -69,7 +69,7 @@ FIELDS: dict[str, tuple[Field, ...]] = {
         Field("conv", "binary", "or `binary_activations` (real weights, stage 1 of two), `float` (full precision)"),
         Field("init_from", None, "variables to start from: a run's workdir (its best checkpoint) or PyTorch file", str),
         Field("fresh_head", False, "with `init_from`: the last layer starts afresh, for other classes"),
-        Field("freeze", (), "parameters that are not trained: names with `*`, of parameters or their modules"),
+        Field("freeze", None, "not trained: parameters, or modules with all in them; `*` is any text; by commas", str),
         Field("weight_binarizer", "recu", "how kernels are binarised"),
         Field("activation_binarizer", "recu", "how activations are binarised"),
         Field("nonlinearity", None, "between binary convolutions: `hard_tanh`, `rprelu`; None is the model's own", str),

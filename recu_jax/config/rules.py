@@ -173,11 +173,6 @@ def _check_start(config):
             "config.fresh_head is True and config.init_from is not set; without it every layer starts afresh: give "
             "--config.init_from=WORKDIR, or leave the field out"
         )
-    if not all(_KINDS[str][1](pattern) for pattern in config.freeze):
-        raise UserError(
-            f"config.freeze is {_shown(config.freeze)}; it must be names of parameters or modules, as in "
-            "--config.freeze=\"('conv1','layer*')\""
-        )
 
 
 def _is_number(value: Any) -> bool:

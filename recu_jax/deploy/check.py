@@ -60,9 +60,11 @@ def check(trained: Any, path: str | pathlib.Path, kind: str = "recu") -> str:
         "float_images_per_second": totals["images"] / seconds[1],
     }
     container.write_bytes(f"{path}.check.json", (json.dumps(totals, indent=2) + "\n").encode())
+    other = f" ({trained.other_dtype})" if trained.other_dtype else ""
     return (
-        f"{totals['images']} test images: {totals['differing_predictions']} differing predictions, logits differ by "
-        f"{totals['max_logit_difference']:.1e} at most; {totals['bytes']} bytes against {totals['float32_bytes']}, "
+        f"{totals['images']} test images: {totals['differing_predictions']} differing predictions{other}, "
+        f"logits differ by {totals['max_logit_difference']:.1e} at most; "
+        f"{totals['bytes']} bytes against {totals['float32_bytes']}, "
         f"{totals['images_per_second']:.0f} images/s against {totals['float_images_per_second']:.0f}"
     )
 

@@ -42,6 +42,12 @@ class Trained:
     load_test: Callable[[], Dataset | Photos]
 
     @property
+    def other_dtype(self) -> str:
+        """A remark on the run's dtype, if it is not that of the file; otherwise ""."""
+        dtype = self.config["dtype"]
+        return "" if dtype == "float32" else f"the file computes in float32, the run computed in {dtype}"
+
+    @property
     def float32_bytes(self) -> int:
         """Size of the parameters in float32, in bytes."""
         return 4 * sum(array.size for array in flatten_dict(dict(self.variables["params"])).values())
@@ -113,7 +119,8 @@ def write(trained: Trained, path: str | pathlib.Path, kind: str = "recu") -> str
       kind: format of the file, a key of `FORMATS`.
 
     Returns:
-      One line of text: the model, its size in bytes, and how many times less that is than its float32 parameters.
+      One line of text: the model, its size in bytes, and how many times less that is than its float32 parameters. If
+      the run did not compute in float32, it says that the file does.
 
     Raises:
       UserError: the path cannot be written, or a package for the format is not installed.
@@ -122,4 +129,5 @@ def write(trained: Trained, path: str | pathlib.Path, kind: str = "recu") -> str
     FORMATS[kind].write(path, header, arrays)
     size = pathlib.Path(path).stat().st_size
     less = trained.float32_bytes / size
-    return f"{path} holds {header['model']} in {size} bytes, {less:.1f} times less than its float32 parameters"
+    other = f"; {trained.other_dtype}: --check counts the predictions that differ" if trained.other_dtype else ""
+    return f"{path} holds {header['model']} in {size} bytes, {less:.1f} times less than its float32 parameters{other}"

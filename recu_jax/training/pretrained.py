@@ -47,7 +47,7 @@ def first_state(config: ml_collections.ConfigDict, recipe: Recipe, image_shape: 
     if theirs != ours and not config.fresh_head:
         raise UserError(
             f"{config.init_from} has {theirs} classes and {config.dataset} has {ours}; --config.fresh_head=True starts "
-            "the last layer afresh, and --config.freeze=\"('layer*',)\" keeps layers of these names as they are"
+            "the last layer afresh, and --config.freeze='layer*' keeps layers of these names as they are"
         )
     merged = merge(state.variables, given, config.init_from, _ONLY_IF_BINARY, afresh)
     return dataclasses.replace(state, **merged)

@@ -179,7 +179,7 @@ def test_a_network_of_other_classes_gets_a_fresh_last_layer(tmp_path):
 def test_frozen_parameters_stay_bit_for_bit(tmp_path, fields):
     """With momentum, weight decay, and flips of Bop; all others move."""
     fields |= {**of_five_classes(tmp_path), "fresh_head": True, "bop_gamma": 0.5, "bop_threshold": 0.0}
-    c = digits(**fields, freeze=("layer1*", "conv1", "*bn2/scale"), weight_decay=0.1, epochs=2)
+    c = digits(**fields, freeze="layer1*, conv1,*bn2/scale", weight_decay=0.1, epochs=2)
     before = flatten_dict(read_given_variables(prepare(c), tmp_path / "run").first.params)
     after = flatten_dict(loop.train(c, tmp_path / "run").state.params)
     for path, value in before.items():
