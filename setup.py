@@ -105,8 +105,8 @@ setup(
         "docs": ["docutils>=0.22", "furo", "matplotlib", "myst-parser", "sphinx>=7.4", "sphinx-copybutton"],
         # What the scripts in experiments/ import.
         "experiments": [*PHOTOS, "matplotlib>=3.6", "plotly>=6", "scipy"],
-        # Comparisons only. On Python 3.11 `torch==2.13.0` is to be had as a CPU build.
-        "torch": ["torch>=2.4"],
+        # Before 2.6 a file could run code in spite of weights_only. On Python 3.11 `torch==2.13.0` is a CPU build.
+        "torch": ["torch>=2.6"],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

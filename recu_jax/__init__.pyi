@@ -43,5 +43,6 @@ from .schedules import step_learning_rate as step_learning_rate
 from .schedules import training_progress as training_progress
 from .tau import set_tau as set_tau
 from .tau import with_tau as with_tau
+from .training.pretrained import load_variables as load_variables
 
 __version__: str

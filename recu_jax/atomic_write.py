@@ -14,6 +14,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
         with atomic_write("run.json") as file:
             file.write(b"{}")
 
+    A device or a pipe, such as /dev/null, is written to directly. A rename would put a file in its place.
+
     Args:
       path: file to write.
 
@@ -24,6 +26,10 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
       OSError: the folder does not exist, or cannot be written to.
     """
     path = pathlib.Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with open(path, "wb") as file:
+            yield file
+        return
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(aside, "wb") as file:

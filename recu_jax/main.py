@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from recu_jax.commands import config_flag
+from recu_jax import paths
+from recu_jax.commands import arguments, config_flag
 from recu_jax.commands.train import train_or_evaluate
 
 _CONFIG = config_flag.define()
@@ -30,7 +31,8 @@ HELP = config_flag.Help(
 def main(argv: Sequence[str]) -> None:
     """Trains or evaluates, as the flags say."""
     del argv
-    workdir = _WORKDIR.value or config_flag.default_workdir()
+    given = _WORKDIR.value or config_flag.default_workdir()
+    workdir = arguments.run(lambda: paths.local(given, "--workdir"))
     train_or_evaluate(_CONFIG.value, workdir, _MODE.value, _DISTRIBUTED.value)
 
 

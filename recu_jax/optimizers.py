@@ -1,6 +1,8 @@
-"""Bop, an optimizer of 1-bit weights without latent weights, and the mask of weight decay."""
+"""Bop, an optimizer of 1-bit weights without latent weights; which parameters decay, and which are frozen."""
 
-from collections.abc import Collection, Mapping
+import fnmatch
+import functools
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax.traverse_util import flatten_dict, path_aware_map, unflatten_dict
 
-from recu_jax.errors import unknown
+from recu_jax.errors import UserError, unknown
 
 DECAY_GROUPS = ("all", "conv_and_linear")
 
@@ -42,6 +44,43 @@ def decay_mask(params: Mapping[str, Any], groups: str = "all") -> dict[str, Any]
         return groups == "all" or (of_layer and not in_shortcut)
 
     return unflatten_dict({path: decays(path) for path in flat})
+
+
+def frozen_mask(params: Mapping[str, Any], patterns: Sequence[str]) -> dict[str, Any]:
+    """Marks the parameters that `patterns` name.
+
+    Args:
+      params: nested dicts, as `model.init` returns them; leaves of any type.
+      patterns: paths in `params`, such as `layer1_0/conv1/kernel`, with `*` for any text. The path of a module names
+        all parameters in it, so `layer1*` names those of all blocks of the first stage.
+
+    Returns:
+      Booleans in the structure of `params`; True where a pattern names the parameter.
+
+    Raises:
+      UserError: a pattern names nothing, or the patterns name all parameters.
+    """
+    flat = flatten_dict(params)
+    above = {path: ["/".join(path[:depth]) for depth in range(1, len(path) + 1)] for path in flat}
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(name, pattern) for names in above.values() for name in names):
+            raise unknown("config.freeze", pattern, dict.fromkeys(path[0] for path in flat))
+    mask = {path: any(fnmatch.fnmatchcase(n, p) for n in names for p in patterns) for path, names in above.items()}
+    if all(mask.values()):
+        raise UserError(f"config.freeze is {','.join(patterns)!r}, which names all parameters; leave some to train")
+    return unflatten_dict(mask)
+
+
+def with_frozen(update: optax.GradientTransformation, patterns: Sequence[str]) -> optax.GradientTransformation:
+    """Makes `update` leave parameters as they are, weight decay and flips of Bop included.
+
+    Args:
+      update: the optimizer of all parameters.
+      patterns: as for `frozen_mask`, which raises UserError when the optimizer is initialized.
+    """
+    if not patterns:
+        return update
+    return optax.chain(update, optax.masked(optax.set_to_zero(), functools.partial(frozen_mask, patterns=patterns)))
 
 
 class BopState(NamedTuple):

@@ -1,5 +1,9 @@
 """Files that are there whole or not at all."""
 
+import os
+import stat
+import threading
+
 import pytest
 
 from recu_jax.atomic_write import atomic_write
@@ -28,3 +32,15 @@ def test_what_fails_half_way_leaves_what_there_was(tmp_path):
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "no" / "a.txt"):
         pass
+
+
+def test_a_pipe_stays_a_pipe(tmp_path):
+    """And so does a device; root could replace /dev/null."""
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    with atomic_write(pipe) as file:
+        file.write(b"new")
+    reader.join()
+    assert read == [b"new"] and stat.S_ISFIFO(pipe.stat().st_mode) and os.listdir(tmp_path) == ["pipe"]

@@ -317,9 +317,10 @@ def test_common_errors_are_those_of_the_code():
     source = " ".join(p.read_text() for p in (REPOSITORY / "recu_jax").rglob("*.py"))
     # A message's literals may be split over lines.
     source = re.sub(r'" *\n\s*f?"', "", source)
-    listed = (DOCS / "trouble.md").read_text().partition("## Common errors")[2].partition("\n## ")[0]
-    terms = re.findall(r"^(.+)\n: ", listed, re.MULTILINE)
-    assert len(terms) > 5
+    text = (DOCS / "trouble.md").read_text()
+    listed = [text.partition(f"## {title}")[2].partition("\n## ")[0] for title in ("First of all", "Common errors")]
+    terms = [term for section in listed for term in re.findall(r"^(.+)\n: ", section, re.MULTILINE)]
+    assert len(terms) > 11
     for term in terms:
         for part in filter(None, (piece.strip(" ,") for piece in term.split("..."))):
             assert part in source, part

@@ -15,7 +15,7 @@ MOST_ENTRIES, MOST_LINES = 30, 300
 # within functions count too, so that `binary_layer`, which asks `nnx` whether a model has its layers, is above it.
 FLOORS = (
     {"errors", "atomic_write"},
-    {"ops"},
+    {"ops", "paths"},
     {"functional"},
     {"binarizers"},
     {"layers"},

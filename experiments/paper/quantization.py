@@ -69,8 +69,8 @@ def curves_of(what, weights, **more):
 def trained(chosen, seed):
     """A line for each binary layer of the network of one seed."""
     run = read_trained(sweep.workdir_of(chosen, {}, seed))
-    model = make_model(ml_collections.ConfigDict(run.config), run.dataset.num_classes)
-    for layer in binary_layers(model, jnp.zeros((1, *run.image_shape))):
+    model = make_model(ml_collections.ConfigDict(run.config), run.info.num_classes)
+    for layer in binary_layers(model, jnp.zeros((1, *run.info.image_shape))):
         weights = layer.kernel_binarizer.standardized(jnp.asarray(layer.leaf(run.variables["params"], "kernel")))
         yield curves_of("trained", weights, seed=seed, layer=layer.path)
 

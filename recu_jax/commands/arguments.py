@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from recu_jax import paths
 from recu_jax.errors import RunFailed, UserError, one_line
 
 EXIT_USER_ERROR = 2
@@ -54,6 +55,14 @@ def run(function: Callable[[], Any]) -> Any:
         fail(error)
     except RunFailed as error:
         fail(error, EXIT_FAILED)
+
+
+def local_path(text: str) -> str:
+    """The type of every argument that is a path; see `paths.local`."""
+    try:
+        return paths.local(text)
+    except UserError as error:  # a ValueError, which argparse would describe in its own words
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 class ArgumentParser(argparse.ArgumentParser):

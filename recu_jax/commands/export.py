@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from recu_jax.commands.arguments import ArgumentParser, run
+from recu_jax.commands.arguments import ArgumentParser, local_path, run
 from recu_jax.deploy import trained
 from recu_jax.deploy.formats import FORMATS
 from recu_jax.ops import backend
@@ -15,12 +15,16 @@ test set through the trained model and through the file, and writes the result t
 def main(argv: Sequence[str] | None = None) -> None:
     """Parses the arguments and writes the file. With `--check`, compares the file with the trained model."""
     parser = ArgumentParser("export", _ABOUT, "recu export runs/digits --out=digits.recu --check")
-    parser.add_argument("workdir", metavar="WORKDIR", help="folder of a run")
-    parser.add_argument("--out", required=True, metavar="FILE", help="file to make; one that is there is replaced")
+    parser.add_argument("workdir", metavar="WORKDIR", type=local_path, help="folder of a run")
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", type=local_path, help="file to make; one that is there is replaced"
+    )
     parser.add_argument("--format", choices=FORMATS, default="recu", help="default: recu")
     parser.add_argument("--check", action="store_true", help="compare it with the trained model on the test set")
-    parser.add_argument("--dataset", metavar="NAME", help="default: that of the run")
-    parser.add_argument("--data_dir", metavar="DIR", help="of the data set; default: that of the run")
+    parser.add_argument(
+        "--dataset", metavar="NAME", help="data set of --check, or of imported weights; default: that of the run"
+    )
+    parser.add_argument("--data_dir", metavar="DIR", type=local_path, help="of the data set; default: that of the run")
     args = parser.parse_args(argv)
     backend.set_xla_flags()
     run(lambda: _main(args))
@@ -28,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _main(args) -> None:
     network = trained.read_trained(args.workdir, args.dataset, args.data_dir)
+    if args.check:
+        network.load_test()  # without these images no file is made
     print(trained.write(network, args.out, args.format), flush=True)
     if args.check:
         from recu_jax.deploy.check import check

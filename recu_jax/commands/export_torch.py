@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import jax
 
-from recu_jax.commands.arguments import ArgumentParser, run
+from recu_jax.commands.arguments import ArgumentParser, local_path, run
 from recu_jax.errors import UserError
 from recu_jax.models import FULL_PRECISION
 from recu_jax.pytorch.variables import save_torch
@@ -60,8 +60,8 @@ def export(workdir: str | pathlib.Path, path: str | pathlib.Path) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parses the arguments and writes the file."""
     parser = ArgumentParser("export-torch", _ABOUT, "recu export-torch runs/cifar10 ours.pth.tar")
-    parser.add_argument("workdir", metavar="WORKDIR", help="folder of a run")
-    parser.add_argument("file", metavar="FILE", help="new file, in the form of the authors' *.pth.tar")
+    parser.add_argument("workdir", metavar="WORKDIR", type=local_path, help="folder of a run")
+    parser.add_argument("file", metavar="FILE", type=local_path, help="new file, in the form of the authors' *.pth.tar")
     args = parser.parse_args(argv)
     jax.config.update("jax_platforms", "cpu")  # this command computes nothing, so it needs no accelerator
     print(run(lambda: export(args.workdir, args.file)))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from recu_jax.commands.arguments import ArgumentParser, run
+from recu_jax.commands.arguments import ArgumentParser, local_path, run
 from recu_jax.deploy.model import load
 from recu_jax.deploy.pictures import read_image, top
 from recu_jax.ops import backend
@@ -15,8 +15,8 @@ _ABOUT = "Prints the five most probable classes of each picture."
 def main(argv: Sequence[str] | None = None) -> None:
     """Parses the arguments and prints a line for each picture."""
     parser = ArgumentParser("predict", _ABOUT, "recu predict digits.recu seven.png")
-    parser.add_argument("file", metavar="FILE", help="what `recu export` wrote")
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="pictures: JPEG, PNG, WebP, BMP")
+    parser.add_argument("file", metavar="FILE", type=local_path, help="what `recu export` wrote")
+    parser.add_argument("images", metavar="IMAGE", type=local_path, nargs="+", help="pictures: JPEG, PNG, WebP, BMP")
     args = parser.parse_args(argv)
     backend.set_xla_flags()
     run(lambda: _main(args))

@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Sequence
 
 from recu_jax.atomic_write import atomic_write
-from recu_jax.commands.arguments import ArgumentParser, run
+from recu_jax.commands.arguments import ArgumentParser, local_path, run
 from recu_jax.errors import UserError
 from recu_jax.report.live import FILE
 from recu_jax.report.page import render
@@ -16,8 +16,10 @@ _ABOUT = "Writes the page of a run, or of several laid over each other. It needs
 def main(argv: Sequence[str] | None = None) -> None:
     """Parses the arguments and writes the page."""
     parser = ArgumentParser("report", _ABOUT, "recu report runs/digits runs/another")
-    parser.add_argument("workdirs", metavar="WORKDIR", nargs="+", help="folder of a run")
-    parser.add_argument("--out", metavar="FILE", help=f"default: WORKDIR/{FILE} for one run, {FILE} here for several")
+    parser.add_argument("workdirs", metavar="WORKDIR", type=local_path, nargs="+", help="folder of a run")
+    parser.add_argument(
+        "--out", metavar="FILE", type=local_path, help=f"default: WORKDIR/{FILE} for one run, {FILE} here for several"
+    )
     args = parser.parse_args(argv)
     run(lambda: _main(args.workdirs, args.out))
 

@@ -11,7 +11,7 @@ from absl import app, flags
 from recu_jax import data
 from recu_jax.commands import config_flag
 from recu_jax.commands.arguments import run
-from recu_jax.config.fields import check_config
+from recu_jax.config.fields import check_config, with_local_paths
 from recu_jax.cost import ModelCost, model_cost, print_table
 from recu_jax.ops import backend
 from recu_jax.training.recipe import make_model
@@ -34,6 +34,7 @@ def config_cost(config: ml_collections.ConfigDict) -> ModelCost:
       UserError: a field breaks its rule, or the data set is missing although its shape must be read from it.
     """
     check_config(config)
+    config = with_local_paths(config)
     image_shape, classes = data.shape_and_classes(config.dataset, config.data_dir, config.image_size)
     return model_cost(make_model(config, classes), jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
 

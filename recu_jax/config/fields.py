@@ -9,13 +9,20 @@ from typing import Any
 
 import ml_collections
 
+from recu_jax import paths
 from recu_jax.binarizers import weights
 from recu_jax.config import rules as rules
 from recu_jax.errors import UserError, unknown
 
 _ON_OTHER_DEVICES = ", or set --config.resume_on_other_devices=True (batch norm per device then sees other batches)"
+_MORE_EPOCHS = (
+    "; the schedules end with the planned epochs: to train on, start another --workdir with "
+    "--config.init_from={workdir} --config.warmup_epochs=0 and a tau_min and learning_rate to go on with"
+)
 # Fields that determine the variables of a model.
-MODEL_FIELDS = ("model", "dataset", "conv", "alpha", "weight_binarizer", "activation_binarizer", "nonlinearity")
+MODEL_FIELDS = ("model", "conv", "alpha", "weight_binarizer", "activation_binarizer", "nonlinearity")
+# Fields that are paths.
+PATHS = ("data_dir", "init_from", "teacher", "compilation_cache_dir")
 # ReCU's parts, for ablations: name of the field, and name of the attribute of `binarizers.weights.ReCU`.
 RECU_FIELDS = {"standardize": "standardize", "laplace_b": "b", "center": "center", "clamp": "clamp"}
 _RECU = weights.ReCU()
@@ -61,6 +68,8 @@ FIELDS: dict[str, tuple[Field, ...]] = {
         Field("model", "cifar_resnet20", "name of the model"),
         Field("conv", "binary", "or `binary_activations` (real weights, stage 1 of two), `float` (full precision)"),
         Field("init_from", None, "variables to start from: a run's workdir (its best checkpoint) or PyTorch file", str),
+        Field("fresh_head", False, "with `init_from`: the last layer starts afresh, for other classes"),
+        Field("freeze", None, "not trained: parameters, or modules with all in them; `*` is any text; by commas", str),
         Field("weight_binarizer", "recu", "how kernels are binarised"),
         Field("activation_binarizer", "recu", "how activations are binarised"),
         Field("nonlinearity", None, "between binary convolutions: `hard_tanh`, `rprelu`; None is the model's own", str),
@@ -141,6 +150,15 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     rules.check_values(config)
 
 
+def with_local_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns a copy whose paths are those of `paths.local`. Raises UserError for a path of another machine."""
+    config = config.copy_and_resolve_references()
+    for field in PATHS:
+        if config[field] is not None:
+            config[field] = paths.local(config[field], f"config.{field}")
+    return config
+
+
 def check_resumable(saved: dict[str, Any], config: ml_collections.ConfigDict, workdir: str) -> None:
     """Raises UserError if `config` differs from `saved` in a field that a resumed run must not change.
 
@@ -159,6 +177,7 @@ def check_resumable(saved: dict[str, Any], config: ml_collections.ConfigDict, wo
         raise UserError(
             f"{workdir} holds a run of another config: {what}; give these fields their old values or another --workdir"
             + (_ON_OTHER_DEVICES if changed == {"num_devices"} else "")
+            + (_MORE_EPOCHS.format(workdir=workdir) if "epochs" in changed else "")
         )
 
 
@@ -174,7 +193,7 @@ def check_trained_here(record: dict[str, Any], workdir: str) -> None:
 def check_same_model(saved: dict[str, Any], config: ml_collections.ConfigDict, workdir: str) -> None:
     """Raises UserError if the checkpoints in `workdir` hold another model than the config's."""
     for field in MODEL_FIELDS:
-        # Imported weights have no data set.
+        # Imported weights have few fields.
         if field in saved and saved[field] != config[field]:
             raise UserError(
                 f"{workdir} holds a run with {field}={saved[field]!r}, the config says {config[field]!r}; evaluate "

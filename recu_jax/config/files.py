@@ -12,6 +12,7 @@ from typing import Any
 
 import ml_collections
 
+from recu_jax import paths
 from recu_jax.errors import UserError, unknown
 
 _HERE = pathlib.Path(__file__).parent.parent
@@ -29,9 +30,9 @@ def shipped() -> dict[str, pathlib.Path]:
 def find(path: str) -> str:
     """Returns `path` if this file exists, and otherwise the path of the shipped config of this name.
 
-    A suffix `:PART` is kept. An unknown path is returned unchanged.
+    `~` is expanded. A suffix `:PART` is kept. An unknown path is returned otherwise unchanged.
     """
-    file, colon, part = path.partition(":")
+    file, colon, part = paths.local(path, "--config").partition(":")
     name = pathlib.PurePath(file)
     if not pathlib.Path(file).is_file() and str(name.parent) in (".", "configs"):
         file = str(shipped().get(name.stem if name.suffix == ".py" else name.name, file))

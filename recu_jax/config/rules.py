@@ -102,6 +102,7 @@ def check_values(config: ml_collections.ConfigDict) -> None:
     _check_binarizers(config)
     _check_photos(config)
     _check_milestones(config)
+    _check_start(config)
 
 
 def _check_binarizers(config):
@@ -163,6 +164,14 @@ def _check_milestones(config):
     if config.lr_schedule == "step" and not epochs:
         raise UserError(
             "config.lr_milestones is empty; the step schedule needs epochs, as in --config.lr_milestones='(100,150)'"
+        )
+
+
+def _check_start(config):
+    if config.fresh_head and config.init_from is None:
+        raise UserError(
+            "config.fresh_head is True and config.init_from is not set; without it every layer starts afresh: give "
+            "--config.init_from=WORKDIR, or leave the field out"
         )
 
 

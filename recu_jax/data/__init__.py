@@ -1,7 +1,11 @@
 """Loads data sets by name: `load("digits")`."""
 
+from recu_jax import paths
 from recu_jax.data import digits, npz, photos, tfds
 from recu_jax.data.dataset import Dataset, checked
+from recu_jax.data.info import DatasetInfo, for_network
+from recu_jax.data.info import from_record as from_record
+from recu_jax.data.info import info_of as info_of
 from recu_jax.data.photos import Photos
 from recu_jax.errors import UserError, unknown
 
@@ -48,14 +52,51 @@ def load(name: str, data_dir: str | None = None, num_workers: int = 2) -> Datase
     Raises:
       UserError: the name is unknown, the data is missing, or its arrays do not fit each other.
     """
-    if name not in NAMES:
-        raise unknown("dataset", name, NAMES)
+    data_dir = _checked_source(name, data_dir)
     if name in photos.NAMES:
         return photos.load(name, data_dir)
     if name == "digits":
         return checked(digits.load(), "digits")
     if name == "npz":
-        if data_dir is None:
-            raise UserError("data_dir is not set; data set 'npz' needs the path of a .npz file")
         return checked(npz.load(data_dir), data_dir)
     return checked(tfds.load(name, data_dir, num_workers), name)
+
+
+def load_test(
+    name: str, data_dir: str | None = None, num_workers: int = 2, info: DatasetInfo | None = None
+) -> Dataset | Photos:
+    """Loads the test images of a data set for a trained network. Its training images need not be there.
+
+    The images are normalized as those that the network was trained on. Classes of folders go by their names.
+
+    Args:
+      name, data_dir, num_workers: as for `load`.
+      info: of the data set that the network was trained on. None takes classes and normalization from the data set
+        itself. The arrays of `npz` must then hold the training images too, of which these are computed.
+
+    Returns:
+      The data set without training images.
+
+    Raises:
+      UserError: as `load`; or the images or classes are not those of the network.
+    """
+    data_dir = _checked_source(name, data_dir)
+    dataset: Dataset | Photos
+    if name in photos.NAMES:
+        known = info.class_names if info is not None and info.has_names else None
+        dataset = photos.load(name, data_dir, test_only=True, class_names=known)
+    elif name == "digits":
+        dataset = digits.load().test_part()
+    elif name == "npz":
+        dataset = checked(npz.load(data_dir, test_only=info is not None), data_dir, ("test",)).test_part()
+    else:
+        dataset = checked(tfds.load(name, data_dir, num_workers, test_only=True), name, ("test",))
+    return dataset if info is None else for_network(dataset, name, info)
+
+
+def _checked_source(name, data_dir):
+    if name not in NAMES:
+        raise unknown("dataset", name, NAMES)
+    if name == "npz" and data_dir is None:
+        raise UserError("data_dir is not set; data set 'npz' needs the path of a .npz file")
+    return data_dir and paths.local(data_dir, "data_dir")

@@ -1,6 +1,7 @@
 """A data set in memory: images, labels, and the numbers that normalize the images."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -23,6 +24,7 @@ class Dataset:
       num_classes: number of classes.
       mean: mean of each channel, for pixels scaled to [0, 1].
       std: standard deviation of each channel, for pixels scaled to [0, 1].
+      class_names: one for each class; () if the classes have numbers alone.
       in_memory: True. `Photos` has False.
     """
 
@@ -33,6 +35,7 @@ class Dataset:
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    class_names: tuple[str, ...] = ()
 
     in_memory: ClassVar[bool] = True
 
@@ -51,13 +54,18 @@ class Dataset:
         """Number of test images."""
         return len(self.test_images)
 
+    def test_part(self) -> "Dataset":
+        """The data set without its training images."""
+        return dataclasses.replace(self, train_images=self.test_images[:0], train_labels=self.test_labels[:0])
 
-def checked(dataset: Dataset, source: str) -> Dataset:
+
+def checked(dataset: Dataset, source: str, splits: Sequence[str] = ("train", "test")) -> Dataset:
     """Checks the shapes, dtypes and labels of a data set, and returns it.
 
     Args:
       dataset: the data set.
       source: names the data set in the message.
+      splits: the splits that must hold images.
 
     Raises:
       UserError: an array has the wrong dtype, shape or labels. The message gives its value and the rule.
@@ -67,7 +75,7 @@ def checked(dataset: Dataset, source: str) -> Dataset:
             f"{source}: labels run to {dataset.num_classes - 1}, which makes {dataset.num_classes} classes; they must "
             f"count the classes from 0, at most {MOST_CLASSES}"
         )
-    for split in ("train", "test"):
+    for split in splits:
         images, labels = getattr(dataset, f"{split}_images"), getattr(dataset, f"{split}_labels")
         if images.ndim != 4 or images.dtype != np.uint8:
             raise UserError(

@@ -5,6 +5,7 @@ It also reads Tiny-ImageNet in the form in which it is distributed.
 
 import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -57,26 +58,44 @@ class FolderRecords:
         return os.fsdecode(self._paths[self._ends[i - 1] if i else 0 : self._ends[i]])
 
 
-def load(data_dir: str) -> tuple[FolderRecords, FolderRecords, int]:
-    """Returns training records, test records and the number of classes.
+NO_RECORDS = FolderRecords(pathlib.Path(), [], [])
+
+
+def load(
+    data_dir: str, test_only: bool = False, class_names: Sequence[str] | None = None
+) -> tuple[FolderRecords, FolderRecords, list[str]]:
+    """Returns training records, test records and the names of the classes.
 
     The class id is the position of the class's folder in the sorted folders of train.
+
+    Args:
+      data_dir: the folder that holds `train` and `val`.
+      test_only: returns no training records. Without the folder `train`, the classes are those of `val`.
+      class_names: the classes in their order, if they are known otherwise.
 
     Raises:
       UserError: a folder is missing or empty, or val has a class that train does not have.
     """
-    root = pathlib.Path(data_dir).expanduser()
+    root = pathlib.Path(data_dir)
     if not root.is_dir():
         raise UserError(f"data_dir is {data_dir!r}, where there is no folder; {_LAYOUT}")
     train = root / "train"
-    if not train.is_dir():
+    if not train.is_dir() and not test_only:
         raise UserError(f"{root} has no folder 'train'; {_LAYOUT}")
     test = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
     if test is None:
         raise UserError(f"{root} has none of the folders {', '.join(map(repr, TEST_FOLDERS))}; {_LAYOUT}")
-    classes = {name: i for i, name in enumerate(class_folders(train))}
-    test_records = _annotated(test, classes) if (test / _ANNOTATIONS).is_file() else _by_class(test, classes)
-    return _by_class(train, classes), test_records, len(classes)
+    annotated = (test / _ANNOTATIONS).is_file()
+    if class_names:
+        names, whose = list(class_names), "the run"
+    elif train.is_dir():
+        names, whose = class_folders(train), "train"
+    else:
+        names = sorted({name for _, name in _annotations(test)}) if annotated else class_folders(test)
+        whose = "it"
+    classes = {name: i for i, name in enumerate(names)}
+    test_records = _annotated(test, classes, whose) if annotated else _by_class(test, classes, whose)
+    return NO_RECORDS if test_only else _by_class(train, classes, whose), test_records, names
 
 
 def class_folders(folder: pathlib.Path) -> list[str]:
@@ -91,13 +110,13 @@ def class_folders(folder: pathlib.Path) -> list[str]:
     return names
 
 
-def _by_class(folder, classes):
+def _by_class(folder, classes, whose):
     names = class_folders(folder)
     unknown = [n for n in names if n not in classes]
     if unknown:
         raise UserError(
-            f"{folder} has the class folder {unknown[0]!r} ({len(unknown)} of {len(names)} such), which train has not; "
-            "the classes must be those of train: rename or remove it"
+            f"{folder} has the class folder {unknown[0]!r} ({len(unknown)} of {len(names)} such), which {whose} has "
+            f"not; the classes must be those of {whose}: rename or remove it"
         )
     paths, labels = [], []
     for name in names:
@@ -121,24 +140,17 @@ def _images(folder, name):
     return sorted(found)
 
 
-def _annotated(folder, classes):
+def _annotated(folder, classes, whose):
     """Lists the test images of Tiny-ImageNet.
 
     They lie in one folder, `images`. The annotation file has one line `file<TAB>class<TAB>box` for each image.
     """
     paths, labels = [], []
-    try:
-        text = (folder / _ANNOTATIONS).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{folder / _ANNOTATIONS} is no text in UTF-8; unpack the archive anew") from error
-    for line in text.splitlines():
-        if not line.strip():
-            continue
-        file, name = [*line.split("\t"), ""][:2]
+    for file, name in _annotations(folder):
         if name not in classes:
             raise UserError(
-                f"{folder / _ANNOTATIONS} gives {file[:80]!r} the class {name[:80]!r}, which train has not; the "
-                "classes must be the names of train's folders"
+                f"{folder / _ANNOTATIONS} gives {file[:80]!r} the class {name[:80]!r}, which {whose} has not; the "
+                f"classes must be those of {whose}"
             )
         if not file or "/" in file or "\0" in file:
             raise UserError(f"{folder / _ANNOTATIONS} names the file {file[:80]!r}; it must name a file in 'images'")
@@ -149,3 +161,12 @@ def _annotated(folder, classes):
     if not (folder / paths[0]).is_file():
         raise UserError(f"{folder / paths[0]} is not there, though {_ANNOTATIONS} names it; unpack the archive anew")
     return FolderRecords(folder, paths, labels)
+
+
+def _annotations(folder):
+    """File and class of each line of the annotations."""
+    try:
+        text = (folder / _ANNOTATIONS).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{folder / _ANNOTATIONS} is no text in UTF-8; unpack the archive anew") from error
+    return [tuple([*line.split("\t"), ""][:2]) for line in text.splitlines() if line.strip()]

@@ -10,14 +10,17 @@ import numpy as np
 from recu_jax.data.dataset import Dataset
 from recu_jax.errors import UserError, one_line
 
-KEYS = ("train_images", "train_labels", "test_images", "test_labels")
+TEST_KEYS = ("test_images", "test_labels")
+KEYS = ("train_images", "train_labels", *TEST_KEYS)
 # Limits on the unpacked size. Compression halves photographs and reduces drawings to a tenth. The limit of deflate is
 # 1:1,032.
 _FEW_BYTES, _UNPACKED_A_BYTE = 256 << 20, 100
 
 
-def load(path: str) -> Dataset:
+def load(path: str, test_only: bool = False) -> Dataset:
     """Reads a .npz file. Computes mean and standard deviation of each channel from the training images.
+
+    With `test_only`, the file needs no training images, and mean and standard deviation are ().
 
     The images must be uint8, (n, height, width, channels) or (n, height, width). The labels must be integers from 0.
 
@@ -30,9 +33,10 @@ def load(path: str) -> Dataset:
     try:
         # Open the file here, because NumPy does not close a file that it cannot read.
         with open(path, "rb") as opened:
-            _check_sizes(path, opened)
+            keys = TEST_KEYS if test_only else KEYS
+            _check_sizes(path, opened, keys)
             with np.load(opened, allow_pickle=False) as file:
-                arrays = [file[k] for k in KEYS]
+                arrays = [file[k] for k in keys]
     except UserError:
         raise
     except Exception as error:  # zipfile and NumPy raise many types of errors for damaged bytes
@@ -40,19 +44,21 @@ def load(path: str) -> Dataset:
     images = [a[..., None] if a.ndim == 3 else a for a in arrays[::2]]
     labels = [_as_int32(a) for a in arrays[1::2]]
     num_classes = int(max((y.max(initial=0) for y in labels if y.dtype == np.int32), default=0)) + 1
+    if test_only:
+        return Dataset(images[0], labels[0], images[0], labels[0], num_classes, (), ()).test_part()
     mean, std = _channel_statistics(images[0])
     return Dataset(images[0], labels[0], images[1], labels[1], num_classes, mean, std)
 
 
-def _check_sizes(path, opened):
+def _check_sizes(path, opened, keys):
     """Checks the sizes that the arrays state. Without this check, NumPy allocates any stated size before it reads."""
     with zipfile.ZipFile(opened) as file:
         entries = {entry.filename: entry for entry in file.infolist()}
-        missing = [k for k in KEYS if f"{k}.npy" not in entries]
+        missing = [k for k in keys if f"{k}.npy" not in entries]
         if missing:
-            raise UserError(f"{path} lacks {', '.join(missing)}; it must hold {', '.join(KEYS)}")
+            raise UserError(f"{path} lacks {', '.join(missing)}; it must hold {', '.join(keys)}")
         unpacked = 0
-        for key in KEYS:
+        for key in keys:
             entry = entries[f"{key}.npy"]
             with file.open(entry) as array:
                 nbytes = _stated_bytes(array)

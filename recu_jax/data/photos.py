@@ -1,7 +1,7 @@
 """Data sets of encoded photographs that stay on the disk: ImageNet, Tiny-ImageNet, and folders of images."""
 
 import dataclasses
-import pathlib
+from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
 from recu_jax.data import array_records, folder, tfds
@@ -39,6 +39,7 @@ class Photos:
       num_classes: number of classes.
       mean: mean of each channel, for pixels scaled to [0, 1].
       std: standard deviation of each channel, for pixels scaled to [0, 1].
+      class_names: one for each class; () if the classes have numbers alone.
       in_memory: False. `Dataset` has True.
     """
 
@@ -47,6 +48,7 @@ class Photos:
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    class_names: tuple[str, ...] = ()
 
     in_memory: ClassVar[bool] = False
 
@@ -65,13 +67,18 @@ class Photos:
         return len(self.test)
 
 
-def load(name: str, data_dir: str | None = None) -> Photos:
+def load(
+    name: str, data_dir: str | None = None, test_only: bool = False, class_names: Sequence[str] | None = None
+) -> Photos:
     """Lists the images of the data set `name`. Does not read them.
 
     Args:
       name: one of `NAMES`.
       data_dir: for `imagenet2012`, TFDS's folder; None for TFDS's default. For the others, the folder that holds
         `train` and `val`.
+      test_only: leaves out the training images, which then need not be there.
+      class_names: for folders, names of the classes in their order; None takes the names of the folders in `train`, or
+        without `train` in `val`.
 
     Raises:
       UserError: the name is unknown, the data is missing, or val has a class that train does not have.
@@ -82,30 +89,14 @@ def load(name: str, data_dir: str | None = None) -> Photos:
     test: Records
     if name == "imagenet2012":
         builder = tfds.prepared_builder(name, data_dir)
-        train, test = (array_records.from_builder(builder, split) for split in ("train", "validation"))
-        num_classes = builder.info.features["label"].num_classes
+        test = array_records.from_builder(builder, "validation")
+        train = folder.NO_RECORDS if test_only else array_records.from_builder(builder, "train")
+        names = builder.info.features["label"].names
     else:
         if data_dir is None:
             raise UserError(f"data_dir is not set; data set {name!r} needs the folder that holds train and val")
-        train, test, num_classes = folder.load(data_dir)
+        train, test, names = folder.load(data_dir, test_only, class_names)
     statistics = (IMAGENET_MEAN, IMAGENET_STD)
     if name == "tiny_imagenet":
         statistics = (TINY_IMAGENET_MEAN, TINY_IMAGENET_STD)
-    return Photos(train, test, num_classes, *statistics)
-
-
-def class_names(name: str, data_dir: str | None, num_classes: int) -> list[str]:
-    """The names of the classes of the data set `name`.
-
-    They come from TFDS or from the names of the class folders. Other data sets have the numbers 0, 1, ... as names.
-
-    Args:
-      name: one of `recu_jax.data.NAMES`.
-      data_dir: as for `recu_jax.data.load`. The data set must exist there.
-      num_classes: number of classes.
-    """
-    if name in tfds.NAMES or name == "imagenet2012":
-        return list(tfds.prepared_builder(name, data_dir).info.features["label"].names)
-    if name in NAMES and data_dir is not None:
-        return folder.class_folders(pathlib.Path(data_dir).expanduser() / "train")
-    return [str(i) for i in range(num_classes)]
+    return Photos(train, test, len(names), *statistics, tuple(names))

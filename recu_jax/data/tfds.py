@@ -31,13 +31,14 @@ _BY_HAND = {
 }
 
 
-def load(name: str, data_dir: str | None = None, num_workers: int = 2) -> Dataset:
+def load(name: str, data_dir: str | None = None, num_workers: int = 2, test_only: bool = False) -> Dataset:
     """Loads a data set that TFDS has prepared. If TensorFlow is installed, TFDS prepares a missing data set first.
 
     Args:
       name: `cifar10`, `cifar100` or `mnist`.
       data_dir: TFDS's folder. None is TFDS's default, `~/tensorflow_datasets`.
       num_workers: number of threads that decode.
+      test_only: leaves out the training images, which then need not be there.
 
     Raises:
       UserError: the data is missing, has another file format, or cannot be downloaded. The message gives the command
@@ -51,7 +52,9 @@ def load(name: str, data_dir: str | None = None, num_workers: int = 2) -> Datase
         images, labels = _decode(array_records.from_builder(builder, split), num_workers, len(mean))
         return np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0))), labels
 
-    return Dataset(*read("train"), *read("test"), label.num_classes, mean, std)
+    test = read("test")
+    train = (test[0][:0], test[1][:0]) if test_only else read("train")
+    return Dataset(*train, *test, label.num_classes, mean, std, tuple(label.names))
 
 
 def prepared_builder(name: str, data_dir: str | None = None) -> Any:
@@ -68,7 +71,7 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
     """
     require("tfds", "tensorflow_datasets", "array_record", "cv2")
     if data_dir is not None:
-        folder = pathlib.Path(data_dir).expanduser()
+        folder = pathlib.Path(data_dir)
         if folder.name == name and not (folder / name).exists():
             raise UserError(f"data_dir is {data_dir}; it must be the folder that holds {name}: {folder.parent}")
         if not folder.is_dir():

@@ -41,7 +41,7 @@ def check(trained: Any, path: str | pathlib.Path, kind: str = "recu") -> str:
     float_model, from_file = _trained_model(trained), FORMATS[kind].predictor(path)
     totals = {"images": 0, "differing_predictions": 0, "max_logit_difference": 0.0}
     seconds = [0.0, 0.0]
-    for images, count in _test_batches(trained):
+    for images, count in _test_batches(trained.config, trained.load_test()):
         results = []
         for i, predict in enumerate((from_file, float_model)):
             if not totals["images"]:
@@ -60,40 +60,40 @@ def check(trained: Any, path: str | pathlib.Path, kind: str = "recu") -> str:
         "float_images_per_second": totals["images"] / seconds[1],
     }
     container.write_bytes(f"{path}.check.json", (json.dumps(totals, indent=2) + "\n").encode())
+    other = f" ({trained.other_dtype})" if trained.other_dtype else ""
     return (
-        f"{totals['images']} test images: {totals['differing_predictions']} differing predictions, logits differ by "
-        f"{totals['max_logit_difference']:.1e} at most; {totals['bytes']} bytes against {totals['float32_bytes']}, "
+        f"{totals['images']} test images: {totals['differing_predictions']} differing predictions{other}, "
+        f"logits differ by {totals['max_logit_difference']:.1e} at most; "
+        f"{totals['bytes']} bytes against {totals['float32_bytes']}, "
         f"{totals['images_per_second']:.0f} images/s against {totals['float_images_per_second']:.0f}"
     )
 
 
 def _trained_model(trained) -> Callable[[np.ndarray], jax.Array]:
-    config, dataset = trained.config, trained.dataset
+    config, info = trained.config, trained.info
     # float64 is never used: JAX must enable it at start-up, and the file computes in float32.
     dtype = jnp.bfloat16 if config.get("dtype") == "bfloat16" else jnp.float32
-    model = create_model(config["model"], dataset.num_classes, dtype, **parts_of(ml_collections.ConfigDict(config)))
+    model = create_model(config["model"], info.num_classes, dtype, **parts_of(ml_collections.ConfigDict(config)))
     variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), trained.variables)
 
     @jax.jit
     def predict(variables, images):
-        logits: Any = model.apply(variables, normalize(images, dataset.mean, dataset.std, dtype))
+        logits: Any = model.apply(variables, normalize(images, info.mean, info.std, dtype))
         return logits.astype(jnp.float32)
 
     return lambda images: predict(variables, images)
 
 
-def _test_batches(trained) -> Iterator[tuple[np.ndarray, int]]:
+def _test_batches(config, dataset) -> Iterator[tuple[np.ndarray, int]]:
     """Yields batches of equal size, each with its number of test images. The rest of the last batch is padding."""
-    dataset, in_memory = trained.dataset, trained.dataset.in_memory
-    size = _BATCH[in_memory]
-    if in_memory:
+    size = _BATCH[dataset.in_memory]
+    if dataset.in_memory:
         images = dataset.test_images
         size = min(size, len(images))
         for first in range(0, len(images), size):
             batch = images[first : first + size]
             yield np.concatenate([batch, images[: size - len(batch)]]), len(batch)
         return
-    config = trained.config
     transform = stream.Transform(
         image_size=config["image_size"], crop=config["train_crop"], eval_resize=config["eval_resize"]
     )

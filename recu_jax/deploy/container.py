@@ -13,6 +13,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from recu_jax import paths
 from recu_jax.atomic_write import atomic_write
 from recu_jax.errors import UserError
 
@@ -33,6 +34,7 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]
     Raises:
       UserError: the file is missing, damaged or of another format. The message is one line.
     """
+    path = paths.local(path)
     try:
         data = pathlib.Path(path).read_bytes()
     except OSError as error:
@@ -136,6 +138,7 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
     Raises:
       UserError: the path cannot be written.
     """
+    path = paths.local(path)
     try:
         with atomic_write(path) as file:
             file.write(data)

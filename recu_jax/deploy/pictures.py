@@ -20,7 +20,7 @@ def read_image(path: str, model: Model) -> np.ndarray:
       uint8, `model.image_shape`.
 
     Raises:
-      UserError: the file cannot be read, or is not a picture.
+      UserError: the file cannot be read, or is not a picture; or the network takes neither 1 nor 3 channels.
     """
     require("imagenet", "cv2", "PIL")
     from PIL import Image
@@ -29,6 +29,11 @@ def read_image(path: str, model: Model) -> np.ndarray:
     from recu_jax.data.transform import Transform
 
     height, width, channels = model.image_shape
+    if channels not in (1, 3):
+        raise UserError(
+            f"{model.header.model} takes images of {channels} channels, and pictures are read as 1 (gray) or 3 (RGB); "
+            "give arrays to recu_jax.deploy.load(FILE).predict"
+        )
     try:
         data = pathlib.Path(path).read_bytes()
         if preprocessing := model.header.preprocessing:

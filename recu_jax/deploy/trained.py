@@ -1,9 +1,10 @@
 """Reads a trained run and writes its network to a file."""
 
 import dataclasses
+import functools
 import pathlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax
@@ -12,38 +13,39 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 import recu_jax
-from recu_jax import data
+from recu_jax import data, paths
 from recu_jax.config.fields import base_config, plain
-from recu_jax.data import Dataset, Photos
-from recu_jax.data.photos import class_names
+from recu_jax.data import Dataset, DatasetInfo, Photos
 from recu_jax.deploy import model
 from recu_jax.deploy.build import BlockParts
 from recu_jax.deploy.families import operations
 from recu_jax.deploy.formats import FORMATS
 from recu_jax.errors import UserError
+from recu_jax.models import num_classes_of
 from recu_jax.training.recipe import binarizers_of
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """The best checkpoint of a run, and the data set that it was trained on.
+    """The best checkpoint of a run.
 
     Attributes:
       config: fields of the run's config.
       variables: `{"params": ..., "batch_stats": ...}`.
-      dataset: the data set.
-      data_dir: location of the data set, as for `recu_jax.data.load`.
+      info: of the data set that it was trained on.
+      load_test: loads the test images for `check`, as `recu_jax.data.load_test` does.
     """
 
     config: Mapping[str, Any]
     variables: Mapping[str, Any]
-    dataset: Dataset | Photos
-    data_dir: str | None
+    info: DatasetInfo
+    load_test: Callable[[], Dataset | Photos]
 
     @property
-    def image_shape(self) -> tuple[int, ...]:
-        """(height, width, channels) of the network's images."""
-        return self.dataset.image_shape(self.config["image_size"])
+    def other_dtype(self) -> str:
+        """A remark on the run's dtype, if it is not that of the file; otherwise ""."""
+        dtype = self.config["dtype"]
+        return "" if dtype == "float32" else f"the file computes in float32, the run computed in {dtype}"
 
     @property
     def float32_bytes(self) -> int:
@@ -52,50 +54,55 @@ class Trained:
 
 
 def read_trained(workdir: str | pathlib.Path, dataset: str | None = None, data_dir: str | None = None) -> Trained:
-    """Reads the best checkpoint in `workdir`, and loads its data set.
+    """Reads the best checkpoint in `workdir`. Needs no data, except for imported weights.
+
+    A run has recorded normalization and classes. Imported weights take them from `dataset`.
 
     Args:
       workdir: folder of a run, or one that `recu import-torch` made.
-      dataset: name of the data set; None for that of the run.
+      dataset: name of the data set whose test images `check` takes; None for that of the run.
       data_dir: location of the data set; None for that of the run.
 
     Raises:
-      UserError: there is no checkpoint, the data set is missing, or it has another number of classes.
+      UserError: there is no checkpoint. Or, for imported weights, the data set is missing or has another number of
+        classes.
     """
     # This imports Orbax. `--help` does not need it, so the import is not at the top.
     from recu_jax.training.checkpoint import read_best
 
+    workdir = paths.local(workdir, "the workdir")
     _, record, variables = read_best(workdir)
+    info = data.from_record(record, workdir)
     # The config of an imported checkpoint has only the fields of the model.
     config = plain(base_config()) | {"dataset": None, "data_dir": None} | record["config"]
     name = dataset or config.get("dataset")
     if name is None:
         raise UserError(f"{workdir} holds imported weights, of no data set; give --dataset=NAME and --data_dir=DIR")
-    data_dir = data_dir or config.get("data_dir")
-    loaded = data.load(name, data_dir)
-    head = variables["params"].get("linear") or variables["params"]["fc"]
-    if len(head["bias"]) != loaded.num_classes:
-        raise UserError(
-            f"{workdir} has {len(head['bias'])} classes and {name} {loaded.num_classes}; give its --dataset"
-        )
-    return Trained(config | {"dataset": name}, variables, loaded, data_dir)
+    # The run's folder is of the run's data set.
+    data_dir = data_dir or (config["data_dir"] if name == config["dataset"] else None)
+    if info is not None:
+        return Trained(config, variables, info, functools.cache(lambda: data.load_test(name, data_dir, info=info)))
+    loaded = data.load_test(name, data_dir)
+    classes = num_classes_of(variables["params"])
+    if classes != loaded.num_classes:
+        raise UserError(f"{workdir} has {classes} classes and {name} {loaded.num_classes}; give its --dataset")
+    info = data.info_of(name, loaded, config["image_size"])
+    return Trained(config, variables, info, lambda: loaded)
 
 
 def network(trained: Trained) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Makes the header and the arrays of a network's file, for `container.write` and `deploy.model.parse`."""
-    config, dataset = trained.config, trained.dataset
+    config, info = trained.config, trained.info
     parts = BlockParts(config["conv"], config["alpha"], *binarizers_of(config), config["nonlinearity"])
-    entries, arrays = operations(
-        config["model"], trained.variables, parts, trained.image_shape, dataset.mean, dataset.std
-    )
+    entries, arrays = operations(config["model"], trained.variables, parts, info.image_shape, info.mean, info.std)
     preprocessing = {}
-    if not dataset.in_memory:
+    if info.name in data.photos.NAMES:
         preprocessing = {"crop": config["train_crop"], "eval_resize": config["eval_resize"]}
     versions = {package.__name__: package.__version__ for package in (recu_jax, jax, flax)}
     header = {
         "format": model.FORMAT,
         "model": config["model"],
-        "class_names": class_names(config["dataset"], trained.data_dir, dataset.num_classes),
+        "class_names": list(info.class_names),
         "preprocessing": preprocessing,
         "versions": {**versions, "python": platform.python_version()},
         "operations": entries,
@@ -112,7 +119,8 @@ def write(trained: Trained, path: str | pathlib.Path, kind: str = "recu") -> str
       kind: format of the file, a key of `FORMATS`.
 
     Returns:
-      One line of text: the model, its size in bytes, and how many times less that is than its float32 parameters.
+      One line of text: the model, its size in bytes, and how many times less that is than its float32 parameters. If
+      the run did not compute in float32, it says that the file does.
 
     Raises:
       UserError: the path cannot be written, or a package for the format is not installed.
@@ -121,4 +129,5 @@ def write(trained: Trained, path: str | pathlib.Path, kind: str = "recu") -> str
     FORMATS[kind].write(path, header, arrays)
     size = pathlib.Path(path).stat().st_size
     less = trained.float32_bytes / size
-    return f"{path} holds {header['model']} in {size} bytes, {less:.1f} times less than its float32 parameters"
+    other = f"; {trained.other_dtype}: --check counts the predictions that differ" if trained.other_dtype else ""
+    return f"{path} holds {header['model']} in {size} bytes, {less:.1f} times less than its float32 parameters{other}"

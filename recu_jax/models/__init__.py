@@ -1,6 +1,6 @@
 """Models by name: `create_model("cifar_resnet20", num_classes=10)`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -20,6 +20,15 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 FULL_PRECISION = frozenset(resnet.MODELS)
 # Models with a fixed nonlinearity: relu, or ReActNet's RPReLU.
 OWN_NONLINEARITY = FULL_PRECISION | frozenset(react_resnet.MODELS)
+
+# Names of the last layer, which gives the logits.
+LAST_LAYERS = ("linear", "fc")
+
+
+def num_classes_of(params: Mapping[str, Any]) -> int | None:
+    """The number of logits of a network with these parameters; None if its last layer has another name."""
+    last = (params[name] for name in LAST_LAYERS if name in params)
+    return next((layer["kernel"].shape[-1] for layer in last if "kernel" in layer), None)
 
 
 def create_model(

@@ -1,4 +1,7 @@
-"""Reads and writes files of `torch.save` as NumPy arrays. Only this file imports PyTorch, which is optional."""
+"""Reads files of `torch.save` and of safetensors as NumPy arrays, and writes files of `torch.save`.
+
+Only this file imports PyTorch, which is optional. Files of safetensors need none.
+"""
 
 import dataclasses
 import numbers
@@ -13,11 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from recu_jax import paths
 from recu_jax.atomic_write import atomic_write
-from recu_jax.errors import UserError
+from recu_jax.errors import UserError, one_line, unknown
+from recu_jax.pytorch import safetensors_files
+from recu_jax.pytorch.stand_ins import STAND_INS
 
-# Keys of the state_dict in the files of the authors' code, and of torchvision's training scripts.
-_STATE_DICT_KEYS = ("state_dict", "model")
+# Keys of the best top-1 accuracy in percent: of the authors' code, and of PyTorch's ImageNet example.
+_BEST_KEYS = ("best_prec1", "best_acc1")
 _LONGEST_NAME = 300
 # Allowed bytes in memory per byte of the file: 4 for 8-bit numbers as float32, times 4 for shared tensors.
 _BYTES_A_BYTE = 16
@@ -29,11 +35,13 @@ class TorchFile:
 
     Attributes:
       state_dict: arrays by official name.
+      key: entry of the file that holds the state_dict; None if the file is a bare state_dict.
       epoch: number of epochs done; None if the file lacks it.
       best_top1: best top-1 accuracy in percent; None if the file lacks it.
     """
 
     state_dict: dict[str, np.ndarray]
+    key: str | None = None
     epoch: int | None = None
     best_top1: float | None = None
 
@@ -49,26 +57,31 @@ def _torch():
     return torch
 
 
-def read(path: str | pathlib.Path) -> TorchFile:
-    """Reads a checkpoint of the authors' code (SPEC.md section 7), a bare state_dict, or a torchvision file.
+def read(path: str | pathlib.Path, key: str | None = None) -> TorchFile:
+    """Reads a bare state_dict, a dict that holds one under any key, or a file of safetensors.
 
-    Only tensors, numbers and containers are read. Nothing that a file names is imported or run.
+    Only tensors, numbers and containers are read. Nothing that a file names is imported or run. Numbers and arrays of
+    NumPy, `argparse.Namespace` and paths may lie beside the weights.
 
     Args:
       path: file to read.
+      key: entry that holds the state_dict. None takes the only one that does.
 
     Returns:
       The content. Floating arrays are float32, except that float64 arrays stay float64. Other arrays keep their dtype.
 
     Raises:
-      UserError: PyTorch is not installed, the file does not exist, it is no complete file of `torch.save`, it holds
-        code, or it holds no state_dict.
+      UserError: PyTorch is not installed, the file does not exist, it is no complete file of `torch.save` or
+        safetensors, it holds code, or it holds no state_dict or several.
     """
+    path = paths.local(path)
+    if safetensors_files.is_one(path):
+        return TorchFile(safetensors_files.read(path))
     content = _load(_torch(), path)
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}; it must hold a state_dict or a dict with one")
-    inner = next((content[k] for k in _STATE_DICT_KEYS if isinstance(content.get(k), Mapping)), None)
-    state_dict = content if inner is None else inner
+    key = _chosen(path, content, key)
+    state_dict = content if key is None else content[key]
     for name in state_dict:
         if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
             kind = "a text" if isinstance(name, str) else f"a {type(name).__name__}"
@@ -76,10 +89,35 @@ def read(path: str | pathlib.Path) -> TorchFile:
     arrays = {k: _array(path, k, v) for k, v in state_dict.items()}
     if not arrays:
         raise UserError(f"{path} holds an empty state_dict; save model.state_dict() of a model with parameters")
-    if inner is None:
+    if key is None:
         return TorchFile(arrays)
-    epoch, best = _number(content.get("epoch")), _number(content.get("best_prec1"))
-    return TorchFile(arrays, None if epoch is None else int(epoch), best)
+    epoch = _number(content.get("epoch"))
+    best = next((n for k in _BEST_KEYS if (n := _number(content.get(k))) is not None), None)
+    return TorchFile(arrays, key, None if epoch is None else int(epoch), best)
+
+
+def _chosen(path, content, key):
+    """The entry of a file that holds its weights; None for the file itself."""
+    inner = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Mapping)}
+    candidates = [k for k, v in inner.items() if _has_weights(v)]
+    if key is not None and key not in candidates:
+        raise unknown(f"{path}: the key of the state_dict", key, candidates)
+    if len(candidates) > 1 and key is None:
+        raise UserError(
+            f"{path} holds {len(candidates)} state_dicts: {', '.join(map(one_line, candidates))}; choose one with recu "
+            "import-torch --key=NAME, and start from the workdir that it makes"
+        )
+    # Without candidates, the messages about the usual key say most.
+    return key or next(iter(candidates), "state_dict" if "state_dict" in inner else None)
+
+
+def _has_weights(content: Mapping[Any, Any]) -> bool:
+    """Whether this is a state_dict. States of optimizers and histories of metrics have other names."""
+    torch = _torch()
+    return any(
+        isinstance(k, str) and k.rpartition(".")[2] == "weight" and isinstance(v, torch.Tensor)
+        for k, v in content.items()
+    )
 
 
 def _load(torch: Any, path: str | pathlib.Path) -> Any:
@@ -91,8 +129,9 @@ def _load(torch: Any, path: str | pathlib.Path) -> Any:
             # PyTorch warns about unusual files before it refuses them.
             warnings.simplefilter("ignore")
             # First on the device "meta", which allocates nothing: a file may state tensors of any size.
-            _check_sizes(torch, path, nbytes, torch.load(path, weights_only=True, map_location="meta"))
-            return torch.load(path, weights_only=True, map_location="cpu")
+            with torch.serialization.safe_globals(list(STAND_INS)):
+                _check_sizes(torch, path, nbytes, torch.load(path, weights_only=True, map_location="meta"))
+                return torch.load(path, weights_only=True, map_location="cpu")
     except UserError:
         raise
     except FileNotFoundError as error:

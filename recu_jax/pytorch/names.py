@@ -31,8 +31,8 @@ Path = tuple[str, ...]
 CONVS = ("binary", "float")
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "slope": "weight", "mean": "running_mean", "var": "running_var"}
-# Buffers of the official modules without a counterpart here: a step count, and the tau of the last epoch.
-_IGNORED = re.compile(r"(^|\.)(num_batches_tracked|tau)$")
+# Buffers without a counterpart here: step counts of batch norm and of averaged weights, and the tau of the last epoch.
+_IGNORED = re.compile(r"(^|\.)(num_batches_tracked|n_averaged|tau)$")
 # Prefixes that DataParallel and torch.compile add to every name.
 _WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
 
@@ -90,9 +90,23 @@ def _paths_and_shapes(name: str, conv: str, state_dict: Mapping[str, np.ndarray]
 
 
 def without_wrappers(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns `state_dict` as arrays, without the prefixes `module.` and `_orig_mod.`, and without ignored buffers."""
-    given = {_WRAPPERS.sub("", k): np.asarray(v) for k, v in state_dict.items()}
+    """Returns `state_dict` as arrays, without the prefixes of wrappers and without ignored buffers.
+
+    Prefixes are `common_prefix`, and `module.` and `_orig_mod.` of single entries.
+    """
+    prefix = common_prefix(state_dict)
+    given = {_WRAPPERS.sub("", k.removeprefix(prefix)): np.asarray(v) for k, v in state_dict.items()}
     return {k: v for k, v in given.items() if not _IGNORED.search(k)}
+
+
+def common_prefix(state_dict: Mapping[str, Any]) -> str:
+    """Returns the modules around a network, which begin every name, such as `module.` or `model.backbone.`; or ""."""
+    prefix, names = "", list(state_dict)
+    # At least a module and a leaf stay of every name, as in `linear.weight`.
+    while names and all(name.count(".") > 1 for name in names) and len({name.split(".")[0] for name in names}) == 1:
+        prefix += names[0].split(".")[0] + "."
+        names = [name.partition(".")[2] for name in names]
+    return prefix
 
 
 def differences(name: str, state_dict: Mapping[str, Any], conv: str = "binary") -> list[str]:

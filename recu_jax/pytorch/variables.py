@@ -1,6 +1,7 @@
 """Loads variables from PyTorch files, and saves them to PyTorch files.
 
-A file is a checkpoint of the authors' code (`*.pth.tar`), a bare state_dict, or a weight file of torchvision.
+A file is a checkpoint of the authors' code (`*.pth.tar`), a bare state_dict, a dict that holds one under any key, a
+weight file of torchvision, or a file of safetensors.
 """
 
 import pathlib
@@ -27,7 +28,8 @@ def load_variables(path: str | pathlib.Path, name: str, conv: str | None = None)
     PyTorch's are n / (n - 1) times ours.
 
     Args:
-      path: a file that `recu_jax.pytorch.files.read` reads.
+      path: a file that `recu_jax.pytorch.files.read` reads. A prefix that all names have, such as `backbone.`, is left
+        out.
       name: name of the model, as for `create_model`. The shape of the last linear layer gives the number of classes.
       conv: "binary", or "float" for the twin with real weights. None means "binary" if the file has an `alpha`, and
         "float" otherwise.
@@ -39,9 +41,12 @@ def load_variables(path: str | pathlib.Path, name: str, conv: str | None = None)
       UserError: the file cannot be read, or it is of another model. The message says which models fit.
     """
     file = torch_files.read(path)
-    if conv is None:
-        conv = "binary" if any(k.endswith("alpha") for k in file.state_dict) else "float"
-    return variables_of(path, file, name, conv)
+    return variables_of(path, file, name, conv or conv_of(file))
+
+
+def conv_of(file: torch_files.TorchFile) -> str:
+    """Returns "binary" if the file has an `alpha`, otherwise "float"."""
+    return "binary" if any(k.endswith("alpha") for k in file.state_dict) else "float"
 
 
 def variables_of(path: str | pathlib.Path, file: Any, name: str, conv: str) -> dict[str, Any]:

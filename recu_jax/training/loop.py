@@ -10,14 +10,17 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from recu_jax import data, paths
 from recu_jax.config.fields import check_config, check_same_model
 from recu_jax.errors import UserError
+from recu_jax.models import num_classes_of
 from recu_jax.training import distributed, pretrained
 from recu_jax.training.checkpoint import any_saved, read_best
 from recu_jax.training.checkpoint.lock import WorkdirLock
 from recu_jax.training.epoch import EpochRunner, StepMetrics
+from recu_jax.training.progress import say
 from recu_jax.training.recorder import RunRecorder
-from recu_jax.training.run import GivenVariables, Run, find_start, prepare, read_given_variables
+from recu_jax.training.run import GivenVariables, Run, find_start, prepare, prepare_evaluation, read_given_variables
 from recu_jax.training.step import TrainState, replicate, state_shapes
 from recu_jax.training.stopping import StopRequests
 
@@ -58,6 +61,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Res
       Stopped: SIGINT, SIGTERM, SIGUSR1 or a preemption notice. The current step was finished and saved first. A signal
         before the first dispatch is done stops the run at once.
     """
+    workdir = paths.local(workdir, "the workdir")
     with StopRequests() as stop:
         run = prepare(config, announce=True)
         with contextlib.closing(run.feed):
@@ -99,19 +103,29 @@ def _train(run: Run, workdir: pathlib.Path, given: GivenVariables, stop: StopReq
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
-    """Evaluates the best checkpoint of `workdir` on the test set.
+    """Evaluates the best checkpoint of `workdir` on the test set of `config.dataset`. No training images are needed.
+
+    The data set may be another than that of the run. Images are normalized as in the training of the run. Imported
+    weights take the normalization of `config.dataset`.
 
     Returns:
       `epoch`, `test_loss`, `test_top1` and `test_top5` (percent), `test_images` (number of images evaluated).
 
     Raises:
-      UserError: a field breaks its rule, the data set is missing, or `workdir` holds no checkpoint, a damaged one or
-        one of another model.
+      UserError: a field breaks its rule, the data set is missing, or has other images or classes than the run;
+        or `workdir` holds no checkpoint, a damaged one or one of another model.
     """
     check_config(config)
+    workdir = paths.local(workdir, "the workdir")
     _, record, variables = read_best(workdir)
     check_same_model(record["config"], config, str(workdir))
-    run = prepare(config)
+    info = data.from_record(record, workdir)
+    run = prepare_evaluation(config, info)
+    if info is not None and info.name != config.dataset and distributed.is_main():
+        say(f"evaluating on {config.dataset} with the normalization of {info.name}, on which the run was trained")
+    classes, found = num_classes_of(variables["params"]), run.info.num_classes
+    if classes not in (None, found):
+        raise UserError(f"{workdir} has {classes} classes and {config.dataset} has {found}; give its data set")
     like = state_shapes(run.recipe, run.feed.image_shape)
     state = TrainState(jnp.int32(0), **pretrained.merge(like.variables, variables, str(workdir)), opt_state=())
     with contextlib.closing(run.feed):

@@ -10,11 +10,15 @@ import jax.numpy as jnp
 import ml_collections
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from recu_jax import paths
 from recu_jax.errors import UserError, first_few
-from recu_jax.models import FULL_PRECISION
+from recu_jax.models import FULL_PRECISION, LAST_LAYERS, num_classes_of
 from recu_jax.pytorch import files
-from recu_jax.pytorch.variables import load_variables, variables_of
+from recu_jax.pytorch.names import common_prefix, models_that_fit
+from recu_jax.pytorch.variables import conv_of, variables_of
+from recu_jax.training import distributed
 from recu_jax.training.checkpoint import read_best, save_imported
+from recu_jax.training.progress import say
 from recu_jax.training.recipe import Recipe
 from recu_jax.training.step import TrainState, create_state
 
@@ -27,34 +31,52 @@ def first_state(config: ml_collections.ConfigDict, recipe: Recipe, image_shape: 
     """The state before the first step: newly initialized, or with the variables of `config.init_from`.
 
     Raises:
-      UserError: as `load` and `merge`.
+      UserError: as `load_variables` and `merge`; or the source has other classes.
     """
     state = create_state(recipe, config.seed, image_shape)
     if config.init_from is None:
         return state
-    given = load(config.init_from, config.model)
-    return dataclasses.replace(state, **merge(state.variables, given, config.init_from, may_lack=_ONLY_IF_BINARY))
+    given = _given(config.init_from, config.model)
+    theirs, ours = num_classes_of(given["params"]), num_classes_of(state.params)
+    afresh = LAST_LAYERS if config.fresh_head else ()
+    if config.fresh_head and ours is None:
+        raise UserError(
+            f"config.fresh_head is True and the model has no layer called {' or '.join(LAST_LAYERS)}; name its last "
+            "layer so"
+        )
+    if theirs != ours and not config.fresh_head:
+        raise UserError(
+            f"{config.init_from} has {theirs} classes and {config.dataset} has {ours}; --config.fresh_head=True starts "
+            "the last layer afresh, and --config.freeze='layer*' keeps layers of these names as they are"
+        )
+    merged = merge(state.variables, given, config.init_from, _ONLY_IF_BINARY, afresh)
+    return dataclasses.replace(state, **merged)
 
 
 def teacher_variables(config: ml_collections.ConfigDict, recipe: Recipe, image_shape: Sequence[int]) -> dict[str, Any]:
     """Reads the variables of `recipe.teacher` from `config.teacher`; empty without a teacher.
 
     Raises:
-      UserError: as `load` and `merge`.
+      UserError: as `load_variables` and `merge`.
     """
     if recipe.teacher is None:
         return {}
     image = jax.ShapeDtypeStruct((1, *image_shape), recipe.dtype)
     fresh = jax.eval_shape(recipe.teacher.init, jax.random.key(0), image)
-    return merge(fresh, load(config.teacher, config.teacher_model), config.teacher)
+    return merge(fresh, _given(config.teacher, config.teacher_model), config.teacher)
 
 
-def load(path: str, model: str) -> dict[str, Any]:
-    """Reads the variables of `model` from `path`.
+def load_variables(path: str | pathlib.Path, model: str | None = None, conv: str | None = None) -> dict[str, Any]:
+    """Reads the variables of a trained network, for training or inference of your own.
+
+        variables = recu_jax.load_variables("runs/digits")
+        logits = recu_jax.create_model("digits_resnet8").apply(variables, x)
 
     Args:
-      path: the workdir of a run (its best checkpoint is read), or a PyTorch file (`pytorch.load_variables`).
-      model: as for `create_model`.
+      path: the workdir of a run, of which the best checkpoint is read; or a file of PyTorch or safetensors, as for
+        `pytorch.load_variables`.
+      model: as for `create_model`. None takes the model of the run, or the only model that fits the file.
+      conv: of a file: "binary", or "float" for real weights. None tells by the file's entries.
 
     Returns:
       `{"params": ..., "batch_stats": ...}` of NumPy arrays.
@@ -62,18 +84,45 @@ def load(path: str, model: str) -> dict[str, Any]:
     Raises:
       UserError: `path` does not exist, holds no checkpoint, cannot be read, or is of another model.
     """
-    if pathlib.Path(path).is_file():
-        return load_variables(path, model)
-    if not pathlib.Path(path).is_dir():
-        raise UserError(f"{path} does not exist; give the workdir of a run, or a PyTorch file")
-    _, record, variables = read_best(path)
-    if record["config"]["model"] != model:
-        raise UserError(f"{path} holds a run of model {record['config']['model']!r}; it must be {model!r}")
+    return _read(path, model, conv)[0]
+
+
+def _given(path: str, model: str) -> dict[str, Any]:
+    """As `load_variables`. Says which prefix was left out."""
+    variables, prefix = _read(path, model)
+    if prefix and distributed.is_main():
+        say(f"{path}: names without their prefix {prefix!r}")
     return variables
 
 
+def _read(path, model=None, conv=None):
+    path = paths.local(path)
+    if pathlib.Path(path).is_file():
+        file = files.read(path)
+        conv = conv or conv_of(file)
+        return variables_of(path, file, model or _only_fit(path, file, conv), conv), common_prefix(file.state_dict)
+    if not pathlib.Path(path).is_dir():
+        raise UserError(f"{path} does not exist; give the workdir of a run, or a PyTorch file")
+    _, record, variables = read_best(path)
+    if model is not None and record["config"]["model"] != model:
+        raise UserError(f"{path} holds a run of model {record['config']['model']!r}; it must be {model!r}")
+    return variables, ""
+
+
+def _only_fit(path, file, conv):
+    fits = models_that_fit(file.state_dict, conv)
+    if len(fits) != 1:
+        which = f"fits {len(fits)} models: {', '.join(fits)}" if fits else "fits no model of this library"
+        raise UserError(f"{path} {which}; give the name of its model")
+    return fits[0]
+
+
 def merge(
-    fresh: Mapping[str, Any], given: Mapping[str, Any], path: str, may_lack: Sequence[str] = ()
+    fresh: Mapping[str, Any],
+    given: Mapping[str, Any],
+    path: str,
+    may_lack: Sequence[str] = (),
+    afresh: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Returns the variables `given`, cast to the dtypes of `fresh`.
 
@@ -82,12 +131,16 @@ def merge(
       given: variables of another run or file, in the same form.
       path: source of `given`, for the error message.
       may_lack: names of leaves, for example `alpha`. If `given` lacks such a leaf, the result has that of `fresh`.
+      afresh: names of modules, for example `linear`. The result has those of `fresh`.
 
     Raises:
       UserError: `given` lacks other leaves, has extra ones, or has other shapes. The message lists the first few.
     """
-    want, have = flatten_dict(dict(fresh)), flatten_dict(dict(given))
-    problems = [f"{_name(k)} is missing" for k in want if k not in have and k[-1] not in may_lack]
+    want = flatten_dict(dict(fresh))
+    have = {k: v for k, v in flatten_dict(dict(given)).items() if k[1] not in afresh}
+    problems = [
+        f"{_name(k)} is missing" for k in want if k not in have and k[-1] not in may_lack and k[1] not in afresh
+    ]
     problems += [f"{_name(k)} is extra" for k in have if k not in want]
     problems += [
         f"{_name(k)} is {tuple(have[k].shape)} and should be {tuple(want[k].shape)}"
@@ -108,27 +161,33 @@ def _name(path: tuple[str, ...]) -> str:
 
 
 def import_torch_file(
-    path: str | pathlib.Path, name: str, workdir: str | pathlib.Path, conv: str = "binary"
+    path: str | pathlib.Path,
+    name: str,
+    workdir: str | pathlib.Path,
+    conv: str = "binary",
+    key: str | None = None,
 ) -> dict[str, Any]:
     """Makes `workdir` from a PyTorch file: one checkpoint of step 0, with the variables and a record of their source.
 
-    The other arguments are those of `load_variables`.
+    The other arguments are those of `pytorch.load_variables` and `pytorch.files.read`.
 
     Returns:
-      The record: `model`, `conv`, `file`, `epoch` and `best_prec1` (None if the file lacks them), and `parameters`,
-      their count.
+      The record: `model`, `conv`, `file`, `key`, `prefix`, `epoch` and `best_prec1` (None if the file lacks them), and
+      `parameters`, their count.
 
     Raises:
       UserError: as `load_variables`; or `workdir` already holds checkpoints or cannot be written to. It is then left
         unchanged.
     """
-    file = files.read(path)
+    file = files.read(path, key)
     variables = variables_of(path, file, name, conv)
     conv = "float" if name in FULL_PRECISION else conv
     imported = {
         "model": name,
         "conv": conv,
         "file": pathlib.Path(path).name,
+        "key": file.key,
+        "prefix": common_prefix(file.state_dict),
         "epoch": file.epoch,
         "best_prec1": file.best_top1,
     }

@@ -79,11 +79,12 @@ def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, st
     if config.teacher:
         teacher = create_model(config.teacher_model, dataset.num_classes, conv=layers.Conv, **_types(config))
     learning_rate = _learning_rate(config, steps_per_epoch)
+    frozen = tuple(pattern.strip() for pattern in config.freeze.split(",")) if config.freeze else ()
     on_device = config.augment and dataset.in_memory
     return Recipe(
         model=model,
         teacher=teacher,
-        optimizer=_optimizer(config, learning_rate, model, image_shape),
+        optimizer=optimizers.with_frozen(_optimizer(config, learning_rate, model, image_shape), frozen),
         learning_rate=learning_rate,
         tau=_TAU[config.tau_schedule](config.epochs, steps_per_epoch, config.tau_min, config.tau_max),
         progress=schedules.training_progress(config.epochs, steps_per_epoch) if _is_annealed(config) else None,

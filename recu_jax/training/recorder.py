@@ -143,4 +143,6 @@ class RunRecorder:
         state = jax.device_get(state)
         check_finite(state)
         diagnostics = self._diagnostics.for_checkpoint() if self._diagnostics is not None else None
-        self._checkpoints.save(state, plain(self._run.config), metrics, unfinished_epoch, diagnostics)
+        self._checkpoints.save(
+            state, plain(self._run.config), metrics, unfinished_epoch, diagnostics, self._run.info.as_json()
+        )

@@ -10,7 +10,7 @@ import jax
 import ml_collections
 
 from recu_jax import data
-from recu_jax.config.fields import check_config, check_resumable, check_trained_here
+from recu_jax.config.fields import check_config, check_resumable, check_trained_here, with_local_paths
 from recu_jax.errors import UserError
 from recu_jax.ops import backend, native
 from recu_jax.training import distributed, pretrained
@@ -31,6 +31,7 @@ class Run:
       devices: the devices in use, of all processes.
       feed: gives the batches.
       recipe: the constant parts of a step.
+      info: of the data set.
       ready_at: creation time of this object, in seconds of `time.monotonic`.
     """
 
@@ -38,6 +39,7 @@ class Run:
     devices: Sequence[jax.Device]
     feed: Feed
     recipe: Recipe
+    info: data.DatasetInfo
     ready_at: float = dataclasses.field(default_factory=time.monotonic)
 
 
@@ -74,7 +76,7 @@ class GivenVariables:
 
 
 def prepare(config: ml_collections.ConfigDict, announce: bool = False) -> Run:
-    """Checks the config, loads the data set, and makes the feed and the recipe.
+    """Prepares a training: checks the config, loads the data set, and makes the feed and the recipe.
 
     Args:
       config: of the run.
@@ -83,9 +85,7 @@ def prepare(config: ml_collections.ConfigDict, announce: bool = False) -> Run:
     Raises:
       UserError: a field breaks its rule, or the data set is missing.
     """
-    check_config(config)
-    backend.keep_compiled_programs(config.compilation_cache_dir)
-    devices = _devices(config)
+    config, devices = _checked(config)
     announce = announce and distributed.is_main()
     if announce:
         say(f"{config.model} ({config.conv}) on {config.dataset}, {_in_words(devices)}")
@@ -93,11 +93,38 @@ def prepare(config: ml_collections.ConfigDict, announce: bool = False) -> Run:
     if announce:
         shape = "x".join(map(str, dataset.image_shape(config.image_size)))
         say(f"{dataset.train_count} training and {dataset.test_count} test images, {shape}; compiling")
-    feed = make_feed(config, dataset, devices)
-    recipe = make_recipe(config, dataset, feed.steps_per_epoch)
-    config = config.copy_and_resolve_references()
+    return _made(config, dataset, devices, data.info_of(config.dataset, dataset, config.image_size))
+
+
+def prepare_evaluation(config: ml_collections.ConfigDict, info: data.DatasetInfo | None) -> Run:
+    """Prepares an evaluation. The training images need not be there.
+
+    Args:
+      config: of the evaluation.
+      info: of the data set that the network was trained on; None takes classes and normalization from the data set.
+
+    Raises:
+      UserError: as `prepare`; or the images or classes are not those of `info`.
+    """
+    config, devices = _checked(config)
+    dataset = data.load_test(config.dataset, config.data_dir, config.num_workers, info)
+    return _made(config, dataset, devices, info or data.info_of(config.dataset, dataset, config.image_size))
+
+
+def _checked(config):
+    check_config(config)
+    config = with_local_paths(config)
+    backend.keep_compiled_programs(config.compilation_cache_dir)
+    devices = _devices(config)
     config.num_devices = len(devices)
-    return Run(config, devices, feed, recipe)
+    return config, devices
+
+
+def _made(config, dataset, devices, info):
+    feed = make_feed(config, dataset, devices)
+    # An evaluation has no training images and so no steps. Its schedules are not used.
+    recipe = make_recipe(config, dataset, max(feed.steps_per_epoch, 1))
+    return Run(config, devices, feed, recipe, info)
 
 
 def read_given_variables(run: Run, workdir: str | pathlib.Path) -> GivenVariables:

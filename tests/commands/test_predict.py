@@ -30,6 +30,27 @@ def test_five_classes_a_picture_the_most_probable_first(file, tmp_path, capsys):
         assert line == f"{path}: " + ", ".join(f"class {i} {p[i]:.1%}" for i in best)
 
 
+@pytest.mark.parametrize("channels, right", [(3, True), (1, True), (2, False)])
+def test_pictures_of_other_channels_than_the_network_has(channels, right, tmp_path, capsys, refusal):
+    """A gray picture and one with transparency become what the network takes; other networks take no pictures."""
+    shape = (*SHAPE[:2], channels)
+    path = tmp_path / "network.recu"
+    container.write(path, *file_of("digits_resnet8", variables_of("digits_resnet8", shape)[1], shape))
+    gray = np.random.default_rng(0).integers(0, 256, SHAPE[:2], np.uint8)
+    transparent = np.stack([gray, gray, gray, np.full_like(gray, 255)], -1)
+    pictures = [tmp_path / "gray.png", tmp_path / "transparent.png"]
+    for picture, pixels in zip(pictures, (gray, transparent), strict=True):
+        cv2.imwrite(str(picture), pixels)
+    if not right:
+        line = refusal(predict.main, path, *pictures)
+        assert f"digits_resnet8 takes images of {channels} channels, and pictures are read as 1 (gray) or 3" in line
+        return
+    predict.main([str(path), *map(str, pictures)])
+    first, second = (line.split(": ", 1)[1] for line in capsys.readouterr().out.splitlines())
+    logits = np.asarray(deploy.load(path).predict(np.repeat(gray[None, ..., None], channels, -1)))[0]
+    assert first == second and first.startswith(f"class {logits.argmax()} ")
+
+
 def test_mistakes_are_one_line(file, tmp_path, refusal):
     (tmp_path / "text").write_text("this is no picture and no network")
     assert "cannot be read: No such file" in refusal(predict.main, tmp_path / "no.recu", "a.png")

@@ -1,12 +1,15 @@
 """Whether a file gives what the trained model gives is found out, both ways."""
 
+import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from recu_jax import create_model
+from recu_jax import create_model, deploy
+from recu_jax.data import info_of
 from recu_jax.deploy import check, container, trained
 from recu_jax.training.recipe import parts_of
 from tests.support.small_runs import dataset, digits
@@ -18,7 +21,7 @@ def network():
     data = dataset(8, 1)
     net = create_model("digits_resnet8", 10, **parts_of(config))
     variables = jax.jit(net.init)(jax.random.key(0), data.test_images.astype(np.float32))
-    return trained.Trained(config.to_dict(), jax.device_get(variables), data, None)
+    return trained.Trained(config.to_dict(), jax.device_get(variables), info_of("digits", data, 8), lambda: data)
 
 
 def test_a_file_of_the_same_network(network, tmp_path):
@@ -40,3 +43,21 @@ def test_a_file_of_another_network(network, tmp_path):
     result = check.check(network, tmp_path / "other.recu")
     differing = int(result.split(": ")[1].split()[0])
     assert differing > 5 and "logits differ by 1.0e+03 at most" in result
+
+
+def test_a_run_in_bfloat16_is_told_from_its_file(network, tmp_path):
+    """The file computes in float32. How many predictions differ is counted against the network in bfloat16."""
+    path, rough = tmp_path / "rough.recu", dataclasses.replace(network, config=network.config | {"dtype": "bfloat16"})
+    said = trained.write(rough, path)
+    assert said.endswith("; the file computes in float32, the run computed in bfloat16: --check counts the predictions "
+                         "that differ")  # fmt: skip
+    images, info = network.load_test().test_images, network.info
+    x = jnp.asarray((images / 255 - info.mean) / info.std, jnp.bfloat16)
+    net = create_model("digits_resnet8", 10, jnp.bfloat16, **parts_of(digits()))
+    theirs = np.asarray(jax.jit(net.apply)(network.variables, x)).argmax(-1)
+    differing = int((np.asarray(deploy.load(path).predict(images)).argmax(-1) != theirs).sum())
+    assert check.check(rough, path).startswith(
+        f"13 test images: {differing} differing predictions (the file computes in float32, the run computed in "
+        "bfloat16), "
+    )
+    assert "computes" not in trained.write(network, path) + check.check(network, path)

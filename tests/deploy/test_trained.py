@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from recu_jax import create_model
+from recu_jax.data import info_of
 from recu_jax.deploy import model, trained
 from recu_jax.models import MODELS
 from recu_jax.training.recipe import parts_of
@@ -45,6 +46,6 @@ def test_files_of_other_pairs(name, fields, monkeypatch):
     variables = jax.tree.map(lambda s: r.uniform(-1, 1, s.shape).astype(np.float32), shapes)
     variables["batch_stats"] = jax.tree.map(abs, variables["batch_stats"])
     logits = jax.jit(net.apply)(variables, x)
-    best = trained.Trained(c.to_dict() | {"dataset": "digits", "model": name}, variables, data, None)
+    best = trained.Trained(c.to_dict() | {"model": name}, variables, info_of("digits", data, 16), lambda: data)
     loaded = model.parse(*trained.network(best))
     np.testing.assert_allclose(loaded.predict(images), logits, rtol=0, atol=1e-4 * abs(logits).max())

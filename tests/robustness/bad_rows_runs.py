@@ -4,7 +4,7 @@ import numpy as np
 
 from tests.robustness.bad_input import Row, source, torch_import
 from tests.support import bad_files as bad
-from tests.support.bad_files import OFFICIAL
+from tests.support.bad_files import OFFICIAL, zeros
 
 RUNS = [
     Row(
@@ -32,6 +32,33 @@ RUNS = [
         "evaluation of other images",
         "params/conv1/kernel is (3, 3, 3, 64) and should be (3, 3, 1, 64)",
         lambda d: bad.evaluation(bad.workdir(d, channels=3)),
+    ),
+    Row(
+        "evaluation of a run on images of another shape",
+        "digits has images of 8x8x1; the run was trained on 8x8x3 of npz",
+        lambda d: bad.evaluation(bad.run(d, channels=3)),
+    ),
+    Row(
+        "evaluation of a run on more classes",
+        "digits has 10 classes (0, 1, 2, and 7 more); the run was trained on the 5 of npz",
+        lambda d: bad.evaluation(bad.run(d, classes=5)),
+    ),
+    Row(
+        "a check of an export without the data of the run",
+        "data_dir is 'gone.npz', where there is no file",
+        lambda d: [bad.run(d), f"--out={d / 'x.recu'}", "--check"],
+        "export",
+    ),
+    Row(
+        "more epochs than the run planned",
+        "epochs was 50 and is 60; give these fields their old values or another --workdir; the schedules end with the "
+        "planned epochs: to train on, start another --workdir with --config.init_from=DIR/trained",
+        lambda d: [
+            "--config=configs/digits.py",
+            "--config.num_devices=1",
+            "--config.epochs=60",
+            f"--workdir={bad.run(d, dataset='digits', data_dir=None, epochs=50)}",
+        ],
     ),
     Row(
         "training in an imported workdir",
@@ -63,6 +90,13 @@ RUNS = [
         "init_from a run of another model",
         "holds a run of model 'cifar_resnet20'; it must be 'digits_resnet8'",
         lambda d: bad.workdir(d, "cifar_resnet20"),
+        "init_from",
+    ),
+    source(
+        "init_from a run of other classes",
+        "imported has 7 classes and digits has 10; --config.fresh_head=True starts the last layer afresh, and "
+        "--config.freeze=",
+        lambda d: bad.workdir(d, classes=7),
         "init_from",
     ),
     source(
@@ -151,6 +185,30 @@ TORCH_FILES = [
     ),
     torch_import(
         "a PyTorch file of a list", "holds a list; it must hold a state_dict", lambda d: bad.torch_file(d, [1, 2])
+    ),
+    torch_import(
+        "a PyTorch file of two state_dicts",
+        "holds 2 state_dicts: model, model_ema; choose one with recu import-torch --key=NAME",
+        lambda d: bad.torch_file(d, {k: {"conv1.weight": zeros(3)} for k in ("model", "model_ema")}),
+    ),
+    torch_import(
+        "a key that the file has not",
+        "the key of the state_dict is 'ema', which does not exist; it must be one of: state_dict",
+        lambda d: OFFICIAL,
+        "--model=cifar_resnet20",
+        "--key=ema",
+    ),
+    torch_import(
+        "a file of safetensors cut off",
+        "weights.safetensors is no whole file of safetensors",
+        lambda d: bad.cut(bad.safetensors_file(d)),
+        needs=(),
+    ),
+    torch_import(
+        "a file of safetensors of no model",
+        "it fits no model of this library",
+        bad.safetensors_file,
+        needs=(),
     ),
     torch_import("an empty state_dict", "holds an empty state_dict", lambda d: bad.torch_file(d, {})),
     torch_import(

@@ -167,22 +167,46 @@ def cut_info(version):
     cut(version / "dataset_info.json")
 
 
-def workdir(folder, model="digits_resnet8", channels=1, conv="binary", classes=10):
-    """One checkpoint of ones, as `recu import-torch` makes it, without PyTorch."""
+def ones(model="digits_resnet8", channels=1, conv="binary", classes=10):
+    """Variables of ones."""
     import jax
     import jax.numpy as jnp
 
     from recu_jax import layers
     from recu_jax.models import create_model
-    from recu_jax.training.checkpoint import save_imported
 
     layer = layers.BinaryConv if conv == "binary" else layers.Conv
     image = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
     shapes = jax.eval_shape(create_model(model, classes, conv=layer).init, jax.random.key(0), image)
-    variables = jax.tree.map(lambda a: np.ones(a.shape, np.float32), shapes)
+    return jax.tree.map(lambda a: np.ones(a.shape, np.float32), shapes)
+
+
+def workdir(folder, model="digits_resnet8", channels=1, conv="binary", classes=10):
+    """One checkpoint of ones, as `recu import-torch` makes it, without PyTorch."""
+    from recu_jax.training.checkpoint import save_imported
+
+    variables = ones(model, channels, conv, classes)
     record = {"model": model, "conv": conv, "file": "ones.pth.tar", "epoch": 1, "best_prec1": 10.0}
     save_imported(folder / "imported", variables, record)
     return folder / "imported"
+
+
+def run(folder, classes=10, channels=1, **fields):
+    """A run with one checkpoint of ones, of some npz."""
+    from recu_jax.config import load
+    from recu_jax.config.fields import plain
+    from recu_jax.data import DatasetInfo
+    from recu_jax.training.checkpoint import Checkpoints
+    from recu_jax.training.step import TrainState
+
+    c = load("digits", **{"dataset": "npz", "data_dir": "gone.npz", "num_devices": 1, **fields})
+    names, shape = tuple(map(str, range(classes))), (8, 8, channels)
+    info = DatasetInfo("npz", shape, names, (0.5,) * channels, (0.25,) * channels)
+    state = TrainState(np.int32(1), **ones(c.model, channels, classes=classes), opt_state={})
+    (folder / "trained").mkdir()
+    with Checkpoints(folder / "trained") as checkpoints:
+        checkpoints.save(state, plain(c), {"epoch": 1, "test_top1": 10.0}, dataset=info.as_json())
+    return folder / "trained"
 
 
 def damaged(folder):
@@ -210,6 +234,19 @@ def torch_file(folder, content=None, **entries):
         content["state_dict"] |= {k: torch.as_tensor(v) for k, v in entries.items()}
     torch.save(content, folder / "weights.pth.tar")
     return folder / "weights.pth.tar"
+
+
+def zeros(*shape):
+    import torch
+
+    return torch.zeros(shape)
+
+
+def safetensors_file(folder):
+    import safetensors.numpy
+
+    safetensors.numpy.save_file({"a.weight": np.zeros((3, 3), np.float32)}, folder / "weights.safetensors")
+    return folder / "weights.safetensors"
 
 
 def copy_of(path, folder, keep=1.0):

@@ -6,12 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from recu_jax import UserError
+from recu_jax import UserError, create_model, deploy
 from recu_jax.commands import export_torch
+from recu_jax.data import from_record
+from recu_jax.data import load as load_data
 from recu_jax.deploy import check, trained
 from recu_jax.training import loop
-from recu_jax.training.checkpoint import saved
-from tests.support.small_runs import digits
+from recu_jax.training.checkpoint import read_best, saved
+from tests.support.small_runs import digits, recorded
 
 pytestmark = pytest.mark.slow
 
@@ -70,3 +72,71 @@ def test_its_file_gives_what_it_gives(run, tmp_path):
     assert check.check(best, tmp_path / "digits.recu").startswith("360 test images: 0 differing predictions")
     with pytest.raises(UserError, match="nonlinearity='rprelu'; the authors' code knows ReCU and its own models alone"):
         export_torch.export(run[1] / "whole", tmp_path / "x.pth")
+
+
+# Data that is not all there: a run on some of the digits, and what can be done with it elsewhere.
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """A run on an `npz` whose training images are dark; the file is gone."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    d = load_data("digits")
+    arrays = {"train_images": d.train_images[:300] // 2, "train_labels": d.train_labels[:300]}
+    arrays |= {"test_images": d.test_images[:100], "test_labels": d.test_labels[:100]}
+    np.savez(folder / "ten.npz", **arrays)
+    recorded(digits(model="digits_resnet8", dataset="npz", data_dir=str(folder / "ten.npz")), folder / "run")
+    (folder / "ten.npz").unlink()
+    return folder, arrays
+
+
+def test_the_run_records_what_a_network_needs_of_its_data(elsewhere):
+    folder, arrays = elsewhere
+    info = from_record(read_best(folder / "run")[1], folder)
+    assert (info.name, info.image_shape, info.class_names) == ("npz", (8, 8, 1), tuple("0123456789"))
+    np.testing.assert_allclose(info.mean, (arrays["train_images"] / 255).mean(), rtol=1e-6)
+    np.testing.assert_allclose(info.std, (arrays["train_images"] / 255).std(), rtol=1e-6)
+
+
+def test_evaluated_on_another_data_set_with_its_own_normalization(elsewhere, capsys):
+    folder, arrays = elsewhere
+    d, pixels = load_data("digits"), arrays["train_images"] / 255
+    _, _, variables = read_best(folder / "run")
+
+    def logits_of(mean, std):
+        x = ((d.test_images / 255 - mean) / std).astype(np.float32)
+        return np.asarray(jax.jit(create_model("digits_resnet8").apply)(variables, x), np.float64)
+
+    logits = logits_of(pixels.mean(), pixels.std())
+    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    loss = -np.log(chances[np.arange(360), d.test_labels]).mean()
+    assert abs(logits_of(d.mean[0], d.std[0]) - logits).max() > 0.1  # the other normalization would be another network
+    found = loop.evaluate(digits(model="digits_resnet8"), folder / "run")
+    assert found["test_images"] == 360 and found["test_loss"] == pytest.approx(loss, rel=1e-4)
+    assert "evaluating on digits with the normalization of npz, on which the run was trained" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_evaluated_and_exported_with_test_images_from_elsewhere(elsewhere, tmp_path):
+    folder, arrays = elsewhere
+    trained.write(trained.read_trained(folder / "run"), tmp_path / "run.recu")  # with no data at all
+    file = deploy.load(tmp_path / "run.recu")
+    right = np.asarray(file.predict(arrays["test_images"])).argmax(1) == arrays["test_labels"]
+    np.savez(tmp_path / "test.npz", **{k: v for k, v in arrays.items() if k.startswith("test")})
+    moved = digits(model="digits_resnet8", dataset="npz", data_dir=str(tmp_path / "test.npz"))
+    assert loop.evaluate(moved, folder / "run")["test_top1"] == pytest.approx(100 * right.mean())
+    for other in ({"data_dir": str(tmp_path / "test.npz")}, {"dataset": "digits"}):
+        said = check.check(trained.read_trained(folder / "run", **other), tmp_path / "run.recu")
+        assert f"{360 if 'dataset' in other else 100} test images: 0 differing predictions" in said
+    assert file.header.class_names == tuple("0123456789")
+
+
+def test_data_that_does_not_fit_the_run_is_refused(elsewhere, tmp_path):
+    folder, arrays = elsewhere
+    images = np.repeat(arrays["test_images"], 3, -1)
+    np.savez(tmp_path / "rgb.npz", **(arrays | {"test_images": images, "train_images": images}))
+    c = digits(model="digits_resnet8", dataset="npz", data_dir=str(tmp_path / "rgb.npz"))
+    with pytest.raises(UserError, match="npz has images of 8x8x3; the run was trained on 8x8x1 of npz"):
+        loop.evaluate(c, folder / "run")
+    with pytest.raises(UserError, match=r"ten.npz', where there is no file"):
+        trained.read_trained(folder / "run").load_test()

@@ -5,15 +5,21 @@ import functools
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
+import recu_jax
 from configs.digits import get_config
 from recu_jax import UserError, create_model, layers
 from recu_jax.data import load as load_data
+from recu_jax.pytorch.names import to_torch
 from recu_jax.training import loop
 from recu_jax.training.checkpoint import read_best
-from recu_jax.training.pretrained import first_state, load, merge, teacher_variables
+from recu_jax.training.pretrained import first_state, load_variables, merge, teacher_variables
 from recu_jax.training.recipe import make_recipe
+from recu_jax.training.run import prepare, read_given_variables
+from recu_jax.training.step import create_state
+from tests.support import bad_files
 
 IMAGE = (8, 8, 1)
 SPLITS, ARRAYS = ("train", "test"), ("images", "labels")
@@ -107,7 +113,7 @@ def test_the_first_loss_is_that_against_the_teacher(runs, tmp_path):
 def test_what_does_not_fit_is_named(runs):
     paths, _ = runs
     with pytest.raises(UserError, match="holds a run of model 'digits_resnet8'; it must be 'cifar_resnet20'"):
-        load(paths["teacher"], "cifar_resnet20")
+        load_variables(paths["teacher"], "cifar_resnet20")
     # A 1-bit run is no full-precision teacher.
     config = digits(teacher=paths["stage2"], teacher_model="digits_resnet8")
     with pytest.raises(UserError, match="alpha is extra"):
@@ -125,7 +131,7 @@ def test_given_variables_take_the_place_of_fresh_ones():
 
 def test_entries_that_do_not_fit_are_named():
     with pytest.raises(UserError, match="does not exist; give the workdir of a run, or a PyTorch file"):
-        load("/no/such/run", "digits_resnet8")
+        load_variables("/no/such/run", "digits_resnet8")
     fresh = {"params": {"a": {"kernel": np.zeros((2, 3))}, "b": {"kernel": np.zeros(1)}}}
     given = {"params": {"a": {"kernel": np.zeros((3, 2))}, "c": {"kernel": np.zeros(1)}}}
     with pytest.raises(UserError) as error:
@@ -138,5 +144,76 @@ def test_entries_that_do_not_fit_are_named():
 def test_the_best_checkpoint_is_taken(runs):
     paths, _ = runs
     assert read_best(paths["teacher"])[0] == 44
-    given = load(paths["teacher"], "digits_resnet8")
+    given = load_variables(paths["teacher"], "digits_resnet8")
     assert functools.reduce(lambda n, a: n + a.size, jax.tree.leaves(given["params"]), 0) > 10_000
+
+
+def of_five_classes(folder):
+    """Images of the digits 0 to 4, and a network that knows all ten."""
+    d = load_data("digits")
+    few = {f"{s}_images": getattr(d, f"{s}_images")[getattr(d, f"{s}_labels") < 5][:64] for s in SPLITS}
+    few |= {f"{s}_labels": getattr(d, f"{s}_labels")[getattr(d, f"{s}_labels") < 5][:64] for s in SPLITS}
+    np.savez(folder / "five.npz", **few)
+    fields = {"dataset": "npz", "data_dir": str(folder / "five.npz"), "batch_size": 32, "warmup_epochs": 0}
+    return {**fields, "init_from": str(bad_files.workdir(folder)), "report": False, "diagnostics": False}
+
+
+def test_a_network_of_other_classes_gets_a_fresh_last_layer(tmp_path):
+    fields = of_five_classes(tmp_path)
+    with pytest.raises(UserError) as error:
+        loop.train(digits(**fields), tmp_path / "run")
+    for part in ("imported has 10 classes and npz has 5", "--config.fresh_head=True", "--config.freeze="):
+        assert part in str(error.value)
+    assert not (tmp_path / "run").exists()
+    run = prepare(digits(**fields, fresh_head=True))
+    state = read_given_variables(run, tmp_path / "run").first
+    fresh = create_state(run.recipe, 0, IMAGE)
+    assert state.params["linear"]["kernel"].shape == (128, 5)
+    for path, value in flatten_dict(state.params).items():
+        expected = flatten_dict(fresh.params)[path] if path[0] == "linear" else np.ones(value.shape)
+        np.testing.assert_array_equal(value, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fields", [{}, {"optimizer": "adam"}, {"optimizer": "bop", "weight_binarizer": "xnor_net"}])
+def test_frozen_parameters_stay_bit_for_bit(tmp_path, fields):
+    """With momentum, weight decay, and flips of Bop; all others move."""
+    fields |= {**of_five_classes(tmp_path), "fresh_head": True, "bop_gamma": 0.5, "bop_threshold": 0.0}
+    c = digits(**fields, freeze="layer1*, conv1,*bn2/scale", weight_decay=0.1, epochs=2)
+    before = flatten_dict(read_given_variables(prepare(c), tmp_path / "run").first.params)
+    after = flatten_dict(loop.train(c, tmp_path / "run").state.params)
+    for path, value in before.items():
+        frozen = path[0].startswith(("layer1", "conv1")) or path[-2:] == ("bn2", "scale")
+        assert frozen == np.array_equal(after[path], value), path
+    # The config of the run holds the patterns, so it goes on in the same way.
+    loop.train(c, tmp_path / "run")
+
+
+def test_variables_for_ones_own_loop(tmp_path):
+    workdir = bad_files.workdir(tmp_path)
+    found = recu_jax.load_variables(workdir)
+    jax.tree.map(np.testing.assert_array_equal, found, bad_files.ones())
+    logits = create_model("digits_resnet8").apply(found, np.zeros((2, *IMAGE), np.float32))
+    assert logits.shape == (2, 10)
+    with pytest.raises(UserError, match="holds a run of model 'digits_resnet8'; it must be 'cifar_resnet20'"):
+        recu_jax.load_variables(workdir, "cifar_resnet20")
+    with pytest.raises(UserError, match="does not exist; give the workdir of a run, or a PyTorch file"):
+        recu_jax.load_variables(tmp_path / "none")
+
+
+def test_variables_of_a_file_need_no_name(tmp_path):
+    variables = jax.tree.map(lambda a: a * 2, bad_files.ones())
+    arrays = {f"net.{k}": v for k, v in to_torch("digits_resnet8", variables).items()}
+    safetensors.numpy.save_file(arrays, tmp_path / "x.safetensors")
+    jax.tree.map(np.testing.assert_array_equal, recu_jax.load_variables(tmp_path / "x.safetensors"), variables)
+    safetensors.numpy.save_file({"a.weight": np.ones((2, 2), np.float32)}, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match=r"x.safetensors fits no model of this library; give the name of its model"):
+        recu_jax.load_variables(tmp_path / "x.safetensors")
+
+
+def test_a_prefix_is_said_where_a_run_starts(tmp_path, capsys):
+    arrays = {f"net.{k}": v for k, v in to_torch("digits_resnet8", bad_files.ones()).items()}
+    safetensors.numpy.save_file(arrays, tmp_path / "x.safetensors")
+    config = digits(init_from=str(tmp_path / "x.safetensors"))
+    first_state(config, recipe_of(config), IMAGE)
+    assert f"{tmp_path}/x.safetensors: names without their prefix 'net.'\n" in capsys.readouterr().out

@@ -62,6 +62,7 @@ class Checkpoints:
         metrics: dict[str, Any],
         unfinished_epoch: dict[str, Any] | None = None,
         diagnostics: Mapping[str, Any] | None = None,
+        dataset: dict[str, Any] | None = None,
     ) -> None:
         """Starts to save a checkpoint of `state`. The folder's name is the step.
 
@@ -72,8 +73,11 @@ class Checkpoints:
           unfinished_epoch: the metrics of the epoch's steps so far, if the checkpoint is within an epoch. Such a
             checkpoint never counts as the best.
           diagnostics: the memory of the diagnostics, nested dicts of host arrays.
+          dataset: what the network needs of the data set, as `DatasetInfo.as_json` returns it.
         """
         record = {"config": config, "metrics": metrics}
+        if dataset is not None:
+            record |= {"dataset": dataset}
         if unfinished_epoch is not None:
             record |= {"unfinished_epoch": unfinished_epoch, "metrics": {**metrics, METRIC: UNRANKED}}
         parts = {name: getattr(state, name) for name in ("step", "params", "batch_stats", "opt_state")}

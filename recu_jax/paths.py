@@ -1,0 +1,32 @@
+"""Paths as users type them: `~` is the home folder, and addresses of other machines are refused."""
+
+import os
+import re
+
+from recu_jax.errors import UserError
+
+_ADDRESS = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
+_MOUNTS = {"gs": "gcsfuse BUCKET DIR", "s3": "mount-s3 BUCKET DIR"}
+
+
+def local(path: str | os.PathLike, name: str = "the path") -> str:
+    """Returns a path with `~` and `~USER` at its start replaced by the home folder.
+
+    Args:
+      path: of a file or folder of this machine; it need not exist.
+      name: what the path is of, for the message: a flag or a field.
+
+    Raises:
+      UserError: the path is an address, such as `gs://BUCKET/run`, or names a user without a home folder.
+    """
+    text = os.path.expanduser(path)
+    if address := _ADDRESS.match(text):
+        mount = _MOUNTS.get(address[1].lower())
+        raise UserError(
+            f"{name} is {text!r}, and recu_jax reads and writes folders of this machine alone; "
+            + (f"mount the bucket ({mount}) and give DIR" if mount else "copy or mount it, and give the folder's path")
+        )
+    if text.startswith("~"):
+        user = text.split("/")[0]
+        raise UserError(f"{name} is {text!r}, and {user} has no home folder; a folder of that name here is ./{user}")
+    return text
