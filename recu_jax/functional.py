@@ -15,7 +15,7 @@ from jax import lax
 
 from recu_jax.errors import UserError
 from recu_jax.ops.conv import ConvSpec, PaddingLike, match_varying_axes, per_channel, wrap_padding
-from recu_jax.ops.reductions import sum_columns
+from recu_jax.ops.reductions import sum_columns, wide
 from recu_jax.ops.scaled_conv import scaled_conv
 
 EPSILON = 1e-5
@@ -34,10 +34,6 @@ def check_tau_range(tau_min: float, tau_max: float, prefix: str = "") -> None:
             f"{prefix}tau_min is {tau_min} and {prefix}tau_max is {tau_max}; they must satisfy "
             "0.5 < tau_min <= tau_max <= 1"
         )
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def standardize(kernel: jax.Array, *, b: float = 2.0, center: bool = True) -> jax.Array:
@@ -64,7 +60,7 @@ def standardize(kernel: jax.Array, *, b: float = 2.0, center: bool = True) -> ja
             f"standardize: a kernel of shape {kernel.shape} has one weight per output channel, and needs two for a "
             "variance; use standardize=False"
         )
-    w = _wide(kernel)
+    w = wide(kernel)
     if center:
         w = w - w.mean(axes, keepdims=True)
     variance = w.var(axes, keepdims=True, ddof=1)
@@ -86,7 +82,7 @@ def laplace_scale(weights: jax.Array) -> jax.Array:
     Returns:
       (), float32 or wider.
     """
-    return lax.stop_gradient(jnp.abs(_wide(weights)).mean())
+    return lax.stop_gradient(jnp.abs(wide(weights)).mean())
 
 
 def laplace_quantile(scale: jax.Array | float, tau: jax.Array | float) -> jax.Array:
@@ -181,7 +177,7 @@ def normalize_sample(x: jax.Array, sample_ndim: int) -> jax.Array:
 
 
 def _normalize_sample_fwd(x, sample_ndim):
-    rows = _wide(x).reshape(-1, math.prod(x.shape[x.ndim - sample_ndim :]))
+    rows = wide(x).reshape(-1, math.prod(x.shape[x.ndim - sample_ndim :]))
     n = rows.shape[1]
     mean = (sum_columns(rows) / n)[:, None]
     variance = sum_columns(jnp.square(rows - mean))[:, None] / max(n - 1, 1)
@@ -191,7 +187,7 @@ def _normalize_sample_fwd(x, sample_ndim):
 
 def _normalize_sample_bwd(sample_ndim, saved, dy):
     x, mean, inverse = saved
-    rows, dy = (_wide(a).reshape(len(mean), -1) for a in (x, dy))
+    rows, dy = (wide(a).reshape(len(mean), -1) for a in (x, dy))
     # d inverse / d x = -inverse^3 (x - mean) / (n - 1). The mean adds nothing, because sum(x - mean) = 0.
     slope = sum_columns(dy * rows)[:, None] * inverse**3 / max(rows.shape[1] - 1, 1)
     dx = dy * inverse - (rows - mean) * slope
@@ -272,7 +268,7 @@ def mean_alpha(clamped: jax.Array) -> jax.Array:
     Returns:
       (features,), in the dtype of `clamped`.
     """
-    return jnp.abs(_wide(clamped)).mean(tuple(range(clamped.ndim - 1))).astype(clamped.dtype)
+    return jnp.abs(wide(clamped)).mean(tuple(range(clamped.ndim - 1))).astype(clamped.dtype)
 
 
 def conv_of_signs(
@@ -284,6 +280,8 @@ def conv_of_signs(
     padding: PaddingLike = "SAME",
     kernel_dilation: int | Sequence[int] | None = 1,
     feature_group_count: int = 1,
+    input_dilation: int | Sequence[int] | None = 1,
+    precision: Any = None,
     binary: bool = True,
 ) -> jax.Array:
     """1-bit convolution `alpha * conv(signs, weights)` of binarized activations and binarized weights (SPEC.md 3).
@@ -302,6 +300,8 @@ def conv_of_signs(
         (low, high) per spatial dimension.
       kernel_dilation: an int, or one per spatial dimension.
       feature_group_count: groups of channels; `in_features` groups make a depthwise convolution.
+      input_dilation: an int, or one per spatial dimension. The zeros between the signs count 0, as padding does.
+      precision: as in `nn.Conv`; sums of signs are exact with any.
       binary: False for real weights: only the activations are 1 bit, as in stage 1 of two-stage training (SPEC.md 7).
 
     Returns:
@@ -311,21 +311,24 @@ def conv_of_signs(
       UserError: the padding is unknown.
     """
     window = weights.shape[:-2]
-    spec = ConvSpec.create(window, strides, padding, kernel_dilation, feature_group_count)
+    spec = ConvSpec.create(window, strides, padding, kernel_dilation, feature_group_count, input_dilation, precision)
     signs, spec = wrap_padding(signs, window, spec)
     return scaled_conv(*match_varying_axes(signs, weights.astype(signs.dtype), alpha), spec, binary)
 
 
-def dense_of_signs(signs: jax.Array, weights: jax.Array, alpha: jax.Array | None = None) -> jax.Array:
+def dense_of_signs(
+    signs: jax.Array, weights: jax.Array, alpha: jax.Array | None = None, *, precision: Any = None
+) -> jax.Array:
     """1-bit dense layer `alpha * (signs @ weights)` of binarized activations and binarized weights.
 
     Args:
       signs: (..., in_features), +1 and -1.
       weights: (in_features, features), +1 and -1.
       alpha: scale, (features,), or None.
+      precision: as in `nn.Dense`; sums of signs are exact with any.
 
     Returns:
       (..., features) in the dtype of `signs`.
     """
-    y = signs @ weights.astype(signs.dtype)
+    y = jnp.matmul(signs, weights.astype(signs.dtype), precision=precision)
     return y if alpha is None else y * per_channel(alpha, y)

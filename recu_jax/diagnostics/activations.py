@@ -35,7 +35,7 @@ def activation_windows(
 
     def listen(call, arguments, keywords, context):
         if is_binary_call(context):
-            x = arguments[0] if arguments else keywords["x"]
+            x = arguments[0] if arguments else keywords["inputs"]
             shares.setdefault("/".join(context.module.path), []).append(_share_inside(context.module, x))
         return call(*arguments, **keywords)
 
