@@ -14,6 +14,7 @@ from . import schedules as schedules
 from .binary_layer import BinaryLayer as BinaryLayer
 from .binary_layer import binary_layers as binary_layers
 from .cost import model_cost as model_cost
+from .diagnostics import check_model as check_model
 from .errors import RunFailed as RunFailed
 from .errors import UserError as UserError
 from .functional import approx_sign as approx_sign
