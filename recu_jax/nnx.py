@@ -65,7 +65,7 @@ class _BinaryLayer(nnx.Module):
         self.linen = linen
         self.training = True
         self.in_features, self.out_features = in_features, kernel_shape[-1]
-        channels = kernel_shape[-1:]
+        self.kernel_shape, channels = kernel_shape, kernel_shape[-1:]
         self.kernel = parameter(True, kernel_init, kernel_shape, kernel_metadata)
         self.bias = parameter(linen.use_bias, bias_init, channels, bias_metadata)
         self.alpha = parameter(linen.alpha == "learned", alpha_init, channels)
