@@ -13,7 +13,9 @@ from . import pytorch as pytorch
 from . import schedules as schedules
 from .binary_layer import BinaryLayer as BinaryLayer
 from .binary_layer import binary_layers as binary_layers
+from .binary_layer import one_bit_weights as one_bit_weights
 from .cost import model_cost as model_cost
+from .diagnostics import check_model as check_model
 from .errors import RunFailed as RunFailed
 from .errors import UserError as UserError
 from .functional import approx_sign as approx_sign

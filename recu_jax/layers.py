@@ -15,7 +15,8 @@ from typing import Any, Literal, get_args
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.dtypes import canonicalize_dtype
+from flax.linen.dtypes import promote_dtype
+from jax import lax
 
 from recu_jax import functional
 from recu_jax.binarizers import ActivationBinarizer, WeightBinarizer, activations, weights
@@ -28,6 +29,13 @@ ALPHAS = get_args(Alpha)
 # Names of the entries that `recu_jax.with_tau` adds beside a kernel.
 TAU, PROGRESS = "recu_tau", "recu_progress"
 
+# Arguments of Flax's layers that a 1-bit layer refuses, and the reason.
+_REPLACES = "it would replace the product, and a 1-bit layer counts bits instead; leave it out, or use Flax's own layer"
+_REFUSED = {
+    "mask": "a masked weight is 0, but a 1-bit weight is +1 or -1; use feature_group_count, or Flax's own layer",
+    **dict.fromkeys(("conv_general_dilated", "conv_general_dilated_cls", "dot_general", "dot_general_cls"), _REPLACES),
+}
+
 # Kaiming normal, fan-in, gain sqrt(2), not truncated (SPEC.md 6).
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 _alpha_init = nn.initializers.uniform(scale=1.0)
@@ -37,6 +45,20 @@ class _BinaryLayer(nn.Module):
     """The part that both layers share: tau, binarization, scale of the outputs, dtype of the computation."""
 
     features: int
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, reason in _REFUSED.items():
+            given = getattr(self, name, None)
+            # NNX names the functions of lax where Linen has None.
+            if given is not None and given is not lax.conv_general_dilated and given is not lax.dot_general:
+                raise UserError(f"{type(self).__name__}: {name} is given; {reason}")
+        wanted = self.preferred_element_type
+        if wanted is not None and not jnp.issubdtype(wanted, jnp.floating):
+            raise UserError(
+                f"{type(self).__name__}: preferred_element_type is {jnp.dtype(wanted).name}; it must be a floating "
+                "dtype, as alpha multiplies the outputs"
+            )
 
     def _training(self, tau: Any, train: bool | None, progress: Any) -> tuple[Any, bool, Any]:
         """Checks the arguments of a call, and takes missing ones from the variables of `recu_jax.with_tau`."""
@@ -57,15 +79,17 @@ class _BinaryLayer(nn.Module):
                     )
         return tau, bool(train), progress
 
-    def _compute_dtype(self, x: jax.Array) -> Any:
-        return canonicalize_dtype(x, dtype=self.dtype or jnp.promote_types(x.dtype, self.param_dtype))
+    def _promoted(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Returns `x` in the dtype of the computation. The kernel keeps its dtype until it is binarized."""
+        return self.promote_dtype(x, kernel, None, dtype=self.dtype)[0]
 
     def _signs(self, x: jax.Array, sample_ndim: int, progress: Any, train: bool) -> jax.Array:
         binarizer = self.input_binarizer
         parameters = {
             name: self.param(name, init, x.shape[-1:], self.param_dtype) for name, init in binarizer.parameters.items()
         }
-        return binarizer(x, sample_ndim=sample_ndim, train=train, progress=progress, **parameters)
+        signs = binarizer(x, sample_ndim=sample_ndim, train=train, progress=progress, **parameters)
+        return signs if self.preferred_element_type is None else signs.astype(self.preferred_element_type)
 
     def _weights_and_alpha(
         self, kernel: jax.Array, tau: Any, progress: Any, train: bool
@@ -114,6 +138,8 @@ class BinaryConv(_BinaryLayer):
     - `batch_stats/tau`: (), with `alpha="mean"`.
     - `params` also holds the parameters that the input binarizer learns, such as `shift`: (in_features,).
 
+    All arguments of `nn.Conv` are taken, or refused with a UserError that gives the reason.
+
     Attributes:
       features: output channels.
       kernel_size: one int per spatial dimension; an int means one dimension, as in `nn.Conv`.
@@ -121,12 +147,17 @@ class BinaryConv(_BinaryLayer):
       padding: `"SAME"`, `"SAME_LOWER"`, `"VALID"`, `"CIRCULAR"`, `"REFLECT"`, `"CAUSAL"` (1-D), an int, or one int or
         (low, high) per spatial dimension. Zeros are added after the sign, so they are neither +1 nor -1. `"SAME"` pads
         as in JAX; at stride 2 PyTorch's `padding=1` pads in another way.
+      input_dilation: an int, or one per spatial dimension. The zeros between the signs count 0, as padding does.
       kernel_dilation: an int, or one per spatial dimension.
       feature_group_count: groups of channels; `in_features` groups make a depthwise convolution.
       use_bias: whether to add a bias. The default is False, unlike in `nn.Conv`, because a normalization follows 1-bit
         layers.
+      mask, conv_general_dilated, conv_general_dilated_cls: refused unless None, with the reason.
       dtype: dtype of the computation; None infers it from the input and `param_dtype`.
       param_dtype: dtype of the parameters. Weights are standardized in it, also when `dtype` is bfloat16.
+      precision: as in `nn.Conv`. It matters with `binary_weights=False` and in gradients: sums of signs are exact.
+      promote_dtype: as in `nn.Conv`; it gives the dtype of the input. The signs of the kernel follow.
+      preferred_element_type: floating dtype of the products and of the outputs, as in `nnx.Conv`; None is `dtype`.
       kernel_init, bias_init, alpha_init: initializers.
       alpha: scale of each output channel: `"learned"` (the authors' code), `"mean"` of the clamped weights' magnitude
         (the paper), or `"none"`. If the kernel binarizer has a scale of its own, the outputs are multiplied by both.
@@ -139,13 +170,20 @@ class BinaryConv(_BinaryLayer):
     kernel_size: int | Sequence[int]
     strides: int | Sequence[int] | None = 1
     padding: PaddingLike = "SAME"
+    input_dilation: int | Sequence[int] | None = 1
     kernel_dilation: int | Sequence[int] | None = 1
     feature_group_count: int = 1
     use_bias: bool = False
+    mask: Any = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    precision: Any = None
     kernel_init: Callable[..., jax.Array] = kaiming_normal
     bias_init: Callable[..., jax.Array] = nn.initializers.zeros_init()
+    promote_dtype: Callable[..., Any] = promote_dtype
+    conv_general_dilated: Any = None
+    conv_general_dilated_cls: Any = None
+    preferred_element_type: Any = None
     alpha_init: Callable[..., jax.Array] = _alpha_init
     alpha: Alpha = "learned"
     binary_weights: bool = True
@@ -154,14 +192,14 @@ class BinaryConv(_BinaryLayer):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, tau: Number | None = None, train: bool | None = None, progress: Number | None = None
+        self, inputs: jax.Array, tau: Number | None = None, train: bool | None = None, progress: Number | None = None
     ) -> jax.Array:
         """Applies the layer.
 
-        A NaN in `x` or in the kernel gives NaN, as in `nn.Conv`; see `functional.conv_of_signs`.
+        A NaN in the inputs or in the kernel gives NaN, as in `nn.Conv`; see `functional.conv_of_signs`.
 
         Args:
-          x: (*batch, *spatial, in_features); any number of batch dimensions, also none.
+          inputs: (*batch, *spatial, in_features); any number of batch dimensions, also none.
           tau: in (0.5, 1], a Python number or a scalar array. None takes the tau of `recu_jax.with_tau`; without it
             nothing is clamped.
           train: whether gradients are wanted. ReCU then normalizes each sample, which sets the window of the gradient.
@@ -177,13 +215,13 @@ class BinaryConv(_BinaryLayer):
         """
         tau, train, progress = self._training(tau, train, progress)
         window = (self.kernel_size,) if isinstance(self.kernel_size, int) else tuple(self.kernel_size)
-        in_features, groups = x.shape[-1], self.feature_group_count
+        x, in_features, groups = inputs, inputs.shape[-1], self.feature_group_count
         check_groups(in_features, self.features, groups)
         kernel = self.param(
             "kernel", self.kernel_init, (*window, in_features // groups, self.features), self.param_dtype
         )
         batch_shape = x.shape[: x.ndim - len(window) - 1]
-        x = x.reshape(-1, *x.shape[len(batch_shape) :]).astype(self._compute_dtype(x))
+        x = self._promoted(x.reshape(-1, *x.shape[len(batch_shape) :]), kernel)
         signs_of_kernel, alpha = self._weights_and_alpha(kernel, tau, progress, train)
         y = functional.conv_of_signs(
             self._signs(x, x.ndim - 1, progress, train),
@@ -193,6 +231,8 @@ class BinaryConv(_BinaryLayer):
             padding=self.padding,
             kernel_dilation=self.kernel_dilation,
             feature_group_count=groups,
+            input_dilation=self.input_dilation,
+            precision=self.precision,
             binary=self.binary_weights,
         )
         if self.use_bias:
@@ -201,13 +241,21 @@ class BinaryConv(_BinaryLayer):
 
 
 class BinaryDense(_BinaryLayer):
-    """1-bit dense layer over the last axis. Attributes and variables are as in `BinaryConv`."""
+    """1-bit dense layer over the last axis. Attributes and variables are as in `BinaryConv`.
+
+    `dot_general` and `dot_general_cls` are refused unless None, with the reason.
+    """
 
     use_bias: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
+    precision: Any = None
     kernel_init: Callable[..., jax.Array] = kaiming_normal
     bias_init: Callable[..., jax.Array] = nn.initializers.zeros_init()
+    promote_dtype: Callable[..., Any] = promote_dtype
+    dot_general: Any = None
+    dot_general_cls: Any = None
+    preferred_element_type: Any = None
     alpha_init: Callable[..., jax.Array] = _alpha_init
     alpha: Alpha = "learned"
     binary_weights: bool = True
@@ -216,14 +264,14 @@ class BinaryDense(_BinaryLayer):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, tau: Number | None = None, train: bool | None = None, progress: Number | None = None
+        self, inputs: jax.Array, tau: Number | None = None, train: bool | None = None, progress: Number | None = None
     ) -> jax.Array:
-        """Applies the layer to x, (..., in_features), and returns (..., features). All else is as in `BinaryConv`."""
+        """Applies the layer to (..., in_features), and returns (..., features). All else is as in `BinaryConv`."""
         tau, train, progress = self._training(tau, train, progress)
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
+        kernel = self.param("kernel", self.kernel_init, (inputs.shape[-1], self.features), self.param_dtype)
         signs_of_kernel, alpha = self._weights_and_alpha(kernel, tau, progress, train)
-        signs = self._signs(x.astype(self._compute_dtype(x)), 1, progress, train)
-        y = functional.dense_of_signs(signs, signs_of_kernel, alpha)
+        signs = self._signs(self._promoted(inputs, kernel), 1, progress, train)
+        y = functional.dense_of_signs(signs, signs_of_kernel, alpha, precision=self.precision)
         if self.use_bias:
             y = y + per_channel(self.param("bias", self.bias_init, (self.features,), self.param_dtype), y)
         return y
@@ -235,12 +283,12 @@ class Conv(nn.Conv):
     use_bias: bool = False
     kernel_init: Callable[..., jax.Array] = kaiming_normal
 
-    def __call__(self, x: jax.Array, tau: Any = None, train: bool = False, progress: Any = None) -> jax.Array:
-        return super().__call__(x)
+    def __call__(self, inputs: jax.Array, tau: Any = None, train: bool = False, progress: Any = None) -> jax.Array:
+        return super().__call__(inputs)
 
 
 class Dense(nn.Dense):
     """`nn.Dense` that takes and ignores `tau`, `train` and `progress`: the full-precision twin of `BinaryDense`."""
 
-    def __call__(self, x: jax.Array, tau: Any = None, train: bool = False, progress: Any = None) -> jax.Array:
-        return super().__call__(x)
+    def __call__(self, inputs: jax.Array, tau: Any = None, train: bool = False, progress: Any = None) -> jax.Array:
+        return super().__call__(inputs)

@@ -11,6 +11,7 @@ mode. `nnx.view` switches it too, by `use_running_average` or `deterministic`. T
 `alpha="mean"`, the outputs.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, cast
@@ -27,6 +28,16 @@ from recu_jax.layers import Alpha, Number
 from recu_jax.ops.conv import ConvSpec, PaddingLike, check_groups
 
 _NO_METADATA: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfArrays:
+    """A `promote_dtype` of NNX, which takes a tuple, as one of Linen. Frozen, because NNX requires a hash."""
+
+    of_tuple: Callable[..., Any]
+
+    def __call__(self, *arrays: jax.Array | None, dtype: Any) -> Any:
+        return self.of_tuple(arrays, dtype=dtype)
 
 
 class Tau(nnx.Variable):
@@ -54,7 +65,7 @@ class _BinaryLayer(nnx.Module):
         self.linen = linen
         self.training = True
         self.in_features, self.out_features = in_features, kernel_shape[-1]
-        channels = kernel_shape[-1:]
+        self.kernel_shape, channels = kernel_shape, kernel_shape[-1:]
         self.kernel = parameter(True, kernel_init, kernel_shape, kernel_metadata)
         self.bias = parameter(linen.use_bias, bias_init, channels, bias_metadata)
         self.alpha = parameter(linen.alpha == "learned", alpha_init, channels)
@@ -94,17 +105,24 @@ class _BinaryLayer(nnx.Module):
         return {name: variable for name, variable in named.items() if variable is not None}
 
     def __call__(
-        self, x: jax.Array, tau: Number | None = None, train: bool | None = None, progress: Number | None = None
+        self,
+        inputs: jax.Array,
+        tau: Number | None = None,
+        train: bool | None = None,
+        progress: Number | None = None,
+        *,
+        out_sharding: Any = None,
     ) -> jax.Array:
         """Applies the layer.
 
         Args:
-          x: (..., in_features), for a convolution (*batch, *spatial, in_features).
+          inputs: (..., in_features), for a convolution (*batch, *spatial, in_features).
           tau: in (0.5, 1], a Python number or a scalar array. None takes the tau of `recu_jax.set_tau`; without it
             nothing is clamped.
           train: whether to train; None uses the mode that `train()` and `eval()` set.
           progress: share of the training that is over, from 0 to 1, for annealed binarizers. None takes the progress of
             `recu_jax.set_tau`.
+          out_sharding: sharding of the outputs, as in `nnx.Conv`; None leaves it to the compiler.
 
         Returns:
           (..., out_features) in the dtype of the computation.
@@ -119,12 +137,16 @@ class _BinaryLayer(nnx.Module):
             progress = self.progress[...].ravel()[0]
         variables = {"params": {name: variable[...] for name, variable in self.parameters().items()}}
         if self.last_tau is None:
-            return cast(jax.Array, self.linen.apply(variables, x, tau, train, progress))
+            return _placed(cast(jax.Array, self.linen.apply(variables, inputs, tau, train, progress)), out_sharding)
         variables["batch_stats"] = {"tau": self.last_tau[...]}
-        y, changed = self.linen.apply(variables, x, tau, train, progress, mutable=["batch_stats"])
+        y, changed = self.linen.apply(variables, inputs, tau, train, progress, mutable=["batch_stats"])
         if train:
             self.last_tau[...] = lax.stop_gradient(changed["batch_stats"]["tau"])
-        return y
+        return _placed(y, out_sharding)
+
+
+def _placed(y: jax.Array, sharding: Any) -> jax.Array:
+    return y if sharding is None else jax.sharding.reshard(y, sharding)
 
 
 class BinaryConv(_BinaryLayer):
@@ -141,13 +163,15 @@ class BinaryConv(_BinaryLayer):
 
     Args:
       in_features, out_features: channels.
-      kernel_size, strides, padding, kernel_dilation, feature_group_count, use_bias, dtype, param_dtype, kernel_init,
-        bias_init, alpha_init, alpha, binary_weights, kernel_binarizer, input_binarizer: as in `recu_jax.BinaryConv`.
+      kernel_size, strides, padding, input_dilation, kernel_dilation, feature_group_count, use_bias, mask, dtype,
+        param_dtype, precision, kernel_init, bias_init, alpha_init, conv_general_dilated, preferred_element_type, alpha,
+        binary_weights, kernel_binarizer, input_binarizer: as in `recu_jax.BinaryConv`.
+      promote_dtype: as in `nnx.Conv`; it gives the dtype of the input.
       kernel_metadata, bias_metadata: metadata of the variables, as in `nnx.Conv`.
       rngs: the initial parameters are drawn from its stream `params`.
 
     Raises:
-      UserError: the channels do not divide into groups, or the padding is unknown.
+      UserError: the channels do not divide into groups, the padding is unknown, or an argument is refused.
     """
 
     def __init__(
@@ -158,13 +182,19 @@ class BinaryConv(_BinaryLayer):
         strides: int | Sequence[int] | None = 1,
         *,
         padding: PaddingLike = "SAME",
+        input_dilation: int | Sequence[int] | None = 1,
         kernel_dilation: int | Sequence[int] | None = 1,
         feature_group_count: int = 1,
         use_bias: bool = False,
+        mask: Any = None,
         dtype: Any = None,
         param_dtype: Any = jnp.float32,
+        precision: Any = None,
         kernel_init: Callable[..., jax.Array] = layers.kaiming_normal,
         bias_init: Callable[..., jax.Array] = nnx.initializers.zeros_init(),  # noqa: B008  (no state)
+        conv_general_dilated: Any = lax.conv_general_dilated,
+        promote_dtype: Callable[..., Any] = nnx.nn.dtypes.promote_dtype,
+        preferred_element_type: Any = None,
         alpha_init: Callable[..., jax.Array] = layers.BinaryConv.alpha_init,
         kernel_metadata: Mapping[str, Any] = _NO_METADATA,
         bias_metadata: Mapping[str, Any] = _NO_METADATA,
@@ -177,17 +207,23 @@ class BinaryConv(_BinaryLayer):
         window = (kernel_size,) if isinstance(kernel_size, int) else tuple(kernel_size)
         check_groups(in_features, out_features, feature_group_count)
         # NNX requires a hash of everything that it keeps beside variables. Hence tuples, not lists.
-        spec = ConvSpec.create(window, strides, padding, kernel_dilation, feature_group_count)
+        spec = ConvSpec.create(window, strides, padding, kernel_dilation, feature_group_count, input_dilation)
         linen = layers.BinaryConv(
             out_features,
             window,
             spec.strides,
             spec.padding,
+            spec.input_dilation,
             spec.kernel_dilation,
             feature_group_count,
             use_bias,
+            mask,
             dtype,
             param_dtype,
+            precision,
+            promote_dtype=_OfArrays(promote_dtype),
+            conv_general_dilated=conv_general_dilated,
+            preferred_element_type=preferred_element_type,
             alpha=alpha,
             binary_weights=binary_weights,
             kernel_binarizer=kernel_binarizer,
@@ -213,8 +249,12 @@ class BinaryDense(_BinaryLayer):
         use_bias: bool = False,
         dtype: Any = None,
         param_dtype: Any = jnp.float32,
+        precision: Any = None,
         kernel_init: Callable[..., jax.Array] = layers.kaiming_normal,
         bias_init: Callable[..., jax.Array] = nnx.initializers.zeros_init(),  # noqa: B008  (no state)
+        dot_general: Any = lax.dot_general,
+        promote_dtype: Callable[..., Any] = nnx.nn.dtypes.promote_dtype,
+        preferred_element_type: Any = None,
         alpha_init: Callable[..., jax.Array] = layers.BinaryConv.alpha_init,
         kernel_metadata: Mapping[str, Any] = _NO_METADATA,
         bias_metadata: Mapping[str, Any] = _NO_METADATA,
@@ -229,6 +269,10 @@ class BinaryDense(_BinaryLayer):
             use_bias,
             dtype,
             param_dtype,
+            precision,
+            promote_dtype=_OfArrays(promote_dtype),
+            dot_general=dot_general,
+            preferred_element_type=preferred_element_type,
             alpha=alpha,
             binary_weights=binary_weights,
             kernel_binarizer=kernel_binarizer,

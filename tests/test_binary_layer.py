@@ -4,11 +4,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 from flax.traverse_util import flatten_dict
 
 import recu_jax.nnx
-from recu_jax import BinaryConv, BinaryDense, BinaryLayer, binary_layers, create_model
+from recu_jax import BinaryConv, BinaryDense, BinaryLayer, UserError, binary_layers, create_model, one_bit_weights
 from recu_jax.binarizers import activations, weights
 
 
@@ -113,7 +114,7 @@ def test_lists_the_layers_of_a_linen_model():
     assert {layer.kind for layer in found} == {"conv"}
 
     (scanned,) = binary_layers(Foreign("scan of no alpha"), X)
-    assert scanned == BinaryLayer("blocks/dense", "dense", (3, 6, 6), "none", True, *RECU)
+    assert scanned == BinaryLayer("blocks/dense", "dense", (3, 6, 6), "none", True, *RECU, stacked=(0,))
     (alone,) = binary_layers(BinaryConv(4, (3, 3), binary_weights=False), jnp.ones((1, 5, 5, 2)))
     assert alone == BinaryLayer("", "conv", (3, 3, 2, 4), "learned", False, *RECU)
     assert binary_layers(nn.Dense(3), X) == []
@@ -125,3 +126,74 @@ def test_lists_the_layers_of_an_nnx_model():
         BinaryLayer("first", "conv", (3, 1, 6), "none", True, *RECU),
     ]
     assert binary_layers(nnx.Linear(6, 6, rngs=nnx.Rngs(0))) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"alpha": "mean"},
+        *(
+            pytest.param(options, marks=pytest.mark.slow)
+            for options in (
+                {"alpha": "none"},
+                {"kernel_binarizer": weights.Libra()},
+                {"kernel_binarizer": weights.XNORNet(), "alpha": "none"},
+                {"kernel_binarizer": weights.DoReFa()},
+            )
+        ),
+    ],
+    ids=str,
+)
+def test_one_bit_weights_are_those_that_a_layer_computes_with(options):
+    conv, x = BinaryConv(6, (3, 3), feature_group_count=2, **options), normal((2, 6, 6, 4))
+    variables = jax.jit(conv.init)(jax.random.key(0), x)
+    if options.get("alpha") == "mean":  # evaluation uses the tau of the last step
+        variables = {**variables, "batch_stats": {"tau": jnp.float32(0.8)}}
+    ((path, (signs, alpha)),) = one_bit_weights(conv, variables, jax.ShapeDtypeStruct(x.shape, x.dtype)).items()
+    assert path == "" and set(np.unique(signs)) == {-1, 1}
+    plain = nn.Conv(6, (3, 3), feature_group_count=2, use_bias=False)
+    expected = plain.apply({"params": {"kernel": signs}}, jnp.where(x >= 0, 1.0, -1.0))
+    expected *= 1 if alpha is None else alpha[None, None, None]
+    np.testing.assert_allclose(conv.apply(variables, x), expected, rtol=1e-6)
+
+
+def test_one_bit_weights_of_models():
+    x = normal((2, 6, 6, 3))
+    variables = jax.jit(Net().init)(jax.random.key(0), x)
+    found = one_bit_weights(Net(), variables, x, train=True)
+    assert list(found) == ["mean", "none", "dense"] and found["none"].alpha is None
+    stored = variables["params"]["mean"]["kernel"]
+    assert 0 < (found["mean"].signs != jnp.sign(stored)).mean() < 0.2
+
+    class Twin(nnx.Module):
+        def __init__(self):
+            self.layers = nnx.List([recu_jax.nnx.BinaryDense(6, 4, rngs=nnx.Rngs(0))])
+
+    twin = Twin()
+    layer = twin.layers[0]
+    layer.kernel[...] = normal((6, 4)) + 1
+    ((path, (signs, alpha)),) = one_bit_weights(twin).items()
+    assert path == "layers/0"
+    y = jnp.where(X >= 0, 1.0, -1.0) @ signs * alpha[None]
+    np.testing.assert_allclose(layer(X, train=False), y, rtol=1e-6)
+    with pytest.raises(UserError, match="Conv has no binary layer"):
+        one_bit_weights(nn.Conv(4, (3, 3)), {}, x)
+
+
+@pytest.mark.parametrize("axis", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(-1, marks=pytest.mark.slow)])
+def test_one_bit_weights_of_stacked_layers(axis):
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return BinaryDense(6, name="dense")(x), None
+
+    model = nn.scan(Block, variable_axes={"params": axis}, split_rngs={"params": True}, length=3)()
+    variables = jax.jit(model.init)(jax.random.key(0), X)
+    (record,), (found,) = binary_layers(model, X), one_bit_weights(model, variables, X).values()
+    assert record.stacked == ({0: 0, 1: 1, -1: 2}[axis],)
+    assert found.signs.shape == (3, 6, 6) and found.alpha.shape == (3, 6)
+    y = X
+    for signs, alpha in zip(*found, strict=True):
+        y = jnp.where(y >= 0, 1.0, -1.0) @ signs * alpha[None]
+    np.testing.assert_allclose(model.apply(variables, X)[0], y, rtol=1e-6)

@@ -310,7 +310,8 @@ def test_every_measure_is_explained(tmp_path, monkeypatch):
     named = run_blocks(page)["named"]
     terms = re.findall(r"^(`\w+`(?:, `\w+`)*)\n: ", page.read_text(), re.MULTILINE)
     explained = {name for term in terms for name in re.findall(r"`(\w+)`", term)}
-    assert explained == set(next(iter(named.values()))) | {"in_window"}
+    of_inputs = {"in_window", "positive_signs", "constant_channels", "nan_inputs"}
+    assert explained == set(next(iter(named.values()))) | of_inputs
 
 
 def test_common_errors_are_those_of_the_code():

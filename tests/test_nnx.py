@@ -76,10 +76,7 @@ def test_variables_are_those_of_linen():
 @pytest.mark.parametrize("ours,theirs", [(BinaryConv, nnx.Conv), (BinaryDense, nnx.Linear)])
 def test_constructors_are_those_of_flax(ours, theirs):
     mine, other = (inspect.signature(cls.__init__).parameters for cls in (ours, theirs))
-    # What has no meaning where both operands are signs, or would replace what computes.
-    without = {"precision", "mask", "input_dilation", "conv_general_dilated", "dot_general", "promote_dtype"}
-    without |= {"preferred_element_type"}
-    assert not set(other) - set(mine) - without
+    assert not set(other) - set(mine)
     for name in set(mine) & set(other):
         assert mine[name].kind == other[name].kind, name
     shared = set(mine) & set(other) - {"use_bias", "kernel_init", "bias_init", "kernel_metadata", "bias_metadata"}

@@ -119,14 +119,24 @@ class ReSTE(ActivationBinarizer):
 
 @dataclasses.dataclass(frozen=True)
 class RSign(ActivationBinarizer):
-    """`sign(x - shift)` with slope `max(0, 2 - 2|x - shift|)`, and one learned shift per channel, initially 0.
+    """`sign(x - shift)` with slope `max(0, 2 - 2|x - shift|)`, and one learned shift per channel.
+
+    It can follow a relu, whose outputs have no other sign than +1 before a shift: start the shift above 0.
 
     The gradient of a shift is minus the sum of the gradients of its channel's activations. Liu et al., "ReActNet:
     Towards Precise Binary Neural Network with Generalized Activation Functions", ECCV 2020, arXiv 2003.03488, section
     4.
+
+    Attributes:
+      initial_shift: the shift of every channel before the training. The paper's is 0.
     """
 
-    parameters: ClassVar[Mapping[str, Callable[..., jax.Array]]] = {"shift": jax.nn.initializers.zeros}
+    initial_shift: float = 0.0
+
+    @property
+    def parameters(self) -> Mapping[str, Callable[..., jax.Array]]:  # type: ignore[override]
+        """Name and initializer of the learned parameter."""
+        return {"shift": jax.nn.initializers.constant(self.initial_shift)}
 
     def __call__(  # type: ignore[override]
         self, x: jax.Array, *, sample_ndim: int, train: bool, progress: Number | None = None, shift: jax.Array

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from recu_jax.functional import sign
+from recu_jax.ops.reductions import wide
 
 # Limit of beta |x|. Beyond it the slope of the swish sign is less than 1e-32, and exp(beta |x|) soon becomes infinite.
 _FAR = 80.0
@@ -31,7 +32,7 @@ def _sign_with_slope_jvp(primals, tangents):
 
 
 def _wide_magnitude(x):
-    return jnp.abs(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+    return jnp.abs(wide(x))
 
 
 def clipped_slope(x: jax.Array, clip: float = 1.0) -> jax.Array:

@@ -15,6 +15,7 @@ from jax import lax
 from recu_jax import functional
 from recu_jax.binarizers.interface import Number, WeightBinarizer
 from recu_jax.binarizers.signs import clipped_sign, clipped_slope, ede_sign, sign_with_slope
+from recu_jax.ops.reductions import wide
 
 
 def _mean_magnitude(kernel: jax.Array) -> jax.Array:
@@ -167,7 +168,7 @@ class Libra(WeightBinarizer):
     ) -> tuple[jax.Array, jax.Array | None]:
         balanced = self.standardized(kernel)
         signs = ede_sign(balanced, geometric(self.t_min, self.t_max, progress))
-        exponent = jnp.round(jnp.log2(_mean_magnitude(balanced).astype(jnp.promote_types(kernel.dtype, jnp.float32))))
+        exponent = jnp.round(jnp.log2(wide(_mean_magnitude(balanced))))
         return signs, jnp.ldexp(jnp.ones_like(exponent), exponent.astype(jnp.int32)).astype(kernel.dtype)
 
     def standardized(self, kernel: jax.Array) -> jax.Array:

@@ -7,20 +7,26 @@
     measured, memory = measure(variables, memory, tau=tau)
     diagnostics.by_layer(measured, layers)["layer1_0/conv1"]["dead"]
 
-The functions accept the variables of any Linen model with layers of recu_jax. `weights` defines a dead weight.
+The functions accept the variables of any Linen model with layers of recu_jax. `weights` defines a dead weight, and
+`check` a dead layer.
 `recu_jax.main` measures after each epoch and writes the results to `diagnostics.jsonl`.
 """
 
 from recu_jax.diagnostics import measures, theory
-from recu_jax.diagnostics.activations import activation_windows
+from recu_jax.diagnostics.activations import activation_windows, measure_inputs
+from recu_jax.diagnostics.check import LayerCheck, ModelCheck, check_model
 from recu_jax.diagnostics.weights import DEAD_EPOCHS, DEAD_UPDATE, Memory, by_layer, measure_weights, remember
 
 __all__ = [
     "DEAD_EPOCHS",
     "DEAD_UPDATE",
+    "LayerCheck",
     "Memory",
+    "ModelCheck",
     "activation_windows",
     "by_layer",
+    "check_model",
+    "measure_inputs",
     "measure_weights",
     "measures",
     "remember",

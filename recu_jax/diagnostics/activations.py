@@ -1,6 +1,6 @@
 """Measures the activations of every binary layer with a forward pass."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -11,13 +11,10 @@ from recu_jax import layers
 from recu_jax.binary_layer import is_binary_call
 
 
-def activation_windows(
+def measure_inputs(
     model: nn.Module, variables: Mapping[str, Any], *inputs: Any, **options: Any
-) -> dict[str, jax.Array]:
-    """Computes, for each binary layer, the share of input activations through which a gradient passes.
-
-    A gradient passes where the slope of the layer's input binarizer is positive. For ReCU this is where `|a0| < 1`: a0
-    are the activations divided by the standard deviation of their sample, as in training (SPEC.md 2).
+) -> dict[str, dict[str, jax.Array]]:
+    """Measures the inputs of each binary layer on one batch.
 
     The forward pass is that of evaluation unless `options` say otherwise: batch norm uses its running statistics, so no
     mapped axis is needed. The function is pure and can be jitted.
@@ -29,25 +26,67 @@ def activation_windows(
       *inputs, **options: arguments of its call, one batch.
 
     Returns:
-      Scalars in [0, 1] by name of the layer. For a layer with several calls, the mean over the calls.
+      For each name of a layer, scalars in [0, 1]. For a layer with several calls, the mean over the calls.
+
+      - `positive_signs`: share of +1 among the signs of the inputs.
+      - `constant_channels`: share of the channels whose signs are the same for every example of the batch. With 1 the
+        layer has the same output for every example.
+      - `in_window`: share of the inputs through which a gradient passes. A gradient passes where the slope of the
+        input binarizer is positive. For ReCU this is where `|a0| < 1`: a0 are the activations divided by the standard
+        deviation of their sample, as in training (SPEC.md 2).
+      - `nan_inputs`: share of NaN among the inputs.
     """
-    shares: dict[str, list[jax.Array]] = {}
+    found: dict[str, list[dict[str, jax.Array]]] = {}
+
+    def report(layer, x, measures):
+        found.setdefault("/".join(layer.path), []).append(measures)
+        return x
+
+    with nn.intercept_methods(reporting(report)):
+        model.apply(variables, *inputs, **options)
+    return {name: jax.tree.map(lambda *values: jnp.stack(values).mean(), *measures) for name, measures in found.items()}
+
+
+def activation_windows(
+    model: nn.Module, variables: Mapping[str, Any], *inputs: Any, **options: Any
+) -> dict[str, jax.Array]:
+    """Returns `in_window` of `measure_inputs`, which takes the same arguments: a scalar by name of the layer."""
+    found = measure_inputs(model, variables, *inputs, **options)
+    return {name: measures["in_window"] for name, measures in found.items()}
+
+
+def reporting(report: Callable[[nn.Module, jax.Array, dict[str, jax.Array]], jax.Array]) -> Callable[..., Any]:
+    """Makes an interceptor for `nn.intercept_methods`, which calls `report(layer, x, measures)` for each binary layer.
+
+    Args:
+      report: gets the bound layer, its inputs and the measures of one call, as `measure_inputs` describes them. The
+        layer is called with what it returns.
+    """
 
     def listen(call, arguments, keywords, context):
         if is_binary_call(context):
-            x = arguments[0] if arguments else keywords["x"]
-            shares.setdefault("/".join(context.module.path), []).append(_share_inside(context.module, x))
+            x, *rest = arguments or (keywords["inputs"],)
+            x = jnp.asarray(x)
+            x = report(context.module, x, _measures(context.module, x, keywords.get("progress")))
+            return call(x, *rest, **{name: value for name, value in keywords.items() if name != "inputs"})
         return call(*arguments, **keywords)
 
-    with nn.intercept_methods(listen):
-        model.apply(variables, *inputs, **options)
-    return {name: jnp.stack(found).mean() for name, found in shares.items()}
+    return listen
 
 
-def _share_inside(module, x):
+def _measures(layer, x, progress):
     sample_ndim = 1
-    if isinstance(module, layers.BinaryConv):
-        sample_ndim = (1 if isinstance(module.kernel_size, int) else len(module.kernel_size)) + 1
-    binarizer = module.input_binarizer
-    parameters = {name: module.get_variable("params", name) for name in binarizer.parameters}
-    return binarizer.lets_through(x, sample_ndim=sample_ndim, **parameters).mean()
+    if isinstance(layer, layers.BinaryConv):
+        sample_ndim = (1 if isinstance(layer.kernel_size, int) else len(layer.kernel_size)) + 1
+    binarizer = layer.input_binarizer
+    given = {name: nn.meta.unbox(layer.get_variable("params", name)) for name in binarizer.parameters}
+    given |= {"sample_ndim": sample_ndim, "progress": progress}
+    positive = binarizer(x, train=False, **given) > 0
+    # A layer of one example at a time, without an axis of the batch, compares its first axis.
+    changes = (positive != positive[:1]).any(tuple(range(x.ndim - 1)))
+    return {
+        "positive_signs": positive.mean(),
+        "constant_channels": 1 - changes.mean(),
+        "in_window": binarizer.lets_through(x, **given).mean(),
+        "nan_inputs": jnp.isnan(x).mean(),
+    }

@@ -20,6 +20,7 @@ from recu_jax import functional
 from recu_jax.binarizers import WeightBinarizer
 from recu_jax.binary_layer import BinaryLayer
 from recu_jax.diagnostics import measures, theory
+from recu_jax.ops.reductions import wide
 
 DEAD_EPOCHS = 5
 DEAD_UPDATE = 0.01
@@ -112,7 +113,7 @@ def _alike(variables, layers):
 
 def _standardized(binarizer: WeightBinarizer, kernel: jax.Array) -> jax.Array:
     """Returns the weights before a clamp, in float32 or wider."""
-    return binarizer.standardized(kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32)))
+    return binarizer.standardized(wide(kernel))
 
 
 def _pass_over(binarizer, kernel, before, tau, dead_epochs, dead_update):

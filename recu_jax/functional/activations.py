@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from recu_jax.functional.precision import EPSILON, wide
 from recu_jax.functional.signs import approx_sign
-from recu_jax.ops.reductions import sum_columns
+from recu_jax.functional.weights import EPSILON
+from recu_jax.ops.reductions import sum_columns, wide
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

@@ -1,8 +1,10 @@
 """1-bit convolutions and dense layers of binary activations and binary weights (SPEC.md section 3)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from recu_jax.ops.conv import ConvSpec, PaddingLike, match_varying_axes, per_channel, wrap_padding
 from recu_jax.ops.scaled_conv import scaled_conv
@@ -17,6 +19,8 @@ def conv_of_signs(
     padding: PaddingLike = "SAME",
     kernel_dilation: int | Sequence[int] | None = 1,
     feature_group_count: int = 1,
+    input_dilation: int | Sequence[int] | None = 1,
+    precision: Any = None,
     binary: bool = True,
 ) -> jax.Array:
     """1-bit convolution `alpha * conv(signs, weights)` of binarized activations and binarized weights (SPEC.md 3).
@@ -35,6 +39,8 @@ def conv_of_signs(
         (low, high) per spatial dimension.
       kernel_dilation: an int, or one per spatial dimension.
       feature_group_count: groups of channels; `in_features` groups make a depthwise convolution.
+      input_dilation: an int, or one per spatial dimension. The zeros between the signs count 0, as padding does.
+      precision: as in `nn.Conv`; sums of signs are exact with any.
       binary: False for real weights: only the activations are 1 bit, as in stage 1 of two-stage training (SPEC.md 7).
 
     Returns:
@@ -44,21 +50,24 @@ def conv_of_signs(
       UserError: the padding is unknown.
     """
     window = weights.shape[:-2]
-    spec = ConvSpec.create(window, strides, padding, kernel_dilation, feature_group_count)
+    spec = ConvSpec.create(window, strides, padding, kernel_dilation, feature_group_count, input_dilation, precision)
     signs, spec = wrap_padding(signs, window, spec)
     return scaled_conv(*match_varying_axes(signs, weights.astype(signs.dtype), alpha), spec, binary)
 
 
-def dense_of_signs(signs: jax.Array, weights: jax.Array, alpha: jax.Array | None = None) -> jax.Array:
+def dense_of_signs(
+    signs: jax.Array, weights: jax.Array, alpha: jax.Array | None = None, *, precision: Any = None
+) -> jax.Array:
     """1-bit dense layer `alpha * (signs @ weights)` of binarized activations and binarized weights.
 
     Args:
       signs: (..., in_features), +1 and -1.
       weights: (in_features, features), +1 and -1.
       alpha: scale, (features,), or None.
+      precision: as in `nn.Dense`; sums of signs are exact with any.
 
     Returns:
       (..., features) in the dtype of `signs`.
     """
-    y = signs @ weights.astype(signs.dtype)
+    y = jnp.matmul(signs, weights.astype(signs.dtype), precision=precision)
     return y if alpha is None else y * per_channel(alpha, y)

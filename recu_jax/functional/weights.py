@@ -11,8 +11,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from recu_jax.errors import UserError
-from recu_jax.functional.precision import EPSILON, wide
 from recu_jax.functional.signs import ste_sign
+from recu_jax.ops.reductions import wide
+
+# Added to each variance (SPEC.md 1.1 and 2).
+EPSILON = 1e-5
 
 
 def check_tau(tau: Any) -> None:

@@ -25,12 +25,16 @@ class ConvSpec:
         dimension. A negative number crops.
       kernel_dilation: one per spatial dimension.
       feature_group_count: groups of channels that are convolved separately.
+      input_dilation: one per spatial dimension; None if the input is not dilated.
+      precision: `jax.lax.Precision` of XLA's products. The compiled kernels need none: they count.
     """
 
     strides: tuple[int, ...]
     padding: str | tuple[tuple[int, int], ...]
     kernel_dilation: tuple[int, ...]
     feature_group_count: int = 1
+    input_dilation: tuple[int, ...] | None = None
+    precision: Any = None
 
     @classmethod
     def create(
@@ -40,6 +44,8 @@ class ConvSpec:
         padding: PaddingLike,
         kernel_dilation: int | Sequence[int] | None,
         feature_group_count: int,
+        input_dilation: int | Sequence[int] | None = 1,
+        precision: Any = None,
     ) -> "ConvSpec":
         """Converts the forms that `nn.Conv` accepts to one number per spatial dimension. Strings may have any case.
 
@@ -50,13 +56,21 @@ class ConvSpec:
         def each(value):
             return (value or 1,) * len(window) if value is None or isinstance(value, int) else tuple(value)
 
-        steps, dilation = each(strides), each(kernel_dilation)
+        steps, dilation, dilated = each(strides), each(kernel_dilation), each(input_dilation)
         pads: Any = padding.upper() if isinstance(padding, str) else padding
         if pads == "CAUSAL" and len(window) == 1:
             pads = (((window[0] - 1) * dilation[0], 0),)
         elif pads not in ("SAME", "SAME_LOWER", "VALID", *_PAD_MODES):
             pads = _pairs(pads, len(window))
-        return cls(steps, pads, dilation, feature_group_count)
+        elif pads == "VALID":  # XLA takes no name of a padding for a dilated input
+            pads = ((0, 0),) * len(window)
+        inner = dilated if any(d != 1 for d in dilated) else None
+        if inner and pads in ("SAME", "SAME_LOWER"):
+            raise UserError(
+                f"padding is {padding!r} and input_dilation is {input_dilation}; with an input_dilation give the "
+                "padding in numbers: an int, or (low, high) per dimension"
+            )
+        return cls(steps, pads, dilation, feature_group_count, inner, precision)
 
     @property
     def dimension_numbers(self) -> lax.ConvDimensionNumbers:
@@ -100,9 +114,11 @@ def convolve(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
         kernel,
         spec.strides,
         spec.padding,
+        lhs_dilation=spec.input_dilation,
         rhs_dilation=spec.kernel_dilation,
         dimension_numbers=spec.dimension_numbers,
         feature_group_count=spec.feature_group_count,
+        precision=spec.precision,
     )
 
 
@@ -113,7 +129,7 @@ def wrap_padding(x: jax.Array, window: Sequence[int], spec: ConvSpec) -> tuple[j
     spans = [(k - 1) * d for k, d in zip(window, spec.kernel_dilation, strict=True)]
     pads = [(s // 2, s - s // 2) for s in spans]
     x = jnp.pad(x, [(0, 0), *pads, (0, 0)], mode=_PAD_MODES[spec.padding])
-    return x, dataclasses.replace(spec, padding="VALID")
+    return x, dataclasses.replace(spec, padding=((0, 0),) * len(window))
 
 
 def _varying_axes(x: jax.Array) -> frozenset[str]:

@@ -23,6 +23,14 @@ def sum_columns(x: jax.Array) -> jax.Array:
     return x @ _ones(x.shape[1], x) if backend.sums_by_dots() else x.sum(1)
 
 
+def wide(x: jax.Array) -> jax.Array:
+    """Casts `x` to float32, in which statistics are computed; float64 stays.
+
+    `jnp.promote_types` refuses bfloat16 beside float32 under `jax_numpy_dtype_promotion="strict"`.
+    """
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+
+
 def _ones(n: int, like: jax.Array) -> jax.Array:
     # Without the barrier XLA turns a product with ones into a reduction again.
     return lax.optimization_barrier(jnp.ones(n, like.dtype))

@@ -76,7 +76,8 @@ def _backward(spec, signs, saved, dy):
     if x.dtype == jnp.uint32:
         backend, shape = _backend(spec, signs), (*x.shape[:-1], kernel.shape[-2] * spec.feature_group_count)
         geometry = _geometry(shape, kernel, spec)
-        dx = ops.input_gradient(_pack_kernel(kernel, backend), alpha, dy, geometry, backend)
+        scale = None if alpha is None else alpha.astype(dy.dtype)
+        dx = ops.input_gradient(_pack_kernel(kernel, backend), scale, dy, geometry, backend)
         dkernel = ops.kernel_gradient(x, dy, geometry, backend)
     else:
         scaled_kernel = kernel if alpha is None else kernel * per_channel(alpha, kernel)
@@ -94,7 +95,8 @@ scaled_conv.defvjp(_forward, _backward)
 
 
 def _backend(spec, signs):
-    return native.default_backend() if signs and len(spec.strides) <= COMPILED_DIMENSIONS else "xla"
+    compiled = signs and len(spec.strides) <= COMPILED_DIMENSIONS and spec.input_dilation is None
+    return native.default_backend() if compiled else "xla"
 
 
 def _geometry(shape, kernel, spec):

@@ -16,7 +16,8 @@ from recu_jax.report.runs import Run
 # Columns of the table of layers: key, heading, whether in percent.
 _COLUMNS = (
     ("clipped", "clipped", True), ("clipped_theory", "2(1 - tau)", True), ("dead", "dead", True),
-    ("flipped", "flipped", True), ("in_window", "activations in window", True), ("scale", "b", False),
+    ("flipped", "flipped", True), ("in_window", "activations in window", True),
+    ("positive_signs", "inputs +1", True), ("constant_channels", "constant channels", True), ("scale", "b", False),
     ("laplace_distance", "distance from Laplace", False), ("quantile", "Q(tau)", False),
     ("quantization_error", "quantisation error", False), ("quantization_error_theory", "theory", False),
     ("entropy", "entropy", False), ("entropy_theory", "theory", False), ("alpha_min", "least alpha", False),
@@ -141,7 +142,13 @@ def _layers(run):
     rows = [
         [layer, *(_number(values.get(k), pct) for k, _, pct in columns)] for layer, values in last["layers"].items()
     ]
-    return f"<h2>Layers after epoch {last['epoch']}</h2>" + _table(["layer", *(c[1] for c in columns)], rows)
+    found = last.get("problems")
+    problems = (
+        [f"<p class=note>{_escape(k)}: {_escape(v)}</p>" for k, v in found.items()] if isinstance(found, dict) else []
+    )
+    return f"<h2>Layers after epoch {last['epoch']}</h2>{''.join(problems)}" + _table(
+        ["layer", *(c[1] for c in columns)], rows
+    )
 
 
 def _number(value, percent):

@@ -89,6 +89,7 @@ def _train(run: Run, workdir: pathlib.Path, given: GivenVariables, stop: StopReq
     evaluate_state = run.feed.evaluator(run.recipe)
     metrics = start.metrics
     with recorder:
+        recorder.check_first_batch(state)
         epochs = EpochRunner(run.config, run.recipe, run.feed, teacher, stop, recorder)
         for epoch in range(start.epoch, run.config.epochs):
             recorder.start_epoch(epoch, metrics)

@@ -16,13 +16,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from recu_jax.binary_layer import binary_layers
 from recu_jax.data import augment
-from recu_jax.diagnostics.activations import activation_windows
+from recu_jax.diagnostics.activations import measure_inputs
+from recu_jax.diagnostics.check import problem
 from recu_jax.diagnostics.weights import by_layer, measure_weights, remember
 from recu_jax.training import distributed
 from recu_jax.training.run import Run, Start
 from recu_jax.training.step import TrainState
 
-# Number of test images whose activations are measured. On the digits a batch of 256 would take a tenth of an epoch.
+# Number of images whose activations are measured. On the digits a batch of 256 would take a tenth of an epoch.
 IMAGES = 32
 
 
@@ -49,11 +50,20 @@ class EpochDiagnostics:
         self._memory = jax.device_put(memory, distributed.local(run.devices)[0])
         self._weights = jax.jit(functools.partial(measure_weights, layers=self._layers))
 
-        def windows(variables, images):
+        def inputs(variables, images):
             x = augment.normalize(images, recipe.mean, recipe.std, recipe.dtype)
-            return activation_windows(recipe.model, variables, x)
+            return measure_inputs(recipe.model, variables, x)
 
-        self._windows = jax.jit(windows)
+        self._inputs = jax.jit(inputs)
+
+    def measure_inputs(self, state: TrainState, images: np.ndarray) -> dict[str, dict[str, Any]]:
+        """Measures the inputs of the binary layers, by path; see `diagnostics.measure_inputs`.
+
+        Args:
+          state: on the devices.
+          images: uint8, (batch, height, width, channels).
+        """
+        return jax.device_get(self._inputs(_of_first_device(state), images)) if self._has_activations else {}
 
     def measure(self, state: TrainState, tau: float, images: np.ndarray) -> dict[str, Any]:
         """Measures the binary layers at the end of an epoch.
@@ -64,25 +74,29 @@ class EpochDiagnostics:
           images: uint8, (batch, height, width, channels). The first `IMAGES` of the test set.
 
         Returns:
-          `layers`: for each layer's path, its numbers and a histogram. `diagnostics_seconds`: how long the measurement
-          took, in seconds.
+          `layers`: for each layer's path, its numbers and a histogram. `problems`: what keeps a layer from learning, in
+          words, by its path. `diagnostics_seconds`: how long the measurement took, in seconds.
         """
         began = time.monotonic()
         found: dict[str, dict[str, Any]] = {layer.path: {} for layer in self._layers}
-        # All devices hold the same variables. Measuring on all of them would not be faster than on one.
-        variables = jax.tree.map(lambda a: a.addressable_data(0), state.variables)
-        windows = self._windows(variables, images) if self._has_activations else {}
+        inputs = self.measure_inputs(state, images)
         if self._layers:
-            measured, self._memory = self._weights(variables, self._memory, tau=np.float32(tau))
+            measured, self._memory = self._weights(_of_first_device(state), self._memory, tau=np.float32(tau))
             found = by_layer(measured, self._layers)
-        for name, share in jax.device_get(windows).items():
-            found.setdefault(name, {})["in_window"] = share
+        for name, measures in inputs.items():
+            found.setdefault(name, {}).update(measures)
         rows = {name: {k: plain(v) for k, v in values.items()} for name, values in found.items()}
-        return {"layers": rows, "diagnostics_seconds": plain(time.monotonic() - began)}
+        problems = {name: words for name, measures in inputs.items() if (words := problem(measures))}
+        return {"layers": rows, "problems": problems, "diagnostics_seconds": plain(time.monotonic() - began)}
 
     def for_checkpoint(self) -> dict[str, Any]:
         """The memory as nested dicts of host arrays."""
         return unflatten_dict(jax.device_get(self._memory), sep="/")
+
+
+def _of_first_device(state):
+    """The variables on one device. All hold the same, and measuring on all would not be faster."""
+    return jax.tree.map(lambda a: a.addressable_data(0), state.variables)
 
 
 def _by_name(nested: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:

@@ -9,6 +9,7 @@ import jax
 
 from recu_jax import records
 from recu_jax.config.fields import plain
+from recu_jax.diagnostics.check import dead_layers
 from recu_jax.records import EpochRecords
 from recu_jax.report.live import FILE, LiveReport
 from recu_jax.training import distributed, measuring
@@ -38,6 +39,7 @@ class RunRecorder:
         trains = start.epoch < config.epochs
         self.workdir = workdir
         self._run, self._resumed = run, start.resumed
+        self._said_of_dead_layers = ""
         self._diagnostics = measuring.EpochDiagnostics(run, start) if config.diagnostics and trains else None
         self._records = EpochRecords(workdir, start.epoch + 1, config.tensorboard, writes)
         if writes and trains:
@@ -76,6 +78,16 @@ class RunRecorder:
     def check(self) -> None:
         """Raises RunFailed if a save in the background failed."""
         self._checkpoints.check()
+
+    def check_first_batch(self, state: TrainState) -> None:
+        """Prints a line if a binary layer of a new run cannot learn. Call it once the feed has started.
+
+        Args:
+          state: before the first step, on the devices.
+        """
+        if self._diagnostics is not None and self._resumed is None:
+            images = self._run.feed.first_images(measuring.IMAGES)
+            self._say_dead_layers(self._diagnostics.measure_inputs(state, images))
 
     def start_epoch(self, epoch: int, metrics: StepMetrics) -> None:
         """Called before the first step of an epoch.
@@ -137,7 +149,15 @@ class RunRecorder:
         seconds = measuring.plain(time.monotonic() - self._epoch_began)
         images = self._run.feed.test_sample(measuring.IMAGES)
         measured = self._diagnostics.measure(state, row["tau"], images)
+        self._say_dead_layers({name: layer for name, layer in measured["layers"].items() if "nan_inputs" in layer})
         return {**{k: row[k] for k in ("epoch", "step", "tau")}, "seconds": seconds, **measured}
+
+    def _say_dead_layers(self, measured):
+        """Prints the line about dead layers when it is new."""
+        line = dead_layers(measured)
+        if line and line != self._said_of_dead_layers and distributed.is_main():
+            say(line)
+        self._said_of_dead_layers = line
 
     def _save(self, state, metrics, unfinished_epoch=None):
         state = jax.device_get(state)

@@ -35,6 +35,12 @@ def test_windows_are_those_in_which_a_gradient_passes():
     deviation = inner.reshape(4, -1).std(1, ddof=1)
     assert shares["mean"] == pytest.approx((abs(inner) < deviation[:, None, None, None]).mean(), abs=2e-3)
 
+    found = jax.jit(functools.partial(diagnostics.measure_inputs, Net()))(variables, x)
+    assert {name: measures["in_window"] for name, measures in found.items()} == shares
+    assert found["mean"]["positive_signs"] == pytest.approx((inner >= 0).mean(), abs=1e-6)
+    of_first = abs((inner >= 0) * 1 - (inner[:1] >= 0)).sum((0, 1, 2)) == 0
+    assert found["mean"]["constant_channels"] == pytest.approx(of_first.mean()) and found["mean"]["nan_inputs"] == 0
+
     _, state = Net().apply(variables, x, capture_intermediates=True)
     a = state["intermediates"]["real"]["__call__"][0].mean((1, 2))
     a0 = a / jnp.sqrt(a.var(1, ddof=1, keepdims=True) + 1e-5)

@@ -89,5 +89,12 @@ class ResidentFeed:
         """The first `count` test images, or all if there are fewer: uint8, (images, height, width, channels)."""
         return self._dataset.test_images[:count]
 
+    def first_images(self, count: int) -> np.ndarray:
+        """The first `count` images of the first batch, without augmentation: uint8, (images, height, width, channels).
+
+        Call it after `start`.
+        """
+        return self._dataset.train_images[self.records(0)[:count]]
+
     def close(self) -> None:
         """Does nothing: this feed has no workers."""

@@ -170,6 +170,11 @@ class StreamFeed:
         assert self._sample is not None
         return self._sample.reshape(-1, *self.image_shape)[:count]
 
+    def first_images(self, count: int) -> np.ndarray:
+        """As `ResidentFeed.first_images`, but augmented. Waits for the first batch."""
+        (images, *_), _ = self._arrived(self._next)
+        return np.asarray(images.addressable_data(0)).reshape(-1, *self.image_shape)[:count]
+
     def close(self) -> None:
         """Ends the workers. Does not wait for a thread that hangs."""
         self._sender.shutdown(wait=not self._hangs, cancel_futures=True)
