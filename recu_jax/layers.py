@@ -5,10 +5,12 @@
 Both layers hold real latent weights (`kernel`) and, by default, one learned scale per output channel (`alpha`). They
 binarize as ReCU does, or with other binarizers of `recu_jax.binarizers`.
 
-Without `tau` nothing is clamped. Tau changes the gradients. It does not change the outputs, except with `alpha="mean"`.
-If a model does not pass tau to its layers, use `recu_jax.with_tau`: it gives tau to all layers and sets train=True.
+Training with ReCU needs `tau`; `tau=None` clamps nothing. Tau changes the gradients. It does not change the outputs,
+except with `alpha="mean"`. If a model does not pass tau to its layers, use `recu_jax.with_tau`: it gives tau to all
+layers and sets train=True.
 """
 
+import enum
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
@@ -28,6 +30,26 @@ ALPHAS = get_args(Alpha)
 # Names of the entries that `recu_jax.with_tau` adds beside a kernel.
 TAU, PROGRESS = "recu_tau", "recu_progress"
 
+
+class NotGiven(enum.Enum):
+    """Type of `NOT_GIVEN`, the default of `tau`. It differs from None, which asks for no clamp.
+
+    A model that passes tau on to its layers uses the same default:
+
+        def __call__(self, x, tau=recu_jax.NOT_GIVEN, train=False):
+    """
+
+    NOT_GIVEN = enum.auto()
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+NOT_GIVEN = NotGiven.NOT_GIVEN
+Tau = Number | NotGiven | None
+# As None, it passes through `jit`, `nn.remat` and `nn.scan`, which take arrays alone.
+jax.tree_util.register_static(NotGiven)
+
 # Kaiming normal, fan-in, gain sqrt(2), not truncated (SPEC.md 6).
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 _alpha_init = nn.initializers.uniform(scale=1.0)
@@ -38,11 +60,15 @@ class _BinaryLayer(nn.Module):
 
     features: int
 
-    def _training(self, tau: Any, train: bool | None, progress: Any) -> tuple[Any, bool, Any]:
+    def _training(self, tau: Tau, train: bool | None, progress: Any) -> tuple[Any, bool, Any]:
         """Checks the arguments of a call, and takes missing ones from the variables of `recu_jax.with_tau`."""
-        if tau is None and self.has_variable("params", TAU):
-            tau = self.get_variable("params", TAU).ravel()[0]
-            train = True if train is None else train
+        kept = self.get_variable("params", TAU).ravel()[0] if self.has_variable("params", TAU) else None
+        if train is None:
+            train = kept is not None and (tau is None or tau is NOT_GIVEN)
+        if train and self._needs_tau():
+            self._check_tau_is_given(tau, kept)
+        if tau is None or tau is NOT_GIVEN:
+            tau = kept
         if progress is None and self.has_variable("params", PROGRESS):
             progress = self.get_variable("params", PROGRESS).ravel()[0]
         if tau is not None:
@@ -56,6 +82,27 @@ class _BinaryLayer(nn.Module):
                         "recu_jax.set_tau(..., progress=)"
                     )
         return tau, bool(train), progress
+
+    def _needs_tau(self) -> bool:
+        """Whether training needs tau. Creating the variables needs none."""
+        used = self.binary_weights or self.alpha == "mean"
+        return used and self.kernel_binarizer.needs_tau and not self.is_initializing()
+
+    def _check_tau_is_given(self, tau: Tau, kept: jax.Array | None) -> None:
+        """Raises UserError if a training call has no tau, or if it asks for None and `recu_jax.with_tau` gave one."""
+        where = "/".join(self.path) or type(self).__name__
+        if tau is NOT_GIVEN and kept is None:
+            raise UserError(
+                f"{where} trains without tau, so it would clamp nothing; give the call tau=, above 0.5 and at most 1, "
+                "or the whole model by recu_jax.with_tau (Linen) or recu_jax.set_tau (NNX); tau=None trains without a "
+                "clamp; evaluation (train=False, or model.eval() in NNX) needs no tau"
+            )
+        if tau is None and kept is not None:
+            raise UserError(
+                f"{where} trains with tau=None, and recu_jax.with_tau or recu_jax.set_tau gave the model a tau; to use "
+                "that tau, leave the argument out (a model of your own passes on tau=recu_jax.NOT_GIVEN); to clamp "
+                "nothing here, give tau=1"
+            )
 
     def _compute_dtype(self, x: jax.Array) -> Any:
         return canonicalize_dtype(x, dtype=self.dtype or jnp.promote_types(x.dtype, self.param_dtype))
@@ -154,7 +201,7 @@ class BinaryConv(_BinaryLayer):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, tau: Number | None = None, train: bool | None = None, progress: Number | None = None
+        self, x: jax.Array, tau: Tau = NOT_GIVEN, train: bool | None = None, progress: Number | None = None
     ) -> jax.Array:
         """Applies the layer.
 
@@ -162,8 +209,8 @@ class BinaryConv(_BinaryLayer):
 
         Args:
           x: (*batch, *spatial, in_features); any number of batch dimensions, also none.
-          tau: in (0.5, 1], a Python number or a scalar array. None takes the tau of `recu_jax.with_tau`; without it
-            nothing is clamped.
+          tau: in (0.5, 1], a Python number or a scalar array. Left out, it is the tau of `recu_jax.with_tau`. None
+            clamps nothing.
           train: whether gradients are wanted. ReCU then normalizes each sample, which sets the window of the gradient.
             None trains only if tau comes from `recu_jax.with_tau`.
           progress: share of the training that is over, from 0 to 1, for annealed binarizers; evaluation needs none.
@@ -173,7 +220,8 @@ class BinaryConv(_BinaryLayer):
 
         Raises:
           UserError: tau is outside (0.5, 1], the channels do not divide into groups, the padding or alpha is unknown,
-            alpha is `"mean"` with a binarizer other than ReCU, or an annealed binarizer trains without progress.
+            alpha is `"mean"` with a binarizer other than ReCU, a binarizer that clamps trains without tau, or an
+            annealed one without progress; or tau is None although `recu_jax.with_tau` gave one.
         """
         tau, train, progress = self._training(tau, train, progress)
         window = (self.kernel_size,) if isinstance(self.kernel_size, int) else tuple(self.kernel_size)
@@ -216,7 +264,7 @@ class BinaryDense(_BinaryLayer):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, tau: Number | None = None, train: bool | None = None, progress: Number | None = None
+        self, x: jax.Array, tau: Tau = NOT_GIVEN, train: bool | None = None, progress: Number | None = None
     ) -> jax.Array:
         """Applies the layer to x, (..., in_features), and returns (..., features). All else is as in `BinaryConv`."""
         tau, train, progress = self._training(tau, train, progress)
