@@ -55,12 +55,13 @@ class EpochDiagnostics:
 
         self._windows = jax.jit(windows)
 
-    def measure(self, state: TrainState, tau: float, images: np.ndarray) -> dict[str, Any]:
+    def measure(self, state: TrainState, tau: float, rate: float, images: np.ndarray) -> dict[str, Any]:
         """Measures the binary layers at the end of an epoch.
 
         Args:
           state: on the devices.
           tau: of the epoch.
+          rate: learning rate of the epoch divided by the config's.
           images: uint8, (batch, height, width, channels). The first `IMAGES` of the test set.
 
         Returns:
@@ -73,7 +74,7 @@ class EpochDiagnostics:
         variables = jax.tree.map(lambda a: a.addressable_data(0), state.variables)
         windows = self._windows(variables, images) if self._has_activations else {}
         if self._layers:
-            measured, self._memory = self._weights(variables, self._memory, tau=np.float32(tau))
+            measured, self._memory = self._weights(variables, self._memory, tau=np.float32(tau), rate=np.float32(rate))
             found = by_layer(measured, self._layers)
         for name, share in jax.device_get(windows).items():
             found.setdefault(name, {})["in_window"] = share
