@@ -58,11 +58,11 @@ FIELDS: dict[str, tuple[Field, ...]] = {
         Field("on_corrupt", "error", "or `skip`: leave out photographs that cannot be decoded, and count them"),
     ),
     "Model": (
-        Field("model", "cifar_resnet20", "name of the model"),
+        Field("model", "cifar_resnet20", "name of the model, or `module:factory` of your own"),
         Field("conv", "binary", "or `binary_activations` (real weights, stage 1 of two), `float` (full precision)"),
         Field("init_from", None, "variables to start from: a run's workdir (its best checkpoint) or PyTorch file", str),
-        Field("weight_binarizer", "recu", "how kernels are binarized"),
-        Field("activation_binarizer", "recu", "how activations are binarized"),
+        Field("weight_binarizer", "recu", "how kernels are binarized: a name, or `module:name` of your own"),
+        Field("activation_binarizer", "recu", "how activations are binarized, in the same way"),
         Field("nonlinearity", None, "between binary convolutions: `hard_tanh`, `rprelu`; None is the model's own", str),
         Field("alpha", "learned", "scale of output channels: `learned` (authors' code), `mean` (paper), `none`"),
         Field("standardize", _RECU.standardize, "part of ReCU: whether latent weights are standardized"),
@@ -139,6 +139,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         raise UserError(f"config.{field} is missing; start from recu_jax.config.base_config()")
     rules.check_kinds(config, base)
     rules.check_values(config)
+    rules.check_own_model(config, base)
 
 
 def check_resumable(saved: dict[str, Any], config: ml_collections.ConfigDict, workdir: str) -> None:

@@ -15,8 +15,7 @@ from recu_jax.data import stream
 from recu_jax.data.augment import normalize
 from recu_jax.deploy import container
 from recu_jax.deploy.formats import FORMATS
-from recu_jax.models import create_model
-from recu_jax.training.recipe import parts_of
+from recu_jax.training.recipe import make_model
 
 _BATCH = {True: 256, False: 16}  # batch sizes: True for small images in memory, False for photographs
 _WORKERS = 2
@@ -71,7 +70,8 @@ def _trained_model(trained) -> Callable[[np.ndarray], jax.Array]:
     config, dataset = trained.config, trained.dataset
     # float64 is never used: JAX must enable it at start-up, and the file computes in float32.
     dtype = jnp.bfloat16 if config.get("dtype") == "bfloat16" else jnp.float32
-    model = create_model(config["model"], dataset.num_classes, dtype, **parts_of(ml_collections.ConfigDict(config)))
+    changes = {"dtype": dtype, "param_dtype": jnp.float32, "norm_axis": None}
+    model = make_model(ml_collections.ConfigDict(config), dataset.num_classes, **changes)
     variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), trained.variables)
 
     @jax.jit

@@ -8,6 +8,7 @@ from typing import Any
 
 import flax
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
@@ -21,6 +22,8 @@ from recu_jax.deploy.build import BlockParts
 from recu_jax.deploy.families import operations
 from recu_jax.deploy.formats import FORMATS
 from recu_jax.errors import UserError
+from recu_jax.functional import sign
+from recu_jax.references import is_reference
 from recu_jax.training.recipe import binarizers_of
 
 
@@ -73,8 +76,9 @@ def read_trained(workdir: str | pathlib.Path, dataset: str | None = None, data_d
         raise UserError(f"{workdir} holds imported weights, of no data set; give --dataset=NAME and --data_dir=DIR")
     data_dir = data_dir or config.get("data_dir")
     loaded = data.load(name, data_dir)
-    head = variables["params"].get("linear") or variables["params"]["fc"]
-    if len(head["bias"]) != loaded.num_classes:
+    # A model of one's own may call its last layer otherwise.
+    head = variables["params"].get("linear") or variables["params"].get("fc")
+    if head and len(head["bias"]) != loaded.num_classes:
         raise UserError(
             f"{workdir} has {len(head['bias'])} classes and {name} {loaded.num_classes}; give its --dataset"
         )
@@ -85,6 +89,8 @@ def network(trained: Trained) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Makes the header and the arrays of a network's file, for `container.write` and `deploy.model.parse`."""
     config, dataset = trained.config, trained.dataset
     parts = BlockParts(config["conv"], config["alpha"], *binarizers_of(config), config["nonlinearity"])
+    if is_reference(config["activation_binarizer"]):
+        _check_signs(config["activation_binarizer"], parts.input_binarizer)
     entries, arrays = operations(
         config["model"], trained.variables, parts, trained.image_shape, dataset.mean, dataset.std
     )
@@ -101,6 +107,22 @@ def network(trained: Trained) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "operations": entries,
     }
     return header, arrays
+
+
+def _check_signs(name, binarizer):
+    """Raises UserError if a user's own binarizer of activations returns other signs than those that a file takes."""
+    x, shift = np.linspace(-3, 3, 601, dtype=np.float32)[:, None], np.full(1, 0.3, np.float32)
+    shifted = set(binarizer.parameters) == {"shift"}
+    same = shifted or not binarizer.parameters
+    if same:
+        parameters = {"shift": shift} if shifted else {}
+        found = binarizer(x, sample_ndim=1, train=False, **parameters)
+        same = np.array_equal(found, sign(jnp.asarray(x - shift if shifted else x)))
+    if not same:
+        raise UserError(
+            f"activation binarizer is {name!r}, and a file knows sign(x) and, with the parameter 'shift', "
+            "sign(x - shift) alone; its signs are others"
+        )
 
 
 def write(trained: Trained, path: str | pathlib.Path, kind: str = "recu") -> str:
