@@ -75,9 +75,7 @@ def _load(what: str, reference: str, kind: type) -> Any:
     try:
         hash(found)
     except TypeError as error:
-        raise UserError(
-            f"{what} is {reference!r}, which has no hash; write @dataclasses.dataclass(frozen=True) above its class"
-        ) from error
+        raise UserError(f"{what} is {reference!r}, which has no hash; make its class a frozen dataclass") from error
     return found
 
 

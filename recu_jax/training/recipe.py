@@ -137,21 +137,25 @@ def _memory():
 
 
 def parts_of(config: Any) -> dict[str, Any]:
-    """Keyword arguments for `create_model`: the convolution and the nonlinearity of the blocks."""
+    """Keyword arguments for `create_model`: the convolution and the nonlinearity of the blocks.
+
+    Args:
+      config: a config, or the `config` of a checkpoint's record.
+    """
     parts = {"conv": conv_of(config)}
-    return parts | {"nonlinearity": config.nonlinearity} if config.nonlinearity else parts
+    return parts | {"nonlinearity": config["nonlinearity"]} if config["nonlinearity"] else parts
 
 
 def conv_of(config: Any) -> Callable[..., nn.Module]:
     """Makes the convolution of the blocks from `conv`, `alpha`, and the binarizer and ReCU fields."""
-    if config.conv == "float":
+    if config["conv"] == "float":
         return layers.Conv
     of_kernels, of_inputs = binarizers_of(config)
-    if config.conv == "binary_activations":
+    if config["conv"] == "binary_activations":
         # Real weights need no alpha. The second stage initializes its own.
         return functools.partial(layers.BinaryConv, alpha="none", binary_weights=False, input_binarizer=of_inputs)
     return functools.partial(
-        layers.BinaryConv, alpha=config.alpha, kernel_binarizer=of_kernels, input_binarizer=of_inputs
+        layers.BinaryConv, alpha=config["alpha"], kernel_binarizer=of_kernels, input_binarizer=of_inputs
     )
 
 

@@ -43,7 +43,7 @@ def test_one_that_a_config_adds_by_name_is_known(monkeypatch):
         ({"weight_binarizer": f"{OWN}Net"}, "its call fails: TypeError"),
         ({"weight_binarizer": f"{OWN}NoScale"}, r"returns (3, 3, 4, 8) for a kernel of shape (3, 3, 4, 8)"),
         ({"weight_binarizer": f"{OWN}Raises"}, "its call on an array fails: RuntimeError: no signs today"),
-        ({"weight_binarizer": f"{OWN}NoHash"}, "frozen=True"),
+        ({"weight_binarizer": f"{OWN}NoHash"}, "make its class a frozen dataclass"),
         ({"weight_binarizer": "identity"}, "or 'module:name' of your own"),
         ({"weight_binarizer": f"{OWN}Identity", "alpha": "mean"}, "alpha is 'mean', which is ReCU's"),
         ({"weight_binarizer": f"{OWN}half", "optimizer": "bop"}, "centers the weights"),

@@ -40,3 +40,10 @@ def test_a_file_of_another_network(network, tmp_path):
     result = check.check(network, tmp_path / "other.recu")
     differing = int(result.split(": ")[1].split()[0])
     assert differing > 5 and "logits differ by 1.0e+03 at most" in result
+
+
+def test_it_says_which_speed_is_whose():
+    assert check._speeds(300.0, 100.0).endswith(
+        "300 images/s, the trained model in Flax 100: the file is 3.0 times as fast"
+    )
+    assert check._speeds(100.0, 250.0).endswith("the trained model in Flax 250: the trained model is 2.5 times as fast")
