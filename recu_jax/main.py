@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from absl import app, flags
 
 from recu_jax.commands import config_flag
+from recu_jax.commands.arguments import end_with_reader
 from recu_jax.commands.train import train_or_evaluate
 
 _CONFIG = config_flag.define()
@@ -40,4 +41,4 @@ def run(argv: Sequence[str], help_of: config_flag.Help = HELP) -> None:
 
 
 if __name__ == "__main__":
-    run(sys.argv)
+    end_with_reader(lambda: run(sys.argv))

@@ -1,6 +1,7 @@
 """Functions for all commands: the same form of `--help`, of errors and of exit statuses."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -11,6 +12,7 @@ EXIT_USER_ERROR = 2
 EXIT_FAILED = 3
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h, "try again later": schedulers restart a job with this status
 EXIT_INTERRUPTED = 130  # the shell's convention for Control-C: 128 + 2, the number of SIGINT
+EXIT_NO_READER = 141  # the same for a closed pipe: 128 + 13, the number of SIGPIPE
 
 # Exit statuses of all commands. `--help` and the docs show these texts.
 EXIT_STATUSES = {
@@ -54,6 +56,19 @@ def run(function: Callable[[], Any]) -> Any:
         fail(error)
     except RunFailed as error:
         fail(error, EXIT_FAILED)
+
+
+def end_with_reader(function: Callable[[], Any]) -> None:
+    """Calls `function`. Where the reader of the output goes away, as in `recu --help | head -1`, ends without a word."""
+    try:
+        try:
+            function()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at its end, and would complain then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_NO_READER)
 
 
 class ArgumentParser(argparse.ArgumentParser):
