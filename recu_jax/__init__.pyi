@@ -32,6 +32,7 @@ from .functional import recu as recu
 from .functional import sign as sign
 from .functional import standardize as standardize
 from .functional import ste_sign as ste_sign
+from .layers import NOT_GIVEN as NOT_GIVEN
 from .layers import BinaryConv as BinaryConv
 from .layers import BinaryDense as BinaryDense
 from .models import create_model as create_model

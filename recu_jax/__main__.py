@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from recu_jax.commands.arguments import fail
+from recu_jax.commands.arguments import end_with_reader, fail
 from recu_jax.commands.huge_pages import use_huge_pages
 from recu_jax.errors import unknown
 
@@ -31,6 +31,10 @@ def _help() -> str:
 
 def main() -> None:
     """Runs the command that the first argument names."""
+    end_with_reader(_main)
+
+
+def _main() -> None:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("--help", "-h", "help"):
         print(_help())

@@ -67,12 +67,15 @@ def one_line(said: object, most: int | None = None) -> str:
     return " ".join(str(said).split())[:most] or type(said).__name__
 
 
-def unknown(what: str, value: object, names: Iterable[str]) -> UserError:
-    """Returns the error for a `value` of `what` that is not one of `names`; the message suggests the nearest name."""
+def unknown(what: str, value: object, names: Iterable[str], also: str = "") -> UserError:
+    """Returns the error for a `value` of `what` that is not one of `names`; the message suggests the nearest name.
+
+    `also` says what may be given instead of a name.
+    """
     names = list(names)
     near = _nearest(str(value), names)
     hint = f"did you mean {near!r}? " if near else ""
-    return UserError(f"{what} is {value!r}, which does not exist; {hint}it must be one of: {', '.join(names)}")
+    return UserError(f"{what} is {value!r}, which does not exist; {hint}it must be one of: {', '.join(names)}{also}")
 
 
 def _nearest(value: str, names: Sequence[str]) -> str | None:

@@ -48,4 +48,4 @@ def run(argv: Sequence[str], help_of: config_flag.Help = HELP) -> None:
 
 
 if __name__ == "__main__":
-    run(sys.argv)
+    arguments.end_with_reader(lambda: run(sys.argv))

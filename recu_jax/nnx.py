@@ -3,8 +3,8 @@
     layer = BinaryConv(3, 64, (3, 3), rngs=nnx.Rngs(0))
     y = layer(x, tau=tau)
 
-Each layer holds its variables, and a Linen layer that computes. Without `tau` nothing is clamped. If a model does not
-pass tau to its layers, use `recu_jax.set_tau`: it gives tau to all layers.
+Each layer holds its variables, and a Linen layer that computes. Training needs `tau`; `tau=None` clamps nothing. If a
+model does not pass tau to its layers, use `recu_jax.set_tau`: it gives tau to all layers.
 
 Like batch norm and dropout, the layers are created in training mode. `model.train()` and `model.eval()` switch the
 mode. `nnx.view` switches it too, by `use_running_average` or `deterministic`. The mode changes the gradients and, with
@@ -24,7 +24,7 @@ from jax import lax
 
 from recu_jax import layers
 from recu_jax.binarizers import ActivationBinarizer, WeightBinarizer, activations, weights
-from recu_jax.layers import Alpha, Number
+from recu_jax.layers import NOT_GIVEN, PROGRESS, TAU, Alpha, Number
 from recu_jax.ops.conv import ConvSpec, PaddingLike, check_groups
 
 _NO_METADATA: Mapping[str, Any] = MappingProxyType({})
@@ -107,7 +107,7 @@ class _BinaryLayer(nnx.Module):
     def __call__(
         self,
         inputs: jax.Array,
-        tau: Number | None = None,
+        tau: layers.Tau = NOT_GIVEN,
         train: bool | None = None,
         progress: Number | None = None,
         *,
@@ -117,8 +117,8 @@ class _BinaryLayer(nnx.Module):
 
         Args:
           inputs: (..., in_features), for a convolution (*batch, *spatial, in_features).
-          tau: in (0.5, 1], a Python number or a scalar array. None takes the tau of `recu_jax.set_tau`; without it
-            nothing is clamped.
+          tau: in (0.5, 1], a Python number or a scalar array. Left out, it is the tau of `recu_jax.set_tau`. None
+            clamps nothing.
           train: whether to train; None uses the mode that `train()` and `eval()` set.
           progress: share of the training that is over, from 0 to 1, for annealed binarizers. None takes the progress of
             `recu_jax.set_tau`.
@@ -128,14 +128,14 @@ class _BinaryLayer(nnx.Module):
           (..., out_features) in the dtype of the computation.
 
         Raises:
-          UserError: tau is outside (0.5, 1], alpha is unknown, or an annealed binarizer trains without progress.
+          UserError: tau is outside (0.5, 1], alpha is unknown, a binarizer that clamps trains without tau, or an
+            annealed one without progress; or tau is None although `recu_jax.set_tau` gave one.
         """
         train = self.training if train is None else train
-        if tau is None and self.tau is not None:
-            tau = self.tau[...].ravel()[0]
-        if progress is None and self.progress is not None:
-            progress = self.progress[...].ravel()[0]
         variables = {"params": {name: variable[...] for name, variable in self.parameters().items()}}
+        for name, given in ((TAU, self.tau), (PROGRESS, self.progress)):
+            if given is not None:
+                variables["params"][name] = given[...]
         if self.last_tau is None:
             return _placed(cast(jax.Array, self.linen.apply(variables, inputs, tau, train, progress)), out_sharding)
         variables["batch_stats"] = {"tau": self.last_tau[...]}

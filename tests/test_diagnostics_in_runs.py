@@ -93,3 +93,15 @@ def test_they_are_those_of_the_run(fields, images, tmp_path):
         counts = np.histogram(np.clip(w, edges[0], edges[-1]), edges)[0]
         # A weight at an edge may be rounded to either side.
         assert abs(counts - measured["histogram"]).sum() <= 4
+
+
+@pytest.mark.slow
+def test_a_rate_that_falls_kills_no_weight(images, tmp_path):
+    """The last epochs have a hundredth of the rate. Weights move as much less; they are not dead for that."""
+    config = get_config()
+    fields = {"epochs": 8, "lr_schedule": "step", "lr_milestones": (6, 7), "data_dir": images}
+    config.update({**SMALLEST, **fields})
+    loop.train(config, tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "diagnostics.jsonl").read_text().splitlines()]
+    full, least = ([layer["dead"] for layer in rows[epoch - 1]["layers"].values()] for epoch in (6, 8))
+    assert max(least) < 0.5 and np.mean(least) < np.mean(full) + 0.2

@@ -135,8 +135,12 @@ def commands() -> list[tuple[str, str, list[str]]]:
 
 
 @pytest.mark.parametrize("page, command, given", commands())
-def test_command(page, command, given, monkeypatch):
+def test_command(page, command, given, monkeypatch, tmp_path):
     monkeypatch.chdir(REPOSITORY)
+    # The user's own module of the pages.
+    own = [block for p in PAGES for _, block, _ in blocks(p, "python") if block.startswith("# my_module.py")]
+    (tmp_path / "my_module.py").write_text("\n".join(own))
+    monkeypatch.syspath_prepend(tmp_path)
     assert command == "main" or command in COMMANDS
     check_arguments(command, given, monkeypatch)
 

@@ -45,7 +45,9 @@ def layer(kind, **arguments):
     """A layer of ours, as a function of its input."""
     ours, _, needed = PAIRS[kind]
     if kind.startswith("nnx"):
-        return ours(**needed, rngs=nnx.Rngs(0), **arguments)
+        made = ours(**needed, rngs=nnx.Rngs(0), **arguments)
+        made.eval()
+        return made
     made = ours(**needed, **arguments)
     return lambda x: made.init_with_output(jax.random.key(0), x)[0]
 
@@ -87,6 +89,7 @@ def test_input_dilation_is_that_of_flax(padding):
     np.testing.assert_array_equal(ours.apply(variables, x), theirs.apply(signs, sign(x)))
     by_nnx = recu_jax.nnx.BinaryConv(4, 4, window, alpha="none", rngs=nnx.Rngs(0), **same)
     by_nnx.kernel[...] = variables["params"]["kernel"]
+    by_nnx.eval()
     np.testing.assert_array_equal(by_nnx(x), ours.apply(variables, x))
 
 

@@ -1,5 +1,10 @@
 """The Linen layers as users of `nn.Conv` and `nn.Dense` meet them."""
 
+import copy
+import functools
+import inspect
+import pickle
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,7 +12,7 @@ import numpy as np
 import pytest
 
 import recu_jax
-from recu_jax import BinaryConv, BinaryDense, UserError
+from recu_jax import NOT_GIVEN, BinaryConv, BinaryDense, UserError, with_tau
 from recu_jax.binarizers import weights
 from recu_jax.functional import sign, standardize
 from recu_jax.layers import Conv, Dense
@@ -59,9 +64,9 @@ def test_dense_is_a_product_of_signs():
 def test_any_number_of_batch_dimensions(batch):
     layer, x = BinaryConv(8, (3, 3)), normal((*batch, 6, 6, 4))
     variables = layer.init(jax.random.key(0), x)
-    y = layer.apply(variables, x, train=True)
+    y = layer.apply(variables, x, tau=0.9, train=True)
     assert y.shape == (*batch, 6, 6, 8)
-    single = layer.apply(variables, x.reshape(-1, 6, 6, 4), train=True)
+    single = layer.apply(variables, x.reshape(-1, 6, 6, 4), tau=0.9, train=True)
     np.testing.assert_array_equal(y.reshape(-1, 6, 6, 8), single)
 
 
@@ -194,3 +199,54 @@ def test_a_dense_layer_normalizes_each_token_by_itself():
         z, of_token = jax.vjp(lambda token: token / jnp.sqrt(token.var(ddof=1) + 1e-5), x[index])
         expected[index] = of_token(jnp.float32(dy[index] @ signs.T * np.maximum(0, 2 - 2 * abs(z))))[0]
     np.testing.assert_allclose(pull(dy)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+class Net(nn.Module):
+    """A model that passes tau on, as docs/own_model.md shows."""
+
+    options: dict
+
+    @nn.compact
+    def __call__(self, x, tau=NOT_GIVEN, train=False):
+        return nn.remat(BinaryDense, static_argnums=(3,))(8, name="dense", **self.options)(x, tau, train)
+
+
+WITHOUT_TAU = r"dense trains without tau.*give the call tau=.*recu_jax\.with_tau.*recu_jax\.set_tau.*tau=None trains"
+
+
+def test_training_without_tau_is_an_error():
+    """ReCU would clamp nothing, and nobody would know."""
+    model, x = Net({}), 2 * normal((3, 4))
+    variables = model.init(jax.random.key(0), x, train=True)  # creates variables, trains nothing
+    with pytest.raises(UserError, match=WITHOUT_TAU):
+        model.apply(variables, x, train=True)
+    with pytest.raises(UserError, match=WITHOUT_TAU):
+        jax.eval_shape(functools.partial(model.apply, train=True), variables, x)
+
+    def gradient(variables, **options):
+        loss = lambda v: (model.apply(v, x, **options) ** 2).sum()  # noqa: E731
+        return jax.jit(jax.grad(loss))(variables)["params"]["dense"]["kernel"]
+
+    # tau = 1 clips nothing, so this is what None asks for.
+    np.testing.assert_array_equal(gradient(variables, tau=None, train=True), gradient(variables, tau=1.0, train=True))
+    assert (gradient(variables, tau=0.85, train=True) != gradient(variables, tau=None, train=True)).any()
+    np.testing.assert_array_equal(model.apply(variables, x), model.apply(with_tau(variables, 0.9), x, train=True))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_binarizer": weights.XNORNet()},
+        {"kernel_binarizer": weights.ReCU(clamp=False), "alpha": "mean"},
+        {"binary_weights": False, "alpha": "none"},
+    ],
+)
+def test_layers_that_clamp_nothing_need_no_tau(options):
+    model, x = Net(options), normal((3, 4))
+    assert model.apply(model.init(jax.random.key(0), x), x, train=True, mutable=True)[0].shape == (3, 8)
+
+
+def test_the_default_of_tau_is_readable():
+    tau = inspect.signature(BinaryConv.__call__).parameters["tau"]
+    assert repr(tau.default) == "NOT_GIVEN" and type(tau.default).__name__ == "NotGiven"
+    assert tau.default is recu_jax.NOT_GIVEN is pickle.loads(pickle.dumps(copy.deepcopy(tau.default)))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from recu_jax import create_model
+from recu_jax import UserError, create_model
 from recu_jax.layers import BinaryConv, Conv
 from recu_jax.models.batch_norm import BatchNorm
 
@@ -77,6 +77,16 @@ def test_types_and_shapes(name, dtype):
     logits, changed = jax.eval_shape(apply, variables, x)
     assert logits.shape == (2, 7) and logits.dtype == dtype
     assert jax.tree.structure(changed["batch_stats"]) == jax.tree.structure(variables["batch_stats"])
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet8", "cifar_vgg_small", "imagenet_resnet18", "react_resnet18"])
+def test_training_without_tau_is_an_error(name):
+    model, x = create_model(name), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), x)
+    with pytest.raises(UserError, match=r"conv\S* trains without tau"):
+        jax.eval_shape(functools.partial(model.apply, train=True, mutable=["batch_stats"]), variables, x)
+    without_clamp = functools.partial(model.apply, tau=None, train=True, mutable=["batch_stats"])
+    assert jax.eval_shape(without_clamp, variables, x)[0].shape == (1, 10)
 
 
 @pytest.mark.parametrize("name", ["imagenet_resnet34", "react_resnet34"])

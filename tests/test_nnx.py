@@ -1,5 +1,6 @@
 """The NNX layers against the Linen layers, and as users of `nnx.Conv`, `nnx.Linear` and `nnx.BatchNorm` meet them."""
 
+import functools
 import inspect
 
 import jax
@@ -10,7 +11,7 @@ from flax import nnx
 
 import recu_jax
 import recu_jax.nnx
-from recu_jax import UserError
+from recu_jax import UserError, set_tau
 from recu_jax.binarizers import weights
 from recu_jax.nnx import BinaryConv, BinaryDense
 
@@ -107,9 +108,9 @@ def test_train_and_eval_switch_the_layers():
         assert net.norm.use_running_average != train and net.dropout.deterministic != train
         for layer in (net.conv, net.dense, net.other):
             assert layer.training == train and layer.deterministic != train and layer.use_running_average != train
-        got = jax.grad(lambda x: net.other(x).sum())(x)
+        got = jax.grad(lambda x: net.other(x, 0.9).sum())(x)
         assert np.allclose(got, inside, rtol=1e-5, atol=1e-6) != train
-        np.testing.assert_array_equal(got, jax.grad(lambda x: net.other(x, train=train).sum())(x))
+        np.testing.assert_array_equal(got, jax.grad(lambda x: net.other(x, 0.9, train=train).sum())(x))
 
 
 def test_mean_scale_evaluates_with_the_tau_of_the_last_training_step():
@@ -143,7 +144,7 @@ def test_mistakes_are_named():
     with pytest.raises(UserError, match="tau is 0"):
         BinaryDense(4, 6, rngs=rngs)(normal((2, 4)), 0.4)
     with pytest.raises(UserError, match="alpha is 'median'"):
-        BinaryDense(4, 6, alpha="median", rngs=rngs)(normal((2, 4)))
+        BinaryDense(4, 6, alpha="median", rngs=rngs)(normal((2, 4)), 0.9)
     with pytest.raises(TypeError, match="standardise"):
         BinaryDense(4, 6, standardise=False, rngs=rngs)
 
@@ -153,7 +154,22 @@ def test_metadata_of_parameters():
     dense = BinaryDense(4, 6, use_bias=True, kernel_init=nnx.with_metadata(init, tag="a"), bias_metadata={"tag": "b"},
                         rngs=nnx.Rngs(0))  # fmt: skip
     assert (dense.kernel.tag, dense.bias.tag) == ("a", "b")
-    assert dense(normal((2, 4))).shape == (2, 6)
+    assert dense(normal((2, 4)), train=False).shape == (2, 6)
+
+
+def test_training_without_tau_is_an_error():
+    x = normal((3, 6))
+    layer = BinaryDense(6, 5, rngs=nnx.Rngs(0))
+    for call in (layer, nnx.jit(lambda x: layer(x)), functools.partial(layer, train=True)):
+        with pytest.raises(UserError, match=r"trains without tau.*tau=.*set_tau.*model\.eval\(\)"):
+            call(x)
+    y = layer(x, tau=None)
+    set_tau(layer, 0.9)
+    np.testing.assert_array_equal(layer(x), y)
+    set_tau(layer, None)
+    layer.eval()
+    np.testing.assert_array_equal(layer(x), y)
+    assert BinaryDense(6, 5, kernel_binarizer=weights.ClippedSign(), rngs=nnx.Rngs(0))(x).shape == (3, 5)
 
 
 def test_in_features_counts_the_channels_of_all_groups():

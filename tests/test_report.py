@@ -172,3 +172,19 @@ def test_it_opens_in_chromium_without_errors(workdir, tmp_path):
     for figure in ("loss", "top1", "learning_rate", "tau", "flipped", "clipped", "dead", "weights"):
         assert re.search(rf'<div id="?{figure}"? class="js-plotly-plot', body), figure
     assert "barlayer" in body and f'<option value="{LAYERS[1]}">' in body
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_every_figure_says_what_is_good_and_bad(count, workdir, tmp_path):
+    others = [write_run(tmp_path / f"run{i}") for i in range(1, count)]
+    content = page.render([read_run(w) for w in (workdir, *others)]).decode()
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", content)
+    assert len(captions) >= 7 and [c for c in captions if "Good:" not in c or "Bad:" not in c] == []
+    assert "would need more than 100 epochs to reach 0" in content
+
+
+def test_columns_have_names_of_their_own(workdir):
+    content = page.render([read_run(workdir)]).decode()
+    headings = re.findall(r"<th>(.*?)</th>", content.partition("Layers after epoch")[2].partition("</thead>")[0])
+    assert len(headings) > 10 and len(set(headings)) == len(headings)
+    assert {"quantization error by theory", "entropy by theory"} <= set(headings)

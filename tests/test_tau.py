@@ -138,6 +138,27 @@ class WithNorm(nn.Module):
         return nn.Dense(2, kernel_init=init, name="head")(x)
 
 
+class PassesNoneOn(nn.Module):
+    """A model whose own default is None, as that of a layer was once."""
+
+    @nn.compact
+    def __call__(self, x, tau=None, train=False):
+        return BinaryDense(5, name="dense")(x, tau=tau, train=train)
+
+
+def test_none_beside_the_tau_of_with_tau_is_an_error():
+    """Else a model that passes its own default on would train without the tau that it was given."""
+    model = PassesNoneOn()
+    variables = model.init(jax.random.key(0), X)
+    with pytest.raises(UserError, match=r"dense trains with tau=None, and recu_jax.with_tau .*recu_jax.NOT_GIVEN"):
+        model.apply(with_tau(variables, 0.9), X, train=True)
+    assert model.apply(with_tau(variables, 0.9), X).shape == (3, 5)  # evaluation
+    layer = recu_jax.nnx.BinaryDense(6, 5, rngs=nnx.Rngs(0))
+    set_tau(layer, 0.9)
+    with pytest.raises(UserError, match="trains with tau=None"):
+        layer(X, None)
+
+
 def test_with_tau_leaves_the_variables_as_they_were():
     model = WithNorm()
     variables = model.init(jax.random.key(0), X)

@@ -6,7 +6,7 @@
     create_model("cifar_resnet20", conv=partial(BinaryConv, kernel_binarizer=weights.XNORNet(), alpha="none"))
 
 Every pair of binarizers can be combined. The fields `config.weight_binarizer` and `config.activation_binarizer` choose
-them by name.
+them by name, or one of a user's own as `"package.module:name"`.
 
 A binarizer is a small frozen object; see `interface`. All binarizers return signs, with sign(0) = +1. They differ in
 their gradients and in the scale of the weights. Annealed binarizers (EDE, ReSTE, Libra) depend on the progress of the
@@ -17,14 +17,16 @@ training: give the layers `progress`, from 0 to 1, beside `tau`.
 | `interface` | the two base classes |
 | `signs` | the sign with each paper's gradient, as functions of arrays |
 | `weights`, `activations` | the binarizers |
+| `own` | binarizers of a user's own module, by name |
 | `react` | ReActNet's RPReLU, the nonlinearity that goes with `activations.RSign` |
 """
 
 from typing import Any
 
-from recu_jax.binarizers import activations, weights
+from recu_jax.binarizers import activations, own, weights
 from recu_jax.binarizers.interface import ActivationBinarizer, WeightBinarizer
 from recu_jax.errors import unknown
+from recu_jax.references import is_reference
 
 WEIGHTS: dict[str, type[WeightBinarizer]] = {
     "recu": weights.ReCU,
@@ -54,23 +56,27 @@ def weight_binarizer(name: str, **recu: Any) -> WeightBinarizer:
     """Returns the binarizer of weights called `name`.
 
     Args:
-      name: a key of `WEIGHTS`.
+      name: a key of `WEIGHTS`, or `"package.module:name"`; see `own`.
       **recu: attributes of `weights.ReCU`; other binarizers ignore them.
 
     Raises:
-      UserError: there is no binarizer of this name.
+      UserError: there is no binarizer of this name, or a user's own is none.
     """
+    if is_reference(name):
+        return own.weight_binarizer(name)
     if name not in WEIGHTS:
         raise unknown("weight binarizer", name, WEIGHTS)
     return weights.ReCU(**recu) if name == "recu" else WEIGHTS[name]()
 
 
 def activation_binarizer(name: str) -> ActivationBinarizer:
-    """Returns the binarizer of activations called `name`, a key of `ACTIVATIONS`.
+    """Returns the binarizer of activations called `name`, a key of `ACTIVATIONS` or `"package.module:name"`.
 
     Raises:
-      UserError: there is no binarizer of this name.
+      UserError: there is no binarizer of this name, or a user's own is none.
     """
+    if is_reference(name):
+        return own.activation_binarizer(name)
     if name not in ACTIVATIONS:
         raise unknown("activation binarizer", name, ACTIVATIONS)
     return ACTIVATIONS[name]()

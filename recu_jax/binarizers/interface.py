@@ -38,6 +38,11 @@ class WeightBinarizer:
     scaled: ClassVar[bool] = False
     keeps_signs: ClassVar[bool] = True
 
+    @property
+    def needs_tau(self) -> bool:
+        """Whether training needs tau. A layer then raises an error where tau is not given."""
+        return False
+
     def __call__(
         self, kernel: jax.Array, tau: Number | None = None, progress: Number | None = None
     ) -> tuple[jax.Array, jax.Array | None]:

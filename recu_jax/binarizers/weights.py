@@ -44,6 +44,11 @@ class ReCU(WeightBinarizer):
     b: float = 2.0
     center: bool = True
 
+    @property
+    def needs_tau(self) -> bool:
+        """Whether training needs tau: with `clamp`."""
+        return self.clamp
+
     def __call__(
         self, kernel: jax.Array, tau: Number | None = None, progress: Number | None = None
     ) -> tuple[jax.Array, jax.Array | None]:

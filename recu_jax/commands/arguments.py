@@ -1,6 +1,7 @@
 """Functions for all commands: the same form of `--help`, of errors and of exit statuses."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -12,6 +13,7 @@ EXIT_USER_ERROR = 2
 EXIT_FAILED = 3
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h, "try again later": schedulers restart a job with this status
 EXIT_INTERRUPTED = 130  # the shell's convention for Control-C: 128 + 2, the number of SIGINT
+EXIT_NO_READER = 141  # the same for a closed pipe: 128 + 13, the number of SIGPIPE
 
 # Exit statuses of all commands. `--help` and the docs show these texts.
 EXIT_STATUSES = {
@@ -63,6 +65,19 @@ def local_path(text: str) -> str:
         return paths.local(text)
     except UserError as error:  # a ValueError, which argparse would describe in its own words
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def end_with_reader(function: Callable[[], Any]) -> None:
+    """Calls `function`. Ends silently if the reader of the output goes away, as in `recu --help | head -1`."""
+    try:
+        try:
+            function()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at its end, and would complain then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_NO_READER)
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -7,9 +7,10 @@ from recu_jax.deploy import trained
 from recu_jax.deploy.formats import FORMATS
 from recu_jax.ops import backend
 
-_ABOUT = """Makes a file of a run's best checkpoint. Formats: recu, a bit a weight, for `recu predict` and
-recu_jax.deploy.load; stablehlo, a jax.export artifact that needs jax alone; qonnx, for QONNX's tools. --check runs the
-test set through the trained model and through the file, and writes the result to FILE.check.json."""
+_ABOUT = "Makes a file of a run's best checkpoint."
+_FORMATS = "\n".join(f"{name}: {kind.about}" for name, kind in FORMATS.items())
+_CHECK = """run the test set through the trained model and through the file, say what differs and how fast
+each of them is, and write that to FILE.check.json"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -19,8 +20,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--out", required=True, metavar="FILE", type=local_path, help="file to make; one that is there is replaced"
     )
-    parser.add_argument("--format", choices=FORMATS, default="recu", help="default: recu")
-    parser.add_argument("--check", action="store_true", help="compare it with the trained model on the test set")
+    parser.add_argument("--format", choices=FORMATS, default="recu", help=f"default: recu\n{_FORMATS}")
+    parser.add_argument("--check", action="store_true", help=_CHECK)
     parser.add_argument(
         "--dataset", metavar="NAME", help="data set of --check, or of imported weights; default: that of the run"
     )

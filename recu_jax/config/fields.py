@@ -65,19 +65,19 @@ FIELDS: dict[str, tuple[Field, ...]] = {
         Field("on_corrupt", "error", "or `skip`: leave out photographs that cannot be decoded, and count them"),
     ),
     "Model": (
-        Field("model", "cifar_resnet20", "name of the model"),
+        Field("model", "cifar_resnet20", "name of the model, or `module:factory` of your own"),
         Field("conv", "binary", "or `binary_activations` (real weights, stage 1 of two), `float` (full precision)"),
         Field("init_from", None, "variables to start from: a run's workdir (its best checkpoint) or PyTorch file", str),
         Field("fresh_head", False, "with `init_from`: the last layer starts afresh, for other classes"),
         Field("freeze", None, "not trained: parameters, or modules with all in them; `*` is any text; by commas", str),
-        Field("weight_binarizer", "recu", "how kernels are binarised"),
-        Field("activation_binarizer", "recu", "how activations are binarised"),
+        Field("weight_binarizer", "recu", "how kernels are binarized: a name, or `module:name` of your own"),
+        Field("activation_binarizer", "recu", "how activations are binarized, in the same way"),
         Field("nonlinearity", None, "between binary convolutions: `hard_tanh`, `rprelu`; None is the model's own", str),
         Field("alpha", "learned", "scale of output channels: `learned` (authors' code), `mean` (paper), `none`"),
-        Field("standardize", _RECU.standardize, "part of ReCU: whether latent weights are standardised"),
-        Field("laplace_b", _RECU.b, "part of ReCU: Laplace scale b* of standardised weights"),
-        Field("center", _RECU.center, "part of ReCU: whether standardising subtracts each channel's mean"),
-        Field("clamp", _RECU.clamp, "part of ReCU: whether standardised weights are clamped to Q(tau)"),
+        Field("standardize", _RECU.standardize, "part of ReCU: whether latent weights are standardized"),
+        Field("laplace_b", _RECU.b, "part of ReCU: Laplace scale b* of standardized weights"),
+        Field("center", _RECU.center, "part of ReCU: whether standardizing subtracts each channel's mean"),
+        Field("clamp", _RECU.clamp, "part of ReCU: whether standardized weights are clamped to Q(tau)"),
         Field("tau_schedule", "exponential", "or `linear`, `cosine`"),
         Field("tau_min", 0.85, "tau of the first epoch"),
         Field("tau_max", 0.99, "tau of the last epoch; equal to tau_min it is fixed"),
@@ -148,6 +148,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         raise UserError(f"config.{field} is missing; start from recu_jax.config.base_config()")
     rules.check_kinds(config, base)
     rules.check_values(config)
+    rules.check_own_model(config, base)
 
 
 def with_local_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

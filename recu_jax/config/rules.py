@@ -14,6 +14,7 @@ from recu_jax.errors import UserError, unknown
 from recu_jax.functional import check_tau_range
 from recu_jax.models.parts import NONLINEARITIES
 from recu_jax.optimizers import DECAY_GROUPS
+from recu_jax.references import is_reference
 
 CHOICES = {
     "dataset": data.NAMES,
@@ -25,13 +26,25 @@ CHOICES = {
     "on_corrupt": ON_CORRUPT,
     "weight_decay_on": DECAY_GROUPS,
     "alpha": layers.ALPHAS,
-    "weight_binarizer": tuple(binarizers.WEIGHTS),
-    "activation_binarizer": tuple(binarizers.ACTIVATIONS),
+    # The dicts themselves, so that a config file may add to them.
+    "weight_binarizer": binarizers.WEIGHTS,
+    "activation_binarizer": binarizers.ACTIVATIONS,
     "nonlinearity": (None, *NONLINEARITIES),
     "tau_schedule": ("exponential", "linear", "cosine"),
-    "model": tuple(sorted(models.MODELS)),
-    "teacher_model": tuple(sorted(models.MODELS)),
+    "model": models.MODELS,
+    "teacher_model": models.MODELS,
 }
+# Fields that also take an object of the user's own, as `module:name`.
+OWN = ("model", "weight_binarizer", "activation_binarizer")
+# Fields that a model follows if its factory takes an argument.
+_BY_ARGUMENT = {
+    "conv": (
+        "conv", "alpha", "weight_binarizer", "activation_binarizer", "standardize", "laplace_b", "center", "clamp",
+    ),
+    "norm_axis": ("global_batch_norm",),
+    "nonlinearity": ("nonlinearity",),
+    "dtype": ("dtype",),
+}  # fmt: skip
 # Smallest and largest value; None is no limit. Limits that depend on memory or on the data set are checked elsewhere.
 RANGES = {
     # JAX keeps 32 bits of a seed. With more bits two seeds would give the same initial parameters.
@@ -80,8 +93,10 @@ def check_kinds(config: ml_collections.ConfigDict, base: ml_collections.ConfigDi
 def check_values(config: ml_collections.ConfigDict) -> None:
     """Raises UserError for the first field, or pair of fields, that breaks its rule."""
     for field, names in CHOICES.items():
-        if config[field] not in names:
-            raise unknown(f"config.{field}", config[field], map(str, names))
+        own = field in OWN and is_reference(config[field])
+        if config[field] not in names and not own:
+            also = ", or 'module:name' of your own" if field in OWN else ""
+            raise unknown(f"config.{field}", config[field], map(str, names), also)
     if config.model in models.FULL_PRECISION and config.conv != "float":
         raise UserError(
             f"config.model is {config.model!r} and config.conv is {config.conv!r}; this model is full precision only: "
@@ -105,10 +120,31 @@ def check_values(config: ml_collections.ConfigDict) -> None:
     _check_start(config)
 
 
+def check_own_model(config: ml_collections.ConfigDict, base: ml_collections.ConfigDict) -> None:
+    """Raises UserError if a model of the user's own takes no argument for a field that differs from `base`."""
+    if not is_reference(config.model):
+        return
+    arguments = {**dict.fromkeys(_BY_ARGUMENT), "num_classes": None}
+    taken = models.own.accepted(config.model, arguments)
+    if "num_classes" not in taken:
+        raise UserError(
+            f"config.model is {config.model!r}; it must be a Flax module, or a function, that takes num_classes="
+        )
+    for argument, fields in _BY_ARGUMENT.items():
+        changed = [field for field in fields if argument not in taken and config[field] != base[field]]
+        if changed:
+            raise UserError(
+                f"config.{changed[0]} is {config[changed[0]]!r}, and config.model {config.model!r} takes no argument "
+                f"{argument}=; let it take {argument}=, or leave the field out"
+            )
+
+
 def _check_binarizers(config):
     name = config.weight_binarizer
+    binarizer = binarizers.weight_binarizer(name)
+    binarizers.activation_binarizer(config.activation_binarizer)
     if name != "recu":
-        if config.alpha == "mean":
+        if config.alpha == "mean" and not isinstance(binarizer, binarizers.weights.ReCU):
             raise UserError(
                 f"config.alpha is 'mean', which is ReCU's, and config.weight_binarizer is {name!r}; use "
                 "--config.alpha=learned or none"
@@ -131,7 +167,7 @@ def _check_binarizers(config):
             f"config.optimizer is 'bop' and config.conv is {config.conv!r}, which has no 1-bit weights; use "
             "--config.conv=binary, or --config.optimizer=adam"
         )
-    if not binarizers.WEIGHTS[name].keeps_signs:
+    if not binarizer.keeps_signs:
         able = ", ".join(k for k, kind in binarizers.WEIGHTS.items() if kind.keeps_signs)
         raise UserError(
             f"config.optimizer is 'bop' and config.weight_binarizer is {name!r}, which centers the weights, so that "

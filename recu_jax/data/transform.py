@@ -53,7 +53,7 @@ class Transform:
             raise UserError(f"image_size is {self.image_size}; it must be 1 or more")
         if self.crop == "random_resized" and self.eval_resize < self.image_size:
             raise UserError(
-                f"eval_resize is {self.eval_resize}, smaller than image_size {self.image_size}; the centre crop of "
+                f"eval_resize is {self.eval_resize}, smaller than image_size {self.image_size}; the center crop of "
                 f"{self.image_size} needs a short side of at least that"
             )
         if not 0 < self.area[0] <= self.area[1] <= 1:

@@ -8,15 +8,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from recu_jax.data import stream
 from recu_jax.data.augment import normalize
 from recu_jax.deploy import container
 from recu_jax.deploy.formats import FORMATS
-from recu_jax.models import create_model
-from recu_jax.training.recipe import parts_of
+from recu_jax.training.recipe import make_model
 
 _BATCH = {True: 256, False: 16}  # batch sizes: True for small images in memory, False for photographs
 _WORKERS = 2
@@ -63,9 +61,18 @@ def check(trained: Any, path: str | pathlib.Path, kind: str = "recu") -> str:
     other = f" ({trained.other_dtype})" if trained.other_dtype else ""
     return (
         f"{totals['images']} test images: {totals['differing_predictions']} differing predictions{other}, "
-        f"logits differ by {totals['max_logit_difference']:.1e} at most; "
-        f"{totals['bytes']} bytes against {totals['float32_bytes']}, "
-        f"{totals['images_per_second']:.0f} images/s against {totals['float_images_per_second']:.0f}"
+        f"logits differ by {totals['max_logit_difference']:.1e} at most; the file has {totals['bytes']} bytes, the "
+        f"float32 parameters {totals['float32_bytes']}; "
+        f"{_speeds(totals['images_per_second'], totals['float_images_per_second'])}"
+    )
+
+
+def _speeds(of_file, of_model):
+    """Says which speed, in images a second, is that of the file, and which of the two is the faster."""
+    faster, times = ("file", of_file / of_model) if of_file >= of_model else ("trained model", of_model / of_file)
+    return (
+        f"the file computes {of_file:.0f} images/s, the trained model in Flax {of_model:.0f}: the {faster} is "
+        f"{times:.1f} times as fast"
     )
 
 
@@ -73,7 +80,8 @@ def _trained_model(trained) -> Callable[[np.ndarray], jax.Array]:
     config, info = trained.config, trained.info
     # float64 is never used: JAX must enable it at start-up, and the file computes in float32.
     dtype = jnp.bfloat16 if config.get("dtype") == "bfloat16" else jnp.float32
-    model = create_model(config["model"], info.num_classes, dtype, **parts_of(ml_collections.ConfigDict(config)))
+    changes = {"dtype": dtype, "param_dtype": jnp.float32, "norm_axis": None}
+    model = make_model(config, info.num_classes, **changes)
     variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), trained.variables)
 
     @jax.jit

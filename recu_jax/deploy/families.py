@@ -17,6 +17,7 @@ from recu_jax.models.imagenet_resnet import ImagenetResNet
 from recu_jax.models.parts import blocks
 from recu_jax.models.react_resnet import ReactResNet
 from recu_jax.models.resnet import BasicBlock, ResNet
+from recu_jax.references import is_reference
 
 
 def _cifar_resnet(b: Builder, model: CifarResNet, x: int, image_shape: Sequence[int]) -> None:
@@ -133,6 +134,11 @@ def operations(
     Raises:
       UserError: no function here writes this model's operations.
     """
+    if is_reference(name):
+        raise UserError(
+            f"model is {name!r}, of your own, and a file holds models of recu_jax alone; write yours by "
+            "jax.export, or train a config.model of recu_jax"
+        )
     model = create_model(name)
     family = next((write for kind, write in _FAMILIES.items() if isinstance(model, kind)), None)
     if family is None:

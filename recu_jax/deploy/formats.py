@@ -21,11 +21,13 @@ class Format:
     """A file format.
 
     Attributes:
+      about: what the file is and who reads it, for the help.
       write: writes a network to a path. Takes the path, and the header and arrays from `deploy.trained.network`.
       predictor: takes the path of a file and returns a function that runs it. That function takes uint8 images,
         (batch, height, width, channels), and returns logits.
     """
 
+    about: str
     write: Callable[[Path, dict[str, Any], dict[str, np.ndarray]], None]
     predictor: Callable[[Path], Predictor]
 
@@ -59,7 +61,7 @@ def _qonnx_predictor(path: Path) -> Predictor:
 
 
 FORMATS = {
-    "recu": Format(container.write, _recu_predictor),
-    "stablehlo": Format(_write_stablehlo, _stablehlo_predictor),
-    "qonnx": Format(_write_qonnx, _qonnx_predictor),
+    "recu": Format("a bit a weight, for `recu predict` and recu_jax.deploy.load", container.write, _recu_predictor),
+    "stablehlo": Format("a jax.export artifact that needs jax alone", _write_stablehlo, _stablehlo_predictor),
+    "qonnx": Format("for QONNX's tools", _write_qonnx, _qonnx_predictor),
 }

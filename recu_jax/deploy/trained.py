@@ -9,6 +9,7 @@ from typing import Any
 
 import flax
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
@@ -21,7 +22,9 @@ from recu_jax.deploy.build import BlockParts
 from recu_jax.deploy.families import operations
 from recu_jax.deploy.formats import FORMATS
 from recu_jax.errors import UserError
+from recu_jax.functional import sign
 from recu_jax.models import num_classes_of
+from recu_jax.references import is_reference
 from recu_jax.training.recipe import binarizers_of
 
 
@@ -84,7 +87,7 @@ def read_trained(workdir: str | pathlib.Path, dataset: str | None = None, data_d
         return Trained(config, variables, info, functools.cache(lambda: data.load_test(name, data_dir, info=info)))
     loaded = data.load_test(name, data_dir)
     classes = num_classes_of(variables["params"])
-    if classes != loaded.num_classes:
+    if classes is not None and classes != loaded.num_classes:
         raise UserError(f"{workdir} has {classes} classes and {name} {loaded.num_classes}; give its --dataset")
     info = data.info_of(name, loaded, config["image_size"])
     return Trained(config, variables, info, lambda: loaded)
@@ -94,6 +97,8 @@ def network(trained: Trained) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Makes the header and the arrays of a network's file, for `container.write` and `deploy.model.parse`."""
     config, info = trained.config, trained.info
     parts = BlockParts(config["conv"], config["alpha"], *binarizers_of(config), config["nonlinearity"])
+    if is_reference(config["activation_binarizer"]):
+        _check_signs(config["activation_binarizer"], parts.input_binarizer)
     entries, arrays = operations(config["model"], trained.variables, parts, info.image_shape, info.mean, info.std)
     preprocessing = {}
     if info.name in data.photos.NAMES:
@@ -108,6 +113,22 @@ def network(trained: Trained) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "operations": entries,
     }
     return header, arrays
+
+
+def _check_signs(name, binarizer):
+    """Raises UserError if a user's own binarizer of activations returns other signs than those that a file takes."""
+    x, shift = np.linspace(-3, 3, 601, dtype=np.float32)[:, None], np.full(1, 0.3, np.float32)
+    shifted = set(binarizer.parameters) == {"shift"}
+    same = shifted or not binarizer.parameters
+    if same:
+        parameters = {"shift": shift} if shifted else {}
+        found = binarizer(x, sample_ndim=1, train=False, **parameters)
+        same = np.array_equal(found, sign(jnp.asarray(x - shift if shifted else x)))
+    if not same:
+        raise UserError(
+            f"activation binarizer is {name!r}, and a file knows sign(x) and, with the parameter 'shift', "
+            "sign(x - shift) alone; its signs are others"
+        )
 
 
 def write(trained: Trained, path: str | pathlib.Path, kind: str = "recu") -> str:

@@ -4,7 +4,7 @@
     memory = diagnostics.remember(variables, layers)
     ...                                                   # an epoch of training
     measure = jax.jit(functools.partial(diagnostics.measure_weights, layers=layers))
-    measured, memory = measure(variables, memory, tau=tau)
+    measured, memory = measure(variables, memory, tau=tau, rate=rate)
     diagnostics.by_layer(measured, layers)["layer1_0/conv1"]["dead"]
 
 The functions accept the variables of any Linen model with layers of recu_jax. `weights` defines a dead weight, and
@@ -15,11 +15,20 @@ The functions accept the variables of any Linen model with layers of recu_jax. `
 from recu_jax.diagnostics import measures, theory
 from recu_jax.diagnostics.activations import activation_windows, measure_inputs
 from recu_jax.diagnostics.check import LayerCheck, ModelCheck, check_model
-from recu_jax.diagnostics.weights import DEAD_EPOCHS, DEAD_UPDATE, Memory, by_layer, measure_weights, remember
+from recu_jax.diagnostics.weights import (
+    DEAD_CROSSING,
+    DEAD_EPOCHS,
+    LEAST_RATE,
+    Memory,
+    by_layer,
+    measure_weights,
+    remember,
+)
 
 __all__ = [
+    "DEAD_CROSSING",
     "DEAD_EPOCHS",
-    "DEAD_UPDATE",
+    "LEAST_RATE",
     "LayerCheck",
     "Memory",
     "ModelCheck",

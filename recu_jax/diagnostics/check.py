@@ -152,7 +152,8 @@ def check_model(model: Any, *args: Any, **kwargs: Any) -> ModelCheck:
     what to do. The model is not changed. The call compiles the forward pass once.
 
     Args:
-      model: a Linen module, or an `nnx.Module`, which runs in the mode that it is in.
+      model: a Linen module, or an `nnx.Module`, which runs in the mode that it is in. In training mode it needs tau:
+        call `recu_jax.set_tau` first, or `model.eval()`.
       *args: for a Linen module its variables and the arguments of its call, `check_model(model, variables, images)`;
         for an NNX module the arguments of its call. Give a batch of several different examples.
       **kwargs: keyword arguments of `model.apply`, such as `train=True, mutable=["batch_stats"]`, or of the call.

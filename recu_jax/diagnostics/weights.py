@@ -3,10 +3,15 @@
 A weight is **dead** after an epoch if both hold:
 
 - Its sign has not flipped for `DEAD_EPOCHS` epochs, including this one.
-- This epoch changed it by less than `DEAD_UPDATE` b: `|w1 - w1 an epoch ago| < DEAD_UPDATE * b`. w1 are the latent
-  weights after the standardization of the layer's kernel binarizer. b is their Laplace scale now.
+- At the pace of this epoch, the full learning rate would need more than `DEAD_CROSSING` epochs to move it to 0:
+  `DEAD_CROSSING * |w1 - w1 an epoch ago| < share * |w1|`. w1 are the latent weights after the standardization of the
+  layer's kernel binarizer. share is the learning rate of this epoch divided by the largest of the run.
 
-So no weight is dead in the first `DEAD_EPOCHS - 1` epochs. A `Memory` carries the values of earlier epochs.
+The division by the rate matters: when a schedule lowers the rate to 0, all weights stop, but they do not die. Where the
+share is below `LEAST_RATE`, a weight moves too little to tell, and float32 rounds its steps away. There a dead weight
+stays dead until it flips, and no other weight dies.
+
+No weight is dead in the first `DEAD_EPOCHS - 1` epochs. A `Memory` carries the values of earlier epochs.
 """
 
 import functools
@@ -23,13 +28,14 @@ from recu_jax.diagnostics import measures, theory
 from recu_jax.ops.reductions import wide
 
 DEAD_EPOCHS = 5
-DEAD_UPDATE = 0.01
+DEAD_CROSSING = 100
+LEAST_RATE = 0.01
 # Largest count of epochs without a flip that uint8 holds.
 _MOST_EPOCHS = 255
 _AS_THEY_ARE = ("scale", "quantile", "histogram", "quantization_error", "flipped", "dead")
 
-# Two arrays for each layer name. `weights`: w1 after the last epoch, float32, kernel's shape. `unflipped`: epochs since
-# each weight's sign flipped, uint8.
+# Three arrays of the kernel's shape for each layer name. `weights`: w1 after the last epoch, float32. `unflipped`:
+# epochs since each weight's sign flipped, uint8. `dead`: whether it was dead after the last epoch, bool.
 Memory = dict[str, dict[str, jax.Array]]
 
 
@@ -43,7 +49,8 @@ def remember(variables: Mapping[str, Any], layers: Sequence[BinaryLayer]) -> Mem
     memory = {}
     for layer in layers:
         weights = _standardized(layer.kernel_binarizer, layer.leaf(variables["params"], "kernel")).astype(jnp.float32)
-        memory[layer.path] = {"weights": weights, "unflipped": jnp.zeros(weights.shape, jnp.uint8)}
+        unflipped, dead = jnp.zeros(weights.shape, jnp.uint8), jnp.zeros(weights.shape, bool)
+        memory[layer.path] = {"weights": weights, "unflipped": unflipped, "dead": dead}
     return memory
 
 
@@ -52,9 +59,10 @@ def measure_weights(
     memory: Memory,
     layers: Sequence[BinaryLayer],
     tau: jax.Array | float | None = None,
+    rate: jax.Array | float = 1.0,
     *,
     dead_epochs: int = DEAD_EPOCHS,
-    dead_update: float = DEAD_UPDATE,
+    dead_crossing: float = DEAD_CROSSING,
 ) -> tuple[dict[str, jax.Array], Memory]:
     """Measures every binary layer after an epoch. The function is pure and can be jitted.
 
@@ -63,8 +71,9 @@ def measure_weights(
       memory: result of `remember`, or of the previous epoch's call.
       layers: result of `binary_layers`; each layer is measured with its own kernel binarizer.
       tau: tau of the epoch that ended. None counts as 1, and so does a binarizer that does not clamp.
+      rate: learning rate of this epoch divided by the largest of the run.
       dead_epochs: epochs without a flip that make a weight dead, from 1 to 255.
-      dead_update: largest update of a dead weight in one epoch, in units of b.
+      dead_crossing: a dead weight would need more than this number of epochs, at the full rate, to reach 0.
 
     Returns:
       The measures, and the memory for the next epoch. Each measure is an array with one entry per layer, in the order
@@ -86,7 +95,12 @@ def measure_weights(
         stack = jnp.stack([layer.leaf(variables["params"], "kernel") for layer in group])
         before = _stacked([memory[layer.path] for layer in group])
         of_one = functools.partial(
-            _pass_over, group[0].kernel_binarizer, tau=tau, dead_epochs=dead_epochs, dead_update=dead_update
+            _pass_over,
+            group[0].kernel_binarizer,
+            tau=tau,
+            rate=rate,
+            dead_epochs=dead_epochs,
+            dead_crossing=dead_crossing,
         )
         results = jax.vmap(of_one)(stack, before)
         for i, layer in enumerate(group):
@@ -116,7 +130,7 @@ def _standardized(binarizer: WeightBinarizer, kernel: jax.Array) -> jax.Array:
     return binarizer.standardized(wide(kernel))
 
 
-def _pass_over(binarizer, kernel, before, tau, dead_epochs, dead_update):
+def _pass_over(binarizer, kernel, before, tau, rate, dead_epochs, dead_crossing):
     """Computes the measures that need the weights themselves: the inputs of `_derive`, and the memory."""
     weights = _standardized(binarizer, kernel)
     scale = functional.laplace_scale(weights)
@@ -126,7 +140,8 @@ def _pass_over(binarizer, kernel, before, tau, dead_epochs, dead_update):
     now = weights.astype(jnp.float32)
     flips = functional.sign(now) != functional.sign(before["weights"])
     unflipped = jnp.where(flips, 0, jnp.minimum(before["unflipped"], _MOST_EPOCHS - 1) + 1).astype(jnp.uint8)
-    still = jnp.abs(now - before["weights"]) < dead_update * scale
+    slow = dead_crossing * jnp.abs(now - before["weights"]) < rate * jnp.abs(now)
+    dead = ~flips & jnp.where(rate < LEAST_RATE, before["dead"], slow & (unflipped >= dead_epochs))
     passed = {
         "tau": tau,
         "scale": scale,
@@ -137,9 +152,9 @@ def _pass_over(binarizer, kernel, before, tau, dead_epochs, dead_update):
         "histogram": measures.histogram(weights, scale),
         "quantization_error": measures.quantization_error(weights, scale, bound),
         "flipped": flips.mean(),
-        "dead": ((unflipped >= dead_epochs) & still).mean(),
+        "dead": dead.mean(),
     }
-    return passed, {"weights": now, "unflipped": unflipped}
+    return passed, {"weights": now, "unflipped": unflipped, "dead": dead}
 
 
 def _derive(passed):

@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from recu_jax.errors import unknown
-from recu_jax.models import cifar_resnet, cifar_vgg, imagenet_resnet, react_resnet, resnet
+from recu_jax.models import cifar_resnet, cifar_vgg, imagenet_resnet, own, react_resnet, resnet
+from recu_jax.references import is_reference
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     **cifar_resnet.MODELS,
@@ -42,7 +43,7 @@ def create_model(
         logits = model.apply(variables, x)                                      # evaluates
 
     Args:
-      name: a key of `MODELS`.
+      name: a key of `MODELS`, or `"package.module:factory"`; see `recu_jax.models.own`.
       num_classes: number of logits.
       dtype: dtype of the computation; None infers it from input and parameters, as in Flax.
       param_dtype: dtype of the parameters. Keep float32 (or float64) even if `dtype` is bfloat16.
@@ -51,8 +52,11 @@ def create_model(
         precision.
 
     Raises:
-      UserError: there is no model of this name.
+      UserError: there is no model of this name, or a user's own cannot be made.
     """
+    if is_reference(name):
+        types = {"dtype": dtype} if param_dtype == jnp.float32 else {"dtype": dtype, "param_dtype": param_dtype}
+        return own.create(name, num_classes=num_classes, **({} if dtype is None else types), **kwargs)
     if name not in MODELS:
         raise unknown("model", name, sorted(MODELS))
     return MODELS[name](num_classes=num_classes, dtype=dtype, param_dtype=param_dtype, **kwargs)

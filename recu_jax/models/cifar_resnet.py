@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from recu_jax.layers import BinaryConv, kaiming_normal
+from recu_jax.layers import NOT_GIVEN, BinaryConv, Tau, kaiming_normal
 from recu_jax.models.batch_norm import BatchNorm
 from recu_jax.models.parts import PAD_1, LastLinear, check_halved_evenly, first_conv, nonlinearity, stages
 
@@ -42,9 +42,7 @@ class TwoShortcutBlock(nn.Module):
     nonlinearity: Callable[[jax.Array, str], jax.Array]
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, tau: jax.Array | float | None, progress: jax.Array | float | None, train: bool
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, tau: Tau, progress: jax.Array | float | None, train: bool) -> jax.Array:
         y = self.conv(self.features, strides=self.stride, name="conv1")(x, tau=tau, progress=progress, train=train)
         y = self.norm(name="bn1")(y, use_running_average=not train)
         x = self.nonlinearity(y + shortcut(x, self.features, self.stride), "nonlinear1")
@@ -66,9 +64,7 @@ class OneShortcutBlock(nn.Module):
     nonlinearity: Callable[[jax.Array, str], jax.Array]
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, tau: jax.Array | float | None, progress: jax.Array | float | None, train: bool
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, tau: Tau, progress: jax.Array | float | None, train: bool) -> jax.Array:
         y = self.conv(self.features, strides=self.stride, name="conv1")(x, tau=tau, progress=progress, train=train)
         y = self.nonlinearity(self.norm(name="bn1")(y, use_running_average=not train), "nonlinear1")
         y = self.conv(self.features, name="conv2")(y, tau=tau, progress=progress, train=train)
@@ -107,7 +103,7 @@ class CifarResNet(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        tau: jax.Array | float | None = None,
+        tau: Tau = NOT_GIVEN,
         train: bool = False,
         progress: jax.Array | float | None = None,
     ) -> jax.Array:
@@ -115,7 +111,7 @@ class CifarResNet(nn.Module):
 
         Args:
           x: normalized images, (batch, height, width, channels).
-          tau: in (0.5, 1], or None; see `recu_jax.BinaryConv`.
+          tau: in (0.5, 1]; left out, or None: see `recu_jax.BinaryConv`.
           train: whether to train.
           progress: share of the training that is over, from 0 to 1, for annealed binarizers.
 

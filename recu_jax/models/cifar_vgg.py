@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from recu_jax.errors import UserError
-from recu_jax.layers import BinaryConv
+from recu_jax.layers import NOT_GIVEN, BinaryConv, Tau
 from recu_jax.models.batch_norm import BatchNorm
 from recu_jax.models.parts import PAD_1, first_conv, nonlinearity
 
@@ -44,7 +44,7 @@ class CifarVgg(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        tau: jax.Array | float | None = None,
+        tau: Tau = NOT_GIVEN,
         train: bool = False,
         progress: jax.Array | float | None = None,
     ) -> jax.Array:
@@ -52,7 +52,7 @@ class CifarVgg(nn.Module):
 
         Args:
           x: normalized images, (batch, height, width, channels).
-          tau: in (0.5, 1], or None; see `recu_jax.BinaryConv`.
+          tau: in (0.5, 1]; left out, or None: see `recu_jax.BinaryConv`.
           train: whether to train.
           progress: share of the training that is over, from 0 to 1, for annealed binarizers.
 

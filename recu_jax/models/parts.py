@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from recu_jax.binarizers.react import RPRelu
 from recu_jax.errors import UserError, unknown
-from recu_jax.layers import kaiming_normal
+from recu_jax.layers import Tau, kaiming_normal
 from recu_jax.ops.conv import per_channel
 
 # PyTorch's padding=1. "SAME" differs: at stride 2 it pads 0 before and 1 after.
@@ -98,7 +98,7 @@ def stages(
     block: Callable[..., nn.Module],
     stage_sizes: Sequence[int],
     widths: Sequence[int],
-    tau: jax.Array | float | None,
+    tau: Tau,
     progress: jax.Array | float | None,
     train: bool,
 ) -> jax.Array:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from recu_jax.binarizers.react import Move, RPRelu
-from recu_jax.layers import BinaryConv, kaiming_normal
+from recu_jax.layers import NOT_GIVEN, BinaryConv, Tau, kaiming_normal
 from recu_jax.models.batch_norm import BatchNorm
 from recu_jax.models.parts import (
     PAD_1,
@@ -44,9 +44,7 @@ class ReactBlock(nn.Module):
     types: Any
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, tau: jax.Array | float | None, progress: jax.Array | float | None, train: bool
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, tau: Tau, progress: jax.Array | float | None, train: bool) -> jax.Array:
         y = Move(name="move0", **self.types)(x)
         y = self.conv(self.features, strides=self.stride, name="conv")(y, tau=tau, progress=progress, train=train)
         y = self.norm(name="bn")(y, use_running_average=not train)
@@ -85,7 +83,7 @@ class ReactResNet(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        tau: jax.Array | float | None = None,
+        tau: Tau = NOT_GIVEN,
         train: bool = False,
         progress: jax.Array | float | None = None,
     ) -> jax.Array:
@@ -93,7 +91,7 @@ class ReactResNet(nn.Module):
 
         Args:
           x: normalized images, (batch, height, width, channels).
-          tau: in (0.5, 1], or None; see `recu_jax.BinaryConv`.
+          tau: in (0.5, 1]; left out, or None: see `recu_jax.BinaryConv`.
           train: whether to train.
           progress: share of the training that is over, from 0 to 1, for annealed binarizers.
 

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from recu_jax.layers import Conv
+from recu_jax.layers import NOT_GIVEN, Conv, Tau
 from recu_jax.models.batch_norm import BatchNorm
 from recu_jax.models.parts import PAD_1, LastLinear, pointwise_conv, projection, stages, stem_conv, stem_pool
 
@@ -30,9 +30,7 @@ class BasicBlock(nn.Module):
     shortcut_conv: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, tau: jax.Array | float | None, progress: jax.Array | float | None, train: bool
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, tau: Tau, progress: jax.Array | float | None, train: bool) -> jax.Array:
         y = self.conv(self.features, strides=self.stride, name="conv1")(x, tau=tau, progress=progress, train=train)
         y = nn.relu(self.norm(name="bn1")(y, use_running_average=not train))
         y = self.conv(self.features, name="conv2")(y, tau=tau, progress=progress, train=train)
@@ -50,9 +48,7 @@ class Bottleneck(nn.Module):
     shortcut_conv: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, tau: jax.Array | float | None, progress: jax.Array | float | None, train: bool
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, tau: Tau, progress: jax.Array | float | None, train: bool) -> jax.Array:
         thin = partial(self.conv, kernel_size=(1, 1), padding="VALID")
         y = thin(self.features, name="conv1")(x, tau=tau, progress=progress, train=train)
         y = nn.relu(self.norm(name="bn1")(y, use_running_average=not train))
@@ -93,7 +89,7 @@ class ResNet(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        tau: jax.Array | float | None = None,
+        tau: Tau = NOT_GIVEN,
         train: bool = False,
         progress: jax.Array | float | None = None,
     ) -> jax.Array:

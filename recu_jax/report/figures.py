@@ -7,16 +7,38 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from recu_jax.diagnostics import measures
+from recu_jax.diagnostics import DEAD_CROSSING, DEAD_EPOCHS, measures
 from recu_jax.report.runs import Run
 
 # Distinguishable on white and on black.
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#14b8a6", "#eab308", "#ec4899")
-HEAT_MAPS = {
-    "flipped": ("Flip ratio", "weights with another sign than an epoch ago"),
-    "clipped": ("Clipped", "weights beyond the quantile Q(tau)"),
-    "dead": ("Dead", "weights without a flip for 5 epochs that hardly moved in this one"),
+# What each curve shows when a run goes well and when it does not.
+CURVES = {
+    "loss": "Good: both fall and stay close. Bad: test rises while train falls.",
+    "top1": "Good: test rises to the end. Bad: train rises and test does not.",
+    "learning_rate": "Good: it ends near 0, so that signs settle. Bad: it ends high; test accuracy then jumps about.",
+    "tau": "Good: it rises from tau_min to tau_max. Bad: 1 from the start, as nothing is then clipped and revived.",
 }
+# Title, what is shown, and when it is good or bad.
+HEAT_MAPS = {
+    "flipped": (
+        "Flip ratio",
+        "Weights with another sign than an epoch ago.",
+        "Good: some percent while the rate is high, little at the end. Bad: 0 early, or as many at the end.",
+    ),
+    "clipped": (
+        "Clipped",
+        "Weights beyond the quantile Q(tau).",
+        "Good: near 2(1 - tau). Bad: far from it for many epochs: the weights are not Laplace distributed.",
+    ),
+    "dead": (
+        "Dead",
+        f"Weights without a flip for {DEAD_EPOCHS} epochs that, at the pace of this epoch and the full learning rate, "
+        f"would need more than {DEAD_CROSSING} epochs to reach 0.",
+        "Good: few. Bad: more and more while the rate is high: these weights no longer learn.",
+    ),
+}
+HISTOGRAM = "Good: the bars follow the curve. Bad: they do not; the columns of theory below then say little."
 # Number of epochs with histograms in the page.
 _HISTOGRAM_EPOCHS = 12
 
@@ -26,15 +48,16 @@ Figure = dict[str, Any]
 def curves(runs: Sequence[Run]) -> list[Figure]:
     """Makes figures of loss, accuracy, learning rate and tau by epoch. Each figure shows all runs."""
     alone = len(runs) == 1
+    dotted = "" if alone else "Dotted: train. "
     loss, top1 = (_train_and_test(runs, what, alone) for what in ("loss", "top1"))
     rate = [_line(run, "learning_rate", COLOURS[i % len(COLOURS)]) for i, run in enumerate(runs)]
     tau = [_line(run, "tau", COLOURS[i % len(COLOURS)]) for i, run in enumerate(runs)]
     return [
         # With several runs, the table above the figures shows the color of each run.
-        _figure("loss", "Loss", loss, legend=alone, meaning="" if alone else "dotted: train"),
-        _figure("top1", "Top-1 accuracy (%)", top1, legend=alone, meaning="" if alone else "dotted: train"),
-        _figure("learning_rate", "Learning rate", rate),
-        _figure("tau", "tau", tau),
+        _figure("loss", "Loss", loss, legend=alone, meaning=dotted + CURVES["loss"]),
+        _figure("top1", "Top-1 accuracy (%)", top1, legend=alone, meaning=dotted + CURVES["top1"]),
+        _figure("learning_rate", "Learning rate", rate, meaning=CURVES["learning_rate"]),
+        _figure("tau", "tau", tau, meaning=CURVES["tau"]),
     ]
 
 
@@ -68,7 +91,7 @@ def heat_maps(run: Run) -> list[Figure]:
     """Makes heat maps of flip ratio, clipped share and dead share, layer by epoch, in percent."""
     epochs = [row["epoch"] for row in run.diagnostics]
     found = []
-    for key, (title, meaning) in HEAT_MAPS.items():
+    for key, (title, *meaning) in HEAT_MAPS.items():
         layers = [layer for layer in run.layers if key in run.diagnostics[-1]["layers"][layer]]
         if not layers:
             continue
@@ -84,7 +107,7 @@ def heat_maps(run: Run) -> list[Figure]:
             data["colorbar"] |= {"tickvals": [-2, -1, 0, 1, 2], "ticktext": ["0.01%", "0.1%", "1%", "10%", "100%"]}
         # Plotly ignores zmin without zmax.
         data["zmax"] = max([v for row in data["z"] for v in row if v is not None], default=0) or 1
-        figure = _figure(key, title, [data], meaning=meaning, height=130 + 17 * len(layers))
+        figure = _figure(key, title, [data], meaning=" ".join(meaning), height=130 + 17 * len(layers))
         figure["layout"]["yaxis"] |= {"autorange": "reversed", "type": "category", "dtick": 1, "showgrid": False}
         found.append(figure)
     return found
@@ -93,14 +116,14 @@ def heat_maps(run: Run) -> list[Figure]:
 def layer_means(runs: Sequence[Run]) -> list[Figure]:
     """Makes curves of the heat maps' measures for several runs, as means over the layers."""
     found = []
-    for key, (title, meaning) in HEAT_MAPS.items():
+    for key, (title, *meaning) in HEAT_MAPS.items():
         lines = [
             _trace([row["epoch"] for row in run.diagnostics], _means(run, key), COLOURS[i % len(COLOURS)], run.name)
             for i, run in enumerate(runs)
             if run.diagnostics
         ]
         if lines:
-            found.append(_figure(f"{key}_means", f"{title} (%), mean over layers", lines, meaning=meaning))
+            found.append(_figure(f"{key}_means", f"{title} (%), mean over layers", lines, meaning=" ".join(meaning)))
     return found
 
 

@@ -54,7 +54,7 @@ function drawHistogram() {
     height: 340,
     margin: { l: 8, r: 8, t: 8, b: 36 },
     bargap: 0,
-    xaxis: { title: { text: "standardised weight", standoff: 4 }, automargin: true, range: [-shown, shown] },
+    xaxis: { title: { text: "standardized weight", standoff: 4 }, automargin: true, range: [-shown, shown] },
     yaxis: { title: { text: "density" }, automargin: true },
     legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom" },
     shapes: bounds.map((x) => ({

@@ -15,12 +15,13 @@ from recu_jax.report.runs import Run
 
 # Columns of the table of layers: key, heading, whether in percent.
 _COLUMNS = (
-    ("clipped", "clipped", True), ("clipped_theory", "2(1 - tau)", True), ("dead", "dead", True),
+    ("clipped", "clipped", True), ("clipped_theory", "clipped by theory", True), ("dead", "dead", True),
     ("flipped", "flipped", True), ("in_window", "activations in window", True),
     ("positive_signs", "inputs +1", True), ("constant_channels", "constant channels", True), ("scale", "b", False),
     ("laplace_distance", "distance from Laplace", False), ("quantile", "Q(tau)", False),
-    ("quantization_error", "quantisation error", False), ("quantization_error_theory", "theory", False),
-    ("entropy", "entropy", False), ("entropy_theory", "theory", False), ("alpha_min", "least alpha", False),
+    ("quantization_error", "quantization error", False),
+    ("quantization_error_theory", "quantization error by theory", False), ("entropy", "entropy", False),
+    ("entropy_theory", "entropy by theory", False), ("alpha_min", "least alpha", False),
     ("alpha_mean", "mean alpha", False), ("alpha_max", "largest alpha", False),
 )  # fmt: skip
 
@@ -52,7 +53,7 @@ def render(runs: Sequence[Run]) -> bytes:
     sections = [_summary(alone) if alone else _comparison(runs)]
     sections += [_figures(title, some) for title, some in drawn if some]
     if histograms:
-        sections.append(_text("histogram.html"))
+        sections.append(string.Template(_text("histogram.html")).substitute(meaning=_escape(figures.HISTOGRAM)))
     if not any(run.diagnostics for run in runs):
         sections.append("<p class=note>There are no diagnostics of layers: the run kept none.</p>")
     if alone:

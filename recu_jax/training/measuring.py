@@ -65,12 +65,13 @@ class EpochDiagnostics:
         """
         return jax.device_get(self._inputs(_of_first_device(state), images)) if self._has_activations else {}
 
-    def measure(self, state: TrainState, tau: float, images: np.ndarray) -> dict[str, Any]:
+    def measure(self, state: TrainState, tau: float, rate: float, images: np.ndarray) -> dict[str, Any]:
         """Measures the binary layers at the end of an epoch.
 
         Args:
           state: on the devices.
           tau: of the epoch.
+          rate: learning rate of the epoch divided by the config's.
           images: uint8, (batch, height, width, channels). The first `IMAGES` of the test set.
 
         Returns:
@@ -81,7 +82,9 @@ class EpochDiagnostics:
         found: dict[str, dict[str, Any]] = {layer.path: {} for layer in self._layers}
         inputs = self.measure_inputs(state, images)
         if self._layers:
-            measured, self._memory = self._weights(_of_first_device(state), self._memory, tau=np.float32(tau))
+            measured, self._memory = self._weights(
+                _of_first_device(state), self._memory, tau=np.float32(tau), rate=np.float32(rate)
+            )
             found = by_layer(measured, self._layers)
         for name, measures in inputs.items():
             found.setdefault(name, {}).update(measures)

@@ -17,7 +17,8 @@ from recu_jax.binary_layer import binary_layers
 from recu_jax.config.fields import RECU_FIELDS
 from recu_jax.data import Dataset, Photos
 from recu_jax.errors import UserError
-from recu_jax.models import create_model
+from recu_jax.models import create_model, own
+from recu_jax.references import is_reference
 
 # Name of the device axis that `training.step.parallel` maps over.
 AXIS = "devices"
@@ -75,6 +76,9 @@ def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, st
     if config.dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise UserError("config.dtype is 'float64'; JAX must be started with it: set JAX_ENABLE_X64=1")
     model = make_model(config, dataset.num_classes)
+    if is_reference(config.model):
+        image = jax.ShapeDtypeStruct((1, *image_shape), jnp.dtype(config.dtype))
+        own.check(config.model, model, image, dataset.num_classes, AXIS)
     teacher = None
     if config.teacher:
         teacher = create_model(config.teacher_model, dataset.num_classes, conv=layers.Conv, **_types(config))
@@ -97,19 +101,14 @@ def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, st
     )
 
 
-def make_model(config: ml_collections.ConfigDict, num_classes: int) -> nn.Module:
-    """Makes the network of a config."""
-    return create_model(
-        config.model,
-        num_classes,
-        **parts_of(config),
-        norm_axis=AXIS if config.global_batch_norm else None,
-        **_types(config),
-    )
+def make_model(config: Any, num_classes: int, **changes: Any) -> nn.Module:
+    """Makes the network of a config, with other arguments of `create_model` where `changes` has them."""
+    arguments = {"norm_axis": AXIS if config["global_batch_norm"] else None, **_types(config), **parts_of(config)}
+    return create_model(config["model"], num_classes, **own.accepted(config["model"], arguments | changes))
 
 
 def _types(config):
-    dtype = jnp.dtype(config.dtype)
+    dtype = jnp.dtype(config["dtype"])
     return {"dtype": dtype, "param_dtype": jnp.promote_types(dtype, jnp.float32)}
 
 
@@ -139,21 +138,25 @@ def _memory():
 
 
 def parts_of(config: Any) -> dict[str, Any]:
-    """Keyword arguments for `create_model`: the convolution and the nonlinearity of the blocks."""
+    """Keyword arguments for `create_model`: the convolution and the nonlinearity of the blocks.
+
+    Args:
+      config: a config, or the `config` of a checkpoint's record.
+    """
     parts = {"conv": conv_of(config)}
-    return parts | {"nonlinearity": config.nonlinearity} if config.nonlinearity else parts
+    return parts | {"nonlinearity": config["nonlinearity"]} if config["nonlinearity"] else parts
 
 
 def conv_of(config: Any) -> Callable[..., nn.Module]:
     """Makes the convolution of the blocks from `conv`, `alpha`, and the binarizer and ReCU fields."""
-    if config.conv == "float":
+    if config["conv"] == "float":
         return layers.Conv
     of_kernels, of_inputs = binarizers_of(config)
-    if config.conv == "binary_activations":
+    if config["conv"] == "binary_activations":
         # Real weights need no alpha. The second stage initializes its own.
         return functools.partial(layers.BinaryConv, alpha="none", binary_weights=False, input_binarizer=of_inputs)
     return functools.partial(
-        layers.BinaryConv, alpha=config.alpha, kernel_binarizer=of_kernels, input_binarizer=of_inputs
+        layers.BinaryConv, alpha=config["alpha"], kernel_binarizer=of_kernels, input_binarizer=of_inputs
     )
 
 

@@ -148,7 +148,8 @@ class RunRecorder:
             return None
         seconds = measuring.plain(time.monotonic() - self._epoch_began)
         images = self._run.feed.test_sample(measuring.IMAGES)
-        measured = self._diagnostics.measure(state, row["tau"], images)
+        rate = row["learning_rate"] / self._run.config.learning_rate
+        measured = self._diagnostics.measure(state, row["tau"], rate, images)
         self._say_dead_layers({name: layer for name, layer in measured["layers"].items() if "nan_inputs" in layer})
         return {**{k: row[k] for k in ("epoch", "step", "tau")}, "seconds": seconds, **measured}
 

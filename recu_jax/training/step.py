@@ -17,6 +17,7 @@ from jax import lax
 
 from recu_jax.data import augment
 from recu_jax.losses import cross_entropy, distillation
+from recu_jax.models.own import in_training
 from recu_jax.training import distributed
 from recu_jax.training.recipe import AXIS, Recipe
 
@@ -86,9 +87,7 @@ def train_step(
 
     def loss_fn(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, changed = recipe.model.apply(
-            variables, x, tau=tau, train=True, progress=progress, mutable=["batch_stats"]
-        )
+        logits, changed = in_training(recipe.model, variables, x, tau, progress)
         logits = _wide(logits)
         losses = cross_entropy(logits, labels) if targets is None else distillation(logits, targets)
         return losses.mean(), (logits, changed.get("batch_stats", {}))

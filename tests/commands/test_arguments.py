@@ -1,11 +1,15 @@
 """What all commands share: `--help`, exit statuses, errors of one line."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from recu_jax import RunFailed, UserError
 from recu_jax.__main__ import COMMANDS
 from recu_jax.commands.arguments import ArgumentParser, fail, run
-from tests.support import forked
+from tests.support import ROOT, commands, forked
 
 STATUSES = ("  0    finished", "  2    a mistake in the input")
 OF_A_RUN = ("  3    the run failed", "  75   stopped by SIGTERM", "  130  the same, by Control-C")
@@ -31,6 +35,24 @@ def test_without_a_command_it_lists_them(arguments):
     ended = forked.run(None, arguments)
     assert (ended.status, ended.stderr) == (0, "")
     assert ended.stdout.startswith("usage: recu COMMAND") and all(f"  {name} " in ended.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "command, arguments", [(None, []), ("train", ["--help"]), ("export", ["--help"]), ("main", ["--help"])]
+)
+def test_a_reader_that_goes_away_is_no_traceback(command, arguments):
+    """As in `recu --help | head -1`, with a reader that is gone before the first line."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        module, arguments = commands.module_and_arguments(command, arguments)
+        command = [sys.executable, "-m", module, *arguments]
+        # With Python's buffer, as users have it.
+        buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+        ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, cwd=ROOT, env=buffered, text=True)
+    finally:
+        os.close(write)
+    assert (ended.returncode, ended.stderr) == (141, "")
 
 
 def status_and_line(call, capsys):

@@ -1,6 +1,7 @@
 """From a run to its file and a prediction, as processes of their own; and mistakes."""
 
 import json
+import re
 
 import cv2
 import numpy as np
@@ -33,6 +34,9 @@ def test_from_a_run_to_a_prediction(workdir, tmp_path):
     wrote, checked = command("export", workdir, f"--out={file}", "--check").splitlines()
     assert wrote.startswith(f"{file} holds digits_resnet8 in {file.stat().st_size} bytes, 21.")
     assert checked.startswith("360 test images: 0 differing predictions")
+    assert re.search(
+        r"the file computes \d+ images/s, the trained model in Flax \d+: the (file|trained model) is", checked
+    )
     result = json.loads((tmp_path / "digits.recu.check.json").read_text())
     assert set(result) == {
         "images", "differing_predictions", "max_logit_difference", "bytes", "float32_bytes", "images_per_second",

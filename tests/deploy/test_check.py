@@ -60,4 +60,11 @@ def test_a_run_in_bfloat16_is_told_from_its_file(network, tmp_path):
         f"13 test images: {differing} differing predictions (the file computes in float32, the run computed in "
         "bfloat16), "
     )
-    assert "computes" not in trained.write(network, path) + check.check(network, path)
+    assert "the run computed" not in trained.write(network, path) + check.check(network, path)
+
+
+def test_it_says_which_speed_is_whose():
+    assert check._speeds(300.0, 100.0).endswith(
+        "300 images/s, the trained model in Flax 100: the file is 3.0 times as fast"
+    )
+    assert check._speeds(100.0, 250.0).endswith("the trained model in Flax 250: the trained model is 2.5 times as fast")

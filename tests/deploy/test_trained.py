@@ -6,13 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from recu_jax import create_model
+from recu_jax import UserError, create_model
 from recu_jax.data import info_of
 from recu_jax.deploy import model, trained
 from recu_jax.models import MODELS
 from recu_jax.training.recipe import parts_of
 from tests.support.small_runs import dataset, digits
 
+OWN = "tests.support.own_module:"
 TINY = {
     "two_shortcuts": functools.partial(MODELS["cifar_resnet20"], stage_sizes=(1, 1), widths=(4, 8)),
     "one_shortcut": functools.partial(MODELS["cifar_resnet18"], stage_sizes=(1, 1), widths=(4, 8)),
@@ -31,6 +32,7 @@ TINY = {
         ("pooled", {"weight_binarizer": "libra", "activation_binarizer": "rsign"}),
         ("projections", {"weight_binarizer": "clipped_sign", "nonlinearity": "rprelu"}),
         ("two_shortcuts", {"activation_binarizer": "rsign", "conv": "binary_activations"}),
+        ("pooled", {"weight_binarizer": f"{OWN}Identity", "activation_binarizer": f"{OWN}wide"}),
     ],
 )
 def test_files_of_other_pairs(name, fields, monkeypatch):
@@ -49,3 +51,9 @@ def test_files_of_other_pairs(name, fields, monkeypatch):
     best = trained.Trained(c.to_dict() | {"model": name}, variables, info_of("digits", data, 16), lambda: data)
     loaded = model.parse(*trained.network(best))
     np.testing.assert_allclose(loaded.predict(images), logits, rtol=0, atol=1e-4 * abs(logits).max())
+
+
+def test_signs_that_a_file_does_not_know_are_refused():
+    c = digits(activation_binarizer=f"{OWN}Flipped")
+    with pytest.raises(UserError, match=r"a file knows sign\(x\).* its signs are others"):
+        trained.network(trained.Trained(c.to_dict(), {}, dataset(16), None))

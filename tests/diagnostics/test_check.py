@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import recu_jax.nnx
-from recu_jax import BinaryConv, BinaryDense, UserError, check_model
+from recu_jax import BinaryConv, BinaryDense, UserError, check_model, set_tau
 from recu_jax.binarizers import activations
 from recu_jax.diagnostics.check import dead_layers
 from recu_jax.training import loop
@@ -88,6 +88,7 @@ def test_nnx_names_layers_and_changes_nothing():
             return self.inner(x) + self.last(x)
 
     model = Model(nnx.Rngs(0))
+    set_tau(model, 0.9)
     before = jax.tree.map(np.asarray, nnx.state(model))
     check = check_model(model, X)
     jax.tree.map(np.testing.assert_array_equal, before, nnx.state(model))

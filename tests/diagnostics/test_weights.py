@@ -31,12 +31,12 @@ def compiled(layers, **options):
     return jax.jit(functools.partial(diagnostics.measure_weights, layers=layers, **options))
 
 
-def measure(kernel, tau=None, before=None, layer=PLAIN, alpha=None, **options):
+def measure(kernel, tau=None, before=None, layer=PLAIN, alpha=None, rate=1.0, **options):
     """Measures of one layer, and the memory after it."""
     layers = (layer,)
     memory = diagnostics.remember(variables_of(kernel), layers) if before is None else before
     tau = None if tau is None else np.float32(tau)
-    measured, memory = compiled(layers, **options)(variables_of(kernel, alpha), memory, tau=tau)
+    measured, memory = compiled(layers, **options)(variables_of(kernel, alpha), memory, tau=tau, rate=np.float32(rate))
     return diagnostics.by_layer(measured, layers)[layer.path], memory
 
 
@@ -70,7 +70,7 @@ def test_normal_weights_are_no_laplace_weights():
     assert m["laplace_distance"] == pytest.approx(expected, abs=4e-3) and expected > 0.04
 
 
-def numpy_diagnostics(kernel, previous, tau, b=2.0, standardize=True, center=True):
+def numpy_diagnostics(kernel, previous, tau, rate, b=2.0, standardize=True, center=True):
     """The definitions, written out with NumPy in float64; `previous` are the kernels of the epochs before."""
 
     def standardized(kernel):
@@ -92,7 +92,9 @@ def numpy_diagnostics(kernel, previous, tau, b=2.0, standardize=True, center=Tru
     unflipped = np.zeros(w.shape, int)
     for flip in flips:
         unflipped = np.where(flip, 0, unflipped + 1)
-    still = abs(w - standardized(previous[-1])) < 0.01 * scale
+    # At this pace, and the full rate, epochs until the weight is 0.
+    with np.errstate(divide="ignore"):
+        epochs_to_zero = abs(w) / (abs(w - standardized(previous[-1])) / rate)
     inside = w[abs(w) < q]
     cut = np.unique(np.clip(edges, -q, q))
     p = np.histogram(inside, cut)[0] / w.size
@@ -102,7 +104,7 @@ def numpy_diagnostics(kernel, previous, tau, b=2.0, standardize=True, center=Tru
     entropy += ((p > 0).sum() + np.count_nonzero(masses) - 1) / (2 * w.size)
     return {
         "clipped": (abs(w) > q).mean(),
-        "dead": ((unflipped >= 5) & still).mean(),
+        "dead": ((unflipped >= 5) & (epochs_to_zero > 100)).mean(),
         "flipped": flips[-1].mean(),
         "scale": scale,
         "quantile": q,
@@ -126,11 +128,12 @@ def test_seven_epochs_against_numpy(standardize, center):
     memory = diagnostics.remember(variables_of(kernels[0]), (layer,))
     for epoch in range(1, 8):
         tau = 0.8 + 0.02 * epoch
-        got, memory = measure(kernels[epoch], tau, memory, layer)
-        expected = numpy_diagnostics(kernels[epoch], kernels[:epoch], tau, standardize=standardize, center=center)
+        rate = 1 - 0.1 * epoch
+        got, memory = measure(kernels[epoch], tau, memory, layer, rate=rate)
+        expected = numpy_diagnostics(kernels[epoch], kernels[:epoch], tau, rate, standardize=standardize, center=center)
         for name, value in expected.items():
             np.testing.assert_allclose(got[name], value, rtol=2e-4, atol=1e-6, err_msg=f"{name} of epoch {epoch}")
-        assert (got["dead"] > 0.05) == (epoch >= 5)
+        assert (got["dead"] > 0) == (epoch >= 5)
         assert got["flipped"] > 0.02
 
 
@@ -143,7 +146,7 @@ def test_dead_needs_both_no_flip_and_little_movement():
         kernel = start.copy()
         kernel[:, :, moving] *= 1 + 0.2 * epoch
         kernel[:, :, flipping] *= 1 if epoch == 3 else -1  # back in epoch 3: two epochs since are too few
-        got, memory = measure(kernel, before=memory, dead_epochs=3, dead_update=0.05)
+        got, memory = measure(kernel, before=memory, dead_epochs=3, dead_crossing=20)
         assert got["dead"] == pytest.approx(0.25 if epoch == 3 else 0)
         assert got["flipped"] == pytest.approx(0.25 if epoch in (1, 3) else 0)
     assert int(memory["conv"]["unflipped"][:, :, at_rest].min()) == 3
@@ -151,6 +154,24 @@ def test_dead_needs_both_no_flip_and_little_movement():
         memory["conv"]["unflipped"] = np.minimum(memory["conv"]["unflipped"].astype(int) + 1, 255).astype(np.uint8)
     _, memory = measure(kernel, before=memory)
     assert int(memory["conv"]["unflipped"].max()) == 255  # counts on, and does not begin anew
+
+
+def test_a_rate_that_goes_to_zero_kills_no_weight():
+    """Weights that move by a fifth of themselves at the full rate, and by as much less as the rate is lower."""
+    r = np.random.default_rng(0)
+    kernel = r.laplace(size=(3, 3, 8, 8)).astype(np.float32)
+    asleep = r.uniform(size=kernel.shape) < 0.3
+    memory = diagnostics.remember(variables_of(kernel), (PLAIN,))
+    for rate in (1, 1, 1, 1, 1, 0.5, 0.1, 0.02):
+        kernel = np.where(asleep, kernel, kernel * np.float32(1 + 0.2 * rate))
+        got, memory = measure(kernel, before=memory, rate=rate)
+    assert got["dead"] == pytest.approx(asleep.mean())
+    # Below a hundredth of the rate no weight tells: each stays what it was.
+    got, memory = measure(kernel, before=memory, rate=1e-4)
+    assert got["dead"] == pytest.approx(asleep.mean())
+    # A flip makes it alive, also there.
+    got, _ = measure(-kernel, before=memory, rate=1e-4)
+    assert got["dead"] == 0
 
 
 def test_tau_counts_as_one_where_nothing_is_clamped():

@@ -1,0 +1,83 @@
+"""Binarizers of a user's own modules, for `config.weight_binarizer = "package.module:name"`.
+
+The name is that of a binarizer, of its class, or of a function without arguments that returns one. `interface` says how
+to write one.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from recu_jax import references
+from recu_jax.binarizers.interface import ActivationBinarizer, WeightBinarizer
+from recu_jax.errors import UserError
+
+# A kernel, (height, width, in_features, features), and activations, (batch, height, width, channels), to try them on.
+_KERNEL, _INPUT = ((3, 3, 4, 8), (2, 5, 5, 4))
+
+
+def weight_binarizer(reference: str) -> WeightBinarizer:
+    """Returns a user's own binarizer of weights.
+
+    Args:
+      reference: `"package.module:name"`.
+
+    Raises:
+      UserError: there is no such name, it is no binarizer of weights, or its call does not return signs and a scale.
+    """
+    binarizer = _load("weight binarizer", reference, WeightBinarizer)
+    kernel = jax.ShapeDtypeStruct(_KERNEL, jnp.float32)
+    found = _tried("weight binarizer", reference, lambda kernel: binarizer(kernel, 0.9, 0.5), kernel)
+    shapes = jax.tree.map(jnp.shape, found)
+    if shapes not in ((_KERNEL, None), (_KERNEL, _KERNEL[-1:])):
+        raise UserError(
+            f"weight binarizer is {reference!r}, and returns {shapes} for a kernel of shape {_KERNEL}; it must return "
+            f"signs of this shape, and a scale of shape {_KERNEL[-1:]} or None"
+        )
+    return binarizer
+
+
+def activation_binarizer(reference: str) -> ActivationBinarizer:
+    """Returns a user's own binarizer of activations.
+
+    Args:
+      reference: `"package.module:name"`.
+
+    Raises:
+      UserError: there is no such name, it is no binarizer of activations, or its call does not return signs.
+    """
+    binarizer = _load("activation binarizer", reference, ActivationBinarizer)
+    x = jax.ShapeDtypeStruct(_INPUT, jnp.float32)
+    parameters = dict.fromkeys(binarizer.parameters, jnp.zeros(_INPUT[-1]))
+
+    def call(x):
+        return binarizer(x, sample_ndim=3, train=True, progress=0.5, **parameters)
+
+    shapes = jax.tree.map(jnp.shape, _tried("activation binarizer", reference, call, x))
+    if shapes != _INPUT:
+        raise UserError(
+            f"activation binarizer is {reference!r}, and returns {shapes} for activations of shape {_INPUT}; it must "
+            "return signs of the same shape"
+        )
+    return binarizer
+
+
+def _load(what: str, reference: str, kind: type) -> Any:
+    found = references.load(what, reference)
+    if not isinstance(found, kind) and callable(found):
+        found = references.call(what, reference, found)
+    if not isinstance(found, kind):
+        raise UserError(
+            f"{what} is {reference!r}, a {type(found).__name__}; it must be a recu_jax.binarizers.{kind.__name__}, its "
+            "class, or a function without arguments that returns one"
+        )
+    try:
+        hash(found)
+    except TypeError as error:
+        raise UserError(f"{what} is {reference!r}, which has no hash; make its class a frozen dataclass") from error
+    return found
+
+
+def _tried(what, reference, function, x):
+    return references.call(what, reference, jax.eval_shape, function, x, doing="its call on an array")

@@ -1,0 +1,21 @@
+"""Linen layers with 1-bit weights and activations, drop-in for `nn.Conv` and `nn.Dense`.
+
+    y = BinaryConv(64, (3, 3))(x, tau=tau, train=True)
+
+Both layers hold real latent weights (`kernel`) and, by default, one learned scale per output channel (`alpha`). They
+binarize as ReCU does, or with other binarizers of `recu_jax.binarizers`.
+
+Training with ReCU needs `tau`; `tau=None` clamps nothing. Tau changes the gradients. It does not change the outputs,
+except with `alpha="mean"`. If a model does not pass tau to its layers, use `recu_jax.with_tau`: it gives tau to all
+layers and sets train=True.
+"""
+
+from recu_jax.layers.base import ALPHAS, PROGRESS, TAU, Alpha, kaiming_normal
+from recu_jax.layers.binary import BinaryConv, BinaryDense
+from recu_jax.layers.full_precision import Conv, Dense
+from recu_jax.layers.not_given import NOT_GIVEN, NotGiven, Number, Tau
+
+__all__ = [
+    "ALPHAS", "NOT_GIVEN", "PROGRESS", "TAU", "Alpha", "BinaryConv", "BinaryDense", "Conv", "Dense", "NotGiven",
+    "Number", "Tau", "kaiming_normal",
+]  # fmt: skip

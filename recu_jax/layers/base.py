@@ -1,0 +1,140 @@
+"""What `BinaryConv` and `BinaryDense` share: tau and progress of a call, signs, scales, refused arguments."""
+
+from typing import Any, Literal, get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from recu_jax import functional
+from recu_jax.binarizers import weights
+from recu_jax.errors import UserError, unknown
+from recu_jax.layers.not_given import NOT_GIVEN, Tau
+
+Alpha = Literal["learned", "mean", "none"]
+ALPHAS = get_args(Alpha)
+# Names of the entries that `recu_jax.with_tau` adds beside a kernel.
+TAU, PROGRESS = "recu_tau", "recu_progress"
+
+# Arguments of Flax's layers that a 1-bit layer refuses, and the reason.
+_REPLACES = "it would replace the product, and a 1-bit layer counts bits instead; leave it out, or use Flax's own layer"
+_REFUSED = {
+    "mask": "a masked weight is 0, but a 1-bit weight is +1 or -1; use feature_group_count, or Flax's own layer",
+    **dict.fromkeys(("conv_general_dilated", "conv_general_dilated_cls", "dot_general", "dot_general_cls"), _REPLACES),
+}
+
+# Kaiming normal, fan-in, gain sqrt(2), not truncated (SPEC.md 6).
+kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+alpha_init = nn.initializers.uniform(scale=1.0)
+
+
+class Base(nn.Module):
+    """The part that both layers share: tau, binarization, scale of the outputs, dtype of the computation."""
+
+    features: int
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, reason in _REFUSED.items():
+            given = getattr(self, name, None)
+            # NNX names the functions of lax where Linen has None.
+            if given is not None and given is not lax.conv_general_dilated and given is not lax.dot_general:
+                raise UserError(f"{type(self).__name__}: {name} is given; {reason}")
+        wanted = self.preferred_element_type
+        if wanted is not None and not jnp.issubdtype(wanted, jnp.floating):
+            raise UserError(
+                f"{type(self).__name__}: preferred_element_type is {jnp.dtype(wanted).name}; it must be a floating "
+                "dtype, as alpha multiplies the outputs"
+            )
+
+    def _training(self, tau: Tau, train: bool | None, progress: Any) -> tuple[Any, bool, Any]:
+        """Checks the arguments of a call, and takes missing ones from the variables of `recu_jax.with_tau`."""
+        kept = self.get_variable("params", TAU).ravel()[0] if self.has_variable("params", TAU) else None
+        if train is None:
+            train = kept is not None and (tau is None or tau is NOT_GIVEN)
+        if train and self._needs_tau():
+            self._check_tau_is_given(tau, kept)
+        if tau is None or tau is NOT_GIVEN:
+            tau = kept
+        if progress is None and self.has_variable("params", PROGRESS):
+            progress = self.get_variable("params", PROGRESS).ravel()[0]
+        if tau is not None:
+            functional.check_tau(tau)
+        if train and progress is None:
+            for binarizer in (self.kernel_binarizer, self.input_binarizer):
+                if binarizer.annealed:
+                    raise UserError(
+                        f"{binarizer} needs the progress of the training, as its gradient changes with it; give the "
+                        "layer progress=, from 0 to 1, or the whole model by recu_jax.with_tau or "
+                        "recu_jax.set_tau(..., progress=)"
+                    )
+        return tau, bool(train), progress
+
+    def _promoted(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Returns `x` in the dtype of the computation. The kernel keeps its dtype until it is binarized."""
+        return self.promote_dtype(x, kernel, None, dtype=self.dtype)[0]
+
+    def _needs_tau(self) -> bool:
+        """Whether training needs tau. Creating the variables needs none."""
+        used = self.binary_weights or self.alpha == "mean"
+        return used and self.kernel_binarizer.needs_tau and not self.is_initializing()
+
+    def _check_tau_is_given(self, tau: Tau, kept: jax.Array | None) -> None:
+        """Raises UserError if a training call has no tau, or if it asks for None and `recu_jax.with_tau` gave one."""
+        where = "/".join(self.path) or type(self).__name__
+        if tau is NOT_GIVEN and kept is None:
+            raise UserError(
+                f"{where} trains without tau, so it would clamp nothing; give the call tau=, above 0.5 and at most 1, "
+                "or the whole model by recu_jax.with_tau (Linen) or recu_jax.set_tau (NNX); tau=None trains without a "
+                "clamp; evaluation (train=False, or model.eval() in NNX) needs no tau"
+            )
+        if tau is None and kept is not None:
+            raise UserError(
+                f"{where} trains with tau=None, and recu_jax.with_tau or recu_jax.set_tau gave the model a tau; to use "
+                "that tau, leave the argument out (a model of your own passes on tau=recu_jax.NOT_GIVEN); to clamp "
+                "nothing here, give tau=1"
+            )
+
+    def _signs(self, x: jax.Array, sample_ndim: int, progress: Any, train: bool) -> jax.Array:
+        binarizer = self.input_binarizer
+        parameters = {
+            name: self.param(name, init, x.shape[-1:], self.param_dtype) for name, init in binarizer.parameters.items()
+        }
+        signs = binarizer(x, sample_ndim=sample_ndim, train=train, progress=progress, **parameters)
+        return signs if self.preferred_element_type is None else signs.astype(self.preferred_element_type)
+
+    def _weights_and_alpha(
+        self, kernel: jax.Array, tau: Any, progress: Any, train: bool
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Returns the weights of the product, and the scale of each output channel, (features,), or None."""
+        binarizer, alpha = self.kernel_binarizer, None
+        if self.alpha == "learned":
+            alpha = self.param("alpha", self.alpha_init, (self.features,), self.param_dtype)
+        elif self.alpha == "mean":
+            alpha = self._mean_alpha(kernel, tau, train)
+        elif self.alpha != "none":
+            raise unknown("alpha", self.alpha, ALPHAS)
+        if not self.binary_weights:
+            return kernel, alpha
+        signs, own = binarizer(kernel, tau, progress)
+        if own is not None:
+            alpha = own if alpha is None else alpha * own
+        return signs, alpha
+
+    def _mean_alpha(self, kernel: jax.Array, tau: Any, train: bool) -> jax.Array:
+        if not isinstance(self.kernel_binarizer, weights.ReCU):
+            raise UserError(
+                f"alpha is 'mean', which is ReCU's, and kernel_binarizer is {self.kernel_binarizer}; use "
+                "alpha='learned' or 'none'"
+            )
+        return functional.mean_alpha(self.kernel_binarizer.clamped(kernel, self._remembered_tau(tau, train)))
+
+    def _remembered_tau(self, tau: jax.Array | float | None, train: bool) -> jax.Array | float:
+        """Returns `tau`, or without one the tau of the last training step: the computed scale depends on it."""
+        last = self.variable("batch_stats", "tau", lambda: jnp.ones((), self.param_dtype))
+        if tau is None:
+            return 1.0 if train else last.value
+        if train and self.is_mutable_collection("batch_stats"):
+            last.value = jnp.asarray(tau, self.param_dtype)
+        return tau

@@ -1,0 +1,166 @@
+"""The 1-bit layers."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+
+from recu_jax import functional
+from recu_jax.binarizers import ActivationBinarizer, WeightBinarizer, activations, weights
+from recu_jax.layers.base import Alpha, Base, alpha_init, kaiming_normal
+from recu_jax.layers.not_given import NOT_GIVEN, Number, Tau
+from recu_jax.ops.conv import PaddingLike, check_groups, per_channel
+
+
+class BinaryConv(Base):
+    """1-bit convolution over 1, 2 or 3 spatial dimensions, channels last (SPEC.md sections 1 to 3).
+
+    Variables:
+
+    - `params/kernel`: (*kernel_size, in_features / feature_group_count, features).
+    - `params/alpha`: (features,), with `alpha="learned"`.
+    - `params/bias`: (features,), with `use_bias`.
+    - `batch_stats/tau`: (), with `alpha="mean"`.
+    - `params` also holds the parameters that the input binarizer learns, such as `shift`: (in_features,).
+
+    All arguments of `nn.Conv` are taken, or refused with a UserError that gives the reason.
+
+    Attributes:
+      features: output channels.
+      kernel_size: one int per spatial dimension; an int means one dimension, as in `nn.Conv`.
+      strides: an int, or one per spatial dimension.
+      padding: `"SAME"`, `"SAME_LOWER"`, `"VALID"`, `"CIRCULAR"`, `"REFLECT"`, `"CAUSAL"` (1-D), an int, or one int or
+        (low, high) per spatial dimension. Zeros are added after the sign, so they are neither +1 nor -1. `"SAME"` pads
+        as in JAX; at stride 2 PyTorch's `padding=1` pads in another way.
+      input_dilation: an int, or one per spatial dimension. The zeros between the signs count 0, as padding does.
+      kernel_dilation: an int, or one per spatial dimension.
+      feature_group_count: groups of channels; `in_features` groups make a depthwise convolution.
+      use_bias: whether to add a bias. The default is False, unlike in `nn.Conv`, because a normalization follows 1-bit
+        layers.
+      mask, conv_general_dilated, conv_general_dilated_cls: refused unless None, with the reason.
+      dtype: dtype of the computation; None infers it from the input and `param_dtype`.
+      param_dtype: dtype of the parameters. Weights are standardized in it, also when `dtype` is bfloat16.
+      precision: as in `nn.Conv`. It matters with `binary_weights=False` and in gradients: sums of signs are exact.
+      promote_dtype: as in `nn.Conv`; it gives the dtype of the input. The signs of the kernel follow.
+      preferred_element_type: floating dtype of the products and of the outputs, as in `nnx.Conv`; None is `dtype`.
+      kernel_init, bias_init, alpha_init: initializers.
+      alpha: scale of each output channel: `"learned"` (the authors' code), `"mean"` of the clamped weights' magnitude
+        (the paper), or `"none"`. If the kernel binarizer has a scale of its own, the outputs are multiplied by both.
+      binary_weights: False uses the latent weights without binarization. Only the activations are then 1 bit, as in
+        stage 1 of two-stage training (SPEC.md 7).
+      kernel_binarizer: binarizer of the latent weights, `ReCU()` or another of `recu_jax.binarizers.weights`.
+      input_binarizer: binarizer of the activations, `ReCU()` or another of `recu_jax.binarizers.activations`.
+    """
+
+    kernel_size: int | Sequence[int]
+    strides: int | Sequence[int] | None = 1
+    padding: PaddingLike = "SAME"
+    input_dilation: int | Sequence[int] | None = 1
+    kernel_dilation: int | Sequence[int] | None = 1
+    feature_group_count: int = 1
+    use_bias: bool = False
+    mask: Any = None
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    precision: Any = None
+    kernel_init: Callable[..., jax.Array] = kaiming_normal
+    bias_init: Callable[..., jax.Array] = nn.initializers.zeros_init()
+    promote_dtype: Callable[..., Any] = promote_dtype
+    conv_general_dilated: Any = None
+    conv_general_dilated_cls: Any = None
+    preferred_element_type: Any = None
+    alpha_init: Callable[..., jax.Array] = alpha_init
+    alpha: Alpha = "learned"
+    binary_weights: bool = True
+    kernel_binarizer: WeightBinarizer = weights.ReCU()
+    input_binarizer: ActivationBinarizer = activations.ReCU()
+
+    @nn.compact
+    def __call__(
+        self, inputs: jax.Array, tau: Tau = NOT_GIVEN, train: bool | None = None, progress: Number | None = None
+    ) -> jax.Array:
+        """Applies the layer.
+
+        A NaN in the inputs or in the kernel gives NaN, as in `nn.Conv`; see `functional.conv_of_signs`.
+
+        Args:
+          inputs: (*batch, *spatial, in_features); any number of batch dimensions, including zero.
+          tau: in (0.5, 1], a Python number or a scalar array. Left out, it is the tau of `recu_jax.with_tau`. None
+            clamps nothing.
+          train: whether gradients are wanted. ReCU then normalizes each sample, which sets the window of the gradient.
+            None trains only if tau comes from `recu_jax.with_tau`.
+          progress: share of the training that is over, from 0 to 1, for annealed binarizers; evaluation needs none.
+
+        Returns:
+          (*batch, *out_spatial, features) in the dtype of the computation.
+
+        Raises:
+          UserError: tau is outside (0.5, 1], the channels do not divide into groups, the padding or alpha is unknown,
+            alpha is `"mean"` with a binarizer other than ReCU, a binarizer that clamps trains without tau, or an
+            annealed one without progress; or tau is None although `recu_jax.with_tau` gave one.
+        """
+        tau, train, progress = self._training(tau, train, progress)
+        window = (self.kernel_size,) if isinstance(self.kernel_size, int) else tuple(self.kernel_size)
+        x, in_features, groups = inputs, inputs.shape[-1], self.feature_group_count
+        check_groups(in_features, self.features, groups)
+        kernel = self.param(
+            "kernel", self.kernel_init, (*window, in_features // groups, self.features), self.param_dtype
+        )
+        batch_shape = x.shape[: x.ndim - len(window) - 1]
+        x = self._promoted(x.reshape(-1, *x.shape[len(batch_shape) :]), kernel)
+        signs_of_kernel, alpha = self._weights_and_alpha(kernel, tau, progress, train)
+        y = functional.conv_of_signs(
+            self._signs(x, x.ndim - 1, progress, train),
+            signs_of_kernel,
+            alpha,
+            strides=self.strides,
+            padding=self.padding,
+            kernel_dilation=self.kernel_dilation,
+            feature_group_count=groups,
+            input_dilation=self.input_dilation,
+            precision=self.precision,
+            binary=self.binary_weights,
+        )
+        if self.use_bias:
+            y = y + per_channel(self.param("bias", self.bias_init, (self.features,), self.param_dtype), y)
+        return y.reshape(*batch_shape, *y.shape[1:])
+
+
+class BinaryDense(Base):
+    """1-bit dense layer over the last axis. Attributes and variables are as in `BinaryConv`.
+
+    `dot_general` and `dot_general_cls` are refused unless None, with the reason.
+    """
+
+    use_bias: bool = False
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    precision: Any = None
+    kernel_init: Callable[..., jax.Array] = kaiming_normal
+    bias_init: Callable[..., jax.Array] = nn.initializers.zeros_init()
+    promote_dtype: Callable[..., Any] = promote_dtype
+    dot_general: Any = None
+    dot_general_cls: Any = None
+    preferred_element_type: Any = None
+    alpha_init: Callable[..., jax.Array] = alpha_init
+    alpha: Alpha = "learned"
+    binary_weights: bool = True
+    kernel_binarizer: WeightBinarizer = weights.ReCU()
+    input_binarizer: ActivationBinarizer = activations.ReCU()
+
+    @nn.compact
+    def __call__(
+        self, inputs: jax.Array, tau: Tau = NOT_GIVEN, train: bool | None = None, progress: Number | None = None
+    ) -> jax.Array:
+        """Applies the layer to (..., in_features), and returns (..., features). All else is as in `BinaryConv`."""
+        tau, train, progress = self._training(tau, train, progress)
+        kernel = self.param("kernel", self.kernel_init, (inputs.shape[-1], self.features), self.param_dtype)
+        signs_of_kernel, alpha = self._weights_and_alpha(kernel, tau, progress, train)
+        signs = self._signs(self._promoted(inputs, kernel), 1, progress, train)
+        y = functional.dense_of_signs(signs, signs_of_kernel, alpha, precision=self.precision)
+        if self.use_bias:
+            y = y + per_channel(self.param("bias", self.bias_init, (self.features,), self.param_dtype), y)
+        return y

@@ -1,0 +1,122 @@
+"""Models of a user's own modules, for `config.model = "package.module:factory"`.
+
+The factory is a Flax module or a function that returns one. It is called with `num_classes=`, and with those of
+`dtype=`, `param_dtype=`, `conv=`, `norm_axis=` and `nonlinearity=` that it takes; see `create_model`. The model takes
+images, (batch, height, width, channels), and may take `tau`, `train` and `progress`, as the models of this folder do. A
+model that takes no tau gets it by `recu_jax.with_tau`.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from recu_jax import references
+from recu_jax.errors import UserError
+from recu_jax.tau import with_tau
+
+_COLLECTIONS = {"params", "batch_stats"}
+
+
+def create(reference: str, **arguments: Any) -> nn.Module:
+    """Calls a factory.
+
+    Args:
+      reference: `"package.module:factory"`.
+      **arguments: of the call.
+
+    Raises:
+      UserError: there is no such factory, its call fails, or it returns no Linen module.
+    """
+    factory = references.load("model", reference)
+    if not callable(factory):
+        raise UserError(
+            f"model is {reference!r}, a {type(factory).__name__}; it must be a Flax module, or a function that returns "
+            "one"
+        )
+    model = references.call("model", reference, factory, **arguments)
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"model is {reference!r}, which returns a {type(model).__name__}; it must return a Linen module"
+        )
+    return model
+
+
+def accepts(function: Callable[..., Any], argument: str) -> bool:
+    """Whether `function` takes an argument of this name, also by `**kwargs`."""
+    taken = inspect.signature(function).parameters
+    return argument in taken or any(p.kind is p.VAR_KEYWORD for p in taken.values())
+
+
+def accepted(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those `arguments` that a model takes. The models of recu_jax take all of them.
+
+    Args:
+      name: as for `create_model`.
+      arguments: for `create_model`.
+
+    Raises:
+      UserError: there is no such factory.
+    """
+    if not references.is_reference(name):
+        return dict(arguments)
+    factory = references.load("model", name)
+    return {k: v for k, v in arguments.items() if callable(factory) and accepts(factory, k)}
+
+
+def in_training(
+    model: nn.Module, variables: Mapping[str, Any], x: jax.Array, tau: Any, progress: Any
+) -> tuple[jax.Array, Any]:
+    """Calls a model in training mode.
+
+    Args:
+      model: a model of recu_jax, or one that takes less than they do.
+      variables: of the model.
+      x: images.
+      tau, progress: as for the models of recu_jax.
+
+    Returns:
+      The logits, and the changed collections.
+    """
+    takes = functools.partial(accepts, type(model).__call__)
+    if not takes("tau"):
+        variables = with_tau(variables, tau, progress)
+    given = {"tau": tau, "progress": progress, "train": True}
+    return model.apply(variables, x, mutable=["batch_stats"], **{k: v for k, v in given.items() if takes(k)})  # type: ignore[return-value]
+
+
+def check(name: str, model: nn.Module, image: jax.ShapeDtypeStruct, num_classes: int, axis: str) -> None:
+    """Creates and calls a model without computing, in training and in evaluation.
+
+    Args:
+      name: the reference.
+      model: what the factory returned.
+      image: one image, (1, height, width, channels).
+      num_classes: number of logits that the model must return.
+      axis: name of the mapped axis of training steps.
+
+    Raises:
+      UserError: a call fails, returns other shapes, or the model has variables that a run would not keep.
+    """
+    tried = functools.partial(references.call, "model", name)
+    variables: Any = tried(jax.eval_shape, model.init, jax.random.key(0), image, doing="its init on images")
+    if others := sorted(set(variables) - _COLLECTIONS):
+        raise UserError(f"model is {name!r}, with the collections {others}; a run keeps params and batch_stats alone")
+    _check_logits(name, tried(jax.eval_shape, model.apply, variables, image, doing="its evaluation").shape, num_classes)
+
+    def train(variables, x):
+        mapped = jax.vmap(lambda x: in_training(model, variables, x, 0.9, 0.5)[0], axis_name=axis)
+        return mapped(x[None])
+
+    logits = tried(jax.eval_shape, train, variables, image, doing="its call in training")
+    _check_logits(name, logits.shape[1:], num_classes)
+
+
+def _check_logits(name: str, shape: Sequence[int], num_classes: int) -> None:
+    if tuple(shape) != (1, num_classes):
+        raise UserError(
+            f"model is {name!r}, and returns {tuple(shape)} for one image; it must return logits, (1, {num_classes})"
+        )

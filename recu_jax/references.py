@@ -1,0 +1,72 @@
+"""Objects of a user's own modules, by names like `"package.module:name"`, for the fields of a config."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from recu_jax.errors import UserError, one_line, unknown
+
+
+def is_reference(name: object) -> bool:
+    """Whether a name has the form `module:name`."""
+    return isinstance(name, str) and ":" in name
+
+
+def load(what: str, reference: str) -> Any:
+    """Imports the module of a reference and returns the object that it names.
+
+    Modules in the working directory are found too: `recu` is a console script, for which Python does not look there.
+
+    Args:
+      what: what the object is, for the messages, such as `"model"`.
+      reference: `"package.module:name"`.
+
+    Raises:
+      UserError: there is no such module, it raises an error, or it has no such name.
+    """
+    module, _, name = reference.partition(":")
+    if not module or not name or module.startswith("."):
+        raise UserError(f"{what} is {reference!r}; it must be 'module:name', as in 'my_package.my_module:name'")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    # Python remembers which files a folder had. A module that was written since would not be found.
+    importlib.invalidate_caches()
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise _failed(what, reference, f"importing {module}", error) from error
+        raise UserError(
+            f"{what} is {reference!r}, and there is no module {error.name!r}; it must be in {os.getcwd()}, in a folder "
+            "of PYTHONPATH, or installed"
+        ) from error
+    except Exception as error:
+        raise _failed(what, reference, f"importing {module}", error) from error
+    if not hasattr(found, name):
+        names = [n for n in vars(found) if not n.startswith("_")]
+        raise unknown(f"{what} is {reference!r}, and the name in {module}", name, names)
+    return getattr(found, name)
+
+
+def call(what: str, reference: str, function: Callable[..., Any], *args: Any, doing: str = "its call", **kwargs: Any):
+    """Calls what a reference names, and returns the result.
+
+    Args:
+      what, reference: as in `load`.
+      function: the object, or another function of it.
+      *args, **kwargs: arguments of the call.
+      doing: what the call does, for the message.
+
+    Raises:
+      UserError: the call raised an exception.
+    """
+    try:
+        return function(*args, **kwargs)
+    except Exception as error:
+        raise _failed(what, reference, doing, error) from error
+
+
+def _failed(what: str, reference: str, doing: str, error: Exception) -> UserError:
+    return UserError(f"{what} is {reference!r}, and {doing} fails: {type(error).__name__}: {one_line(error, 300)}")

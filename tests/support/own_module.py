@@ -1,0 +1,107 @@
+"""A user's own module: models and binarizers for a config, right and wrong ones."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from recu_jax import BinaryConv
+from recu_jax.binarizers import ActivationBinarizer, WeightBinarizer, weights
+from recu_jax.binarizers.signs import sign_with_slope
+
+
+@dataclasses.dataclass(frozen=True)
+class Triangle(ActivationBinarizer):
+    width: float = 1.0
+
+    def __call__(self, x, *, sample_ndim, train, progress=None):
+        return sign_with_slope(x, jnp.maximum(0, 1 - jnp.abs(x) / self.width))
+
+
+wide = Triangle(2.0)
+
+
+class Flipped(Triangle):
+    def __call__(self, x, *, sample_ndim, train, progress=None):
+        return -super().__call__(x, sample_ndim=sample_ndim, train=train)
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity(WeightBinarizer):
+    def __call__(self, kernel, tau=None, progress=None):
+        return sign_with_slope(kernel, jnp.ones_like(kernel)), None
+
+
+class NoScale(Identity):
+    def __call__(self, kernel, tau=None, progress=None):
+        return sign_with_slope(kernel, jnp.ones_like(kernel))
+
+
+class Raises(Identity):
+    def __call__(self, kernel, tau=None, progress=None):
+        raise RuntimeError("no signs\ntoday")
+
+
+class NoHash(Identity):
+    __hash__ = None
+
+
+def half():
+    return weights.ReCU(b=0.5)
+
+
+number = 3
+
+
+class Net(nn.Module):
+    """Takes no tau and no train."""
+
+    num_classes: int
+    conv: type = BinaryConv
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(8, (3, 3), name="first")(x)
+        x = x + self.conv(8, (3, 3), name="binary")(nn.LayerNorm(name="norm")(x))
+        return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
+
+
+class Fixed(Net):
+    """Takes tau and train, but no `conv`."""
+
+    conv: type = dataclasses.field(default=BinaryConv, init=False)
+
+    @nn.compact
+    def __call__(self, x, tau=None, train=False):
+        x = nn.BatchNorm(use_running_average=not train, name="norm")(nn.Conv(8, (3, 3), name="first")(x))
+        x = BinaryConv(8, (3, 3), name="binary")(x, tau=tau, train=train)
+        return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
+
+
+def net(num_classes, **arguments):
+    return Net(num_classes)
+
+
+def without_classes():
+    return Net(10)
+
+
+def two_too_many(num_classes):
+    return Net(num_classes + 2)
+
+
+def no_model(num_classes):
+    return "resnet"
+
+
+class Broken(Net):
+    @nn.compact
+    def __call__(self, x):
+        return x @ jnp.ones((7, 7))
+
+
+class Remembers(Net):
+    @nn.compact
+    def __call__(self, x):
+        self.variable("cache", "x", lambda: jnp.zeros(()))
+        return super().__call__(x)

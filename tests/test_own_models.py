@@ -1,0 +1,99 @@
+"""Models and binarizers of a user's own module: by config, through the command line."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs.digits import get_config
+from recu_jax import BinaryConv, UserError, create_model
+from recu_jax.config.fields import check_config
+from recu_jax.training import recipe
+from tests.support import ROOT, commands, own_module, small_runs
+
+OWN = "tests.support.own_module:"
+
+
+def make_recipe(**fields):
+    config = get_config()
+    config.update(fields)
+    check_config(config)
+    return recipe.make_recipe(config, small_runs.dataset(8, 1), steps_per_epoch=2)
+
+
+def test_the_factory_gets_what_it_takes():
+    made = make_recipe(model=f"{OWN}Net", weight_binarizer=f"{OWN}Identity", alpha="none", dtype="float32").model
+    assert isinstance(made, own_module.Net) and made.num_classes == 10
+    assert made.conv.keywords["kernel_binarizer"] == own_module.Identity() and made.conv.func is BinaryConv
+    for name in ("Fixed", "net"):
+        assert isinstance(make_recipe(model=f"{OWN}{name}").model, own_module.Net)
+    assert create_model(f"{OWN}Net", 7).num_classes == 7
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"model": "nowhere:Net"}, "there is no module 'nowhere'"),
+        ({"model": f"{OWN}Nett"}, "did you mean 'Net'"),
+        ({"model": "net"}, "or 'module:name' of your own"),
+        ({"model": f"{OWN}number"}, "it must be a Flax module, or a function, that takes num_classes="),
+        ({"model": f"{OWN}no_model"}, "returns a str; it must return a Linen module"),
+        ({"model": f"{OWN}without_classes"}, "or a function, that takes num_classes="),
+        ({"model": f"{OWN}two_too_many"}, "returns (1, 12) for one image; it must return logits, (1, 10)"),
+        ({"model": f"{OWN}Broken"}, "its init on images fails: TypeError"),
+        ({"model": f"{OWN}Remembers"}, "with the collections ['cache']"),
+        ({"model": f"{OWN}Fixed", "alpha": "none"}, "config.alpha is 'none', and config.model"),
+        ({"model": f"{OWN}Fixed", "conv": "float"}, "takes no argument conv=; let it take conv="),
+        ({"model": f"{OWN}Net", "global_batch_norm": True}, "takes no argument norm_axis="),
+        ({"model": f"{OWN}Net", "dtype": "bfloat16"}, "takes no argument dtype="),
+    ],
+)
+def test_mistakes_are_one_line(fields, message):
+    with pytest.raises(UserError) as error:
+        make_recipe(**fields)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_model_that_takes_no_tau_gets_it():
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+    model = own_module.Net(10)
+    variables = model.init(jax.random.key(1), x)
+
+    def gradient(tau):
+        loss = lambda v: (recipe.own.in_training(model, v, x, tau, None)[0] ** 2).sum()  # noqa: E731
+        return jax.jit(jax.grad(loss))(variables)["params"]["binary"]["kernel"]
+
+    assert (gradient(jnp.float32(0.6)) != gradient(jnp.float32(1.0))).any()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    shutil.copy(ROOT / "tests" / "support" / "own_module.py", tmp_path / "mine.py")
+    return tmp_path
+
+
+def test_a_mistake_is_one_line_of_the_command(folder):
+    result = commands.run("summary", "--config=digits", "--config.model=mine:Nett", cwd=folder)
+    assert result.returncode == 2 and "did you mean 'Net'" in commands.the_line(result.stderr)
+
+
+@pytest.mark.slow
+def test_a_run_its_evaluation_report_and_file(folder):
+    own = ["--config=digits", "--config.epochs=1", "--workdir=run", "--config.activation_binarizer=mine:wide"]
+    own += ["--config.weight_binarizer=mine:Identity"]
+    model = "--config.model=mine:Net"
+    for command in (["train", *own, model], ["eval", *own, model], ["report", "run", "--out=report.html"]):
+        result = commands.run(*command, cwd=folder)
+        assert (result.returncode, result.stderr) == (0, ""), result.stderr
+    assert "mine:Identity" in (folder / "report.html").read_text()
+    result = commands.run("export", "run", "--out=net.recu", cwd=folder)
+    assert result.returncode == 2 and "of your own" in commands.the_line(result.stderr)
+    result = commands.run("eval", *own, cwd=folder)
+    assert result.returncode == 2 and "holds a run with model='mine:Net'" in commands.the_line(result.stderr)
+
+    # Binarizers of one's own in a model of recu_jax: the file gives the same predictions.
+    own[2] = "--workdir=of_ours"
+    assert commands.run("train", *own, cwd=folder).returncode == 0
+    result = commands.run("export", "of_ours", "--out=ours.recu", "--check", cwd=folder)
+    assert result.returncode == 0 and " 0 differing predictions" in result.stdout

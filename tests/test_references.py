@@ -1,0 +1,42 @@
+"""Names like `module:name`: what is wrong with one is said in one line."""
+
+import pytest
+
+from recu_jax import UserError
+from recu_jax.references import is_reference, load
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """A module in the working directory, as a console script meets it: Python does not look there by itself."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "of_test_references.py").write_text("Triangle, _hidden = 3, 4\n")
+    (tmp_path / "lacks_another.py").write_text("import a_package_that_is_not_there\n")
+    (tmp_path / "is_broken.py").write_text("1 / 0\n")
+    (tmp_path / "is_no_python.py").write_text("def :\n")
+
+
+def test_the_working_directory_is_searched(module):
+    assert is_reference("of_test_references:Triangle") and not is_reference("recu")
+    assert load("model", "of_test_references:Triangle") == 3
+    assert load("model", "recu_jax.models:MODELS")
+
+
+@pytest.mark.parametrize(
+    "reference, message",
+    [
+        ("nowhere:Net", "model is 'nowhere:Net', and there is no module 'nowhere'; it must be in /"),
+        ("recu_jax.nowhere:Net", "there is no module 'recu_jax.nowhere'"),
+        ("of_test_references:Trangle", "'Trangle', which does not exist; did you mean 'Triangle'?"),
+        ("lacks_another:x", "importing lacks_another fails: ModuleNotFoundError: No module named 'a_package_that"),
+        ("is_broken:x", "importing is_broken fails: ZeroDivisionError"),
+        ("is_no_python:x", "importing is_no_python fails: SyntaxError"),
+        (":Net", "must be 'module:name'"),
+        ("net:", "must be 'module:name'"),
+        (".net:Net", "must be 'module:name'"),
+    ],
+)
+def test_mistakes_are_one_line(reference, message, module):
+    with pytest.raises(UserError) as error:
+        load("model", reference)
+    assert message in str(error.value) and "\n" not in str(error.value) and "_hidden" not in str(error.value)
