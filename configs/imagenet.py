@@ -6,8 +6,8 @@
 train/CLASS/*.JPEG and val/CLASS/*.JPEG. `--config.dtype=bfloat16` computes in bfloat16.
 
 Hardware: a GPU or TPU; hours are not known, as it was not run on one here.
-Expected: 61.0% test top-1 after 200 epochs in the paper, 65.1% with 34 layers (SPEC.md section 8); not run in full
-here. On 200 images: experiments/results/imagenet_200_photographs/.
+Expected: 61.0% test top-1 after 200 epochs in the paper, 65.1% with 34 layers (60.98 and 65.10 in SPEC.md section 8);
+not run in full here. On 200 images: experiments/results/imagenet_200_photographs/.
 """
 
 from recu_jax.config import base_config

@@ -50,7 +50,9 @@ def load(what: str, reference: str) -> Any:
     return getattr(found, name)
 
 
-def call(what: str, reference: str, function: Callable[..., Any], *args: Any, doing: str = "its call", **kwargs: Any):
+def call(
+    what: str, reference: str, function: Callable[..., Any], *args: Any, doing: str = "its call", **kwargs: Any
+) -> Any:
     """Calls what a reference names, and returns the result.
 
     Args:

@@ -79,7 +79,9 @@ def _after_warmup(decay, base: float, steps_per_epoch: int, warmup_epochs: int) 
 def cosine_learning_rate(
     base: float, total_epochs: int, steps_per_epoch: int = 1, warmup_epochs: int = 5
 ) -> optax.Schedule:
-    """Warm-up over W epochs, then half a cosine from epoch W - 1 down to 0 at epoch E."""
+    """Warm-up over W = `warmup_epochs` epochs, then half a cosine down to 0.
+
+    The cosine starts at epoch W - 1, the last of the warm-up, and is 0 at epoch E = `total_epochs`."""
     start = max(warmup_epochs - 1, 0)
     span = max(total_epochs - start, 1)
     return _after_warmup(lambda e: (1 + jnp.cos(jnp.pi * (e - start) / span)) / 2, base, steps_per_epoch, warmup_epochs)
@@ -102,7 +104,7 @@ def linear_learning_rate(
 def step_learning_rate(
     base: float, milestones: Sequence[int], steps_per_epoch: int = 1, warmup_epochs: int = 5, factor: float = 0.1
 ) -> optax.Schedule:
-    """Warm-up over W epochs. The rate is multiplied by `factor` at each epoch of `milestones`."""
+    """Warm-up over `warmup_epochs` epochs. The rate is multiplied by `factor` at each epoch of `milestones`."""
 
     def decay(e):
         return factor ** sum((e >= m).astype(float) for m in milestones)

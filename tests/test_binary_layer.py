@@ -122,7 +122,7 @@ def test_lists_the_layers_of_a_linen_model():
 
 def test_lists_the_layers_of_an_nnx_model():
     assert sorted(binary_layers(ForeignNNX(nnx.Rngs(0))), key=lambda layer: layer.path) == [
-        BinaryLayer("blocks", "dense", (3, 6, 6), "learned", True, *RECU),
+        BinaryLayer("blocks", "dense", (3, 6, 6), "learned", True, *RECU, stacked=(0,)),
         BinaryLayer("first", "conv", (3, 1, 6), "none", True, *RECU),
     ]
     assert binary_layers(nnx.Linear(6, 6, rngs=nnx.Rngs(0))) == []

@@ -33,7 +33,7 @@ def pair(kind, kernel_binarizer, input_binarizer):
     return linen, params, ours
 
 
-@pytest.mark.parametrize("kind", ["conv", "dense"])
+@pytest.mark.parametrize("kind", ["conv", pytest.param("dense", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("input_name", ACTIVATIONS)
 @pytest.mark.parametrize("kernel_name", WEIGHTS)
 def test_outputs_and_gradients(kernel_name, input_name, kind):

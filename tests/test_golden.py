@@ -130,7 +130,7 @@ def test_the_convolution_of_the_larger_models_is_the_real_one(window, stride, pa
 @pytest.mark.parametrize(
     "record_name",
     [
-        pytest.param(m, marks=pytest.mark.as_users_compile if m == "cifar_resnet20" else pytest.mark.slow)
+        pytest.param(m, marks=[pytest.mark.slow] + [pytest.mark.as_users_compile] * (m == "cifar_resnet20"))
         for m in MODELS
     ],
 )

@@ -55,6 +55,7 @@ def test_mistakes_are_one_line(fields, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_model_that_takes_no_tau_gets_it():
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
     model = own_module.Net(10)

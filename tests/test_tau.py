@@ -205,6 +205,7 @@ class ForeignNNX(nnx.Module):
         return forward(self.norm(self.first(x)), self.blocks)
 
 
+@pytest.mark.slow
 def test_set_tau_reaches_every_layer():
     x = normal((2, 5, 1))
     model = ForeignNNX(nnx.Rngs(0))

@@ -46,9 +46,9 @@ class PRelu(nn.Module):
 class RPRelu(nn.Module):
     """RPReLU of section 4.2. With `y = x + before`: `y + after` where y is positive, `slope * y + after` elsewhere.
 
-    The paper's shifts are -before and after. The gradient is exact. With respect to x it is 1 where y > 0, and slope
-    elsewhere. With respect to `slope` it is y where y is not positive, and 0 elsewhere. With respect to `after` it is
-    1.
+    The paper's two shifts are `-before` and `after`. The gradient is the true one, not an estimate. With respect to x
+    it is 1 where y > 0, and slope elsewhere. With respect to `slope` it is y where y is not positive, and 0 elsewhere.
+    With respect to `after` it is 1.
 
     Variables: `params/move1/bias` (before), `params/nonlinear/slope`, `params/move2/bias` (after), each (channels,).
     """

@@ -19,7 +19,7 @@ from recu_jax.ops.reductions import wide
 
 
 def _mean_magnitude(kernel: jax.Array) -> jax.Array:
-    """Returns `mean|w|` of each output channel, (features,), without a gradient; never below the smallest float."""
+    """Returns `mean|w|` of each output channel, (features,), without a gradient; at least the smallest normal float."""
     return lax.stop_gradient(jnp.maximum(functional.mean_alpha(kernel), jnp.finfo(kernel.dtype).tiny))
 
 

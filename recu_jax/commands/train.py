@@ -1,4 +1,4 @@
-"""The run of `recu_jax.main`, `recu train` and `recu eval`. It takes a config and ends with an exit status."""
+"""Runs a config, and ends with an exit status: the part that `recu_jax.main`, `recu train` and `recu eval` share."""
 
 import logging as std_logging
 import os

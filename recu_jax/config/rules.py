@@ -1,4 +1,4 @@
-"""The rules of the config's fields that depend neither on the hardware nor on the data set."""
+"""Checks of the config that need to know neither the hardware nor the data set."""
 
 import itertools
 import math

@@ -208,7 +208,7 @@ class Batches:
 
     def _check(self, batch):
         is_corrupt = batch["corrupt"] >= 0
-        if self._on_corrupt == "skip":  # an error remains only if a training image has no replacement
+        if self._on_corrupt == "skip":  # only a training image without a replacement is an error
             is_corrupt &= (batch["weight"] == 0) & (not self._make_batch.may_drop)
         if not is_corrupt.any():
             return

@@ -105,7 +105,7 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
         try:
             builder.download_and_prepare()
-        except Exception as error:  # errors of the network, the disk and TFDS need the same advice
+        except Exception as error:  # errors of the download, the disk and TFDS need the same advice
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             first = first and "; " + first.format(where=where).removesuffix(", ")
             raise UserError(f"TFDS could not prepare {name} in {where}: {reason}{first}{otherwise}") from error

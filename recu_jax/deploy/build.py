@@ -62,7 +62,7 @@ class Builder:
           op: name of the operation.
           inputs: numbers of the operations whose outputs it takes.
           width: number of output channels or features; None if it is that of the first input.
-          arrays: by role. The file holds them under the names `name.role`.
+          arrays: dict from role to array. The file stores each array under the name `name.role`.
           name: prefix for the names of the arrays.
           bits: whether the output is packed signs.
           **attributes: attributes of the operation.

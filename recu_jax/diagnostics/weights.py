@@ -30,7 +30,7 @@ from recu_jax.ops.reductions import wide
 DEAD_EPOCHS = 5
 DEAD_CROSSING = 100
 LEAST_RATE = 0.01
-# Largest count of epochs without a flip that uint8 holds.
+# Epochs without a flip are counted in uint8, so at most this many.
 _MOST_EPOCHS = 255
 _AS_THEY_ARE = ("scale", "quantile", "histogram", "quantization_error", "flipped", "dead")
 
@@ -111,7 +111,7 @@ def measure_weights(
 
 
 def by_layer(measured: Mapping[str, jax.Array], layers: Sequence[BinaryLayer]) -> dict[str, dict[str, Any]]:
-    """Moves the result of `measure_weights` to the host: numbers and NumPy arrays by layer and name of the measure."""
+    """Moves the result of `measure_weights` to the host: {layer path: {measure: number or NumPy array}}."""
     measured = jax.device_get(measured)
     return {layer.path: {name: values[i] for name, values in measured.items()} for i, layer in enumerate(layers)}
 

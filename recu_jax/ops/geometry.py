@@ -85,7 +85,7 @@ class Geometry:
 
     @property
     def largest_sum(self) -> int:
-        """The largest possible sum of an output. The smallest is its negative."""
+        """The largest value that an output's sum of signs can have. The smallest value is its negative."""
         return self.taps * self.channels
 
     @property

@@ -77,6 +77,6 @@ def pack_kernel(kernel: np.ndarray) -> np.ndarray:
 
 
 def unpack_kernel(words: np.ndarray, channels: int) -> np.ndarray:
-    """Unpacks a kernel of `pack_kernel` into int8 +-1, (*window, in_features / groups, features)."""
+    """Unpacks a kernel that `pack_kernel` packed into int8 +-1, (*window, in_features / groups, features)."""
     bits = np.moveaxis(unpack_bits(np.asarray(words), channels), 0, -1)
     return np.where(bits, np.int8(1), np.int8(-1))

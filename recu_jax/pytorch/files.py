@@ -25,7 +25,8 @@ from recu_jax.pytorch.stand_ins import STAND_INS
 # Keys of the best top-1 accuracy in percent: of the authors' code, and of PyTorch's ImageNet example.
 _BEST_KEYS = ("best_prec1", "best_acc1")
 _LONGEST_NAME = 300
-# Allowed bytes in memory per byte of the file: 4 for 8-bit numbers as float32, times 4 for shared tensors.
+# Allowed bytes in memory per byte of the file: 4, because 8-bit numbers become float32, times 4, because entries may
+# share a tensor.
 _BYTES_A_BYTE = 16
 
 
@@ -34,7 +35,7 @@ class TorchFile:
     """The content of a file.
 
     Attributes:
-      state_dict: arrays by official name.
+      state_dict: dict from the name in the authors' code to the array.
       key: entry of the file that holds the state_dict; None if the file is a bare state_dict.
       epoch: number of epochs done; None if the file lacks it.
       best_top1: best top-1 accuracy in percent; None if the file lacks it.
@@ -128,7 +129,7 @@ def _load(torch: Any, path: str | pathlib.Path) -> Any:
         with warnings.catch_warnings():
             # PyTorch warns about unusual files before it refuses them.
             warnings.simplefilter("ignore")
-            # First on the device "meta", which allocates nothing: a file may state tensors of any size.
+            # Loads first on the device "meta", which allocates nothing, because a file may declare tensors of any size.
             with torch.serialization.safe_globals(list(STAND_INS)):
                 _check_sizes(torch, path, nbytes, torch.load(path, weights_only=True, map_location="meta"))
                 return torch.load(path, weights_only=True, map_location="cpu")

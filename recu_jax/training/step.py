@@ -94,7 +94,7 @@ def train_step(
 
     (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     top1 = 100 * (logits.argmax(-1) == labels).mean()
-    # Each device saw other images, but all must keep the same state. So the running statistics are averaged too.
+    # The devices see different images but must keep the same state, so the running statistics are averaged too.
     grads, batch_stats, loss, top1 = lax.pmean((grads, batch_stats, loss, top1), AXIS)
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

@@ -189,6 +189,7 @@ def test_frozen_parameters_stay_bit_for_bit(tmp_path, fields):
     loop.train(c, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_variables_for_ones_own_loop(tmp_path):
     workdir = bad_files.workdir(tmp_path)
     found = recu_jax.load_variables(workdir)
@@ -201,6 +202,7 @@ def test_variables_for_ones_own_loop(tmp_path):
         recu_jax.load_variables(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_variables_of_a_file_need_no_name(tmp_path):
     variables = jax.tree.map(lambda a: a * 2, bad_files.ones())
     arrays = {f"net.{k}": v for k, v in to_torch("digits_resnet8", variables).items()}

@@ -57,6 +57,7 @@ def test_any_pair_with_any_model_makes_a_step(name, weights, activations):
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state) and metrics["loss"].shape == (1,)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_step_sees_the_progress_of_its_epoch():
     """Step 3 of 4, two an epoch of two: half of the training is over."""

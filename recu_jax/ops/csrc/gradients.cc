@@ -129,7 +129,7 @@ class InputRows {
  public:
   InputRows(const Geometry& g, const uint16_t* kernel, const float* alpha, const float* dy, float* out, const Isa& isa)
       : g_(g), kernel_(kernel), alpha_(alpha), dy_(dy), out_(out), isa_(isa) {
-    // With a power of two between pixels, all pixels would share a few sets of the first-level cache.
+    // If the stride between pixels were a power of two, all pixels would fall into a few sets of the L1 cache.
     step_ = g.features + (g.features % 256 == 0 ? kLanes : 0);
     for (int64_t k = 0; k < g.window[2]; ++k) {
       for (int64_t i = 0; i < g.in[2]; ++i) {

@@ -73,7 +73,7 @@ inline uint16_t NotBelow(const int32_t* a, const int32_t* direction, const int32
 
 inline Vector Broadcast(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 
-// The signs of each byte. A table needs one load; computing the signs from bits takes four instructions. The compiler
+// Table of the 8 signs in each byte. A table needs one load; computing the signs from bits takes four instructions. The compiler
 // fills the table. Code that fills it when the library is loaded would also run on processors without AVX2.
 struct SignTable {
   alignas(32) float signs[256][8];

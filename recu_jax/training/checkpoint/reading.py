@@ -43,7 +43,7 @@ class SavedCheckpoint:
 
     @functools.cached_property
     def record(self) -> dict[str, Any]:
-        """The record: `config`, `metrics`, digests and further entries."""
+        """What `writing` recorded with the checkpoint: `config`, `metrics`, digests and more."""
         with _damage("its record"):
             record = json.loads((self.folder / "record" / "metadata").read_text())
             ranked = json.loads((self.folder / "metrics" / "metrics").read_text())

@@ -23,7 +23,7 @@ from recu_jax.training.checkpoint import digests
 from recu_jax.training.checkpoint.reading import FOLDER, METRIC, saved
 from recu_jax.training.step import TrainState
 
-# Stands for the test accuracy of a checkpoint within an epoch. It ranks that checkpoint below those of whole epochs.
+# The test accuracy given to a checkpoint from the middle of an epoch. It ranks below all checkpoints of whole epochs.
 UNRANKED = -1.0
 
 
@@ -70,7 +70,7 @@ class Checkpoints:
           state: host arrays.
           config: of the run.
           metrics: of the epoch that ended.
-          unfinished_epoch: the metrics of the epoch's steps so far, if the checkpoint is within an epoch. Such a
+          unfinished_epoch: the metrics of the epoch's steps so far, if the epoch is not finished. Such a
             checkpoint never counts as the best.
           diagnostics: the memory of the diagnostics, nested dicts of host arrays.
           dataset: what the network needs of the data set, as `DatasetInfo.as_json` returns it.
