@@ -81,7 +81,8 @@ def cosine_learning_rate(
 ) -> optax.Schedule:
     """Warm-up over W = `warmup_epochs` epochs, then half a cosine down to 0.
 
-    The cosine starts at epoch W - 1, the last of the warm-up, and is 0 at epoch E = `total_epochs`."""
+    The cosine starts at epoch W - 1, the last of the warm-up, and is 0 at epoch E = `total_epochs`.
+    """
     start = max(warmup_epochs - 1, 0)
     span = max(total_epochs - start, 1)
     return _after_warmup(lambda e: (1 + jnp.cos(jnp.pi * (e - start) / span)) / 2, base, steps_per_epoch, warmup_epochs)

@@ -186,7 +186,7 @@ def test_a_dense_layer_takes_the_signs_of_centered_weights(center):
 
 
 def test_a_dense_layer_normalizes_each_token_by_itself():
-    """Gradients of (batch, tokens, features): the window of each token is that of its own features."""
+    """Inputs are (batch, tokens, features). Each token is divided by the deviation of its own features."""
     r = np.random.default_rng(0)
     # Tokens of very different sizes.
     x = jnp.asarray(r.normal(size=(2, 3, 6)) * np.array([0.1, 1.0, 10.0])[:, None], jnp.float32)

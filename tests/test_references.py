@@ -1,4 +1,4 @@
-"""Names like `module:name`: what is wrong with one is said in one line."""
+"""Names like `module:name`. Each mistake in such a name gets one line."""
 
 import pytest
 

@@ -75,7 +75,7 @@ class Call:
 
 
 def test_nothing_is_run_for_it(tensors, tmp_path):
-    """A file calls NumPy's functions and classes as it likes; and what is not on the list is refused as ever."""
+    """A file may call the stand-ins with any arguments. Types that are not on the list are still refused."""
     trace = tmp_path / "ran"
     scalar, reconstruct = np.float64(1).__reduce__()[0], np.arange(3).__reduce__()[0]
     calls = [

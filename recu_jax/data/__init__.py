@@ -72,7 +72,7 @@ def load_test(
     Args:
       name, data_dir, num_workers: as for `load`.
       info: of the data set that the network was trained on. None takes classes and normalization from the data set
-        itself. The arrays of `npz` must then hold the training images too, of which these are computed.
+        itself. A file of `npz` must then hold the training images too: mean and deviation are computed from them.
 
     Returns:
       The data set without training images.

@@ -62,7 +62,7 @@ class LayerCheck:
 
 @dataclasses.dataclass(frozen=True)
 class ModelCheck:
-    """The result of `check_model`. `print` shows it as a table, and below it what is wrong.
+    """The result of `check_model`. `print` shows a table, and below the table what is wrong.
 
     Attributes:
       layers: one entry for each call of a binary layer, in the order of the calls.
@@ -131,10 +131,13 @@ def problem(measures: Mapping[str, Any]) -> str:
 
 
 def dead_layers(measured: Mapping[str, Mapping[str, Any]]) -> str:
-    """Says in one line which layers are dead, and what is wrong with the first; empty if none is.
+    """Names the dead layers, and says what is wrong with the first of them.
 
     Args:
       measured: measures (`measure_inputs`) by name of the layer.
+
+    Returns:
+      One line; empty if no layer is dead.
     """
     dead = [name for name, measures in measured.items() if is_dead(measures)]
     if not dead:
@@ -147,9 +150,11 @@ def dead_layers(measured: Mapping[str, Mapping[str, Any]]) -> str:
 def check_model(model: Any, *args: Any, **kwargs: Any) -> ModelCheck:
     """Runs one batch through a model and checks each binary layer.
 
-    `print` shows the result as a table: share of +1 among the signs of a layer's inputs, channels whose signs are the
-    same for every example, share of the inputs through which a gradient passes, NaN, and in words what is wrong and
-    what to do. The model is not changed. The call compiles the forward pass once.
+    `print` shows the result. A table has one row for each call of a layer: the share of +1 among the signs of its
+    inputs, the channels whose signs are the same for every example, the share of its inputs through which a gradient
+    passes, and the share of NaN. Below the table, words say what is wrong and what to do.
+
+    The model is not changed. The call compiles the forward pass once.
 
     Args:
       model: a Linen module, or an `nnx.Module`, which runs in the mode that it is in. In training mode it needs tau:

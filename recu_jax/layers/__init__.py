@@ -10,10 +10,10 @@ except with `alpha="mean"`. If a model does not pass tau to its layers, use `rec
 layers and sets train=True.
 """
 
-from recu_jax.layers.base import ALPHAS, PROGRESS, TAU, Alpha, kaiming_normal
 from recu_jax.layers.binary import BinaryConv, BinaryDense
 from recu_jax.layers.full_precision import Conv, Dense
 from recu_jax.layers.not_given import NOT_GIVEN, NotGiven, Number, Tau
+from recu_jax.layers.one_bit_layer import ALPHAS, PROGRESS, TAU, Alpha, kaiming_normal
 
 __all__ = [
     "ALPHAS", "NOT_GIVEN", "PROGRESS", "TAU", "Alpha", "BinaryConv", "BinaryDense", "Conv", "Dense", "NotGiven",

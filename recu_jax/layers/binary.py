@@ -10,12 +10,12 @@ from flax.linen.dtypes import promote_dtype
 
 from recu_jax import functional
 from recu_jax.binarizers import ActivationBinarizer, WeightBinarizer, activations, weights
-from recu_jax.layers.base import Alpha, Base, alpha_init, kaiming_normal
 from recu_jax.layers.not_given import NOT_GIVEN, Number, Tau
+from recu_jax.layers.one_bit_layer import Alpha, OneBitLayer, alpha_init, kaiming_normal
 from recu_jax.ops.conv import PaddingLike, check_groups, per_channel
 
 
-class BinaryConv(Base):
+class BinaryConv(OneBitLayer):
     """1-bit convolution over 1, 2 or 3 spatial dimensions, channels last (SPEC.md sections 1 to 3).
 
     Variables:
@@ -129,7 +129,7 @@ class BinaryConv(Base):
         return y.reshape(*batch_shape, *y.shape[1:])
 
 
-class BinaryDense(Base):
+class BinaryDense(OneBitLayer):
     """1-bit dense layer over the last axis. Attributes and variables are as in `BinaryConv`.
 
     `dot_general` and `dot_general_cls` are refused unless None, with the reason.

@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from recu_jax.layers.base import kaiming_normal
+from recu_jax.layers.one_bit_layer import kaiming_normal
 
 
 class Conv(nn.Conv):

@@ -4,6 +4,8 @@ import enum
 
 import jax
 
+from recu_jax.binarizers.interface import Number
+
 
 class NotGiven(enum.Enum):
     """Type of `NOT_GIVEN`, the default of `tau`. It differs from None, which asks for no clamp.
@@ -20,7 +22,6 @@ class NotGiven(enum.Enum):
 
 
 NOT_GIVEN = NotGiven.NOT_GIVEN
-Number = jax.Array | float
 Tau = Number | NotGiven | None
 # As None, it passes through `jit`, `nn.remat` and `nn.scan`, which take arrays alone.
 jax.tree_util.register_static(NotGiven)

@@ -1,7 +1,9 @@
 """Binary convolution and dense layers of signs that are packed as bits, for programs of one's own.
 
-words = pack(x)                                       # signs of (batch, height, width, channels), 32 a word
-sums = binary_conv(words, pack_kernel(kernel), x.shape[-1], padding="SAME")     # int32, exact
+Pack the signs first, then convolve the words:
+
+    words = pack(x)                                       # signs of (batch, height, width, channels), 32 a word
+    sums = binary_conv(words, pack_kernel(kernel), x.shape[-1], padding="SAME")     # int32, exact
 """
 
 from collections.abc import Sequence

@@ -73,8 +73,8 @@ def load_variables(path: str | pathlib.Path, model: str | None = None, conv: str
         logits = recu_jax.create_model("digits_resnet8").apply(variables, x)
 
     Args:
-      path: the workdir of a run, of which the best checkpoint is read; or a file of PyTorch or safetensors, as for
-        `pytorch.load_variables`.
+      path: the workdir of a run, or a file of PyTorch or safetensors. From a workdir the best checkpoint is read. A
+        file is read as by `pytorch.load_variables`.
       model: as for `create_model`. None takes the model of the run, or the only model that fits the file.
       conv: of a file: "binary", or "float" for real weights. None tells by the file's entries.
 
@@ -169,7 +169,7 @@ def import_torch_file(
 ) -> dict[str, Any]:
     """Makes `workdir` from a PyTorch file: one checkpoint of step 0, with the variables and a record of their source.
 
-    The other arguments are those of `pytorch.load_variables` and `pytorch.files.read`.
+    `path`, `name` and `conv` are as in `pytorch.load_variables`, and `key` is as in `pytorch.files.read`.
 
     Returns:
       The record: `model`, `conv`, `file`, `key`, `prefix`, `epoch` and `best_prec1` (None if the file lacks them), and

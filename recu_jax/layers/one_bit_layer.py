@@ -29,7 +29,7 @@ kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 alpha_init = nn.initializers.uniform(scale=1.0)
 
 
-class Base(nn.Module):
+class OneBitLayer(nn.Module):
     """The part that both layers share: tau, binarization, scale of the outputs, dtype of the computation."""
 
     features: int
