@@ -168,7 +168,9 @@ def test_one_bit_weights_of_models():
 
     class Twin(nnx.Module):
         def __init__(self):
-            self.layers = nnx.List([recu_jax.nnx.BinaryDense(6, 4, rngs=nnx.Rngs(0))])
+            # Flax before 0.12 takes a list as it is.
+            listed = getattr(nnx, "List", list)
+            self.layers = listed([recu_jax.nnx.BinaryDense(6, 4, rngs=nnx.Rngs(0))])
 
     twin = Twin()
     layer = twin.layers[0]
