@@ -70,7 +70,7 @@ setup(
             language="c++",
         )
     ],
-    entry_points={"console_scripts": ["recu = recu_jax.__main__:start"]},
+    entry_points={"console_scripts": ["recu = recu_jax.__main__:main"]},
     cmdclass={"build_ext": BuildKernels, "bdist_wheel": OneWheel},
     install_requires=[
         "absl-py",

@@ -4,7 +4,6 @@ import importlib
 import sys
 
 from recu_jax.commands.arguments import end_with_reader, fail
-from recu_jax.commands.huge_pages import use_huge_pages
 from recu_jax.errors import unknown
 
 # Name of the command: its module in `recu_jax.commands`, and its line in the help.
@@ -67,12 +66,5 @@ def _train_or_evaluate(name: str, arguments: list[str]) -> None:
     run.run([f"recu {name}", f"--mode={name}", *arguments], help_of)
 
 
-def start() -> None:
-    """The command line, in a process of its own."""
-    if sys.argv[1:2] in (["train"], ["eval"]):
-        use_huge_pages()
-    main()
-
-
 if __name__ == "__main__":
-    start()
+    main()

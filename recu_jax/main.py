@@ -7,12 +7,6 @@ and `recu eval` are this command with a fixed mode.
 import sys
 from collections.abc import Sequence
 
-from recu_jax.commands.huge_pages import use_huge_pages
-
-# Before the imports that take seconds, as the program starts again.
-if __name__ == "__main__":
-    use_huge_pages()
-
 from absl import app, flags
 
 from recu_jax import paths

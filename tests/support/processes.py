@@ -24,14 +24,6 @@ def start(*arguments, prefix: Sequence[str] = (), **options) -> subprocess.Popen
     return process
 
 
-def start_program(command: Sequence[str], **options) -> subprocess.Popen:
-    """Starts any program without its output, in a group of its own."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
-    process = subprocess.Popen(command, **quiet, **options)
-    _started.append(process)
-    return process
-
-
 @atexit.register
 def end_all() -> None:
     """Kills what was started and still runs."""
