@@ -21,6 +21,7 @@ class NotGiven(enum.Enum):
         return self.name
 
 
+#: The default of `tau`: no tau was given.
 NOT_GIVEN = NotGiven.NOT_GIVEN
 Tau = Number | NotGiven | None
 # As None, it passes through `jit`, `nn.remat` and `nn.scan`, which take arrays alone.

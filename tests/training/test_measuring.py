@@ -38,7 +38,7 @@ def test_a_run_that_goes_on_measures_what_one_never_stopped_does(run):
     states = [state, moved(state, 0.001), moved(state, 0.1), moved(state, 0.2)]
 
     def measured(diagnostics, states):
-        rows = [diagnostics.measure(replicate(s, run.devices), 0.9, images) for s in states]
+        rows = [diagnostics.measure(replicate(s, run.devices), 0.9, 1.0, images) for s in states]
         return [row["layers"] for row in rows]
 
     start = Start(state, 0, StepMetrics(), None)
