@@ -1,6 +1,5 @@
 """Activations to binary activations (SPEC.md section 2)."""
 
-import functools
 import math
 
 import jax
@@ -10,9 +9,10 @@ from jax import lax
 from recu_jax.functional.signs import approx_sign
 from recu_jax.functional.weights import EPSILON
 from recu_jax.ops.reductions import sum_columns, wide
+from recu_jax.ops.reverse_mode import reverse_mode
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+@reverse_mode
 def normalize_sample(x: jax.Array, sample_ndim: int) -> jax.Array:
     """Divides each sample by its standard deviation: `x / sqrt(var + 1e-5)`, with the unbiased `var` (SPEC.md 2).
 
@@ -23,7 +23,7 @@ def normalize_sample(x: jax.Array, sample_ndim: int) -> jax.Array:
     Returns:
       The normalized samples, in the shape and dtype of `x`.
     """
-    return _normalize_sample_fwd(x, sample_ndim)[0]
+    return _normalize_sample(x, sample_ndim)
 
 
 def _normalize_sample_fwd(x, sample_ndim):
@@ -44,7 +44,10 @@ def _normalize_sample_bwd(sample_ndim, saved, dy):
     return (dx.reshape(x.shape).astype(x.dtype),)
 
 
-normalize_sample.defvjp(_normalize_sample_fwd, _normalize_sample_bwd)
+_normalize_sample = jax.custom_vjp(
+    lambda x, sample_ndim: _normalize_sample_fwd(x, sample_ndim)[0], nondiff_argnums=(1,)
+)
+_normalize_sample.defvjp(_normalize_sample_fwd, _normalize_sample_bwd)
 
 
 def binarize_activations(x: jax.Array, sample_ndim: int, *, train: bool) -> jax.Array:

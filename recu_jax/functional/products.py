@@ -52,7 +52,9 @@ def conv_of_signs(
     window = weights.shape[:-2]
     spec = ConvSpec.create(window, strides, padding, kernel_dilation, feature_group_count, input_dilation, precision)
     signs, spec = wrap_padding(signs, window, spec)
-    return scaled_conv(*match_varying_axes(signs, weights.astype(signs.dtype), alpha), spec, binary)
+    operands: Any = match_varying_axes(signs, weights.astype(signs.dtype), alpha)
+    signs, weights, alpha = operands
+    return scaled_conv(signs, weights, alpha, spec, binary)
 
 
 def dense_of_signs(

@@ -14,8 +14,12 @@ step took 2.2 s instead of 2.0 s on jax 0.10.1, and 1.8 s instead of 1.3 s on 0.
 
 `y = alpha * conv(x, k)` is linear in `k`. So the gradient of alpha is a sum over the kernel gradient:
 `d alpha_c = sum_k K_c * k_c` with `K = dconv/dk(x, dy)`. The output of the convolution is neither kept nor read again.
+
+Derivatives of the gradient itself (Hessian-vector products, gradient penalties) are those of XLA's convolution. For
+them the backward pass takes `x` too. In a first derivative nothing reads it, so XLA does not keep it.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -26,9 +30,11 @@ from recu_jax.ops import native
 from recu_jax.ops import packed as ops
 from recu_jax.ops.conv import ConvSpec, convolve, per_channel
 from recu_jax.ops.geometry import COMPILED_DIMENSIONS, Geometry
+from recu_jax.ops.partitioned import over_batch
+from recu_jax.ops.reverse_mode import reverse_mode
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@reverse_mode
 def scaled_conv(
     x: jax.Array, kernel: jax.Array, alpha: jax.Array | None, spec: ConvSpec, signs: bool = False
 ) -> jax.Array:
@@ -44,19 +50,46 @@ def scaled_conv(
     Returns:
       (batch, *out_spatial, features) in the dtype of `x`.
     """
+    return _scaled_conv(x, kernel, alpha, spec, signs)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _scaled_conv(x, kernel, alpha, spec, signs):
     return _forward(x, kernel, alpha, spec, signs)[0]
 
 
 def _forward(x, kernel, alpha, spec, signs):
     backend = _backend(spec, signs)
     if backend == "xla":
-        y, kept = convolve(x, kernel, spec), x
+        y, words = convolve(x, kernel, spec), None
     else:
-        geometry, groups = _geometry(x.shape, kernel, spec), spec.feature_group_count
-        words, kernel_words = ops.pack(x, groups, backend), _pack_kernel(kernel, backend)
-        y = ops.conv_sums(words, ops.arrange_kernel(kernel_words, geometry.channels, groups, backend), geometry)
-        y, kept = y.astype(x.dtype) + _nan_marks(x, kernel), words if x.dtype == jnp.float32 else x
-    return y if alpha is None else y * per_channel(alpha, y), (kept, kernel, alpha)
+        words = over_batch(
+            lambda x: ops.pack(x, spec.feature_group_count, backend), lax.stop_gradient(x), batched=[True]
+        )
+        y = _counted(spec, backend, words, x, kernel)
+        words = words if x.dtype == jnp.float32 else None
+    return y if alpha is None else y * per_channel(alpha, y), (words, x, kernel, alpha)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _counted(spec, backend, words, x, kernel):
+    """The convolution of the signs `x`, which are packed in `words`, with the signs `kernel`."""
+    geometry, groups = _geometry(x.shape, kernel, spec), spec.feature_group_count
+    arranged = ops.arrange_kernel(_pack_kernel(kernel, backend), geometry.channels, groups, backend)
+
+    def sums(words, *arrays):
+        part = dataclasses.replace(geometry, batch=words.shape[0])
+        return ops.conv_sums(words, ops.Kernel(arrays, backend), part)
+
+    y = over_batch(sums, words, *arranged.arrays, batched=[True, False, False])
+    return y.astype(x.dtype) + _nan_marks(x, kernel)
+
+
+@_counted.defjvp
+def _counted_jvp(spec, backend, primals, tangents):
+    (words, x, kernel), (_, *of_floats) = primals, tangents
+    _, tangent = jax.jvp(lambda x, kernel: convolve(x, kernel, spec), (x, kernel), tuple(of_floats))
+    return _counted(spec, backend, words, x, kernel), tangent
 
 
 def _nan_marks(x, kernel):
@@ -72,17 +105,11 @@ def _nan_marks(x, kernel):
 
 
 def _backward(spec, signs, saved, dy):
-    (x, kernel, alpha), dy = lax.optimization_barrier((saved, dy))
-    if x.dtype == jnp.uint32:
-        backend, shape = _backend(spec, signs), (*x.shape[:-1], kernel.shape[-2] * spec.feature_group_count)
-        geometry = _geometry(shape, kernel, spec)
-        scale = None if alpha is None else alpha.astype(dy.dtype)
-        dx = ops.input_gradient(_pack_kernel(kernel, backend), scale, dy, geometry, backend)
-        dkernel = ops.kernel_gradient(x, dy, geometry, backend)
+    words, x, kernel, alpha = saved
+    if words is None:
+        dx, dkernel = _gradients_of_floats(spec, *lax.optimization_barrier((x, kernel, alpha, dy)))
     else:
-        scaled_kernel = kernel if alpha is None else kernel * per_channel(alpha, kernel)
-        (dx,) = jax.linear_transpose(lambda x: convolve(x, scaled_kernel, spec), x)(dy)
-        (dkernel,) = jax.linear_transpose(lambda k: convolve(x, k, spec), kernel)(dy)
+        dx, dkernel = _gradients_of_bits(spec, _backend(spec, signs), words, x, kernel, alpha, dy)
     if alpha is None:
         return dx, dkernel, None
     # Up to thousands of products are summed. bfloat16 is too coarse for that.
@@ -91,7 +118,41 @@ def _backward(spec, signs, saved, dy):
     return dx, dkernel * per_channel(alpha, kernel), dalpha
 
 
-scaled_conv.defvjp(_forward, _backward)
+_scaled_conv.defvjp(_forward, _backward)
+
+
+def _gradients_of_floats(spec, x, kernel, alpha, dy):
+    """Gradients of `sum(dy * alpha * conv(x, kernel))` for x, and of `sum(dy * conv(x, kernel))` for the kernel."""
+    scaled_kernel = kernel if alpha is None else kernel * per_channel(alpha, kernel)
+    (dx,) = jax.linear_transpose(lambda x: convolve(x, scaled_kernel, spec), x)(dy)
+    (dkernel,) = jax.linear_transpose(lambda k: convolve(x, k, spec), kernel)(dy)
+    return dx, dkernel
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _gradients_of_bits(spec, backend, words, x, kernel, alpha, dy):
+    """As `_gradients_of_floats`, from `words`, which hold the signs `x`."""
+    geometry = _geometry(x.shape, kernel, spec)
+    words, kernel, alpha, dy = lax.optimization_barrier((words, kernel, alpha, dy))
+
+    def of_input(dy, kernel, *alpha):
+        part = dataclasses.replace(geometry, batch=dy.shape[0])
+        return ops.input_gradient(kernel, alpha[0] if alpha else None, dy, part, backend)
+
+    def of_kernel(words, dy):
+        return ops.kernel_gradient(words, dy, dataclasses.replace(geometry, batch=dy.shape[0]), backend)
+
+    scale = () if alpha is None else (alpha.astype(dy.dtype),)
+    arguments = (dy, _pack_kernel(kernel, backend), *scale)
+    dx = over_batch(of_input, *arguments, batched=[True] + [False] * (len(arguments) - 1))
+    return dx, over_batch(of_kernel, words, dy, batched=[True, True], summed=True)
+
+
+@_gradients_of_bits.defjvp
+def _gradients_of_bits_jvp(spec, backend, primals, tangents):
+    (words, *floats), (_, *of_floats) = primals, tangents
+    _, tangent = jax.jvp(functools.partial(_gradients_of_floats, spec), tuple(floats), tuple(of_floats))
+    return _gradients_of_bits(spec, backend, words, *floats), tangent
 
 
 def _backend(spec, signs):

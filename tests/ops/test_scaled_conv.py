@@ -96,3 +96,31 @@ def test_the_gradient_of_alpha_is_summed_in_the_dtype_of_alpha():
     _, pull = jax.vjp(lambda a: scaled_conv(x, kernel, a, spec, True), alpha)
     expected = scaled_conv(x.astype(jnp.float32), kernel.astype(jnp.float32), None, spec).sum((0, 1, 2))
     np.testing.assert_allclose(pull(dy)[0], expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "kind", ["penalty", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("hessian", "mixed", "no alpha"))]
+)
+def test_derivatives_of_gradients_of_bits_are_those_of_floats(kind):
+    if native.default_backend() == "xla":
+        pytest.skip("no compiled kernels")
+    x, kernel, alpha = (a.astype(jnp.float32) for a in arrays((3, 3), 1, (6, 6), 40, 8))
+    x, kernel, alpha = sign(x), sign(kernel), None if kind == "no alpha" else alpha
+    spec = ConvSpec.create((3, 3), 2, "SAME", 1, 1)
+    directions = jax.tree.map(lambda a: jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape), (x, kernel, alpha))
+
+    def derivatives(x, kernel, alpha, signs):
+        def loss(x, kernel, alpha):
+            return (scaled_conv(x, kernel, alpha, spec, signs) ** 3).sum()
+
+        gradients = jax.grad(loss, (0, 1) if alpha is None else (0, 1, 2))
+        if kind == "penalty":
+            return jax.grad(lambda k: (jax.grad(loss)(x, k, alpha) ** 2).sum())(kernel)
+        if kind == "mixed":
+            return jax.grad(lambda x: jnp.vdot(gradients(x, kernel, alpha)[1], directions[1]))(x)
+        return jax.jvp(gradients, (x, kernel, alpha), directions)[1]
+
+    run = jax.jit(derivatives, static_argnums=3)
+    got, expected = run(x, kernel, alpha, True), run(x, kernel, alpha, False)
+    assert all(np.any(np.asarray(a)) for a in jax.tree.leaves(expected))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max()), got, expected)

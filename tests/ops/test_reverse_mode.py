@@ -1,0 +1,25 @@
+"""Forward mode is refused in one line; what JAX says of other functions is not touched."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from recu_jax import BinaryConv, UserError, functional
+from recu_jax.ops.reverse_mode import reverse_mode
+
+X = jnp.ones((2, 5, 5, 3))
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_the_line(train):
+    layer = BinaryConv(4, (3, 3))
+    variables = layer.init(jax.random.key(0), X)
+    with pytest.raises(UserError, match=r"no forward-mode derivative .*; use jax.grad or jax.vjp, .* jax.jvp of jax"):
+        jax.jvp(lambda x: layer.apply(variables, x, tau=0.9, train=train), (X,), (X,))
+
+
+def test_other_mistakes_stay():
+    with pytest.raises(TypeError, match=r"positional argument"):
+        functional.normalize_sample(X)
+    with pytest.raises(TypeError, match=r"^mine$"):
+        reverse_mode(lambda: (_ for _ in ()).throw(TypeError("mine")))()
