@@ -61,7 +61,7 @@ def reader(make_batch: Callable[[int], dict], nbytes: int, start: int, end: int,
 def _free_shared_memory():
     try:
         disk = os.statvfs("/dev/shm")
-    except OSError:  # macOS has no /dev/shm and no such limit
+    except (OSError, AttributeError):  # macOS has no /dev/shm, Windows no statvfs; neither has such a limit
         return sys.maxsize
     return disk.f_bavail * disk.f_frsize
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -134,6 +135,9 @@ def _check_sizes(config, dataset, image_shape, steps_per_epoch):
 
 
 def _memory():
+    """Bytes of memory of this machine; infinite where the system does not say, as on Windows."""
+    if not hasattr(os, "sysconf"):
+        return math.inf
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 

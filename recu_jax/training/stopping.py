@@ -16,8 +16,8 @@ from jax.experimental import multihost_utils
 from recu_jax.training import distributed
 from recu_jax.training.progress import say
 
-# `sbatch --signal=USR1@120` sends SIGUSR1 120 s before the time limit of a job.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# `sbatch --signal=USR1@120` sends SIGUSR1 120 s before the time limit of a job. Windows has no such signal.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 _NOTICE = "a preemption notice"
 
 
@@ -39,7 +39,7 @@ class Stopped(BaseException):  # not an error, so `except Exception` must not ca
 
 
 class StopRequests:
-    """Handles SIGINT, SIGTERM and SIGUSR1 within a `with` block.
+    """Handles SIGINT, SIGTERM and, where it exists, SIGUSR1 within a `with` block.
 
     A signal is stored, and `due` then returns True. Before `protect` was called there is nothing to save, and a signal
     raises `Stopped` at once. A second SIGINT always raises `Stopped` at once. Outside the main thread no signal is
