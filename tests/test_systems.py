@@ -16,7 +16,11 @@ from tests.support import ROOT, commands
 
 # Run by Python before anything else in a process whose PYTHONPATH begins with its folder.
 AS_ON_WINDOWS = """
-import asyncio, concurrent.futures.process, os, signal, sys  # Python's own modules for this system are imported first
+import asyncio, concurrent.futures.process, os, signal, sys  # what is for this system alone is imported first
+try:
+    import psutil
+except ImportError:
+    pass
 for name in ("SIGUSR1", "SIGUSR2", "SIGHUP", "SIGQUIT"):
     delattr(signal, name)
 for name in ("sysconf", "statvfs", "sched_getaffinity"):

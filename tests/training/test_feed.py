@@ -61,12 +61,13 @@ def run(feed, recipe, start=0):
     step, metrics, losses = feed.step(recipe), None, []
     feed.start(start)
     try:
+        first = feed.first_images(32)
         for i in range(start, EPOCHS * feed.steps_per_epoch):
             steps, arguments = feed.take(i, metrics)
             assert steps == 1
             state, metrics = step(state, {}, *arguments)
             losses.append(float(metrics["loss"][0]))
-        return losses, feed.evaluator(recipe)(state), feed.epoch_metrics(1.0)
+        return losses, feed.evaluator(recipe)(state), feed.epoch_metrics(1.0), first
     finally:
         feed.close()
 
@@ -86,6 +87,9 @@ def test_a_stream_trains_as_arrays_do(both):
     assert by_stream[:2] == by_array[:2]
     assert by_stream[1]["test_images"] == 13
     assert set(by_stream[2]) == {"data_wait"} and by_array[2] == {}
+    # A batch has 8 images. Of a stream, the first device has half of them.
+    assert by_array[3].shape == (8, SIZE, SIZE, 3) and by_array[3].dtype == np.uint8
+    np.testing.assert_array_equal(by_stream[3], by_array[3][:4])
 
 
 @pytest.mark.slow
@@ -109,7 +113,7 @@ def test_a_corrupt_image_stops_or_is_counted(both):
     with pytest.raises(UserError, match=r"train image 3 \(.*\.png\)"):
         run(make_feed(c, broken, DEVICES), narrow(c, broken))
     c = config(on_corrupt="skip")
-    losses, tested, metrics = run(make_feed(c, broken, DEVICES), narrow(c, broken))
+    losses, tested, metrics, _ = run(make_feed(c, broken, DEVICES), narrow(c, broken))
     assert len(losses) == 4 and np.isfinite(losses).all()
     assert tested["test_images"] == 19
     assert 0 <= metrics["skipped_records"] <= 2
