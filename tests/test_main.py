@@ -2,10 +2,16 @@
 
 import functools
 import json
+import os
+import re
+import subprocess
+import sys
+import time
 
 import pytest
 
-from tests.support import commands
+from experiments import runs
+from tests.support import ROOT, commands, image_folders, processes, terminals
 
 run = functools.partial(commands.run, "main")
 DIGITS = "--config=configs/digits.py"
@@ -44,3 +50,58 @@ def test_train_evaluate_and_refuse_another_config(tmp_path):
     assert wider.returncode == 0, wider.stderr
     same = run(*common, **cache)
     assert same.stdout.splitlines()[-1] == trained.stdout.splitlines()[-1]
+
+
+STARTS = re.compile(r"digits_resnet8 \(binary\) on digits, 1 device \(cpu\), [\w ]*kernels; workdir /\S+$")
+LINES = (
+    STARTS,
+    re.compile(r"1437 training and 360 test images, 8x8x1; compiling$"),
+    re.compile(r"compiled, and the first step done, in \d+ s$"),
+    re.compile(r"epoch \d/2: train loss [\d.]+, top-1 [\d.]+%; test loss .* images/s(; [\d:]+ left, until [\d:]+)?$"),
+    re.compile(r"epoch 2/2: .*\^C$"),  # the bar, when Control-C was pressed
+    re.compile(r"SIGINT: stopping after this step$"),
+    re.compile(r"stopped by SIGINT; the same command continues from step \d+, saved in /\S+$"),
+    re.compile(r"resuming /\S+ at step \d+ of 88: 1 of 2 epochs are done, and \d+ of the 44 steps of the next$"),
+    re.compile(r"report: /\S+/report.html$"),
+    re.compile(r"no report.html: .*$"),
+    re.compile(r"final test top-1 [\d.]+%, best [\d.]+% \(epoch \d\); workdir /\S+$"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [80, 120])
+def test_no_line_on_a_terminal_is_torn(columns, tmp_path):
+    """From start to end, with Control-C and the same command again."""
+    arguments = [DIGITS, f"--workdir={tmp_path / 'run'}", "--config.epochs=2", "--config.log_every_steps=4"]
+    stopped, first = terminals.run("main", arguments, columns, interrupt_at=r"epoch 2/2:[^\n]*loss")
+    ended, second = terminals.run("main", arguments, columns)
+    assert (stopped, ended) == (130, 0)
+    lines = [line for line in first + second if line]
+    assert [line for line in lines if not any(kind.match(line) for kind in LINES)] == []
+    assert STARTS.match(first[0]) and any("stopping after this step" in line for line in first)
+    assert second[-2].startswith("final test top-1") and "compiled, and" in "".join(second)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["digits", "photographs"])
+def test_a_run_says_at_once_what_it_does(kind, tmp_path):
+    """Before it compiles, on the plain log too: within the time of the imports and two seconds."""
+    arguments = [DIGITS]
+    if kind == "photographs":
+        images = image_folders.write(tmp_path / "images", 8, 4, ".jpg", lambda r: r.integers(0, 256, (50, 60, 3), "u1"))
+        fields = {"dataset": "image_folder", "data_dir": images, "image_size": 32, "eval_resize": 40, "batch_size": 4}
+        arguments += [f"--config.{name}={value}" for name, value in fields.items()]
+    began = time.monotonic()
+    imported = "import recu_jax.training.loop, recu_jax.training.recorder, jax; jax.devices()"
+    subprocess.run([sys.executable, "-c", imported], check=True, cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"})
+    imports = time.monotonic() - began
+    began = time.monotonic()
+    run_of_it = processes.start(arguments, tmp_path / "run", environment={"PYTHONUNBUFFERED": ""})
+    while "compiling" not in (said := runs.log(tmp_path / "run")) and run_of_it.poll() is None:
+        time.sleep(0.02)
+    seconds = time.monotonic() - began
+    model, size = said.splitlines()
+    assert model.startswith("digits_resnet8 (binary) on ") and f"workdir {tmp_path / 'run'}" in model
+    images = "8 training and 4 test images, 32x32x3" if kind == "photographs" else "1437 training and 360 test images"
+    assert size.startswith(images) and size.endswith("; compiling")
+    assert seconds < imports + 2

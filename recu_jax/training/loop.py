@@ -63,7 +63,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Res
     """
     workdir = paths.local(workdir, "the workdir")
     with StopRequests() as stop:
-        run = prepare(config, announce=True)
+        run = prepare(config, announced_workdir=workdir)
         with contextlib.closing(run.feed):
             given = read_given_variables(run, workdir)
             lock, was_there = WorkdirLock(workdir), pathlib.Path(workdir).exists()

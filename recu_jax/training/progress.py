@@ -19,7 +19,7 @@ class Progress:
 
     On a terminal, each epoch has a bar with loss, top-1, images per second and the time left in the epoch. Elsewhere,
     a line with the same numbers comes every `log_every_steps` steps. After each epoch comes a line with its result and
-    the time left in the run. Rates and times exclude the compilation. With `silent`, nothing is shown.
+    the time left in the run. Rates and times exclude compilations. With `silent`, nothing is shown.
     """
 
     def __init__(
@@ -32,8 +32,10 @@ class Progress:
         self._every = log_every_steps
         self._terminal = sys.stderr.isatty()
         self._bar: tqdm | None = None
+        # Epochs after the first of this process, and the end of the first.
         self._epochs_done = 0
-        self._began = self._epoch_began = time.monotonic()
+        self._ended_first: float | None = None
+        self._epoch_began = time.monotonic()
 
     def start_epoch(self, epoch: int, done: int = 0) -> None:
         """Called before the first step of an epoch.
@@ -59,7 +61,7 @@ class Progress:
         """
         now = time.monotonic()
         self._say(f"compiled, and the first step done, in {now - since:.0f} s")
-        self._began = self._epoch_began = now
+        self._epoch_began = now
         # The first dispatch includes the compilation, so the rate excludes it. `advance` sets the new starting step.
         self._first = None
         if self._bar is not None:
@@ -100,8 +102,15 @@ class Progress:
     def end_epoch(self, row: dict[str, float]) -> None:
         """Prints the result of the epoch. `row` is its row of metrics.jsonl."""
         self.close()
-        self._epochs_done += 1
-        mean = (time.monotonic() - self._began) / self._epochs_done
+        now = time.monotonic()
+        if self._ended_first is None:
+            # At its end the first epoch of a process compiles the evaluation and the diagnostics. Its steps alone tell.
+            images = self._steps_per_epoch * self._batch_size
+            mean = images / row["images_per_second"] if row["images_per_second"] else 0.0
+            self._ended_first = now
+        else:
+            self._epochs_done += 1
+            mean = (now - self._ended_first) / self._epochs_done
         left = (self._total_epochs - row["epoch"]) * mean
         finish = time.strftime("%H:%M", time.localtime(time.time() + left))
         self._say(

@@ -75,20 +75,21 @@ class GivenVariables:
     first: TrainState | None
 
 
-def prepare(config: ml_collections.ConfigDict, announce: bool = False) -> Run:
+def prepare(config: ml_collections.ConfigDict, announced_workdir: str | pathlib.Path | None = None) -> Run:
     """Prepares a training: checks the config, loads the data set, and makes the feed and the recipe.
 
     Args:
       config: of the run.
-      announce: whether process 0 prints the model and the devices, and then the size of the data set.
+      announced_workdir: workdir that process 0 prints with the model and the devices, before it prints the size of the
+        data set. None prints nothing.
 
     Raises:
       UserError: a field breaks its rule, or the data set is missing.
     """
     config, devices = _checked(config)
-    announce = announce and distributed.is_main()
+    announce = announced_workdir is not None and distributed.is_main()
     if announce:
-        say(f"{config.model} ({config.conv}) on {config.dataset}, {_in_words(devices)}")
+        say(f"{config.model} ({config.conv}) on {config.dataset}, {_in_words(devices)}; workdir {announced_workdir}")
     dataset = data.load(config.dataset, config.data_dir, config.num_workers)
     if announce:
         shape = "x".join(map(str, dataset.image_shape(config.image_size)))

@@ -100,4 +100,7 @@ class StopRequests:
             raise Stopped(name)
         if distributed.several():
             os.kill(os.getpid(), signal.SIGTERM)
+        if name == "SIGINT" and sys.stderr.isatty():
+            # The terminal has printed ^C behind the bar, or on the next line where the bar is as wide as the terminal.
+            print(file=sys.stderr)
         say(f"{name}: stopping after this step", sys.stderr)

@@ -47,6 +47,25 @@ def test_compilation_is_told_and_left_out_of_the_rate(capsys):
     assert "images/s" in third
 
 
+def test_the_first_time_left_leaves_out_what_the_epoch_compiled_at_its_end(monkeypatch, capsys):
+    """An epoch of 10 steps of 32 images at 160 images a second takes 2 s; its evaluation compiled for 30 s."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    progress, row = Progress(41, 10, 32, log_every_steps=100), ROW | {"images_per_second": 160.0}
+    progress.start_epoch(1)
+    progress.compiled(since=0.0)
+    now[0] += 32
+    progress.end_epoch(row)
+    now[0] += 3
+    progress.end_epoch(row | {"epoch": 2})
+    _, first, second = capsys.readouterr().out.splitlines()
+    assert "; 1:20 left" in first and "; 1:57 left" in second  # 40 epochs of 2 s, then 39 of 3 s
+
+    progress = Progress(2, 1, 32, log_every_steps=100)  # the whole epoch in the dispatch that compiled
+    progress.end_epoch(ROW | {"images_per_second": 0.0})
+    assert "left" not in capsys.readouterr().out
+
+
 def test_silent(capsys):
     epoch(Progress(3, 10, 32, log_every_steps=4, silent=True))
     assert capsys.readouterr().out == ""
