@@ -81,10 +81,10 @@ class EpochRecords:
     def _add_histogram(self, layer, values, step):
         counts, scale = np.asarray(values["histogram"]), values["scale"]
         limits = scale * np.linspace(-measures.RANGE, measures.RANGE, measures.BINS + 1)
-        centres = (limits[1:] + limits[:-1]) / 2
+        centers = (limits[1:] + limits[:-1]) / 2
         self._events.add_histogram_raw(
-            f"weights/{layer}", min=limits[0], max=limits[-1], num=int(counts.sum()), sum=float(counts @ centres),
-            sum_squares=float(counts @ centres**2), bucket_limits=limits[1:], bucket_counts=counts, global_step=step,
+            f"weights/{layer}", min=limits[0], max=limits[-1], num=int(counts.sum()), sum=float(counts @ centers),
+            sum_squares=float(counts @ centers**2), bucket_limits=limits[1:], bucket_counts=counts, global_step=step,
         )  # fmt: skip
 
     def close(self) -> None:

@@ -48,7 +48,10 @@ def test_train_evaluate_and_refuse_another_config(tmp_path):
     assert "or set --config.resume_on_other_devices=True" in wider.stderr and len(wider.stderr.splitlines()) == 1
     wider = run(*common, "--config.resume_on_other_devices=True", XLA_FLAGS="--xla_force_host_platform_device_count=4")
     assert wider.returncode == 0, wider.stderr
+    (tmp_path / "run" / "report.html").unlink()
     same = run(*common, **cache)
+    # The command of a finished run makes a report that is missing.
+    assert f"report: {tmp_path / 'run' / 'report.html'}" in same.stdout and (tmp_path / "run" / "report.html").exists()
     assert same.stdout.splitlines()[-1] == trained.stdout.splitlines()[-1]
 
 

@@ -98,10 +98,10 @@ def normalize(
 def _normalize_fwd(x, scale, bias, axis_name):
     rows = x.reshape(-1, x.shape[-1]).astype(scale.dtype)
     mean = _average(rows, axis_name)
-    centred = rows - per_channel(mean, rows)
-    var = _average(centred * centred, axis_name)
+    centered = rows - per_channel(mean, rows)
+    var = _average(centered * centered, axis_name)
     inverse = lax.rsqrt(var + EPSILON)
-    y = centred * per_channel(inverse * scale, rows) + per_channel(bias, rows)
+    y = centered * per_channel(inverse * scale, rows) + per_channel(bias, rows)
     return (y.reshape(x.shape), mean, var), (x, mean, inverse, scale)
 
 

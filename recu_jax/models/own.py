@@ -47,7 +47,10 @@ def create(reference: str, **arguments: Any) -> nn.Module:
 
 def accepts(function: Callable[..., Any], argument: str) -> bool:
     """Whether `function` takes an argument of this name, also by `**kwargs`."""
-    taken = inspect.signature(function).parameters
+    try:
+        taken = inspect.signature(function).parameters
+    except ValueError:  # some classes in C have no signature
+        return False
     return argument in taken or any(p.kind is p.VAR_KEYWORD for p in taken.values())
 
 

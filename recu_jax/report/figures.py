@@ -11,7 +11,7 @@ from recu_jax.diagnostics import DEAD_CROSSING, DEAD_EPOCHS, measures
 from recu_jax.report.runs import Run
 
 # Distinguishable on white and on black.
-COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#14b8a6", "#eab308", "#ec4899")
+COLORS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#14b8a6", "#eab308", "#ec4899")
 # What each curve shows when a run goes well and when it does not.
 CURVES = {
     "loss": "Good: both fall and stay close. Bad: test rises while train falls.",
@@ -50,8 +50,8 @@ def curves(runs: Sequence[Run]) -> list[Figure]:
     alone = len(runs) == 1
     dotted = "" if alone else "Dotted: train. "
     loss, top1 = (_train_and_test(runs, what, alone) for what in ("loss", "top1"))
-    rate = [_line(run, "learning_rate", COLOURS[i % len(COLOURS)]) for i, run in enumerate(runs)]
-    tau = [_line(run, "tau", COLOURS[i % len(COLOURS)]) for i, run in enumerate(runs)]
+    rate = [_line(run, "learning_rate", COLORS[i % len(COLORS)]) for i, run in enumerate(runs)]
+    tau = [_line(run, "tau", COLORS[i % len(COLORS)]) for i, run in enumerate(runs)]
     return [
         # With several runs, the table above the figures shows the color of each run.
         _figure("loss", "Loss", loss, legend=alone, meaning=dotted + CURVES["loss"]),
@@ -64,26 +64,26 @@ def curves(runs: Sequence[Run]) -> list[Figure]:
 def _train_and_test(runs, what, alone):
     lines = []
     for i, run in enumerate(runs):
-        colours = COLOURS[:2] if alone else (COLOURS[i % len(COLOURS)],) * 2
-        for part, colour in zip(("test", "train"), colours, strict=True):
+        colors = COLORS[:2] if alone else (COLORS[i % len(COLORS)],) * 2
+        for part, color in zip(("test", "train"), colors, strict=True):
             if any(f"{part}_{what}" in row for row in run.rows):
                 name = part if alone else f"{run.name}, {part}"
-                lines.append(_line(run, f"{part}_{what}", colour, name, "solid" if part == "test" else "dot"))
+                lines.append(_line(run, f"{part}_{what}", color, name, "solid" if part == "test" else "dot"))
     return lines
 
 
-def _line(run, key, colour, name=None, dash="solid"):
+def _line(run, key, color, name=None, dash="solid"):
     epochs, values = [row["epoch"] for row in run.rows], [row.get(key) for row in run.rows]
-    return _trace(epochs, values, colour, name or run.name, dash)
+    return _trace(epochs, values, color, name or run.name, dash)
 
 
-def _trace(x, y, colour, name, dash="solid"):
+def _trace(x, y, color, name, dash="solid"):
     y = [_short(v) for v in y]
     # A line of one point would be invisible without markers.
     mode = "lines+markers" if len(x) < 40 else "lines"
     return {
         "type": "scatter", "mode": mode, "name": name, "x": x, "y": y,
-        "line": {"color": colour, "dash": dash, "width": 2}, "marker": {"size": 4},
+        "line": {"color": color, "dash": dash, "width": 2}, "marker": {"size": 4},
     }  # fmt: skip
 
 
@@ -118,7 +118,7 @@ def layer_means(runs: Sequence[Run]) -> list[Figure]:
     found = []
     for key, (title, *meaning) in HEAT_MAPS.items():
         lines = [
-            _trace([row["epoch"] for row in run.diagnostics], _means(run, key), COLOURS[i % len(COLOURS)], run.name)
+            _trace([row["epoch"] for row in run.diagnostics], _means(run, key), COLORS[i % len(COLORS)], run.name)
             for i, run in enumerate(runs)
             if run.diagnostics
         ]

@@ -4,7 +4,7 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 const touch = matchMedia("(pointer: coarse)");
 const kept = new URLSearchParams(location.hash.slice(1));
 const element = (id) => document.getElementById(id);
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 function keep(key, value) {
   kept.set(key, value);
@@ -13,12 +13,12 @@ function keep(key, value) {
 }
 
 function themed(layout) {
-  const axis = { gridcolor: colour("--line"), zerolinecolor: colour("--line"), linecolor: colour("--line") };
+  const axis = { gridcolor: color("--line"), zerolinecolor: color("--line"), linecolor: color("--line") };
   return {
     ...layout,
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
-    font: { color: colour("--text"), size: 12, family: "system-ui, sans-serif" },
+    font: { color: color("--text"), size: 12, family: "system-ui, sans-serif" },
     // On a touch screen a finger scrolls the page.
     dragmode: touch.matches ? false : "zoom",
     xaxis: { ...layout.xaxis, ...axis },
@@ -40,11 +40,11 @@ function drawHistogram() {
   const q = all.quantile[layer][epoch];
   const width = (2 * all.range * b) / counts.length;
   const n = counts.reduce((sum, count) => sum + count, 0);
-  const centres = counts.map((_, i) => -all.range * b + (i + 0.5) * width);
+  const centers = counts.map((_, i) => -all.range * b + (i + 0.5) * width);
   const density = counts.map((count) => count / (n * width));
   const curve = Array.from({ length: 401 }, (_, i) => -all.range * b + (i * 2 * all.range * b) / 400);
   const laplace = curve.map((w) => Math.exp(-Math.abs(w) / b) / (2 * b));
-  const bars = { type: "bar", name: "weights", x: centres, y: density, width, marker: { color: "#3b82f6" } };
+  const bars = { type: "bar", name: "weights", x: centers, y: density, width, marker: { color: "#3b82f6" } };
   const line = { type: "scatter", mode: "lines", name: "Laplace", x: curve, y: laplace, line: { color: "#f97316" } };
   const shown = Math.min(all.range * b, Math.max(5 * b, 1.1 * (q ?? 0)));
   const bounds = q === null ? [] : [-q, q];
@@ -58,7 +58,7 @@ function drawHistogram() {
     yaxis: { title: { text: "density" }, automargin: true },
     legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom" },
     shapes: bounds.map((x) => ({
-      type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line: { color: colour("--text"), dash: "dash", width: 1 },
+      type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line: { color: color("--text"), dash: "dash", width: 1 },
     })),
   });
 }

@@ -117,7 +117,7 @@ def _comparison(runs):
     fields = sorted({k for config in known for k in config if len({str(c.get(k)) for c in known}) > 1} - _NOT_SHOWN)
     rows = []
     for i, run in enumerate(runs):
-        swatch = f'<i style="background:{figures.COLOURS[i % len(figures.COLOURS)]}"></i>{_escape(run.name)}'
+        swatch = f'<i style="background:{figures.COLORS[i % len(figures.COLORS)]}"></i>{_escape(run.name)}'
         scores = [f"{row['test_top1']:.2f}" for row in (run.rows[-1], run.best)]
         rows.append([_Markup(swatch), *scores, run.rows[-1]["epoch"], *(_shown(run.config.get(f)) for f in fields)])
     return "<h2>Runs</h2>" + _table(["run", "test top-1 (%)", "best (%)", "epochs", *fields], rows)

@@ -1,0 +1,34 @@
+"""The optional dependencies `experiments` bring what the scripts import."""
+
+import ast
+import re
+import sys
+
+from tests.support import ROOT
+
+OURS = {"recu_jax", "experiments", "tests", "configs"}
+# Name of the package, where it is not that of the module.
+PACKAGES = {"cv2": "opencv-python-headless", "PIL": "pillow", "sklearn": "scikit-learn"}
+
+
+def test_what_the_scripts_import_is_installed_by_the_extra():
+    imported = set()
+    for file in (ROOT / "experiments").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add((node.module or "").partition(".")[0])
+    setup = (ROOT / "setup.py").read_text()
+    parts = [
+        re.search(pattern, setup, re.DOTALL)[1]
+        for pattern in (r"install_requires=(\[.*?\n    \])", r"PHOTOS = (\[.*?\])", r'"experiments": (\[.*?\])')
+    ]
+    # `torch_recu.py` alone compares with PyTorch, which has an extra of its own.
+    named = {"torch"} | {re.match(r"[\w-]+", text)[0].lower() for text in re.findall(r'"([^"]+)"', "".join(parts))}
+    lacking = {
+        module
+        for module in imported - OURS - set(sys.stdlib_module_names)
+        if PACKAGES.get(module, module).lower() not in named
+    }
+    assert {"matplotlib", "scipy"} <= imported and lacking == set()
