@@ -10,8 +10,10 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from recu_jax import UserError, create_model
+from recu_jax.binarizers import activations
 from recu_jax.layers import BinaryConv, Conv
 from recu_jax.models.batch_norm import BatchNorm
+from recu_jax.ops import native
 
 NARROW = {"stage_sizes": (1, 1, 1, 1), "widths": (8, 16, 24, 32)}
 
@@ -125,3 +127,62 @@ def test_batch_norm_equals_flax(axis_name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), *results)
     evaluated = [m.apply(variables, x[0], use_running_average=True) for m in (ours, flax)]
     np.testing.assert_allclose(*evaluated, rtol=1e-12)
+
+
+FUSIBLE = [
+    ("cifar_resnet8", {"widths": (8, 16, 24)}, 12),
+    pytest.param("cifar_resnet18", {"widths": (8, 16), "stage_sizes": (1, 1)}, 8, marks=pytest.mark.slow),
+    pytest.param("cifar_vgg_small", {"widths": (8, 8, 16, 16, 24, 24)}, 16, marks=pytest.mark.slow),
+    pytest.param("imagenet_resnet18", {"widths": (8, 16), "stage_sizes": (1, 1)}, 32, marks=pytest.mark.slow),
+]
+
+
+def trained(name, fields, side, **changes):
+    """Loss, changed statistics and gradients of a step in training; and the text of its program."""
+    model = create_model(name, 10, **fields, **changes)
+    r = np.random.default_rng(0)
+    x, weights = r.normal(size=(3, side, side, 3)).astype("f"), r.normal(size=(3, 10)).astype("f")
+    variables = create_model(name, 10, **fields).init(jax.random.key(0), x)
+    # The shortcuts of an untrained ImageNet network would hide its convolutions.
+    variables = jax.tree.map(lambda leaf: jnp.where(leaf == np.float32(1e-8), 0.5, leaf), variables)
+
+    def loss(params):
+        given = {"params": params, "batch_stats": variables["batch_stats"]}
+        logits, changed = model.apply(given, x, tau=0.9, train=True, mutable=["batch_stats"])
+        return (logits * weights).sum(), changed
+
+    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    return step(variables["params"]), step.lower(variables["params"]).as_text()
+
+
+@pytest.mark.skipif(not native.instruction_sets(), reason="no compiled kernels")
+@pytest.mark.parametrize("name,fields,side", FUSIBLE)
+def test_fused_units_train_as_their_parts(name, fields, side):
+    (got, text), (expected, plain) = trained(name, fields, side, fused=True), trained(name, fields, side)
+    assert "recu_unit_gradients" in text and "recu_unit" not in plain
+    got, expected = (dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in (got, expected))
+    assert got.keys() == expected.keys()
+    for path, value in expected.items():
+        # The gradient of alpha is nearly 0: a batch norm undoes a scale. Its terms are as large as those of the kernel.
+        size = expected.get((*path[:-1], jax.tree_util.DictKey("kernel")), value)
+        np.testing.assert_allclose(got[path], value, atol=2e-5 * np.abs(size).max(), err_msg=str(path))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"nonlinearity": "rprelu"},
+        {"dtype": jnp.bfloat16},
+        {"conv": Conv},
+        {"conv": functools.partial(BinaryConv, input_binarizer=activations.ApproxSign())},
+        {"conv": functools.partial(BinaryConv, binary_weights=False, alpha="none")},
+    ],
+    ids=["nonlinearity", "dtype", "real", "binarizer", "real weights"],
+)
+def test_what_does_not_fit_is_not_fused(changes):
+    name, fields, side = FUSIBLE[0]
+    model = create_model(name, 10, **fields, **changes, fused=True)
+    x = jnp.zeros((2, side, side, 3))
+    variables = jax.eval_shape(model.init, jax.random.key(0), x)
+    step = jax.jit(lambda v: model.apply(v, x, tau=0.9, train=True, mutable=["batch_stats"])[0])
+    assert "recu_unit" not in step.lower(variables).as_text()

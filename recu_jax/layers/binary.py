@@ -111,22 +111,24 @@ class BinaryConv(OneBitLayer):
         )
         batch_shape = x.shape[: x.ndim - len(window) - 1]
         x = self._promoted(x.reshape(-1, *x.shape[len(batch_shape) :]), kernel)
-        signs_of_kernel, alpha = self._weights_and_alpha(kernel, tau, progress, train)
-        y = functional.conv_of_signs(
+        y = self._convolved(x, *self._weights_and_alpha(kernel, tau, progress, train), progress, train)
+        if self.use_bias:
+            y = y + per_channel(self.param("bias", self.bias_init, (self.features,), self.param_dtype), y)
+        return y.reshape(*batch_shape, *y.shape[1:])
+
+    def _convolved(self, x, weights, alpha, progress, train):
+        return functional.conv_of_signs(
             self._signs(x, x.ndim - 1, progress, train),
-            signs_of_kernel,
+            weights,
             alpha,
             strides=self.strides,
             padding=self.padding,
             kernel_dilation=self.kernel_dilation,
-            feature_group_count=groups,
+            feature_group_count=self.feature_group_count,
             input_dilation=self.input_dilation,
             precision=self.precision,
             binary=self.binary_weights,
         )
-        if self.use_bias:
-            y = y + per_channel(self.param("bias", self.bias_init, (self.features,), self.param_dtype), y)
-        return y.reshape(*batch_shape, *y.shape[1:])
 
 
 class BinaryDense(OneBitLayer):

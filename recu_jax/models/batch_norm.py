@@ -15,6 +15,8 @@ from recu_jax.ops.reductions import sum_rows
 EPSILON = 1e-5
 MOMENTUM = 0.9
 
+Normalized = Callable[[jax.Array, jax.Array, str | None], tuple[jax.Array, jax.Array, jax.Array]]
+
 
 class BatchNorm(nn.Module):
     """Normalizes each channel, the last axis, over all other axes; a drop-in for `nn.BatchNorm`.
@@ -40,13 +42,15 @@ class BatchNorm(nn.Module):
     scale_init: Callable[..., jax.Array] = nn.initializers.ones_init()
 
     @nn.compact
-    def __call__(self, x: jax.Array, use_running_average: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, use_running_average: bool, normalized: Normalized | None = None) -> jax.Array:
         """Normalizes x.
 
         Args:
           x: (..., channels).
           use_running_average: True normalizes by the running statistics. False normalizes by the statistics of x and
             updates the running ones.
+          normalized: function of scale, bias and `axis_name` that computes what `normalize` computes of x, and perhaps
+            what comes before and after it. Then of `x` only the channels and the dtype count.
 
         Returns:
           The normalized x, in the shape of x.
@@ -64,7 +68,7 @@ class BatchNorm(nn.Module):
             return y.astype(dtype)
         # `init` runs outside of the mapped axis.
         axis_name = None if self.is_initializing() else self.axis_name
-        y, mean, var = normalize(x, scale, bias, axis_name)
+        y, mean, var = normalized(scale, bias, axis_name) if normalized else normalize(x, scale, bias, axis_name)
         if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
             running_mean.value = MOMENTUM * running_mean.value + (1 - MOMENTUM) * mean
             running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * var

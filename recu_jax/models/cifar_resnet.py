@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from recu_jax.layers import NOT_GIVEN, BinaryConv, Tau, kaiming_normal
 from recu_jax.models.batch_norm import BatchNorm
 from recu_jax.models.parts import PAD_1, LastLinear, check_halved_evenly, first_conv, nonlinearity, stages
+from recu_jax.models.unit import fusible, unit
 
 
 def shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
@@ -43,12 +44,10 @@ class TwoShortcutBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, tau: Tau, progress: jax.Array | float | None, train: bool) -> jax.Array:
-        y = self.conv(self.features, strides=self.stride, name="conv1")(x, tau=tau, progress=progress, train=train)
-        y = self.norm(name="bn1")(y, use_running_average=not train)
-        x = self.nonlinearity(y + shortcut(x, self.features, self.stride), "nonlinear1")
-        y = self.conv(self.features, name="conv2")(x, tau=tau, progress=progress, train=train)
-        y = self.norm(name="bn2")(y, use_running_average=not train)
-        return self.nonlinearity(y + x, "nonlinear2")
+        one = partial(unit, norm=self.norm, nonlinear=self.nonlinearity, tau=tau, progress=progress, train=train)
+        added = shortcut(x, self.features, self.stride)
+        x = one(x, partial(self.conv, self.features, strides=self.stride), number=1, shortcut=added)
+        return one(x, partial(self.conv, self.features), number=2, shortcut=x)
 
 
 class OneShortcutBlock(nn.Module):
@@ -65,11 +64,10 @@ class OneShortcutBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, tau: Tau, progress: jax.Array | float | None, train: bool) -> jax.Array:
-        y = self.conv(self.features, strides=self.stride, name="conv1")(x, tau=tau, progress=progress, train=train)
-        y = self.nonlinearity(self.norm(name="bn1")(y, use_running_average=not train), "nonlinear1")
-        y = self.conv(self.features, name="conv2")(y, tau=tau, progress=progress, train=train)
-        y = self.norm(name="bn2")(y, use_running_average=not train)
-        return self.nonlinearity(y + shortcut(x, self.features, self.stride), "nonlinear2")
+        one = partial(unit, norm=self.norm, nonlinear=self.nonlinearity, tau=tau, progress=progress, train=train)
+        y = one(x, partial(self.conv, self.features, strides=self.stride), number=1)
+        added = shortcut(x, self.features, self.stride)
+        return one(y, partial(self.conv, self.features), number=2, shortcut=added)
 
 
 class CifarResNet(nn.Module):
@@ -86,6 +84,7 @@ class CifarResNet(nn.Module):
       conv: convolution of the blocks; `recu_jax.layers.Conv` makes the full-precision twin.
       norm_axis: name of the mapped axis over which batch norm averages; with None each device has its own statistics.
       nonlinearity: nonlinearity of the blocks, one of `parts.NONLINEARITIES`.
+      fused: whether the compiled kernels of CPUs compute whole units in training; see `models.unit`.
     """
 
     stage_sizes: Sequence[int]
@@ -98,6 +97,7 @@ class CifarResNet(nn.Module):
     conv: Callable[..., nn.Module] = BinaryConv
     norm_axis: str | None = None
     nonlinearity: str = "hard_tanh"
+    fused: bool = False
 
     @nn.compact
     def __call__(
@@ -123,7 +123,8 @@ class CifarResNet(nn.Module):
         """
         check_halved_evenly(x, x, len(self.stage_sizes) - 1)
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv = partial(self.conv, kernel_size=(3, 3), padding=PAD_1, kernel_init=kaiming_normal, **types)
+        conv = fusible(self.conv) if self.fused else self.conv
+        conv = partial(conv, kernel_size=(3, 3), padding=PAD_1, kernel_init=kaiming_normal, **types)
         norm = partial(BatchNorm, axis_name=self.norm_axis, **types)
         x = first_conv(self.widths[0], name="conv1", **types)(x)
         x = norm(name="bn1")(x, use_running_average=not train)

@@ -12,6 +12,7 @@ from recu_jax.errors import UserError
 from recu_jax.layers import NOT_GIVEN, BinaryConv, Tau
 from recu_jax.models.batch_norm import BatchNorm
 from recu_jax.models.parts import PAD_1, first_conv, nonlinearity
+from recu_jax.models.unit import fusible, unit
 
 # N(0, sqrt(2 / (k k C_out))). It uses the fan-out; the residual networks use the fan-in.
 _fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -29,6 +30,7 @@ class CifarVgg(nn.Module):
       conv: all convolutions except the first; `recu_jax.layers.Conv` makes the full-precision twin.
       norm_axis: name of the mapped axis over which batch norm averages; with None each device has its own statistics.
       nonlinearity: nonlinearity after all convolutions except the first, one of `parts.NONLINEARITIES`.
+      fused: whether the compiled kernels of CPUs compute whole units in training; see `models.unit`.
     """
 
     widths: Sequence[int] = (128, 128, 256, 256, 512, 512)
@@ -39,6 +41,7 @@ class CifarVgg(nn.Module):
     conv: Callable[..., nn.Module] = BinaryConv
     norm_axis: str | None = None
     nonlinearity: str = "hard_tanh"
+    fused: bool = False
 
     @nn.compact
     def __call__(
@@ -67,17 +70,19 @@ class CifarVgg(nn.Module):
             raise UserError(f"images are {x.shape[1]}x{x.shape[2]}; this model needs sides of at least {least} pixels")
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         nonlinear = nonlinearity(self.nonlinearity, **types)
+        norm = partial(BatchNorm, axis_name=self.norm_axis, **types)
         for i, features in enumerate(self.widths):
+            conv = partial(fusible(self.conv) if self.fused else self.conv, features, kernel_size=(3, 3))
+            conv = partial(conv, padding=PAD_1, kernel_init=_fan_out_normal, **types)
             if i == 0:
                 x = first_conv(features, kernel_init=_fan_out_normal, name="conv0", **types)(x)
+                x = jax.nn.hard_tanh(norm(name="bn0")(x, use_running_average=not train))
+            elif i not in self.pooled:
+                x = unit(x, conv, norm, nonlinear, i, tau=tau, progress=progress, train=train)
             else:
-                conv = partial(self.conv, kernel_size=(3, 3), padding=PAD_1, kernel_init=_fan_out_normal, **types)
-                x = conv(features, name=f"conv{i}")(x, tau=tau, progress=progress, train=train)
-            if i in self.pooled:
-                x = nn.max_pool(x, (2, 2), (2, 2))
-            norm = BatchNorm(axis_name=self.norm_axis, name=f"bn{i}", **types)
-            x = norm(x, use_running_average=not train)
-            x = nonlinear(x, f"nonlinear{i}") if i else jax.nn.hard_tanh(x)
+                x = conv(name=f"conv{i}")(x, tau=tau, progress=progress, train=train)
+                x = norm(name=f"bn{i}")(nn.max_pool(x, (2, 2), (2, 2)), use_running_average=not train)
+                x = nonlinear(x, f"nonlinear{i}")
         # PyTorch's order (channel, row, column), so that the linear layer has the same matrix as in PyTorch.
         x = jnp.transpose(x, (0, 3, 1, 2)).reshape(x.shape[0], -1)
         return nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01), name="fc", **types)(x)

@@ -24,6 +24,7 @@ from recu_jax.models.parts import (
     stem_conv,
     stem_pool,
 )
+from recu_jax.models.unit import fusible, unit
 
 # Initial scale of every batch norm except the last (SPEC.md 6). With it a block initially equals its shortcut.
 SMALL_SCALE = 1e-8
@@ -45,13 +46,10 @@ class ProjectionBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, tau: Tau, progress: jax.Array | float | None, train: bool) -> jax.Array:
-        y = self.conv(self.features, strides=self.stride, name="conv1")(x, tau=tau, progress=progress, train=train)
-        y = self.norm(name="bn1")(y, use_running_average=not train)
-        x = y + projection(x, self.features, self.stride, self.shortcut_conv, self.norm, train)
-        x = self.nonlinearity(x, "nonlinear1")
-        y = self.conv(self.features, name="conv2")(x, tau=tau, progress=progress, train=train)
-        y = self.norm(name="bn2")(y, use_running_average=not train)
-        return self.nonlinearity(y + x, "nonlinear2")
+        one = partial(unit, norm=self.norm, nonlinear=self.nonlinearity, tau=tau, progress=progress, train=train)
+        added = projection(x, self.features, self.stride, self.shortcut_conv, self.norm, train)
+        x = one(x, partial(self.conv, self.features, strides=self.stride), number=1, shortcut=added)
+        return one(x, partial(self.conv, self.features), number=2, shortcut=x)
 
 
 class ImagenetResNet(nn.Module):
@@ -66,6 +64,7 @@ class ImagenetResNet(nn.Module):
       conv: convolution of the blocks; `recu_jax.layers.Conv` makes the full-precision twin.
       norm_axis: name of the mapped axis over which batch norm averages; with None each device has its own statistics.
       nonlinearity: nonlinearity of the blocks, one of `parts.NONLINEARITIES`.
+      fused: whether the compiled kernels of CPUs compute whole units in training; see `models.unit`.
     """
 
     stage_sizes: Sequence[int]
@@ -76,6 +75,7 @@ class ImagenetResNet(nn.Module):
     conv: Callable[..., nn.Module] = BinaryConv
     norm_axis: str | None = None
     nonlinearity: str = "hard_tanh"
+    fused: bool = False
 
     @nn.compact
     def __call__(
@@ -97,7 +97,8 @@ class ImagenetResNet(nn.Module):
           (batch, num_classes).
         """
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv = partial(self.conv, kernel_size=(3, 3), padding=PAD_1, kernel_init=kaiming_normal, **types)
+        conv = fusible(self.conv) if self.fused else self.conv
+        conv = partial(conv, kernel_size=(3, 3), padding=PAD_1, kernel_init=kaiming_normal, **types)
         norm = partial(BatchNorm, axis_name=self.norm_axis, **types)
         small_norm = partial(norm, scale_init=nn.initializers.constant(SMALL_SCALE))
         block = partial(

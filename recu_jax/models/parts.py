@@ -46,7 +46,12 @@ def nonlinearity(kind: str, **types: Any) -> Callable[[jax.Array, str], jax.Arra
         raise unknown("nonlinearity", kind, NONLINEARITIES)
     if kind == "rprelu":
         return lambda x, name: RPRelu(name=name, **types)(x)
-    return lambda x, name: jax.nn.hard_tanh(x)
+    return hard_tanh
+
+
+def hard_tanh(x: jax.Array, name: str) -> jax.Array:
+    """The nonlinearity of the paper's models. It has no variables, so it ignores the name."""
+    return jax.nn.hard_tanh(x)
 
 
 def projection(

@@ -22,6 +22,10 @@ TARGETS = (
     "recu_kernel_gradient",
     "recu_input_gradient",
     "recu_pack",
+    "recu_unit_sums",
+    "recu_unit_normalize",
+    "recu_unit_gradient_sums",
+    "recu_unit_gradients",
 )
 
 

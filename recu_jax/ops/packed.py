@@ -64,7 +64,7 @@ def pack(x: jax.Array, groups: int = 1, backend: str | None = None, norm: jax.Ar
         x = jnp.where(x >= 0, jnp.float32(1), jnp.float32(-1))
     channels = x.shape[-1] // groups
     shape = jax.ShapeDtypeStruct((*x.shape[:-1], groups * word_count(channels)), jnp.uint32)
-    return _call("recu_pack", shape, x, _or_empty(norm), channels=np.int64(channels), isa=backend)
+    return call("recu_pack", shape, x, or_empty(norm), channels=np.int64(channels), isa=backend)
 
 
 def batch_norm(x: jax.Array, norm: jax.Array) -> jax.Array:
@@ -104,16 +104,18 @@ def _popcount(words):
     return np.bitwise_count(words) if isinstance(words, np.ndarray) else lax.population_count(words)
 
 
-def _call(target, shapes, *args, **attributes):
+def call(target: str, shapes: Any, *args: jax.Array, **attributes: Any) -> Any:
+    """Calls a compiled kernel of `native.TARGETS`."""
     results = jax.ffi.ffi_call(target, shapes, vmap_method="sequential")(*args, **attributes)
     # Within `jax.shard_map` JAX does not know that the results vary over the devices as the arguments do.
     return jax.tree.map(lambda result: match_varying_axes(result, *args)[0], results)
 
 
-def _call_with_kernel(target, shapes, geometry, kernel, x, *args, **attributes):
-    return _call(
-        target, shapes, x, *kernel.arrays, *args, geometry=geometry.numbers(), isa=kernel.backend, **attributes
-    )
+def call_with_kernel(
+    target: str, shapes: Any, geometry: Geometry, kernel: Kernel, x: jax.Array, *args: jax.Array, **attributes: Any
+) -> Any:
+    """Calls a compiled kernel that convolves x with `kernel`."""
+    return call(target, shapes, x, *kernel.arrays, *args, geometry=geometry.numbers(), isa=kernel.backend, **attributes)
 
 
 def conv_sums(x: jax.Array, kernel: Kernel, geometry: Geometry) -> jax.Array:
@@ -129,7 +131,7 @@ def conv_sums(x: jax.Array, kernel: Kernel, geometry: Geometry) -> jax.Array:
     """
     if kernel.backend != "xla":
         shape = jax.ShapeDtypeStruct(geometry.output_shape, jnp.int32)
-        return _call_with_kernel("recu_conv_sums", shape, geometry, kernel, x)
+        return call_with_kernel("recu_conv_sums", shape, geometry, kernel, x)
     dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     spatial = len(geometry.window)
     signs = unpack_groups(x, geometry.groups * geometry.channels, geometry.groups, dtype)
@@ -159,7 +161,7 @@ def conv_thresholds(x: jax.Array, kernel: Kernel, geometry: Geometry, thresholds
     """
     if kernel.backend != "xla":
         shape = jax.ShapeDtypeStruct(geometry.bits_shape, jnp.uint32)
-        return _call_with_kernel("recu_conv_thresholds", shape, geometry, kernel, x, _padded(thresholds))
+        return call_with_kernel("recu_conv_thresholds", shape, geometry, kernel, x, _padded(thresholds))
     sums = conv_sums(x, kernel, geometry)
     threshold, direction = (lax.expand_dims(row, range(sums.ndim - 1)) for row in thresholds)
     return pack_groups(jnp.where(direction * sums >= threshold, 0.0, -1.0))
@@ -184,8 +186,8 @@ def conv_affine(
             jax.ShapeDtypeStruct(geometry.output_shape, jnp.float32),
             jax.ShapeDtypeStruct(geometry.bits_shape, jnp.uint32),
         )
-        return _call_with_kernel(
-            "recu_conv_affine", shapes, geometry, kernel, x, _padded(affine), _or_empty(shortcut), clamp=bool(clamp)
+        return call_with_kernel(
+            "recu_conv_affine", shapes, geometry, kernel, x, _padded(affine), or_empty(shortcut), clamp=bool(clamp)
         )
     sums = conv_sums(x, kernel, geometry)
     alpha, mean, factor, bias = (lax.expand_dims(row, range(sums.ndim - 1)) for row in affine)
@@ -209,7 +211,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry, backend: st
     """
     shape = (*geometry.window, geometry.channels, geometry.groups * geometry.features)
     result = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return _call("recu_kernel_gradient", result, x, dy, geometry=geometry.numbers(), isa=backend)
+    return call("recu_kernel_gradient", result, x, dy, geometry=geometry.numbers(), isa=backend)
 
 
 def input_gradient(
@@ -227,10 +229,10 @@ def input_gradient(
     """
     shape = (geometry.batch, *geometry.spatial, geometry.groups * geometry.channels)
     result = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return _call("recu_input_gradient", result, kernel, _or_empty(alpha), dy, geometry=geometry.numbers(), isa=backend)
+    return call("recu_input_gradient", result, kernel, or_empty(alpha), dy, geometry=geometry.numbers(), isa=backend)
 
 
-def _or_empty(array):
+def or_empty(array: jax.Array | None) -> jax.Array:
     """Converts an optional argument of a compiled kernel: None becomes an empty array."""
     return jnp.zeros((0,), jnp.float32) if array is None else array
 

@@ -12,6 +12,7 @@ import ml_collections
 from recu_jax import data
 from recu_jax.config.fields import check_config, check_resumable, check_trained_here, with_local_paths
 from recu_jax.errors import UserError
+from recu_jax.models.unit import fused
 from recu_jax.ops import backend, native
 from recu_jax.training import distributed, pretrained
 from recu_jax.training.checkpoint import Damaged, ResumePoint, any_saved, newest_good, saved, set_aside
@@ -125,6 +126,8 @@ def _made(config, dataset, devices, info):
     feed = make_feed(config, dataset, devices)
     # An evaluation has no training images and so no steps. Its schedules are not used.
     recipe = make_recipe(config, dataset, max(feed.steps_per_epoch, 1))
+    if devices[0].platform == "cpu":
+        recipe = dataclasses.replace(recipe, model=fused(recipe.model))
     return Run(config, devices, feed, recipe, info)
 
 

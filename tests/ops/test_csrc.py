@@ -7,7 +7,7 @@ import pytest
 from tests.support import ROOT
 from tests.support.compiled_kernels import COMPILER, SOURCES
 
-KERNELS = ("workers.cc", "binary_conv.cc", "gradients.cc", "isa_portable.cc", "isa_avx2.cc", "isa_avx512.cc")
+KERNELS = ("workers.cc", "binary_conv.cc", "gradients.cc", "unit.cc", "isa_portable.cc", "isa_avx2.cc", "isa_avx512.cc")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(COMPILER is None, reason="no g++")]
 
 
@@ -23,7 +23,7 @@ def output(tmp_path, test, sources, sanitizers, *arguments):
     return done.stdout
 
 
-@pytest.mark.parametrize("test,shapes", [("binary_conv_test", 150), ("gradients_test", 60)])
+@pytest.mark.parametrize("test,shapes", [("binary_conv_test", 150), ("gradients_test", 60), ("unit_test", 60)])
 def test_random_shapes_under_sanitizers(test, shapes, tmp_path):
     printed = output(tmp_path, test, KERNELS, "address,undefined", 1, shapes)
     assert f"{shapes} shapes: portable" in printed

@@ -125,7 +125,7 @@ class Tile {
 
 // Applies the epilogue to the sums, (pixels, kBlock), of output pixels from `first` on.
 void Finish(const Geometry& g, const Epilogue& epilogue, const Isa& isa, int64_t group, int64_t block, int64_t first,
-            int pixels, const int32_t* sums) {
+            int pixels, const int32_t* sums, int worker) {
   const int64_t channel = block * kBlock;
   const int features = static_cast<int>(std::min<int64_t>(kBlock, g.features - channel));
   const int64_t all = g.output_features(), parts = g.output_words() * 4;
@@ -139,6 +139,13 @@ void Finish(const Geometry& g, const Epilogue& epilogue, const Isa& isa, int64_t
         std::memcpy(out, sums, sizeof(int32_t) * features);
       }
     }
+    return;
+  }
+  if (epilogue.moments != nullptr) {
+    const int64_t padded = g.groups * g.blocks() * kBlock;
+    int64_t* totals = epilogue.moments->totals + 2 * worker * padded + (group * g.blocks() + block) * kBlock;
+    isa.unit.moments({sums, pixels, features, epilogue.moments->out + first * all + group * g.features + channel, all,
+                      totals, totals + padded});
     return;
   }
   uint64_t* words = epilogue.affine != nullptr ? epilogue.affine->bits : epilogue.thresholds->bits;
@@ -169,14 +176,14 @@ void BinaryConv(const Geometry& g, const uint64_t* x, const Kernel& kernel, cons
   const int32_t all_taps = static_cast<int32_t>(g.taps() * g.channels);
 
   std::vector<std::unique_ptr<Tile>> of_worker(workers.threads);
-  const auto step = [&](int64_t index, Tile& tile) {
+  const auto step = [&](int64_t index, Tile& tile, int worker) {
     const int64_t block = index % blocks, at = index / blocks % tiles, group = index / blocks / tiles;
     const int64_t first = at * pixels / tiles, panel = group * blocks + block;
     tile.Gather(x, group, first, (at + 1) * pixels / tiles);
     alignas(64) int32_t sums[16 * kBlock];
     isa.count(tile.gathered(), kernel.panels + panel * g.depth() * kBlock, g.depth(), tile.pixels(), all_taps, sums);
     tile.CorrectBorder(isa, kernel.tap_sums + panel * g.taps() * kBlock, sums);
-    Finish(g, epilogue, isa, group, block, first, tile.pixels(), sums);
+    Finish(g, epilogue, isa, group, block, first, tile.pixels(), sums, worker);
   };
   // A step is one tile and 16 output channels. A tile is gathered again only if an item begins within it.
   const int64_t steps = g.groups * tiles * blocks;
@@ -184,7 +191,7 @@ void BinaryConv(const Geometry& g, const uint64_t* x, const Kernel& kernel, cons
   workers.Each(items, [&](int64_t item, int worker) {
     std::unique_ptr<Tile>& tile = of_worker[worker];
     if (tile == nullptr) tile = std::make_unique<Tile>(g, isa.max_pixels);
-    for (int64_t i = item * steps / items; i < (item + 1) * steps / items; ++i) step(i, *tile);
+    for (int64_t i = item * steps / items; i < (item + 1) * steps / items; ++i) step(i, *tile, worker);
   });
 }
 

@@ -69,11 +69,18 @@ struct Affine {
   uint64_t* bits;         // (pixels, output_words)
 };
 
+// Writes sums as int16, (pixels, output_features), and adds them and their squares up.
+struct Moments {
+  int16_t* out;
+  int64_t* totals;  // (workers, 2, groups * blocks, kBlock)
+};
+
 // The operation on the sums. Exactly one is not null.
 struct Epilogue {
   const Sums* sums = nullptr;
   const Thresholds* thresholds = nullptr;
   const Affine* affine = nullptr;
+  const Moments* moments = nullptr;
 };
 
 struct Isa;

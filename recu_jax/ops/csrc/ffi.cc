@@ -1,93 +1,14 @@
 // The operations as XLA calls them. recu_jax/ops/native.py registers them. They check the sizes of the arguments and
 // call the kernels.
 
-#include <algorithm>
-#include <functional>
 #include <string>
-#include <utility>
 
-#include "binary_conv.h"
+#include "ffi_arguments.h"
 #include "gradients.h"
-#include "isa.h"
-#include "xla/ffi/api/ffi.h"
 
-namespace ffi = xla::ffi;
+using namespace recu_ffi;
 
 namespace {
-
-using Words = ffi::Buffer<ffi::U32>;
-using Ints = ffi::Buffer<ffi::S32>;
-using Floats = ffi::Buffer<ffi::F32>;
-template <typename Buffer>
-using Out = ffi::Result<Buffer>;
-
-// Workers that run on XLA's threads.
-recu::Workers MakeWorkers(ffi::ThreadPool pool) {
-  recu::Workers workers;
-  // XLA returns 0 if it has no pool.
-  workers.threads = std::max(1, static_cast<int>(pool.num_threads()));
-  workers.start = [pool](std::function<void()> task) mutable { pool.Schedule(std::move(task)); };
-  return workers;
-}
-
-ffi::Error Invalid(const std::string& what) { return ffi::Error::InvalidArgument("recu_jax: " + what); }
-
-// An optional argument that is not given is an empty array. The kernels get null instead.
-bool FitsOrEmpty(const Floats& argument, int64_t count) {
-  const int64_t given = static_cast<int64_t>(argument.element_count());
-  return given == 0 || given == count;
-}
-const float* OrNull(const Floats& argument) {
-  return argument.element_count() == 0 ? nullptr : argument.typed_data();
-}
-
-// Reads the 22 numbers of recu_jax.ops.geometry.Geometry.numbers.
-bool ReadGeometry(ffi::Span<const int64_t> numbers, recu::Geometry* g) {
-  if (numbers.size() != 22) return false;
-  const int64_t* n = numbers.begin();
-  g->batch = *n++;
-  for (int64_t* triple : {g->in, g->out, g->window, g->stride, g->dilation, g->low}) {
-    for (int i = 0; i < 3; ++i) triple[i] = *n++;
-  }
-  g->groups = n[0];
-  g->channels = n[1];
-  g->features = n[2];
-  for (const int64_t* triple : {g->in, g->out}) {
-    for (int i = 0; i < 3; ++i) {
-      if (triple[i] < 0) return false;
-    }
-  }
-  for (const int64_t* triple : {g->window, g->stride, g->dilation}) {
-    for (int i = 0; i < 3; ++i) {
-      if (triple[i] < 1) return false;
-    }
-  }
-  return g->batch >= 0 && g->groups >= 1 && g->channels >= 1 && g->features >= 1;
-}
-
-// Arguments that the three convolutions share.
-struct Call {
-  recu::Geometry geometry;
-  const uint64_t* x;
-  recu::Kernel kernel;
-  const recu::Isa* isa;
-};
-
-ffi::Error ReadCall(Words x, Words panels, Ints tap_sums, ffi::Span<const int64_t> geometry, std::string_view isa,
-                    Call* call) {
-  recu::Geometry& g = call->geometry;
-  if (!ReadGeometry(geometry, &g)) return Invalid("the geometry is not one of a convolution");
-  if (static_cast<int64_t>(x.element_count()) != 2 * g.input_words()) return Invalid("x does not fit the geometry");
-  if (static_cast<int64_t>(panels.element_count()) != 2 * g.groups * g.blocks() * g.depth() * recu::kBlock ||
-      static_cast<int64_t>(tap_sums.element_count()) != g.groups * g.blocks() * g.taps() * recu::kBlock) {
-    return Invalid("the kernel does not fit the geometry");
-  }
-  call->isa = recu::FindIsa(std::string(isa).c_str());
-  if (call->isa == nullptr) return Invalid("no instruction set of this name here: " + std::string(isa));
-  call->x = reinterpret_cast<const uint64_t*>(x.typed_data());
-  call->kernel = {reinterpret_cast<const uint64_t*>(panels.typed_data()), tap_sums.typed_data()};
-  return ffi::Error::Success();
-}
 
 ffi::Error ConvSums(ffi::ThreadPool pool, Words x, Words panels, Ints tap_sums, Out<Ints> out,
                     ffi::Span<const int64_t> geometry, std::string_view isa) {

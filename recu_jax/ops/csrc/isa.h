@@ -58,6 +58,63 @@ struct OuterSteps {
   int64_t number_row;
 };
 
+// What follows is of a training unit; see unit.h.
+
+// Sums of one tile and 16 output channels, which are stored as int16 and added up.
+struct MomentTile {
+  const int32_t* sums;  // (pixels, 16)
+  int pixels;
+  int features;      // used channels of the 16
+  int16_t* out;      // at the first pixel
+  int64_t stride;    // distance between pixels of out
+  int64_t* totals;   // (16)
+  int64_t* squares;  // (16)
+};
+
+// A run of numbers of a normalization. The coefficients are repeated for each number.
+struct NormalizeTile {
+  int64_t count;
+  const int16_t* sums;
+  const float* mean;
+  const float* factor;
+  const float* bias;
+  const float* shortcut;  // or null
+  bool clamp;
+  float* z;
+};
+
+// A run of numbers of its gradient.
+struct GradientTile {
+  int64_t count;
+  const float* dz;
+  const float* z;  // the clamped result, or null if it was not clamped
+  const int16_t* sums;
+  const float* mean;
+};
+
+// One sample of the gradient of sign(x / standard deviation).
+struct SignTile {
+  const float* x;
+  float* dsigns;    // the gradient of the signs; overwritten
+  const float* dz;  // with z as in GradientTile: the gradient of the shortcut, added to dx; or null
+  const float* z;
+  float* dx;
+};
+
+struct UnitIsa {
+  bool (*has_nan)(const float* x, int64_t count);
+  // The squares of all sums of a tile must fit into int32.
+  void (*moments)(const MomentTile&);
+  // z = (sums - mean) * factor + bias + shortcut, clamped to [-1, 1] if so wanted.
+  void (*normalize)(const NormalizeTile&);
+  // Adds g and g * (sums - mean), where g is dz where z is inside (-1, 1).
+  void (*gradient_sums)(const GradientTile&, float* totals, float* products);
+  // out = g * of_gradient + (sums - mean) * of_sum + constant; stores g too, unless `unclamped` is null.
+  void (*norm)(const GradientTile&, const float* of_gradient, const float* of_sum, const float* constant, float* out,
+               float* unclamped);
+  void (*signs)(const SignTile&, int64_t count);
+};
+
 struct Isa {
   const char* name;
   // Largest number of pixels for `count`.
@@ -73,6 +130,7 @@ struct Isa {
   void (*pack)(const float* x, int64_t channels, const float* norm, uint64_t* words);
   // sums (rows, vectors, 16) += numbers[row] * sign[vector], over the steps of all runs; rows <= 16, vectors <= 2.
   void (*outer)(int rows, int vectors, const OuterRun* runs, int count, const OuterSteps& steps, float* sums);
+  UnitIsa unit;
 };
 
 const Isa& PortableIsa();

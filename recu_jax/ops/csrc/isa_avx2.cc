@@ -6,6 +6,8 @@
 
 #include <immintrin.h>
 
+#include <cmath>
+
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 
@@ -85,10 +87,40 @@ constexpr SignTable kSignTable;
 inline Vector Signs(uint16_t bits) {
   return {_mm256_load_ps(kSignTable.signs[bits & 0xff]), _mm256_load_ps(kSignTable.signs[bits >> 8])};
 }
-constexpr int kOuterRows[] = {0, 4, 2};
+inline __m256 FloatsOfShorts(const int16_t* x) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x))));
+}
+inline Vector FromShorts(const int16_t* x) { return {FloatsOfShorts(x), FloatsOfShorts(x + 8)}; }
+inline Vector Subtract(const Vector& a, const Vector& b) {
+  return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)};
+}
+inline Vector Multiply(const Vector& a, const Vector& b) {
+  return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
+}
+inline __m256 Magnitude(__m256 x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.f), x); }
+inline Vector IfInside(const Vector& z, const Vector& x) {
+  const __m256 one = _mm256_set1_ps(1.f);
+  return {_mm256_and_ps(x.low, _mm256_cmp_ps(Magnitude(z.low), one, _CMP_LT_OQ)),
+          _mm256_and_ps(x.high, _mm256_cmp_ps(Magnitude(z.high), one, _CMP_LT_OQ))};
+}
+inline __m256 SlopeOf(__m256 x) {
+  const __m256 two = _mm256_set1_ps(2.f);
+  return _mm256_max_ps(_mm256_setzero_ps(), _mm256_fnmadd_ps(two, Magnitude(x), two));
+}
+inline Vector Slope(const Vector& x) { return {SlopeOf(x.low), SlopeOf(x.high)}; }
+inline bool AnyNan(const Vector& x) { return _mm256_movemask_ps(_mm256_cmp_ps(x.low, x.high, _CMP_UNORD_Q)) != 0; }
+inline Vector FirstOnes(int n) {
+  alignas(32) float part[16] = {};
+  for (int i = 0; i < n; ++i) part[i] = 1.f;
+  return Load(part);
+}
+// Six rows of one vector are twelve sums; with two signs and a number they take 15 of the 16 registers. Two rows of two
+// vectors need as many loads for eight sums.
+constexpr int kOuterRows[] = {0, 6, 0};
 
 #include "tile.h"
 #include "outer.h"
+#include "unit_tile.h"
 
 // One word adds at most 8 to a byte counter, so 31 words fit into a byte. Then the bytes are summed into 64 bits.
 constexpr int64_t kWordsPerByteCounter = 31;
@@ -153,7 +185,8 @@ void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int p
 #pragma GCC pop_options
 
 const recu::Isa* recu::Avx2Isa() {
-  static const Isa isa = {"avx2", 8, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, Outer};
+  static const Isa isa = {"avx2", 8, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, Outer,
+                          {HasNan, AddMoments, NormalizeRun, AddGradientSums, DifferentiateNorm, DifferentiateSigns}};
   static const bool have = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   return have ? &isa : nullptr;
 }

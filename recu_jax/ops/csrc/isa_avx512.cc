@@ -6,6 +6,8 @@
 
 #include <immintrin.h>
 
+#include <cmath>
+
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,prefer-vector-width=512")
 
@@ -41,8 +43,26 @@ inline Vector Signs(uint16_t bits) { return _mm512_mask_blend_ps(bits, _mm512_se
 // straight from memory.
 constexpr int kOuterRows[] = {0, 16, 12};
 
+inline Vector FromShorts(const int16_t* x) {
+  const __m256i shorts = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
+  return _mm512_maskz_cvtepi32_ps(0xffff, _mm512_maskz_cvtepi16_epi32(0xffff, shorts));
+}
+inline Vector Subtract(Vector a, Vector b) { return _mm512_sub_ps(a, b); }
+inline Vector Multiply(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
+inline Vector Magnitude(Vector x) { return _mm512_maskz_andnot_ps(0xffff, _mm512_set1_ps(-0.f), x); }
+inline Vector IfInside(Vector z, Vector x) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(Magnitude(z), _mm512_set1_ps(1.f), _CMP_LT_OQ), x);
+}
+inline Vector Slope(Vector x) {
+  const Vector two = _mm512_set1_ps(2.f);
+  return _mm512_maskz_max_ps(0xffff, _mm512_setzero_ps(), _mm512_fnmadd_ps(two, Magnitude(x), two));
+}
+inline bool AnyNan(Vector x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q) != 0; }
+inline Vector FirstOnes(int n) { return _mm512_maskz_mov_ps(First(n), _mm512_set1_ps(1.f)); }
+
 #include "tile.h"
 #include "outer.h"
+#include "unit_tile.h"
 
 constexpr int kMaxPixels = 12;
 
@@ -89,7 +109,8 @@ void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int p
 #pragma GCC pop_options
 
 const recu::Isa* recu::Avx512Isa() {
-  static const Isa isa = {"avx512", kMaxPixels, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, Outer};
+  static const Isa isa = {"avx512", kMaxPixels, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, Outer,
+                          {HasNan, AddMoments, NormalizeRun, AddGradientSums, DifferentiateNorm, DifferentiateSigns}};
   static const bool have = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                            __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx2") &&

@@ -62,10 +62,34 @@ inline Vector Broadcast(float x) {
 inline Vector Signs(uint16_t bits) {
   return Make([=](int i) { return bits >> i & 1 ? 1.f : -1.f; });
 }
+inline Vector FromShorts(const int16_t* x) {
+  return Make([=](int i) { return static_cast<float>(x[i]); });
+}
+inline Vector Subtract(const Vector& a, const Vector& b) {
+  return Make([&](int i) { return a.v[i] - b.v[i]; });
+}
+inline Vector Multiply(const Vector& a, const Vector& b) {
+  return Make([&](int i) { return a.v[i] * b.v[i]; });
+}
+inline Vector IfInside(const Vector& z, const Vector& x) {
+  return Make([&](int i) { return std::fabs(z.v[i]) < 1.f ? x.v[i] : 0.f; });
+}
+inline Vector Slope(const Vector& x) {
+  return Make([&](int i) { return std::fmax(0.f, 2.f - 2.f * std::fabs(x.v[i])); });
+}
+inline bool AnyNan(const Vector& x) {
+  bool found = false;
+  for (float number : x.v) found |= number != number;
+  return found;
+}
+inline Vector FirstOnes(int n) {
+  return Make([=](int i) { return i < n ? 1.f : 0.f; });
+}
 constexpr int kOuterRows[] = {0, 2, 1};
 
 #include "tile.h"
 #include "outer.h"
+#include "unit_tile.h"
 
 void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int pixels, int32_t all,
           int32_t* sums) {
@@ -82,7 +106,8 @@ void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int p
 }  // namespace
 
 const Isa& PortableIsa() {
-  static const Isa isa = {"portable", 4, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, Outer};
+  static const Isa isa = {"portable", 4, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, Outer,
+                          {HasNan, AddMoments, NormalizeRun, AddGradientSums, DifferentiateNorm, DifferentiateSigns}};
   return isa;
 }
 

@@ -1,0 +1,118 @@
+"""A 1-bit convolution, its batch norm, the shortcut and the nonlinearity, as one unit of a model.
+
+`fusible` lets a model compute its units in training by the compiled kernels of `recu_jax.ops.unit`. Variables and
+results are those of the four parts, up to rounding.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from recu_jax.binarizers import activations
+from recu_jax.layers import BinaryConv, Tau
+from recu_jax.models.parts import hard_tanh
+from recu_jax.ops import unit as ops
+from recu_jax.ops.conv import ConvSpec
+
+
+class UnitConv(BinaryConv):
+    """A `BinaryConv` that may compute the whole unit.
+
+    Attributes:
+      finish: function of the input, the signs of the kernel and alpha. It replaces the product in training.
+    """
+
+    finish: Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array] | None = None
+
+    def _convolved(self, x, weights, alpha, progress, train):
+        if train and self.finish is not None:
+            return self.finish(x, weights, alpha)
+        return super()._convolved(x, weights, alpha, progress, train)
+
+
+def fusible(conv: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Replaces `BinaryConv` in a `functools.partial` of it; returns any other convolution as it is."""
+    if conv is BinaryConv:
+        return UnitConv
+    if isinstance(conv, partial) and conv.func is BinaryConv:
+        return partial(UnitConv, *conv.args, **conv.keywords)
+    return conv
+
+
+def fused(model: nn.Module) -> nn.Module:
+    """Returns the model with `fused=True`, or the model as it is where it has no such field."""
+    return model.clone(fused=True) if hasattr(model, "fused") else model
+
+
+def unit(
+    x: jax.Array,
+    conv: Callable[..., nn.Module],
+    norm: Callable[..., nn.Module],
+    nonlinear: Callable[[jax.Array, str], jax.Array],
+    number: int,
+    shortcut: jax.Array | None = None,
+    *,
+    tau: Tau,
+    progress: jax.Array | float | None,
+    train: bool,
+) -> jax.Array:
+    """Computes `nonlinear(norm(conv(x)) + shortcut)`. Call it within a model: the parts become its submodules.
+
+    Args:
+      x: (batch, height, width, channels).
+      conv, norm: they make the modules `conv{number}` and `bn{number}`.
+      nonlinear: function of an array and the name `nonlinear{number}`.
+      number: of the unit in the model.
+      shortcut: an array of the result's shape, or None; it may be `x`.
+      tau, progress, train: as in `BinaryConv`.
+    """
+    batch_norm, name = norm(name=f"bn{number}"), f"conv{number}"
+    if train and nonlinear is hard_tanh and _is_fused(conv, batch_norm, x):
+        added = "identity" if shortcut is x else shortcut
+        conv = partial(conv, finish=partial(_finish, batch_norm, _spec(conv), added))
+        return conv(name=name)(x, tau=tau, progress=progress, train=train)
+    y = conv(name=name)(x, tau=tau, progress=progress, train=train)
+    y = batch_norm(y, use_running_average=not train)
+    return nonlinear(y if shortcut is None else y + shortcut, f"nonlinear{number}")
+
+
+def _is_fused(conv, batch_norm, x):
+    if batch_norm.is_initializing() or not isinstance(conv, partial) or conv.func is not UnitConv:
+        return False
+    layer = _detached(conv)
+    types = {jnp.dtype(t) for t in (x.dtype, layer.param_dtype, layer.dtype or x.dtype, batch_norm.param_dtype)}
+    return (
+        layer.input_binarizer == activations.ReCU()
+        and layer.binary_weights
+        and not layer.use_bias
+        and layer.preferred_element_type is None
+        and types == {jnp.dtype(jnp.float32)}
+        and ops.is_served(x, (*layer.kernel_size, x.shape[-1] // layer.feature_group_count), _spec(conv))
+    )
+
+
+def _detached(conv):
+    """The layer that `conv` makes, outside of any model, to read its fields."""
+    return conv(parent=None)
+
+
+def _spec(conv):
+    layer = _detached(conv)
+    return ConvSpec.create(
+        layer.kernel_size, layer.strides, layer.padding, layer.kernel_dilation, layer.feature_group_count,
+        layer.input_dilation, layer.precision,
+    )  # fmt: skip
+
+
+def _finish(batch_norm, spec, shortcut, x, kernel, alpha):
+    """Computes the whole unit from its input, the signs of its kernel, and alpha."""
+    alpha = jnp.ones(kernel.shape[-1:], jnp.float32) if alpha is None else alpha
+
+    def normalized(scale, bias, axis_name):
+        return ops.unit(x, kernel, alpha, scale, bias, shortcut, spec, axis_name)
+
+    like = jax.ShapeDtypeStruct((*x.shape[:-1], kernel.shape[-1]), x.dtype)
+    return batch_norm(like, use_running_average=False, normalized=normalized)

@@ -1,0 +1,45 @@
+// A training unit: hardtanh(norm(alpha * conv(sign(x), sign(w))) + shortcut), with batch norm and the gradient of the
+// signs as in SPEC.md section 2. Between two convolutions each array is read and written as seldom as the sums over the
+// batch allow.
+
+#pragma once
+
+#include "binary_conv.h"
+
+namespace recu {
+
+// Packs the signs of x, (batch, *in, groups * channels), into words. Writes the sums of the convolution, (pixels,
+// output_features), and their mean and biased variance per channel, moments (2, output_features), which are NaN where x
+// holds a NaN. A tile's squares must fit into int32: taps * channels <= 8192.
+void UnitSums(const Geometry& geometry, const float* x, const Kernel& kernel, uint64_t* words, int16_t* sums,
+              float* moments, const Isa& isa, const Workers& workers);
+
+// z = (sums - mean) * factor + bias + shortcut, clamped to [-1, 1] if `clamp`. sums, shortcut and z are (rows,
+// features), coefficients is (3, features): mean, factor, bias. shortcut may be null.
+void UnitNormalize(int64_t rows, int64_t features, const int16_t* sums, const float* coefficients,
+                   const float* shortcut, bool clamp, float* z, const Isa& isa, const Workers& workers);
+
+// Sums g and g * (sums - mean) over the rows, out (2, features). g is dz where z is inside (-1, 1), or dz everywhere if
+// z is null. The order of the sums depends only on the sizes, not on the threads.
+void UnitGradientSums(int64_t rows, int64_t features, const float* dz, const float* z, const int16_t* sums,
+                      const float* mean, float* out, const Isa& isa, const Workers& workers);
+
+// Arguments of UnitGradients. d = g * coefficients[1] + (sums - coefficients[0]) * coefficients[2] + coefficients[3] is
+// the gradient of alpha * conv.
+struct UnitGradientCall {
+  const float* x;
+  const uint64_t* words;
+  const uint64_t* kernel;     // packed, (groups * features, taps, words)
+  const float* alpha;         // (output_features)
+  const float* dz;
+  const float* z;             // or null, as in UnitGradientSums
+  const int16_t* sums;
+  const float* coefficients;  // (4, output_features)
+  bool identity;              // whether the shortcut is x: its gradient is added to dx
+  float* dx;
+  float* dkernel;             // of conv, without alpha: (taps, channels, output_features)
+  float* dshortcut;           // or null
+};
+void UnitGradients(const Geometry& geometry, const UnitGradientCall& call, const Isa& isa, const Workers& workers);
+
+}  // namespace recu

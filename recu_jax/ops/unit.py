@@ -1,0 +1,196 @@
+"""A training unit by compiled kernels: `hardtanh(batch_norm(alpha * conv(sign(x), sign(w))) + shortcut)`.
+
+On CPUs XLA reads and writes each activation some twenty times between two convolutions. Here every array is read and
+written as seldom as the two sums over the batch allow: the statistics of the batch norm, and those of its gradient.
+The sums of a convolution are integers. They are stored as int16, and their statistics are exact.
+"""
+
+import functools
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from recu_jax.ops import native
+from recu_jax.ops import packed as ops
+from recu_jax.ops.conv import ConvSpec, per_channel
+from recu_jax.ops.geometry import COMPILED_DIMENSIONS, Geometry
+
+# The squares of the sums of a tile are added up in int32.
+LARGEST_SUM = 8192
+EPSILON = 1e-5
+
+
+def is_served(x: jax.Array, kernel_shape: tuple[int, ...], spec: ConvSpec) -> bool:
+    """Tells whether `unit` computes this convolution."""
+    return (
+        native.default_backend() != "xla"
+        and x.dtype == jnp.float32
+        and x.size > 0
+        and len(spec.strides) <= COMPILED_DIMENSIONS
+        and spec.input_dilation is None
+        and math.prod(kernel_shape[:-1]) <= LARGEST_SUM
+    )
+
+
+def unit(
+    x: jax.Array,
+    kernel: jax.Array,
+    alpha: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    shortcut: jax.Array | Literal["identity"] | None,
+    spec: ConvSpec,
+    axis_name: str | None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Computes a unit in training.
+
+    The gradient of the signs is that of `functional.binarize_activations`. The gradient of hardtanh is 0 at +1 and -1
+    themselves, as in PyTorch.
+
+    Args:
+      x: float32, (batch, *spatial, in_features).
+      kernel: +1 and -1, (*window, in_features / groups, features), float32.
+      alpha, scale, bias: (features,), float32.
+      shortcut: (batch, *out_spatial, features), float32; "identity", which is x itself; or None.
+      spec: geometry.
+      axis_name: mapped axis over which the statistics are averaged, or None.
+
+    Returns:
+      The result, (batch, *out_spatial, features), and the mean and the biased variance of `alpha * conv`, (features,),
+      which carry no gradient.
+    """
+    identity = isinstance(shortcut, str)
+    return _unit(x, kernel, alpha, scale, bias, None if identity else shortcut, spec, identity, axis_name)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
+def _unit(x, kernel, alpha, scale, bias, shortcut, spec, identity, axis_name):
+    return _forward(x, kernel, alpha, scale, bias, shortcut, spec, identity, axis_name)[0]
+
+
+def _forward(x, kernel, alpha, scale, bias, shortcut, spec, identity, axis_name):
+    backend, geometry = native.default_backend(), _geometry(x.shape, kernel, spec)
+    kernel_words = ops.pack(jnp.moveaxis(kernel, -1, 0), 1, backend)
+    arranged = ops.arrange_kernel(kernel_words, geometry.channels, geometry.groups, backend)
+    words, sums, moments = _sums(x, arranged, geometry)
+    # Bits cannot hold a NaN of the weights.
+    nan = kernel.sum(tuple(range(kernel.ndim - 1))) * 0
+    mean, var = moments[0] + nan, moments[1] + nan
+    if axis_name is not None:
+        of_all = lax.pmean(mean, axis_name)
+        var = lax.pmean(var + (mean - of_all) ** 2, axis_name)
+        mean = of_all
+    inverse = lax.rsqrt(alpha**2 * var + EPSILON)
+    added = x if identity else shortcut
+    z = _normalize(sums, jnp.stack([mean, alpha * inverse * scale, bias]), added, backend)
+    # Of the shortcut only its being there is kept: a pytree without leaves, or with an empty one.
+    has_shortcut = None if shortcut is None else jnp.zeros(0)
+    saved = x, words, sums, z, kernel, kernel_words, alpha, scale, mean, inverse, has_shortcut
+    return (z, alpha * mean, alpha**2 * var), saved
+
+
+def _backward(spec, identity, axis_name, saved, cotangents):
+    x, words, sums, z, kernel, kernel_words, alpha, scale, mean, inverse, has_shortcut = saved
+    dz, backend = cotangents[0], native.default_backend()
+    geometry = _geometry(x.shape, kernel, spec)
+    total, product = _gradient_sums(dz, z, sums, mean, backend)
+    dbias, dscale = total, alpha * inverse * product
+    count = z.size // z.shape[-1]
+    mean_dy, mean_product = dbias / count, dscale / count
+    if axis_name is not None:
+        mean_dy, mean_product = lax.pmean((mean_dy, mean_product), axis_name)
+    factor = inverse * scale
+    coefficients = jnp.stack([mean, factor, -factor * mean_product * alpha * inverse, -factor * mean_dy])
+    dx, dkernel, dshortcut = _gradients(
+        x, words, kernel_words, alpha, dz, z, sums, coefficients, geometry, identity, has_shortcut is not None, backend
+    )
+    dalpha = (dkernel * kernel).sum(tuple(range(kernel.ndim - 1)))
+    return dx, dkernel * per_channel(alpha, kernel), dalpha, dscale, dbias, None if has_shortcut is None else dshortcut
+
+
+_unit.defvjp(_forward, _backward)
+
+
+def _geometry(shape, kernel, spec):
+    *window, _, features = kernel.shape
+    return Geometry.create(
+        shape[0], shape[1:-1], window, shape[-1], features, spec.strides, spec.padding, spec.kernel_dilation,
+        spec.feature_group_count,
+    )  # fmt: skip
+
+
+def _sums(x: jax.Array, kernel: ops.Kernel, geometry: Geometry) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Packs activations and convolves them; compiled kernels alone.
+
+    Args:
+      x: float32, (batch, *spatial, groups * channels).
+      kernel, geometry: as in `packed.conv_sums`; at most 8,192 products a sum.
+
+    Returns:
+      The packed activations, uint32, `geometry.input_shape`; the sums, int16, `geometry.output_shape`; mean and biased
+      variance of the sums per channel, float32, (2, groups * features), which are NaN where x holds a NaN.
+    """
+    features = geometry.groups * geometry.features
+    shapes = (
+        jax.ShapeDtypeStruct(geometry.input_shape, jnp.uint32),
+        jax.ShapeDtypeStruct(geometry.output_shape, jnp.int16),
+        jax.ShapeDtypeStruct((2, features), jnp.float32),
+    )
+    return ops.call_with_kernel("recu_unit_sums", shapes, geometry, kernel, x)
+
+
+def _normalize(sums: jax.Array, coefficients: jax.Array, shortcut: jax.Array | None, backend: str) -> jax.Array:
+    """Computes `hardtanh((sums - mean) * factor + bias + shortcut)`; coefficients (3, features): mean, factor, bias."""
+    shape = jax.ShapeDtypeStruct(sums.shape, jnp.float32)
+    return ops.call("recu_unit_normalize", shape, sums, coefficients, ops.or_empty(shortcut), clamp=True, isa=backend)
+
+
+def _gradient_sums(dz: jax.Array, z: jax.Array, sums: jax.Array, mean: jax.Array, backend: str) -> jax.Array:
+    """Sums g and `g * (sums - mean)` per channel, (2, features), where g is dz where `-1 < z < 1` and else 0."""
+    shape = jax.ShapeDtypeStruct((2, sums.shape[-1]), jnp.float32)
+    return ops.call("recu_unit_gradient_sums", shape, dz, z, sums, mean, isa=backend)
+
+
+def _gradients(
+    x: jax.Array,
+    words: jax.Array,
+    kernel: jax.Array,
+    alpha: jax.Array,
+    dz: jax.Array,
+    z: jax.Array,
+    sums: jax.Array,
+    coefficients: jax.Array,
+    geometry: Geometry,
+    identity: bool,
+    has_shortcut: bool,
+    backend: str,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Computes the gradients of a unit with respect to its input, its kernel and its shortcut.
+
+    Args:
+      x, words, sums: of `_sums`.
+      kernel: as in `packed.input_gradient`.
+      alpha: (features,).
+      dz, z: as in `_gradient_sums`; it also defines g.
+      coefficients: (4, features). The gradient of the scaled convolution is
+        `g * coefficients[1] + (sums - coefficients[0]) * coefficients[2] + coefficients[3]`.
+      geometry, backend: as in `packed.kernel_gradient`.
+      identity: whether the shortcut is x. Its gradient is then added to that of x.
+      has_shortcut: whether the gradient of a shortcut is wanted.
+
+    Returns:
+      The gradients of x, of the kernel without the factor alpha, and of the shortcut (empty if it is not wanted).
+    """
+    features = geometry.groups * geometry.features
+    shapes = (
+        jax.ShapeDtypeStruct(x.shape, jnp.float32),
+        jax.ShapeDtypeStruct((*geometry.window, geometry.channels, features), jnp.float32),
+        jax.ShapeDtypeStruct(z.shape if has_shortcut else (0,), jnp.float32),
+    )
+    return ops.call(
+        "recu_unit_gradients", shapes, x, words, kernel, alpha, dz, z, sums, coefficients,
+        geometry=geometry.numbers(), identity=identity, isa=backend,
+    )  # fmt: skip

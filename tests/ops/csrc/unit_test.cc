@@ -1,0 +1,192 @@
+// Compares the training unit of every instruction set with loops over +-1 in double, on random shapes.
+
+#include "unit.h"
+
+#include <cmath>
+
+#include "isa.h"
+#include "random_shapes.h"
+
+using namespace recu;
+
+namespace {
+
+void CheckClose(const std::vector<float>& got, const std::vector<double>& expected, const std::vector<double>& size,
+                const char* what, const char* name) {
+  for (size_t i = 0; i < got.size(); ++i) {
+    CHECK(std::fabs(got[i] - expected[i]) <= 3e-6 * size[i] + 1e-6, "%s: %s %d is %g and not %g", name, what,
+          static_cast<int>(i), got[i], expected[i]);
+  }
+}
+
+template <typename Function>
+void EveryIsa(const Function& function) {
+  for (const char* name : {"portable", "avx2", "avx512"}) {
+    const Isa* isa = FindIsa(name);
+    if (isa != nullptr) function(name, *isa);
+  }
+}
+
+void Check(const Geometry& g) {
+  const int64_t in_pixels = g.batch * g.in[0] * g.in[1] * g.in[2], all = g.output_features(), taps = g.taps();
+  const int64_t in = in_pixels * g.groups * g.channels, out = g.pixels() * all;
+  auto x = Exactly<float>(in), dz = Exactly<float>(out), shortcut = Exactly<float>(out), z = Exactly<float>(out);
+  auto coefficients = Exactly<float>(4 * all), alpha = Exactly<float>(all);
+  auto kernel = Exactly<uint64_t>(all * g.depth());
+  std::vector<double> w(all * taps * g.channels);
+  DrawSigns(g.channels, &w, &kernel);
+  for (auto* numbers : {&x, &dz, &shortcut, &coefficients, &alpha}) {
+    for (float& v : *numbers) v = Real();
+  }
+  const bool identity = in == out;
+
+  // The layout of arrange_kernel.
+  std::vector<uint64_t> panels(g.groups * g.blocks() * g.depth() * kBlock);
+  std::vector<int32_t> tap_sums(g.groups * g.blocks() * taps * kBlock);
+  for (int64_t f = 0; f < all; ++f) {
+    const int64_t group = f / g.features, block = f % g.features / kBlock, lane = f % g.features % kBlock;
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      int64_t ones = 0;
+      for (int64_t word = 0; word < g.words(); ++word) {
+        const uint64_t bits = kernel[f * g.depth() + tap * g.words() + word];
+        panels[((group * g.blocks() + block) * g.depth() + tap * g.words() + word) * kBlock + lane] = bits;
+        ones += __builtin_popcountll(bits);
+      }
+      tap_sums[((group * g.blocks() + block) * taps + tap) * kBlock + lane] =
+          static_cast<int32_t>(g.channels - 2 * ones);
+    }
+  }
+
+  std::vector<double> sums(out);
+  EachTap(g, [&](int64_t o, int64_t tap, int64_t i) {
+    for (int64_t f = 0; f < all; ++f) {
+      for (int64_t c = 0; c < g.channels; ++c) {
+        const double sign = x[(i * g.groups + f / g.features) * g.channels + c] >= 0 ? 1 : -1;
+        sums[o * all + f] += sign * w[(f * taps + tap) * g.channels + c];
+      }
+    }
+  });
+
+  EveryIsa([&](const char* name, const Isa& isa) {
+    auto words = Exactly<uint64_t>(g.input_words());
+    auto got = Exactly<int16_t>(out);
+    auto moments = Exactly<float>(2 * all), again = Exactly<float>(2 * all);
+    UnitSums(g, x.data(), {panels.data(), tap_sums.data()}, words.data(), got.data(), moments.data(), isa, Threads(3));
+    UnitSums(g, x.data(), {panels.data(), tap_sums.data()}, words.data(), got.data(), again.data(), isa, Workers());
+    CHECK(moments == again, "%s: the moments depend on the threads", name);
+    for (int64_t i = 0; i < out; ++i) CHECK(got[i] == sums[i], "%s: sum %d", name, static_cast<int>(i));
+    const double count = static_cast<double>(g.pixels());
+    for (int64_t f = 0; f < all; ++f) {
+      double mean = 0, var = 0;
+      for (int64_t p = 0; p < g.pixels(); ++p) mean += sums[p * all + f] / count;
+      for (int64_t p = 0; p < g.pixels(); ++p) var += (sums[p * all + f] - mean) * (sums[p * all + f] - mean) / count;
+      CHECK(std::fabs(moments[f] - mean) < 1e-5 * (1 + std::fabs(mean)), "%s: mean", name);
+      CHECK(std::fabs(moments[all + f] - var) < 1e-5 * (1 + var), "%s: variance", name);
+    }
+
+    for (const bool clamp : {true, false}) {
+      UnitNormalize(g.pixels(), all, got.data(), coefficients.data(), clamp ? shortcut.data() : nullptr, clamp,
+                    z.data(), isa, Threads(3));
+      std::vector<double> expected(out), size(out);
+      for (int64_t i = 0; i < out; ++i) {
+        const float* c = coefficients.data() + i % all;
+        expected[i] = (sums[i] - c[0]) * c[all] + c[2 * all] + (clamp ? shortcut[i] : 0);
+        size[i] = std::fabs(expected[i]) + std::fabs(sums[i] * c[all]);
+        if (clamp) expected[i] = std::fmax(-1, std::fmin(1, expected[i]));
+      }
+      CheckClose(z, expected, size, "z", name);
+    }
+
+    // Of the gradients z only tells where it was clamped: some numbers on each side.
+    for (int64_t i = 0; i < out; ++i) z[i] = i % 3 == 0 ? 1.f : i % 3 == 1 ? -1.f : 0.5f;
+    const float* mean = coefficients.data();
+    std::vector<double> total(2 * all), total_size(2 * all), d(out), g_of(out);
+    for (int64_t i = 0; i < out; ++i) {
+      const int64_t f = i % all;
+      g_of[i] = std::fabs(z[i]) < 1 ? dz[i] : 0;
+      const double centred = sums[i] - mean[f];
+      total[f] += g_of[i];
+      total[all + f] += g_of[i] * centred;
+      total_size[f] += std::fabs(g_of[i]);
+      total_size[all + f] += std::fabs(g_of[i] * centred);
+      d[i] = g_of[i] * mean[all + f] + centred * mean[2 * all + f] + mean[3 * all + f];
+    }
+    auto gradient_sums = Exactly<float>(2 * all), same_sums = Exactly<float>(2 * all);
+    UnitGradientSums(g.pixels(), all, dz.data(), z.data(), got.data(), mean, gradient_sums.data(), isa, Threads(3));
+    UnitGradientSums(g.pixels(), all, dz.data(), z.data(), got.data(), mean, same_sums.data(), isa, Workers());
+    CHECK(gradient_sums == same_sums, "%s: the sums of the gradient depend on the threads", name);
+    CheckClose(gradient_sums, total, total_size, "gradient sum", name);
+
+    std::vector<double> dw(taps * g.channels * all), dw_size(dw), h(in), h_size(in);
+    EachTap(g, [&](int64_t o, int64_t tap, int64_t i) {
+      for (int64_t f = 0; f < all; ++f) {
+        for (int64_t c = 0; c < g.channels; ++c) {
+          const int64_t a = (i * g.groups + f / g.features) * g.channels + c, b = (tap * g.channels + c) * all + f;
+          const double weight = w[(f * taps + tap) * g.channels + c] * alpha[f];
+          dw[b] += (x[a] >= 0 ? 1 : -1) * d[o * all + f];
+          dw_size[b] += std::fabs(d[o * all + f]);
+          h[a] += weight * d[o * all + f];
+          h_size[a] += std::fabs(weight * d[o * all + f]);
+        }
+      }
+    });
+    std::vector<double> dx(in), dx_size(in);
+    const int64_t sample = in / g.batch;
+    for (int64_t first = 0; first < in; first += sample) {
+      double x_mean = 0, var = 0, product = 0, product_size = 0;
+      for (int64_t i = first; i < first + sample; ++i) x_mean += x[i] / static_cast<double>(sample);
+      for (int64_t i = first; i < first + sample; ++i) var += (x[i] - x_mean) * (x[i] - x_mean);
+      const double others = sample > 1 ? static_cast<double>(sample - 1) : 1.0;
+      const double inverse = 1 / std::sqrt(var / others + 1e-5);
+      for (int64_t i = first; i < first + sample; ++i) {
+        const double slope = std::fmax(0, 2 - 2 * std::fabs(x[i] * inverse));
+        // A slope near its end is a difference of nearly equal numbers.
+        h_size[i] = h_size[i] * slope + std::fabs(h[i]) * 4;
+        h[i] *= slope;
+        product += h[i] * x[i];
+        product_size += h_size[i] * std::fabs(x[i]);
+      }
+      for (int64_t i = first; i < first + sample; ++i) {
+        const double pull = inverse * inverse * inverse / others * (x[i] - x_mean);
+        dx[i] = h[i] * inverse - product * pull + (identity ? g_of[i] : 0);
+        dx_size[i] = h_size[i] * inverse + product_size * std::fabs(pull);
+      }
+    }
+    std::vector<float> results[2][3];
+    for (int run = 0; run < 2; ++run) {
+      results[run][0] = Exactly<float>(in);
+      results[run][1] = Exactly<float>(dw.size());
+      results[run][2] = Exactly<float>(out);
+      UnitGradientCall call = {x.data(), words.data(), kernel.data(), alpha.data(), dz.data(), z.data(), got.data(),
+                               mean, identity, results[run][0].data(), results[run][1].data(), results[run][2].data()};
+      UnitGradients(g, call, isa, run ? Threads(3) : Workers());
+    }
+    for (int kind = 0; kind < 3; ++kind) {
+      CHECK(results[0][kind] == results[1][kind], "%s: a gradient depends on the threads", name);
+    }
+    CheckClose(results[0][0], dx, dx_size, "gradient of x", name);
+    CheckClose(results[0][1], dw, dw_size, "gradient of the kernel", name);
+    for (int64_t i = 0; i < out; ++i) CHECK(results[0][2][i] == g_of[i], "%s: gradient of the shortcut", name);
+
+    x[Draw(0, in - 1)] = NAN;
+    UnitSums(g, x.data(), {panels.data(), tap_sums.data()}, words.data(), got.data(), moments.data(), isa, Workers());
+    for (float v : moments) CHECK(std::isnan(v), "%s: a NaN is lost", name);
+    for (float& v : x) v = v != v ? -1.f : v;
+    UnitSums(g, x.data(), {panels.data(), tap_sums.data()}, words.data(), got.data(), moments.data(), isa, Workers());
+    for (int64_t i = 0; i < out; ++i) sums[i] = got[i];  // the number is another one now
+  });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  rng.seed(argc > 1 ? std::atoi(argv[1]) : 0);
+  const int shapes = argc > 2 ? std::atoi(argv[2]) : 200;
+  for (int i = 0; i < shapes;) {
+    const Geometry g = DrawGeometry(i % 10 ? 80 : 600);
+    if (g.pixels() == 0 || g.taps() * g.channels > 8192) continue;
+    Check(g);
+    ++i;
+  }
+  PrintDone(shapes);
+}
