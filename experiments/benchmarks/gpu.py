@@ -31,7 +31,7 @@ BARS = {
 SIDES = {
     "recu_jax": ("jax", ["--dtype=bfloat16"]),
     "torch_eager": ("torch", ["--dtype=float32"]),
-    "torch_compiled": ("torch", ["--dtype=bfloat16", "--compiled"]),
+    "torch_compiled": ("torch", ["--dtype=bfloat16", "--compiled", "--channels_last"]),
 }
 
 

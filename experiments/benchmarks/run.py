@@ -3,9 +3,10 @@
     python experiments/benchmarks/run.py --torch_python=TORCH/bin/python --data_dir=$HOME/tensorflow_datasets \\
         --out=experiments/results/benchmarks/cpu.json [train eval memory import first_step input_pipeline]
 
-- train, eval: a step of each model, float32, against a straightforward eager PyTorch version (`torch_recu.py`), images
-  a second. Share of the machine's ceiling: operations of the network in floats against those of a large matrix product,
-  bytes that the program moves against those of a large copy.
+- train, eval: a step of each model, float32, images a second. Peers are a straightforward PyTorch version
+  (`torch_recu.py`) with `torch.compile`, in the faster of two layouts, and the same without it. Share of the machine's
+  ceiling: operations of the network in floats against those of a large matrix product, bytes that the program moves
+  against those of a large copy.
 - memory: the peak of a `cifar_resnet20` train step, less what the process held before there was a model.
 - import: a process that imports recu_jax against one that imports flax.linen.
 - first_step: seconds from a process's start to its first step on the digits, without and with a compilation cache.
@@ -38,11 +39,11 @@ from experiments.benchmarks.turns import Worker, cpu_model, environment
 GROUPS = (*steps.KINDS, "memory", "import", "first_step", "input_pipeline")
 # What each row is to reach: at least, or at most where it says so.
 BARS = {
-    "train cifar_resnet20": 1.2,
-    "train cifar_resnet18": 1.1,
-    "train cifar_vgg_small": 1.1,
-    "train imagenet_resnet18": 1.1,
-    **{f"eval {model}": 1.0 for model in steps.BATCH_SIZES},
+    "train cifar_resnet20": 2.0,
+    "train cifar_resnet18": 1.8,
+    "train cifar_vgg_small": 1.8,
+    "train imagenet_resnet18": 1.5,
+    **{f"eval {model}": 2.0 for model in steps.BATCH_SIZES},
     "input_pipeline 2 workers / 1": 1.7,
 }
 AT_MOST = {
@@ -58,6 +59,14 @@ SETTLE_SECONDS = 0.3
 # Two turns do not suffer alike from a busy machine: beside another load on 2 cores PyTorch, whose threads wait for each
 # other after every operation, took 2 to 4 times as long, jax 1.8 times.
 MAX_SHARE_OF_OTHERS = 0.05
+# Sides of the rows of steps: the worker of `steps.py`, and its options.
+SIDES = {
+    "jax": ("jax", []),
+    "eager": ("torch", []),
+    "compiled": ("torch", ["--compiled"]),
+    "compiled, channels last": ("torch", ["--compiled", "--channels_last"]),
+}
+COMPILED = ("compiled", "compiled, channels last")
 
 
 def spread(values):
@@ -82,14 +91,17 @@ class Bench:
         print_row(name, row)
 
     @contextlib.contextmanager
-    def sides(self, model, *options):
+    def sides(self, model, names, *options):
         """A worker of each side, warmed up one after the other: the first step compiles, the second meets caches."""
         pythons = {"jax": sys.executable, "torch": self.arguments.torch_python}
+        of_kernels = [f"--instructions={self.arguments.instructions}"] if self.arguments.instructions else []
         with contextlib.ExitStack() as stack:
             workers = {}
-            for side, python in pythons.items():
+            for side in names:
+                kind, own = SIDES[side]
                 script = Path(__file__).with_name("steps.py")
-                workers[side] = Worker(side, python, script, f"--model={model}", *options)
+                own = [*own, *(of_kernels if kind == "jax" else [])]
+                workers[side] = Worker(kind, pythons[kind], script, f"--model={model}", *own, *options)
                 stack.callback(workers[side].close)
                 self.versions[side] = workers[side].versions
             yield workers
@@ -106,22 +118,31 @@ class Bench:
         return turns
 
     def steps(self, kinds):
-        for model, batch in steps.BATCH_SIZES.items():
+        for model in self.arguments.models:
+            batch = steps.BATCH_SIZES[model]
             counted = self.count(model)
-            with self.sides(model) as workers:
+            with self.sides(model, SIDES) as workers:
                 for kind in kinds:
                     turns = self.turns(workers, kind, self.arguments.steps)
                     seconds = {side: [t["seconds_per_step"] for t in turns[side]] for side in turns}
+                    faster = min(COMPILED, key=lambda side: statistics.median(seconds[side]))
+                    ratios = {
+                        side: spread([b / a for a, b in zip(seconds["jax"], seconds[side], strict=True)])
+                        for side in ("eager", *COMPILED)
+                    }
                     median = statistics.median(seconds["jax"])
                     ceiling = self.counted["ceiling"]
                     self.add(
                         f"{kind} {model}",
-                        spread([b / a for a, b in zip(seconds["jax"], seconds["torch"], strict=True)]),
-                        "times PyTorch",
+                        ratios[faster],
+                        "torch.compile",
                         max(t["share_of_others"] for side in turns for t in turns[side]),
                         batch=batch,
+                        steps_per_turn=self.arguments.steps,
+                        times_faster_than=ratios,
                         seconds={side: spread(values) for side, values in seconds.items()},
                         images_per_second={side: batch / statistics.median(v) for side, v in seconds.items()},
+                        page_faults_per_step=statistics.median(t["page_faults_per_step"] for t in turns["jax"]),
                         **counted[kind],
                         share_of_operations=counted[kind]["operations"] / median / ceiling["operations_per_second"],
                         share_of_bytes=counted[kind]["bytes"] / median / ceiling["bytes_per_second"],
@@ -136,10 +157,10 @@ class Bench:
         return counted["models"][model]
 
     def memory(self):
-        with self.sides("cifar_resnet20", "--one_batch") as workers:
+        with self.sides("cifar_resnet20", ("jax", "eager"), "--one_batch") as workers:
             turns = self.turns(workers, "train", 1)
         peaks = {side: [t["peak_bytes"] for t in turns[side]] for side in turns}
-        ratios = [a / b for a, b in zip(peaks["jax"], peaks["torch"], strict=True)]
+        ratios = [a / b for a, b in zip(peaks["jax"], peaks["eager"], strict=True)]
         self.add("memory cifar_resnet20", spread(ratios), "of PyTorch's", peak_bytes={s: max(peaks[s]) for s in peaks})
 
     def imports(self):
@@ -218,7 +239,9 @@ def main():
     parser.add_argument("--torch_python", default=sys.executable, metavar="PATH")
     parser.add_argument("--data_dir", metavar="DIR", help="TFDS's folder with imagenet2012, for input_pipeline")
     parser.add_argument("--repeats", type=int, default=7, help="turns of each side")
-    parser.add_argument("--steps", type=int, default=2, help="steps in one turn")
+    parser.add_argument("--steps", type=int, default=4, help="steps in one turn")
+    parser.add_argument("--models", nargs="+", choices=steps.BATCH_SIZES, default=list(steps.BATCH_SIZES))
+    parser.add_argument("--instructions", metavar="SET", help="avx512, avx2 or portable; the fastest by default")
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     arguments = parser.parse_args()
     for group in arguments.groups:

@@ -16,6 +16,7 @@ import itertools
 import math
 import os
 import platform
+import resource
 import sys
 from pathlib import Path
 
@@ -50,7 +51,9 @@ class Case:
       num_images: of the data set.
       device: "cpu" or "gpu".
       dtype: "float32" or "bfloat16", of the computation.
-      compiled: PyTorch with `torch.compile` and channels last.
+      compiled: PyTorch with `torch.compile`.
+      channels_last: PyTorch with this layout.
+      instructions: set of the compiled kernels, of `native.instruction_sets()`; None takes the fastest.
     """
 
     model: str
@@ -59,6 +62,8 @@ class Case:
     device: str = "cpu"
     dtype: str = "float32"
     compiled: bool = False
+    channels_last: bool = False
+    instructions: str | None = None
 
 
 # Each `prepare_*` returns the versions it runs on, the resident memory before there was a model, and, by kind, a
@@ -74,7 +79,7 @@ def prepare_torch(case):
     torch.set_num_threads(os.cpu_count())
     before = resident("VmRSS")
     device = "cuda" if case.device == "gpu" else "cpu"
-    layout = torch.channels_last if case.compiled else torch.contiguous_format
+    layout = torch.channels_last if case.channels_last else torch.contiguous_format
     model = torch_recu.build(case.model).to(device, memory_format=layout)
     optimizer = torch_recu.make_optimizer(model)
     size = image_size(case.model)
@@ -123,6 +128,7 @@ def jax_steps(case, dataset):
 
     from recu_jax.config import base_config
     from recu_jax.data import order
+    from recu_jax.models.unit import fused
     from recu_jax.training import step
     from recu_jax.training.recipe import make_recipe
 
@@ -133,6 +139,8 @@ def jax_steps(case, dataset):
     config.dtype = case.dtype
     devices = jax.local_devices()[:1]
     recipe = make_recipe(config, dataset, steps_per_epoch=len(batches))
+    if case.device == "cpu":  # as the trainer does
+        recipe = dataclasses.replace(recipe, model=fused(recipe.model))
     state = step.create_state(recipe, config.seed, dataset.train_images.shape[1:])
     state, images, labels = step.replicate((state, dataset.train_images, dataset.train_labels), devices)
     train_step = step.parallel(
@@ -163,6 +171,8 @@ def prepare_jax(case):
     from recu_jax.ops import backend, native
 
     backend.set_xla_flags()
+    if case.instructions:
+        native.default_backend = lambda: case.instructions
     jax.block_until_ready(jax.numpy.zeros(1))
     before = resident("VmRSS")
     state, steps = jax_steps(case, random_dataset(case.model, case.num_images))
@@ -206,11 +216,14 @@ def work(side, case):
         kind, steps = line.split()
         steps = int(steps)
         forget_peak()
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         loss, seconds, share = others_busy(lambda kind=kind, steps=steps: runs[kind](steps))
         if not math.isfinite(loss):
             raise FloatingPointError(f"the {side} loss is {loss}: these steps train nothing")
         peak = resident("VmHWM") - before
-        answer(seconds_per_step=seconds / steps, share_of_others=share, peak_bytes=peak)
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+        costs = {"seconds_per_step": seconds / steps, "page_faults_per_step": faults / steps, "peak_bytes": peak}
+        answer(share_of_others=share, **costs)
 
 
 if __name__ == "__main__":
@@ -222,7 +235,10 @@ if __name__ == "__main__":
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--channels_last", action="store_true")
+    parser.add_argument("--instructions", metavar="SET", help="avx512, avx2 or portable; the fastest by default")
     parsed = parser.parse_args()
     batch = parsed.batch_size or BATCH_SIZES[parsed.model]
     images = batch if parsed.one_batch else max(batch, IMAGES[image_size(parsed.model)])
-    work(parsed.worker, Case(parsed.model, batch, images, parsed.device, parsed.dtype, parsed.compiled))
+    how = (parsed.device, parsed.dtype, parsed.compiled, parsed.channels_last, parsed.instructions)
+    work(parsed.worker, Case(parsed.model, batch, images, *how))
