@@ -200,4 +200,20 @@ def _devices(config):
                 f"config.{field} is {config[field]}, which does not divide over {count} devices; use a multiple of "
                 f"{count}, or set config.num_devices"
             )
+    _check_parts(config, count)
     return devices[:count]
+
+
+def _check_parts(config, count):
+    """Checks the micro-batches of each of `count` devices."""
+    batch, parts = config.batch_size, config.gradient_accumulation_steps
+    if batch % (count * parts):
+        raise UserError(
+            f"config.batch_size is {batch}, which does not divide over {count} device{'s' * (count > 1)} and "
+            f"{parts} gradient_accumulation_steps; use a multiple of {count * parts}"
+        )
+    if config.mixup_alpha and batch // (count * parts) % 2:
+        raise UserError(
+            f"config.mixup_alpha is {config.mixup_alpha}, which mixes pairs of images, and a device gets "
+            f"{batch // (count * parts)} at a time; let config.batch_size be a multiple of {2 * count * parts}"
+        )

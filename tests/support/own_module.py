@@ -78,6 +78,31 @@ class Fixed(Net):
         return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
 
 
+class WithLayerNorm(nn.Module):
+    """Small enough to compile in a second, and takes what a config sets."""
+
+    num_classes: int
+    conv: type = BinaryConv
+    dtype: jnp.dtype | None = None
+    param_dtype: jnp.dtype = jnp.float32
+
+    def norm(self, x, train):
+        return nn.LayerNorm(dtype=self.dtype, param_dtype=self.param_dtype, name="norm")(x)
+
+    @nn.compact
+    def __call__(self, x, tau=None, train=False):
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = self.norm(nn.Conv(8, (3, 3), **types, name="first")(x), train)
+        x = x + self.conv(8, (3, 3), **types, name="binary")(x, tau=tau, train=train)
+        return nn.Dense(self.num_classes, **types, name="head")(x.mean((1, 2)))
+
+
+class WithBatchNorm(WithLayerNorm):
+    def norm(self, x, train):
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        return nn.BatchNorm(use_running_average=not train, **types, name="norm")(x)
+
+
 def net(num_classes, **arguments):
     return Net(num_classes)
 
