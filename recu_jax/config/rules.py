@@ -31,11 +31,12 @@ CHOICES = {
     "activation_binarizer": binarizers.ACTIVATIONS,
     "nonlinearity": (None, *NONLINEARITIES),
     "tau_schedule": ("exponential", "linear", "cosine"),
+    "tracker": (None, "wandb", "trackio"),
     "model": models.MODELS,
     "teacher_model": models.MODELS,
 }
 # Fields that also take an object of the user's own, as `module:name`.
-OWN = ("model", "weight_binarizer", "activation_binarizer")
+OWN = ("model", "weight_binarizer", "activation_binarizer", "tracker")
 # Fields that a model follows if its factory takes an argument.
 _BY_ARGUMENT = {
     "conv": (

@@ -136,6 +136,11 @@ FIELDS = [
         "they are; leave one of the two out",
         augment=False,
     ),
+    field(
+        "tracker", "wandbb", "config.tracker is 'wandbb', which does not exist; did you mean 'wandb'? it must be one of"
+    ),
+    field("tracker", "recu_jax.errors:Nothing", "config.tracker is 'recu_jax.errors:Nothing', and the name in"),
+    field("tracker_project", "", "config.tracker_project is ''; it must be a text that is not empty"),
     field("label_smoothing", 1.0, "config.label_smoothing is 1.0; it must be at least 0 and below 1"),
     field(
         "label_smoothing",

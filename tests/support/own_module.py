@@ -1,6 +1,7 @@
 """A user's own module: models and binarizers for a config, right and wrong ones."""
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -130,3 +131,34 @@ class Remembers(Net):
     def __call__(self, x):
         self.variable("cache", "x", lambda: jnp.zeros(()))
         return super().__call__(x)
+
+
+class Kept:
+    """Keeps what it is told, in a list of the class."""
+
+    calls: ClassVar[list[tuple]] = []
+
+    def __init__(self, run):
+        self.calls.append((run,))
+
+    def scalars(self, step, values):
+        self.calls.append((step, values))
+
+    def close(self):
+        self.calls.append(())
+
+
+def gone(*_):
+    raise ConnectionError("the network is gone,\nand so on")
+
+
+class FailsAtStart(Kept):
+    __init__ = gone
+
+
+class FailsWhenItWrites(Kept):
+    scalars = gone
+
+
+class FailsAtTheEnd(Kept):
+    close = gone
