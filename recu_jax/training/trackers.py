@@ -67,7 +67,7 @@ class TensorBoard(Tracker):
         # TensorBoard discards events that an earlier process wrote from this step on.
         self._events = SummaryWriter(str(run.workdir / "tensorboard"), purge_step=run.first_step)
 
-    def scalars(self, step, values):
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
         self._events.flush()
@@ -82,7 +82,7 @@ class TensorBoard(Tracker):
         )  # fmt: skip
         self._events.flush()
 
-    def close(self):
+    def close(self) -> None:
         self._events.close()
 
 
@@ -100,11 +100,11 @@ class WeightsAndBiases(Tracker):
         where = f"offline; send it by: wandb sync {run.workdir}/wandb/*{run.id}" if self._run.offline else self._run.url
         say(f"tracking with wandb, run {run.id} of project {run.project}: {where}")
 
-    def scalars(self, step, values):
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
         # wandb keeps the first values of a step. An epoch that is repeated after a stop has the same ones.
         self._run.log(dict(values), step=step)
 
-    def close(self):
+    def close(self) -> None:
         self._run.finish()
 
 
@@ -119,10 +119,10 @@ class Trackio(Tracker):
             project=run.project, name=f"{run.workdir.name}-{run.id}", config=run.config, resume="allow", embed=False,
         )  # fmt: skip
 
-    def scalars(self, step, values):
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
 
-    def close(self):
+    def close(self) -> None:
         self._run.finish()
 
 
