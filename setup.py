@@ -100,6 +100,9 @@ setup(
         "qonnx": ["qonnx"],
         # report.html
         "report": ["plotly>=6"],
+        # Experiment trackers, of `config.tracker`.
+        "wandb": ["wandb>=0.31"],
+        "trackio": ["trackio>=0.43"],
         # Tests build the compiled kernels beside their sources, with setuptools, which Python 3.12 no longer brings.
         "test": [*PHOTOS, *NOTEBOOK, "flatbuffers", "plotly>=6", "pytest", "pytest-xdist", "ruff", "setuptools>=70.1"],
         "docs": ["docutils>=0.22", "furo", "matplotlib", "myst-parser", "sphinx>=7.4", "sphinx-copybutton"],

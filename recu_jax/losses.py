@@ -4,17 +4,26 @@ import jax
 import optax
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Computes `-log softmax(logits)[label]`.
+def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """Computes `-sum q log_softmax(logits)` over the classes, with the smoothed label `q`.
+
+    `q` is `1 - smoothing + smoothing / classes` for the label's class, and `smoothing / classes` for each other class.
+    Without smoothing the loss is `-log softmax(logits)[label]`.
+
+    Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016, arXiv 1512.00567, section 7.
 
     Args:
       logits: (batch, classes).
       labels: int, (batch,).
+      smoothing: at least 0 and below 1.
 
     Returns:
       (batch,).
     """
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if smoothing == 0:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
 
 
 def distillation(logits: jax.Array, teacher_logits: jax.Array) -> jax.Array:

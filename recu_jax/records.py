@@ -1,7 +1,6 @@
 """The files in which a run records its results, and functions that read them.
 
 - `metrics.jsonl` and `diagnostics.jsonl`: one JSON object per epoch.
-- `tensorboard/`: the same numbers as TensorBoard events.
 - `run.json`: the config, and for each start of the run its versions, hardware and time.
 """
 
@@ -16,11 +15,9 @@ from typing import Any
 import flax
 import jax
 import jaxlib
-import numpy as np
 
 import recu_jax
 from recu_jax.atomic_write import atomic_write
-from recu_jax.diagnostics import measures
 
 METRICS, DIAGNOSTICS, RUN = "metrics.jsonl", "diagnostics.jsonl", "run.json"
 
@@ -34,26 +31,17 @@ class EpochRecords:
     Of several processes one has `writes=True`. The others only keep `rows` and `diagnostics` in memory.
     """
 
-    def __init__(
-        self, workdir: str | pathlib.Path, start_epoch: int = 1, tensorboard: bool = True, writes: bool = True
-    ):
+    def __init__(self, workdir: str | pathlib.Path, start_epoch: int = 1, writes: bool = True):
         workdir = pathlib.Path(workdir)
         self._writes = writes
         self._paths = (workdir / METRICS, workdir / DIAGNOSTICS)
         self.rows, self.diagnostics = ([r for r in read_epochs(p) if r["epoch"] < start_epoch] for p in self._paths)
-        self._events: Any = None
         if not writes:
             return
         for path, rows in zip(self._paths, (self.rows, self.diagnostics), strict=True):
             if rows or path.exists():
                 with atomic_write(path) as kept:
                     kept.write("".join(json.dumps(row) + "\n" for row in rows).encode())
-        if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            # TensorBoard discards events that an earlier process wrote from this step on.
-            step = self.rows[-1]["step"] + 1 if self.rows else 0
-            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step)
 
     def write(self, row: dict[str, Any], diagnostics: dict[str, Any] | None = None) -> None:
         """Appends the metrics of one epoch, and its diagnostics if given. They are on the disk when it returns."""
@@ -63,33 +51,6 @@ class EpochRecords:
                 rows.append(new)
                 if self._writes:
                     _append(path, new)
-        if self._events is not None:
-            scalars = {name: value for name, value in row.items() if name != "step"}
-            self._add_events(row["step"], scalars, (diagnostics or {}).get("layers", {}))
-
-    def _add_events(self, step, scalars, layers):
-        for name, value in scalars.items():
-            self._events.add_scalar(name, value, step)
-        for layer, values in layers.items():
-            for name, value in values.items():
-                if name == "histogram":
-                    self._add_histogram(layer, values, step)
-                elif value is not None:
-                    self._events.add_scalar(f"{name}/{layer}", value, step)
-        self._events.flush()
-
-    def _add_histogram(self, layer, values, step):
-        counts, scale = np.asarray(values["histogram"]), values["scale"]
-        limits = scale * np.linspace(-measures.RANGE, measures.RANGE, measures.BINS + 1)
-        centers = (limits[1:] + limits[:-1]) / 2
-        self._events.add_histogram_raw(
-            f"weights/{layer}", min=limits[0], max=limits[-1], num=int(counts.sum()), sum=float(counts @ centers),
-            sum_squares=float(counts @ centers**2), bucket_limits=limits[1:], bucket_counts=counts, global_step=step,
-        )  # fmt: skip
-
-    def close(self) -> None:
-        if self._events is not None:
-            self._events.close()
 
 
 def _append(path, row):

@@ -318,6 +318,17 @@ def test_every_measure_is_explained(tmp_path, monkeypatch):
     assert explained == set(next(iter(named.values()))) | of_inputs
 
 
+def test_the_likeliest_troubles_come_first():
+    """A network that cannot learn, no tau, buckets, data that is not all there, others' weights, more epochs."""
+    text = (DOCS / "trouble.md").read_text()
+    first, *_ = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    terms = re.findall(r"^(.+)\n: (.+(?:\n  .+)*)", text.partition(f"## {first}\n")[2], re.MULTILINE)[:6]
+    words = ("cannot learn", "without tau", "this machine alone", "was trained on", "state_dict", "planned epochs")
+    ways_out = ("check_model", "with_tau", "gcsfuse", "`val`", "fresh_head", "init_from")
+    for (line, text), word, way_out in zip(terms, words, ways_out, strict=True):
+        assert word in line and way_out in text
+
+
 def test_common_errors_are_those_of_the_code():
     source = " ".join(p.read_text() for p in (REPOSITORY / "recu_jax").rglob("*.py"))
     # A message's literals may be split over lines.

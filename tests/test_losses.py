@@ -16,6 +16,22 @@ def test_cross_entropy_against_its_formula():
 
 
 @pytest.mark.usefixtures("x64")
+def test_smoothed_labels_against_the_formula_and_pytorch():
+    r = np.random.default_rng(0)
+    logits, labels = r.normal(size=(7, 5)), r.integers(0, 5, 7)
+    q = np.full((7, 5), 0.2 / 5)
+    q[np.arange(7), labels] += 0.8
+    expected = -(q * np.log(np.exp(logits) / np.exp(logits).sum(1, keepdims=True))).sum(1)
+    found = cross_entropy(logits, labels, smoothing=0.2)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    torch = pytest.importorskip("torch")
+    theirs = torch.nn.functional.cross_entropy(
+        torch.as_tensor(logits), torch.as_tensor(labels), label_smoothing=0.2, reduction="none"
+    )
+    np.testing.assert_allclose(found, theirs.numpy(), rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
 def test_distillation_against_its_formula_and_gradient():
     r = np.random.default_rng(0)
     student, teacher = r.normal(size=(2, 7, 5))

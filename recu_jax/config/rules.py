@@ -31,11 +31,12 @@ CHOICES = {
     "activation_binarizer": binarizers.ACTIVATIONS,
     "nonlinearity": (None, *NONLINEARITIES),
     "tau_schedule": ("exponential", "linear", "cosine"),
+    "tracker": (None, "wandb", "trackio"),
     "model": models.MODELS,
     "teacher_model": models.MODELS,
 }
 # Fields that also take an object of the user's own, as `module:name`.
-OWN = ("model", "weight_binarizer", "activation_binarizer")
+OWN = ("model", "weight_binarizer", "activation_binarizer", "tracker")
 # Fields that a model follows if its factory takes an argument.
 _BY_ARGUMENT = {
     "conv": (
@@ -57,6 +58,8 @@ RANGES = {
     "epochs": (1, None),
     "batch_size": (1, None),
     "eval_batch_size": (1, None),
+    "gradient_accumulation_steps": (1, None),
+    "mixup_alpha": (0, None),
     "bop_threshold": (0, None),
     "bop_gamma": (0, 1),
     "weight_decay": (0, None),
@@ -112,12 +115,14 @@ def check_values(config: ml_collections.ConfigDict) -> None:
     for field in ("learning_rate", "laplace_b"):
         if not config[field] > 0:
             raise UserError(f"config.{field} is {config[field]}; it must be above 0")
-    if not 0 <= config.momentum < 1:
-        raise UserError(f"config.momentum is {config.momentum}; it must be at least 0 and below 1")
+    for field in ("momentum", "ema_decay", "label_smoothing"):
+        if not 0 <= config[field] < 1:
+            raise UserError(f"config.{field} is {config[field]}; it must be at least 0 and below 1")
     _check_binarizers(config)
     _check_photos(config)
     _check_milestones(config)
     _check_start(config)
+    _check_labels(config)
 
 
 def check_own_model(config: ml_collections.ConfigDict, base: ml_collections.ConfigDict) -> None:
@@ -208,6 +213,19 @@ def _check_start(config):
         raise UserError(
             "config.fresh_head is True and config.init_from is not set; without it every layer starts afresh: give "
             "--config.init_from=WORKDIR, or leave the field out"
+        )
+
+
+def _check_labels(config):
+    if config.label_smoothing and config.teacher is not None:
+        raise UserError(
+            f"config.label_smoothing is {config.label_smoothing} and config.teacher is set, whose predictions replace "
+            "the labels; leave one of the two out"
+        )
+    if config.mixup_alpha and not config.augment:
+        raise UserError(
+            f"config.mixup_alpha is {config.mixup_alpha} and config.augment is False, which leaves training images as "
+            "they are; leave one of the two out"
         )
 
 

@@ -57,3 +57,38 @@ def crop_and_flip(keys: jax.Array, images: jax.Array, padding: int, flip: bool) 
     i = jnp.arange(len(images))[:, None, None]
     cropped = images[i, rows.clip(0, height - 1)[:, :, None], columns.clip(0, width - 1)[:, None, :]]
     return jnp.where(inside[..., None], cropped, jnp.zeros((), cropped.dtype))
+
+
+def mixup_shares(keys: jax.Array, alpha: float, dtype: Any = jnp.float32) -> jax.Array:
+    """Draws the share that each image keeps in `mixup`, from Beta(alpha, alpha).
+
+    Args:
+      keys: typed PRNG keys, (batch,). An image's share depends only on its key.
+      alpha: above 0. Small values give shares near 0 and 1; 1 gives the uniform distribution.
+      dtype: of the result, float32 or float64.
+
+    Returns:
+      (batch,), from 0 to 1.
+    """
+    return jax.vmap(lambda key: jax.random.beta(key, alpha, alpha, dtype=dtype))(keys)
+
+
+def partners(values: jax.Array) -> jax.Array:
+    """Swaps the entries 2i and 2i + 1, (batch, ...). `batch` must be even."""
+    return values.reshape(-1, 2, *values.shape[1:])[:, ::-1].reshape(values.shape)
+
+
+def mixup(x: jax.Array, shares: jax.Array) -> jax.Array:
+    """Mixes the images 2i and 2i + 1 of a batch with each other: `share * image + (1 - share) * partner`.
+
+    Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018, arXiv 1710.09412.
+
+    Args:
+      x: (batch, height, width, channels), of any float type. `batch` must be even.
+      shares: float32 or float64, (batch,).
+
+    Returns:
+      Images of the same shape and dtype.
+    """
+    shares = shares.reshape(-1, *(1,) * (x.ndim - 1))
+    return (shares * x + (1 - shares) * partners(x)).astype(x.dtype)

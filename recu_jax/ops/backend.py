@@ -67,6 +67,11 @@ def sums_by_dots() -> bool:
     return jax.default_backend() == "cpu"
 
 
+def unrolls_loops() -> bool:
+    """Tells whether a loop over gradients is repeated code, because `lax.scan` is slow; see `_STEPS_PER_DISPATCH`."""
+    return jax.default_backend() == "cpu"
+
+
 def steps_per_dispatch(steps_per_epoch: int) -> int:
     """Returns how many training steps one call to the device should hold, at most `steps_per_epoch`."""
     best = _STEPS_PER_DISPATCH.get(jax.default_backend(), _STEPS_PER_DISPATCH_ACCELERATOR)

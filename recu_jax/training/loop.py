@@ -24,6 +24,9 @@ from recu_jax.training.run import GivenVariables, Run, find_start, prepare, prep
 from recu_jax.training.step import TrainState, replicate, state_shapes
 from recu_jax.training.stopping import StopRequests
 
+# Test metrics of the weights of the last step, which runs with averages record beside those of the averages.
+RAW = ("test_loss", "test_top1", "test_top5")
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -94,13 +97,25 @@ def _train(run: Run, workdir: pathlib.Path, given: GivenVariables, stop: StopReq
         for epoch in range(start.epoch, run.config.epochs):
             recorder.start_epoch(epoch, metrics)
             state, trained = epochs.run(state, epoch, metrics)
-            tested = evaluate_state(state, stop.due_between_steps) if trained else None
+            tested = _tested(evaluate_state, state, stop) if trained else None
             if trained is None or tested is None:
                 recorder.save_unfinished(state, epoch, metrics)
                 raise stop.stopped
             recorder.end_epoch(state, epoch, trained, tested)
             metrics = StepMetrics()
     return Result(*recorder.last_and_best(), jax.device_get(state))
+
+
+def _tested(evaluate_state, state, stop):
+    """Test metrics of what the run gives. With averages, those of the weights of the last step are `raw_test_...`.
+
+    None if the run was asked to stop.
+    """
+    tested = evaluate_state(state.result, stop.due_between_steps)
+    if tested is None or state.ema is None:
+        return tested
+    raw = evaluate_state(state, stop.due_between_steps)
+    return raw and tested | {f"raw_{name}": raw[name] for name in RAW}
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:

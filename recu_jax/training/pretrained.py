@@ -1,6 +1,5 @@
 """Variables from another run or a PyTorch file, to initialize a network or to serve as the teacher."""
 
-import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -50,7 +49,7 @@ def first_state(config: ml_collections.ConfigDict, recipe: Recipe, image_shape: 
             "the last layer afresh, and --config.freeze='layer*' keeps layers of these names as they are"
         )
     merged = merge(state.variables, given, config.init_from, _ONLY_IF_BINARY, afresh)
-    return dataclasses.replace(state, **merged)
+    return state.starting_from(merged)
 
 
 def teacher_variables(config: ml_collections.ConfigDict, recipe: Recipe, image_shape: Sequence[int]) -> dict[str, Any]:

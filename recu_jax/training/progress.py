@@ -113,9 +113,10 @@ class Progress:
             mean = (now - self._ended_first) / self._epochs_done
         left = (self._total_epochs - row["epoch"]) * mean
         finish = time.strftime("%H:%M", time.localtime(time.time() + left))
+        raw = f" (without averaging {row['raw_test_top1']:.2f}%)" if "raw_test_top1" in row else ""
         self._say(
             f"epoch {row['epoch']}/{self._total_epochs}: train loss {row['train_loss']:.3f}, top-1 "
-            f"{row['train_top1']:.2f}%; test loss {row['test_loss']:.3f}, top-1 {row['test_top1']:.2f}%; "
+            f"{row['train_top1']:.2f}%; test loss {row['test_loss']:.3f}, top-1 {row['test_top1']:.2f}%{raw}; "
             f"{row['images_per_second']:.0f} images/s" + (f"; {_clock(left)} left, until {finish}" if left else "")
         )
 

@@ -30,6 +30,8 @@ _TAU = {
 }
 # The step counter is an int32.
 _MOST_STEPS = 2**31 - 1
+# Folded into the key of the augmentation. No step has this number.
+_MIXUP = 2**32 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,12 @@ class Recipe:
       learning_rate: function of the step.
       tau: function of the step.
       progress: training progress, from 0 to 1, as a function of the step; None if no binarizer is annealed.
-      augment_key: key of the augmentation on the devices. `train_step` folds the step number into it.
+      micro_batches: parts of a device's batch, whose gradients are averaged to one step.
+      ema_decay: of the exponential averages; 0 without them.
+      label_smoothing: as in `losses.cross_entropy`.
+      mixup_alpha: of the Beta distribution of `augment.mixup_shares`; 0 without mixup.
+      mixup_key: key of these shares.
+      augment_key: key of the augmentation on the devices. `gradients` folds the step number into it.
       crop_padding: pixels of zero padding before a random crop; 0 if the step does not crop.
       flip: whether the step flips images at random.
       mean: of the data set, by channel.
@@ -57,6 +64,11 @@ class Recipe:
     learning_rate: optax.Schedule
     tau: optax.Schedule
     progress: optax.Schedule | None
+    micro_batches: int
+    ema_decay: float
+    label_smoothing: float
+    mixup_alpha: float
+    mixup_key: jax.Array
     augment_key: jax.Array
     crop_padding: int
     flip: bool
@@ -86,6 +98,7 @@ def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, st
     learning_rate = _learning_rate(config, steps_per_epoch)
     frozen = tuple(pattern.strip() for pattern in config.freeze.split(",")) if config.freeze else ()
     on_device = config.augment and dataset.in_memory
+    augment_key = jax.random.split(jax.random.key(config.seed))[1]
     return Recipe(
         model=model,
         teacher=teacher,
@@ -93,7 +106,12 @@ def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, st
         learning_rate=learning_rate,
         tau=_TAU[config.tau_schedule](config.epochs, steps_per_epoch, config.tau_min, config.tau_max),
         progress=schedules.training_progress(config.epochs, steps_per_epoch) if _is_annealed(config) else None,
-        augment_key=jax.random.split(jax.random.key(config.seed))[1],
+        micro_batches=config.gradient_accumulation_steps,
+        ema_decay=config.ema_decay,
+        label_smoothing=config.label_smoothing,
+        mixup_alpha=config.mixup_alpha,
+        mixup_key=jax.random.fold_in(augment_key, _MIXUP),
+        augment_key=augment_key,
         crop_padding=config.crop_padding if on_device else 0,
         flip=config.flip and on_device,
         mean=dataset.mean,

@@ -1,4 +1,4 @@
-"""Writes a run's checkpoints, metrics, diagnostics, TensorBoard events and report, and shows its progress."""
+"""Writes a run's checkpoints, metrics, diagnostics and report, tells its trackers, and shows its progress."""
 
 import pathlib
 import time
@@ -18,6 +18,7 @@ from recu_jax.training.epoch import StepMetrics, check_finite
 from recu_jax.training.progress import Progress, say
 from recu_jax.training.run import Run, Start
 from recu_jax.training.step import TrainState
+from recu_jax.training.trackers import Trackers
 
 
 class RunRecorder:
@@ -41,8 +42,11 @@ class RunRecorder:
         self._run, self._resumed = run, start.resumed
         self._said_of_dead_layers = ""
         self._diagnostics = measuring.EpochDiagnostics(run, start) if config.diagnostics and trains else None
-        self._records = EpochRecords(workdir, start.epoch + 1, config.tensorboard, writes)
+        self._records = EpochRecords(workdir, start.epoch + 1, writes)
+        self._trackers = None
         if writes and trains:
+            step = self._records.rows[-1]["step"] + 1 if self._records.rows else 0
+            self._trackers = Trackers(config, workdir, step, resumed=start.resumed is not None)
             records.add_start(workdir, plain(config), start.epoch + 1, run.devices)
         # If the run is already finished, the report is written only if it is missing.
         wanted = config.report and (trains or not (workdir / FILE).exists())
@@ -64,12 +68,15 @@ class RunRecorder:
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.progress.close()
-        if kind is None:
-            self._records.close()
-            if self._report is not None:
-                self._report.finish(self._records.rows, self._records.diagnostics)
-                say(self._report.where())
-        self._checkpoints.__exit__(kind, error, traceback)
+        if kind is None and self._report is not None:
+            self._report.finish(self._records.rows, self._records.diagnostics)
+            say(self._report.where())
+        try:
+            self._checkpoints.__exit__(kind, error, traceback)
+        finally:
+            # Last, because a tracker may wait for its network.
+            if self._trackers is not None:
+                self._trackers.close()
 
     def compiled(self) -> None:
         """Called when the first dispatch of the process is done."""
@@ -109,7 +116,10 @@ class RunRecorder:
           tested: test metrics of the epoch.
         """
         config, row = self._run.config, self._row(epoch, trained, tested)
-        self._records.write(row, self._measured(row, state))
+        measured = self._measured(row, state)
+        self._records.write(row, measured)
+        if self._trackers is not None:
+            self._trackers.write(row, measured)
         if self._report is not None:
             self._report.update(self._records.rows, self._records.diagnostics)
         if (epoch + 1) % config.checkpoint_every_epochs == 0 or epoch + 1 == config.epochs:

@@ -14,7 +14,7 @@ from recu_jax.config.fields import check_config, check_resumable, check_trained_
 from recu_jax.errors import UserError
 from recu_jax.models.unit import fused
 from recu_jax.ops import backend, native
-from recu_jax.training import distributed, pretrained
+from recu_jax.training import distributed, pretrained, trackers
 from recu_jax.training.checkpoint import Damaged, ResumePoint, any_saved, newest_good, saved, set_aside
 from recu_jax.training.epoch import StepMetrics
 from recu_jax.training.feed import Feed, make_feed
@@ -85,9 +85,10 @@ def prepare(config: ml_collections.ConfigDict, announced_workdir: str | pathlib.
         data set. None prints nothing.
 
     Raises:
-      UserError: a field breaks its rule, or the data set is missing.
+      UserError: a field breaks its rule, the tracker is not installed, or the data set is missing.
     """
     config, devices = _checked(config)
+    trackers.check(config.tracker)
     announce = announced_workdir is not None and distributed.is_main()
     if announce:
         say(f"{config.model} ({config.conv}) on {config.dataset}, {_in_words(devices)}; workdir {announced_workdir}")
@@ -203,4 +204,20 @@ def _devices(config):
                 f"config.{field} is {config[field]}, which does not divide over {count} devices; use a multiple of "
                 f"{count}, or set config.num_devices"
             )
+    _check_parts(config, count)
     return devices[:count]
+
+
+def _check_parts(config, count):
+    """Checks the micro-batches of each of `count` devices."""
+    batch, parts = config.batch_size, config.gradient_accumulation_steps
+    if batch % (count * parts):
+        raise UserError(
+            f"config.batch_size is {batch}, which does not divide over {count} device{'s' * (count > 1)} and "
+            f"{parts} gradient_accumulation_steps; use a multiple of {count * parts}"
+        )
+    if config.mixup_alpha and batch // (count * parts) % 2:
+        raise UserError(
+            f"config.mixup_alpha is {config.mixup_alpha}, which mixes pairs of images, and a device gets "
+            f"{batch // (count * parts)} at a time; let config.batch_size be a multiple of {2 * count * parts}"
+        )

@@ -16,25 +16,43 @@ import optax
 from jax import lax
 
 from recu_jax.data import augment
-from recu_jax.losses import cross_entropy, distillation
-from recu_jax.models.own import in_training
+from recu_jax.losses import cross_entropy
 from recu_jax.training import distributed
+from recu_jax.training.gradients import Batch, gradients, wide
 from recu_jax.training.recipe import AXIS, Recipe
 
 
 @flax.struct.dataclass
 class TrainState:
-    """The state of a run. Checkpoints save all of it. Random numbers depend on (seed, step) alone."""
+    """The state of a run. Checkpoints save all of it. Random numbers depend on (seed, step) alone.
 
-    step: jax.Array  # int32, (): optimizer steps done
+    Attributes:
+      step: int32, (): optimizer steps done.
+      params: of the model.
+      batch_stats: running statistics of the model.
+      opt_state: of the optimizer.
+      ema: `{"params": ..., "batch_stats": ...}`, the exponential averages of both; None without `config.ema_decay`.
+    """
+
+    step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
+    ema: Any = None
 
     @property
     def variables(self) -> dict[str, Any]:
         """The first argument of `model.apply`."""
         return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def result(self) -> "TrainState":
+        """The state whose variables are what the run gives: the averages if there are any."""
+        return self if self.ema is None else self.replace(**self.ema)  # type: ignore[attr-defined]
+
+    def starting_from(self, variables: Mapping[str, Any]) -> "TrainState":
+        """The state with other variables. The averages begin with them."""
+        return self.replace(**variables, ema=None if self.ema is None else dict(variables))  # type: ignore[attr-defined]
 
 
 def create_state(recipe: Recipe, seed: int, image_shape: Sequence[int]) -> TrainState:
@@ -43,7 +61,8 @@ def create_state(recipe: Recipe, seed: int, image_shape: Sequence[int]) -> Train
     def init(key):
         variables = recipe.model.init(key, jnp.zeros((1, *image_shape), recipe.dtype))
         params, batch_stats = variables["params"], variables.get("batch_stats", {})
-        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, recipe.optimizer.init(params))
+        ema = {"params": params, "batch_stats": batch_stats} if recipe.ema_decay else None
+        return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, recipe.optimizer.init(params), ema)
 
     return jax.jit(init)(jax.random.split(jax.random.key(seed))[0])
 
@@ -75,30 +94,23 @@ def train_step(
     Returns:
       The next state, and the metrics `loss` and `top1` (percent), averaged over all devices.
     """
-    if recipe.crop_padding or recipe.flip:
-        key = jax.random.fold_in(recipe.augment_key, state.step)
-        keys = jax.vmap(functools.partial(jax.random.fold_in, key))(positions)
-        images = augment.crop_and_flip(keys, images, recipe.crop_padding, recipe.flip)
-    x = augment.normalize(images, recipe.mean, recipe.std, recipe.dtype)
-    tau = recipe.tau(state.step)
-    progress = None if recipe.progress is None else recipe.progress(state.step)
-    # With a teacher, the loss uses the teacher's outputs alone, not the labels (SPEC.md 7).
-    targets = None if recipe.teacher is None else _wide(recipe.teacher.apply(teacher, x))
-
-    def loss_fn(params):
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, changed = in_training(recipe.model, variables, x, tau, progress)
-        logits = _wide(logits)
-        losses = cross_entropy(logits, labels) if targets is None else distillation(logits, targets)
-        return losses.mean(), (logits, changed.get("batch_stats", {}))
-
-    (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    top1 = 100 * (logits.argmax(-1) == labels).mean()
+    batch = Batch(images, labels, positions)
+    (grads, loss, top1), batch_stats = gradients(state.variables, teacher, state.step, batch, recipe)
     # The devices see different images but must keep the same state, so the running statistics are averaged too.
     grads, batch_stats, loss, top1 = lax.pmean((grads, batch_stats, loss, top1), AXIS)
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, batch_stats, opt_state), {"loss": loss, "top1": top1}
+    ema = _moved(state, params, batch_stats, recipe.ema_decay)
+    return TrainState(state.step + 1, params, batch_stats, opt_state, ema), {"loss": loss, "top1": top1}
+
+
+def _moved(state, params, batch_stats, decay):
+    """The exponential averages after a step: `d average + (1 - d) value`."""
+    if state.ema is None:
+        return None
+    # At first d is smaller, or short runs would average little but the initial values.
+    decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+    return optax.incremental_update({"params": params, "batch_stats": batch_stats}, state.ema, 1 - decay)
 
 
 def _positions(batch: int) -> jax.Array:
@@ -165,7 +177,7 @@ def eval_streamed(
       Sums over the batch of all devices: `loss`, `top1` and `top5` (numbers of hits), and `images`.
     """
     x = augment.normalize(images, recipe.mean, recipe.std, recipe.dtype)
-    logits = _wide(recipe.model.apply(state.variables, x))
+    logits = wide(recipe.model.apply(state.variables, x))
     _, best = lax.top_k(logits, min(5, logits.shape[-1]))
     hits = best == labels[:, None]
     sums = {
@@ -192,10 +204,6 @@ def eval_resident(
       recipe: the constants of the run.
     """
     return eval_streamed(state, images[indices], labels[indices], weights, recipe)
-
-
-def _wide(logits: Any) -> jax.Array:
-    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
 def parallel(function: Callable, devices: Sequence[jax.Device], mapped: Sequence[bool], donate: bool) -> Callable:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recu_jax.data.augment import crop_and_flip, normalize
+from recu_jax.data.augment import crop_and_flip, mixup, mixup_shares, normalize, partners
 
 
 def test_crops_and_flips_are_those_of_a_padded_image():
@@ -38,3 +38,20 @@ def test_normalize():
     mean, std = np.array([0.4, 0.5, 0.6]), np.array([0.2, 0.3, 0.4])
     np.testing.assert_allclose(normalize(images, mean, std), (images / 255 - mean) / std, rtol=1e-5, atol=1e-6)
     assert normalize(images, mean, std, jnp.bfloat16).dtype == jnp.bfloat16
+
+
+def test_mixup_of_neighbors_by_the_share_of_each():
+    r = np.random.default_rng(0)
+    x, shares = r.normal(size=(6, 4, 4, 3)).astype(np.float32), r.random(6).astype(np.float32)
+    expected = [shares[i] * x[i] + (1 - shares[i]) * x[i + 1 - 2 * (i % 2)] for i in range(6)]
+    np.testing.assert_allclose(mixup(x, shares), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(partners(jnp.arange(6)), [1, 0, 3, 2, 5, 4])
+    assert mixup(x.astype(jnp.bfloat16), shares).dtype == jnp.bfloat16
+
+
+def test_shares_are_of_the_beta_distribution():
+    keys = jax.random.split(jax.random.key(0), 4000)
+    shares = np.asarray(mixup_shares(keys, 0.2))
+    assert 0 <= shares.min() and shares.max() <= 1
+    # Mean 1/2, variance 1 / (4 (2 alpha + 1)); the deviations of both over 4,000 draws are below 0.01.
+    np.testing.assert_allclose([shares.mean(), shares.var()], [0.5, 0.25 / 1.4], atol=0.03)

@@ -113,6 +113,42 @@ FIELDS = [
     field("learning_rate", 0.0, "config.learning_rate is 0.0; it must be above 0"),
     field("learning_rate", "inf", "config.learning_rate is inf; it must be a finite number"),
     field("momentum", 1.0, "config.momentum is 1.0; it must be at least 0 and below 1"),
+    field("ema_decay", 1.0, "config.ema_decay is 1.0; it must be at least 0 and below 1"),
+    field("gradient_accumulation_steps", 0, "config.gradient_accumulation_steps is 0; it must be at least 1"),
+    field(
+        "gradient_accumulation_steps",
+        5,
+        "config.batch_size is 32, which does not divide over 1 device and 5 "
+        "gradient_accumulation_steps; use a multiple of 5",
+    ),
+    field("mixup_alpha", -0.2, "config.mixup_alpha is -0.2; it must be at least 0"),
+    field(
+        "mixup_alpha",
+        0.2,
+        "config.mixup_alpha is 0.2, which mixes pairs of images, and a device gets 33 at a time; "
+        "let config.batch_size be a multiple of 2",
+        batch_size=33,
+    ),
+    field(
+        "mixup_alpha",
+        0.4,
+        "config.mixup_alpha is 0.4 and config.augment is False, which leaves training images as "
+        "they are; leave one of the two out",
+        augment=False,
+    ),
+    field(
+        "tracker", "wandbb", "config.tracker is 'wandbb', which does not exist; did you mean 'wandb'? it must be one of"
+    ),
+    field("tracker", "recu_jax.errors:Nothing", "config.tracker is 'recu_jax.errors:Nothing', and the name in"),
+    field("tracker_project", "", "config.tracker_project is ''; it must be a text that is not empty"),
+    field("label_smoothing", 1.0, "config.label_smoothing is 1.0; it must be at least 0 and below 1"),
+    field(
+        "label_smoothing",
+        0.1,
+        "config.label_smoothing is 0.1 and config.teacher is set, whose predictions replace "
+        "the labels; leave one of the two out",
+        teacher="runs/teacher",
+    ),
     field("weight_decay", "nan", "config.weight_decay is nan; it must be a finite number"),
     field("lr_schedule", "step", "config.lr_milestones is empty; the step schedule needs epochs"),
     field("lr_milestones", "(20,10)", "config.lr_milestones is (20, 10); it must be epochs from 1 on in rising order"),

@@ -1,6 +1,7 @@
 """A user's own module: models and binarizers for a config, right and wrong ones."""
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -78,6 +79,31 @@ class Fixed(Net):
         return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
 
 
+class WithLayerNorm(nn.Module):
+    """Small enough to compile in a second, and takes what a config sets."""
+
+    num_classes: int
+    conv: type = BinaryConv
+    dtype: jnp.dtype | None = None
+    param_dtype: jnp.dtype = jnp.float32
+
+    def norm(self, x, train):
+        return nn.LayerNorm(dtype=self.dtype, param_dtype=self.param_dtype, name="norm")(x)
+
+    @nn.compact
+    def __call__(self, x, tau=None, train=False):
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = self.norm(nn.Conv(8, (3, 3), **types, name="first")(x), train)
+        x = x + self.conv(8, (3, 3), **types, name="binary")(x, tau=tau, train=train)
+        return nn.Dense(self.num_classes, **types, name="head")(x.mean((1, 2)))
+
+
+class WithBatchNorm(WithLayerNorm):
+    def norm(self, x, train):
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        return nn.BatchNorm(use_running_average=not train, **types, name="norm")(x)
+
+
 def net(num_classes, **arguments):
     return Net(num_classes)
 
@@ -105,3 +131,34 @@ class Remembers(Net):
     def __call__(self, x):
         self.variable("cache", "x", lambda: jnp.zeros(()))
         return super().__call__(x)
+
+
+class Kept:
+    """Keeps what it is told, in a list of the class."""
+
+    calls: ClassVar[list[tuple]] = []
+
+    def __init__(self, run):
+        self.calls.append((run,))
+
+    def scalars(self, step, values):
+        self.calls.append((step, values))
+
+    def close(self):
+        self.calls.append(())
+
+
+def gone(*_):
+    raise ConnectionError("the network is gone,\nand so on")
+
+
+class FailsAtStart(Kept):
+    __init__ = gone
+
+
+class FailsWhenItWrites(Kept):
+    scalars = gone
+
+
+class FailsAtTheEnd(Kept):
+    close = gone

@@ -37,7 +37,7 @@ def write_run(workdir, epochs=EPOCHS, **fields):
 
         return {"params": {"layer1_0": {"conv1": layer(), "conv2": layer()}}}
 
-    kept = EpochRecords(workdir, tensorboard=False)
+    kept = EpochRecords(workdir)
     memory = diagnostics.remember(variables(), layers)
     for epoch in range(1, epochs + 1):
         tau = 0.8 + 0.05 * epoch

@@ -74,6 +74,49 @@ def test_its_file_gives_what_it_gives(run, tmp_path):
         export_torch.export(run[1] / "whole", tmp_path / "x.pth")
 
 
+# Averages, micro-batches, smoothed labels and mixup.
+FEATURES = {
+    "ema_decay": 0.95, "gradient_accumulation_steps": 2, "label_smoothing": 0.1, "mixup_alpha": 0.2, "epochs": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory):
+    """Two epochs with all of them."""
+    workdir = tmp_path_factory.mktemp("averaged") / "whole"
+    return workdir, loop.train(digits(**FEATURES), workdir)
+
+
+def test_a_run_with_averages_goes_on_as_never_stopped(averaged, tmp_path):
+    workdir, result = averaged
+    shutil.copytree(workdir, tmp_path / "stopped")
+    shutil.rmtree(tmp_path / "stopped" / "checkpoints" / str(saved(workdir)[-1].step))
+    resumed = loop.train(digits(**FEATURES), tmp_path / "stopped")
+    jax.tree.map(np.testing.assert_array_equal, resumed.state, result.state)
+    assert int(result.state.step) == 88
+    with pytest.raises(UserError, match=r"ema_decay was 0.95 and is 0.0; give these fields their old values"):
+        loop.train(digits(**{**FEATURES, "ema_decay": 0.0}), workdir)
+
+
+def test_the_averages_are_evaluated_read_and_exported(averaged, tmp_path, capsys):
+    workdir, result = averaged
+    row = result.best
+    assert row["raw_test_loss"] != row["test_loss"] and {"raw_test_top1", "raw_test_top5"} <= row.keys()
+    best = next(c for c in saved(workdir) if c.step == row["step"])
+    state, (_, record, variables) = best.state(), read_best(workdir)
+    assert record["metrics"]["test_top1"] == row["test_top1"] > 60
+    jax.tree.map(np.testing.assert_array_equal, variables, dict(state["ema"]))
+    d, model = load_data("digits"), create_model("digits_resnet8")
+    x = ((d.test_images / 255 - d.mean[0]) / d.std[0]).astype(np.float32)
+    for given, name in ((variables, "test_top1"), ({k: state[k] for k in variables}, "raw_test_top1")):
+        hits = np.asarray(jax.jit(model.apply)(given, x)).argmax(1) == d.test_labels
+        assert 100 * hits.mean() == pytest.approx(row[name], abs=0.3)
+    assert loop.evaluate(digits(**FEATURES), workdir)["test_top1"] == row["test_top1"]
+    found = trained.read_trained(workdir)
+    trained.write(found, tmp_path / "digits.recu")
+    assert check.check(found, tmp_path / "digits.recu").startswith("360 test images: 0 differing predictions")
+
+
 # Data that is not all there: a run on some of the digits, and what can be done with it elsewhere.
 
 

@@ -14,12 +14,13 @@ from recu_jax import UserError, create_model, layers
 from recu_jax.data import load as load_data
 from recu_jax.pytorch.names import to_torch
 from recu_jax.training import loop
-from recu_jax.training.checkpoint import read_best
+from recu_jax.training.checkpoint import read_best, saved
 from recu_jax.training.pretrained import first_state, load_variables, merge, teacher_variables
 from recu_jax.training.recipe import make_recipe
 from recu_jax.training.run import prepare, read_given_variables
 from recu_jax.training.step import create_state
 from tests.support import bad_files
+from tests.support.small_runs import recorded
 
 IMAGE = (8, 8, 1)
 SPLITS, ARRAYS = ("train", "test"), ("images", "labels")
@@ -219,3 +220,17 @@ def test_a_prefix_is_said_where_a_run_starts(tmp_path, capsys):
     config = digits(init_from=str(tmp_path / "x.safetensors"))
     first_state(config, recipe_of(config), IMAGE)
     assert f"{tmp_path}/x.safetensors: names without their prefix 'net.'\n" in capsys.readouterr().out
+
+
+def test_averages_are_read_from_a_run_and_begin_with_what_was_read(tmp_path):
+    """The run is recorded with other parameters than its averages, which stay those of its start."""
+    model = {"model": "tests.support.own_module:WithBatchNorm"}
+    workdir = recorded(digits(ema_decay=0.9, **model), tmp_path / "run")
+    state, read = saved(workdir)[-1].state(), load_variables(workdir)
+    jax.tree.map(np.testing.assert_array_equal, read, dict(state["ema"]))
+    assert (state["params"]["first"]["kernel"] != read["params"]["first"]["kernel"]).all()
+
+    run = prepare(digits(ema_decay=0.9, init_from=str(workdir), seed=1, **model))
+    first = read_given_variables(run, tmp_path / "next").first
+    for variables in (first.variables, first.ema):
+        jax.tree.map(np.testing.assert_array_equal, variables, read)

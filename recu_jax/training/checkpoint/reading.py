@@ -19,6 +19,8 @@ FOLDER = "checkpoints"
 METRIC = "test_top1"
 # The variables of the model. The other parts of a state are needed for training only.
 COLLECTIONS = ("params", "batch_stats")
+# The part of a state that holds the exponential averages of these variables, in runs with `config.ema_decay`.
+EMA = "ema"
 
 
 class Damaged(Exception):  # noqa: N818  (no "Error" in the name: a run can continue from another checkpoint)
@@ -69,15 +71,22 @@ class SavedCheckpoint:
         return state
 
     def variables(self) -> dict[str, Any]:
-        """Reads `{"params": ..., "batch_stats": ...}` as NumPy arrays, and no other part of the state."""
+        """Reads `{"params": ..., "batch_stats": ...}` as NumPy arrays, and no other part of the state.
+
+        If the checkpoint has exponential averages, these are read.
+        """
+        averaged = EMA in self.record[digests.KEY]
         with _damage("its arrays"), contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
             there = handler.metadata(self.folder / "state").tree
-            wanted = {k: there[k] for k in COLLECTIONS if there.get(k)}
+            source = there[EMA] if averaged else there
+            wanted = {k: source[k] for k in COLLECTIONS if source.get(k)}
+            wanted = {EMA: wanted} if averaged else wanted
             kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
             arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=kinds, partial_restore=True)
             found = handler.restore(self.folder / "state", args=arguments)
+        found = found[EMA] if averaged else found
         variables = {k: found.get(k, {}) for k in COLLECTIONS}
-        self._check(variables)
+        self._check({EMA: variables} if averaged else variables)
         return variables
 
     def diagnostics(self) -> dict[str, Any] | None:

@@ -20,7 +20,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 from recu_jax.errors import RunFailed, UserError, one_line
 from recu_jax.training import distributed
 from recu_jax.training.checkpoint import digests
-from recu_jax.training.checkpoint.reading import FOLDER, METRIC, saved
+from recu_jax.training.checkpoint.reading import EMA, FOLDER, METRIC, saved
 from recu_jax.training.step import TrainState
 
 # The test accuracy given to a checkpoint from the middle of an epoch. It ranks below all checkpoints of whole epochs.
@@ -81,6 +81,7 @@ class Checkpoints:
         if unfinished_epoch is not None:
             record |= {"unfinished_epoch": unfinished_epoch, "metrics": {**metrics, METRIC: UNRANKED}}
         parts = {name: getattr(state, name) for name in ("step", "params", "batch_stats", "opt_state")}
+        parts |= {} if state.ema is None else {EMA: state.ema}
         beside = {digests.DIAGNOSTICS: dict(diagnostics)} if diagnostics else {}
         self._save(int(state.step), state, digests.signed(record, parts | beside), beside)
 

@@ -1,0 +1,132 @@
+"""The gradient of one optimizer step on one device: augmentation, mixup, the loss, and micro-batches."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from recu_jax.data import augment
+from recu_jax.losses import cross_entropy, distillation
+from recu_jax.models.own import in_training
+from recu_jax.ops import backend
+from recu_jax.training.recipe import Recipe
+
+
+class Batch(NamedTuple):
+    """This device's part of a batch.
+
+    Attributes:
+      images: uint8, (batch, height, width, channels).
+      labels: int32, (batch,).
+      positions: int32, (batch,): index of each image in the batch of all devices.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    positions: jax.Array
+
+
+class Gradients(NamedTuple):
+    """Means over the images of this device.
+
+    Attributes:
+      params: gradient, in the structure of the parameters.
+      loss: ().
+      top1: percent, ().
+    """
+
+    params: Any
+    loss: jax.Array
+    top1: jax.Array
+
+
+def gradients(
+    variables: Mapping[str, Any], teacher: Mapping[str, Any], step: jax.Array, batch: Batch, recipe: Recipe
+) -> tuple[Gradients, Any]:
+    """Computes the gradient of the loss over a batch, in `recipe.micro_batches` parts of equal size.
+
+    The gradient is the mean over the parts. Batch norm normalizes each part by itself, and its running statistics move
+    with each part.
+
+    Args:
+      variables: `{"params": ..., "batch_stats": ...}`.
+      teacher: variables of `recipe.teacher`; empty without a teacher.
+      step: int32, (): optimizer steps done.
+      batch: its size is a multiple of `recipe.micro_batches`.
+      recipe: the constants of the run.
+
+    Returns:
+      The gradients, and the new running statistics.
+    """
+    params = variables["params"]
+    of_part = functools.partial(_of_part, params, teacher, step, recipe)
+    count = recipe.micro_batches
+    if count == 1:
+        return of_part(variables["batch_stats"], batch)
+    parts = jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), batch)
+
+    def add(carry, part):
+        total, batch_stats = carry
+        found, batch_stats = of_part(batch_stats, part)
+        return (jax.tree.map(jnp.add, total, found), batch_stats), None
+
+    shapes, _ = jax.eval_shape(of_part, variables["batch_stats"], jax.tree.map(lambda a: a[0], parts))
+    carry = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), variables["batch_stats"]
+    if backend.unrolls_loops():
+        for i in range(count):
+            # The barrier makes a part wait for the one before. So the activations of one part are in memory at a time.
+            carry, parts = lax.optimization_barrier((carry, parts))
+            carry, _ = add(carry, jax.tree.map(lambda a, i=i: a[i], parts))
+    else:
+        carry, _ = lax.scan(add, carry, parts)
+    total, batch_stats = carry
+    return jax.tree.map(lambda a: a / count, total), batch_stats
+
+
+def _of_part(params, teacher, step, recipe, batch_stats, batch):
+    images, labels, positions = batch
+    if recipe.crop_padding or recipe.flip:
+        keys = _keys(jax.random.fold_in(recipe.augment_key, step), positions)
+        images = augment.crop_and_flip(keys, images, recipe.crop_padding, recipe.flip)
+    x = augment.normalize(images, recipe.mean, recipe.std, recipe.dtype)
+    mixed = recipe.mixup_alpha > 0
+    if mixed:
+        keys = _keys(jax.random.fold_in(recipe.mixup_key, step), positions)
+        shares = augment.mixup_shares(keys, recipe.mixup_alpha, jnp.promote_types(recipe.dtype, jnp.float32))
+        x = augment.mixup(x, shares)
+    tau = recipe.tau(step)
+    progress = None if recipe.progress is None else recipe.progress(step)
+    # With a teacher, the loss uses the teacher's outputs alone, not the labels (SPEC.md 7).
+    targets = None if recipe.teacher is None else wide(recipe.teacher.apply(teacher, x))
+
+    def of_labels(function):
+        """`function` of the labels. With mixup: of both labels of an image, by their shares."""
+        if not mixed:
+            return function(labels)
+        return shares * function(labels) + (1 - shares) * function(augment.partners(labels))
+
+    def loss_fn(params):
+        variables = {"params": params, "batch_stats": batch_stats}
+        logits, changed = in_training(recipe.model, variables, x, tau, progress)
+        logits = wide(logits)
+        if targets is None:
+            losses = of_labels(functools.partial(cross_entropy, logits, smoothing=recipe.label_smoothing))
+        else:
+            losses = distillation(logits, targets)
+        return losses.mean(), (logits, changed.get("batch_stats", {}))
+
+    (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    top1 = 100 * of_labels(lambda labels: logits.argmax(-1) == labels).mean()
+    return Gradients(grads, loss, top1), batch_stats
+
+
+def _keys(key, positions):
+    return jax.vmap(functools.partial(jax.random.fold_in, key))(positions)
+
+
+def wide(logits: Any) -> jax.Array:
+    """Casts logits to float32 at least."""
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

@@ -1,0 +1,208 @@
+"""Experiment trackers: TensorBoard, Weights & Biases, trackio, or one of the user's own. All get the same scalars."""
+
+import dataclasses
+import json
+import pathlib
+import sys
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from recu_jax import references
+from recu_jax.atomic_write import atomic_write
+from recu_jax.config.fields import plain
+from recu_jax.diagnostics import measures
+from recu_jax.errors import one_line, require
+from recu_jax.training.progress import say
+
+# Keeps the id by which a resumed run finds its tracker's run again.
+ID_FILE = "tracker.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackedRun:
+    """What a tracker may know of the run.
+
+    Attributes:
+      workdir: of the run.
+      config: its fields, as JSON keeps them.
+      project: `config.tracker_project`.
+      id: the same whenever the run is resumed.
+      first_step: steps from this one on are written now. An earlier process may have written some of them.
+    """
+
+    workdir: pathlib.Path
+    config: dict[str, Any]
+    project: str
+    id: str
+    first_step: int
+
+
+class Tracker:
+    """The interface of a tracker. One of the user's own has both methods, and is called with a `TrackedRun`."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Called after each epoch.
+
+        Args:
+          step: optimizer steps done.
+          values: numbers by name: those of metrics.jsonl, and `MEASURE/LAYER` of the diagnostics.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Called once, when the run ends or stops."""
+        raise NotImplementedError
+
+
+class TensorBoard(Tracker):
+    """Writes events to `<workdir>/tensorboard`. The only tracker with histograms."""
+
+    def __init__(self, run: TrackedRun):
+        from tensorboardX import SummaryWriter  # takes 0.3 s, and runs without trackers do not need it
+
+        # TensorBoard discards events that an earlier process wrote from this step on.
+        self._events = SummaryWriter(str(run.workdir / "tensorboard"), purge_step=run.first_step)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+        self._events.flush()
+
+    def histogram(self, step: int, layer: str, counts: Sequence[int], scale: float) -> None:
+        """Adds the histogram of a layer's latent weights. `counts` and `scale` are those of its diagnostics."""
+        limits = scale * np.linspace(-measures.RANGE, measures.RANGE, measures.BINS + 1)
+        centers, numbers = (limits[1:] + limits[:-1]) / 2, np.asarray(counts)
+        self._events.add_histogram_raw(
+            f"weights/{layer}", min=limits[0], max=limits[-1], num=int(numbers.sum()), sum=float(numbers @ centers),
+            sum_squares=float(numbers @ centers**2), bucket_limits=limits[1:], bucket_counts=numbers, global_step=step,
+        )  # fmt: skip
+        self._events.flush()
+
+    def close(self) -> None:
+        self._events.close()
+
+
+class WeightsAndBiases(Tracker):
+    """Logs to Weights & Biases; its files are in `<workdir>/wandb`. WANDB_MODE=offline works as for wandb itself."""
+
+    def __init__(self, run: TrackedRun):
+        import wandb
+
+        settings = wandb.Settings(silent=True, console="off")  # it would write into the progress bar
+        self._run = wandb.init(
+            project=run.project, id=run.id, name=run.workdir.name, dir=str(run.workdir), config=run.config,
+            resume="allow", settings=settings,
+        )  # fmt: skip
+        where = f"offline; send it by: wandb sync {run.workdir}/wandb/*{run.id}" if self._run.offline else self._run.url
+        say(f"tracking with wandb, run {run.id} of project {run.project}: {where}")
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        # wandb keeps the first values of a step. An epoch that is repeated after a stop has the same ones.
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class Trackio(Tracker):
+    """Logs to trackio, which keeps its runs in TRACKIO_DIR."""
+
+    def __init__(self, run: TrackedRun):
+        import trackio
+
+        # trackio knows a run by its name alone.
+        self._run = trackio.init(
+            project=run.project, name=f"{run.workdir.name}-{run.id}", config=run.config, resume="allow", embed=False,
+        )  # fmt: skip
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+# By the value of `config.tracker`, which is also the name of the package and of the extra that installs it.
+_KINDS: dict[str, Callable[[TrackedRun], Tracker]] = {"wandb": WeightsAndBiases, "trackio": Trackio}
+
+
+def check(name: str | None) -> None:
+    """Raises UserError if the tracker `config.tracker` is not installed, or is a reference to nothing."""
+    if name is not None and references.is_reference(name):
+        references.load("config.tracker", name)
+    elif name is not None:
+        require(name, name)
+
+
+class Trackers:
+    """The trackers of a run. One that fails is left out from then on, and one line says so: it never ends a run."""
+
+    def __init__(self, config: ml_collections.ConfigDict, workdir: pathlib.Path, first_step: int, resumed: bool):
+        """Starts the trackers that `config` names.
+
+        Args:
+          config: of the run.
+          workdir: of the run.
+          first_step: as in `TrackedRun`.
+          resumed: whether the run continues. It then goes on with the tracker's run of before.
+        """
+        self._open: dict[str, Any] = {}
+        run = TrackedRun(workdir, plain(config), config.tracker_project, "", first_step)
+        if config.tensorboard:
+            self._try("tensorboard", lambda: TensorBoard(run))
+        if config.tracker is not None:
+            name = config.tracker
+
+            def start():
+                kind = references.load("config.tracker", name) if references.is_reference(name) else _KINDS[name]
+                return kind(dataclasses.replace(run, id=_id(workdir, resumed)))
+
+            self._try(name, start)
+
+    def write(self, row: Mapping[str, Any], diagnostics: Mapping[str, Any] | None = None) -> None:
+        """Writes the metrics of one epoch, and its diagnostics if given."""
+        layers = (diagnostics or {}).get("layers", {})
+        scalars = {name: value for name, value in row.items() if name != "step"}
+        scalars |= {
+            f"{name}/{layer}": value for layer, values in layers.items() for name, value in values.items()
+            if name != "histogram" and value is not None
+        }  # fmt: skip
+        for name, tracker in list(self._open.items()):
+            self._try(name, lambda tracker=tracker: _write(tracker, row["step"], scalars, layers))
+
+    def close(self) -> None:
+        """Closes all trackers."""
+        for name, tracker in list(self._open.items()):
+            self._try(name, lambda tracker=tracker: tracker.close())
+        self._open = {}
+
+    def _try(self, name, function):
+        """Keeps the tracker that `function` returns. Leaves the tracker out if `function` fails."""
+        try:
+            self._open[name] = function() or self._open.get(name)
+        except Exception as error:  # of any type: trackers use the network, disks and users' code
+            self._open.pop(name, None)
+            say(f"tracker {name} failed, and the run goes on without it: {one_line(error, 200)}", sys.stderr)
+
+
+def _write(tracker, step, scalars, layers):
+    tracker.scalars(step, scalars)
+    if isinstance(tracker, TensorBoard):
+        for layer, values in layers.items():
+            if "histogram" in values:
+                tracker.histogram(step, layer, values["histogram"], values["scale"])
+
+
+def _id(workdir, resumed):
+    """The id of the tracker's run: of the file if the run is resumed, and otherwise a new one."""
+    file = workdir / ID_FILE
+    if resumed and file.exists():
+        return str(json.loads(file.read_text())["id"])
+    made = uuid.uuid4().hex[:8]
+    with atomic_write(file) as new:
+        new.write(json.dumps({"id": made}).encode())
+    return made
