@@ -77,13 +77,13 @@ def operations(model, dtype, kind):
 
     from recu_jax.ops import native
 
-    fastest = native.default_backend
-    native.default_backend = lambda: "xla"
+    fastest = native.cpu_backend
+    native.cpu_backend = lambda: "xla"
     try:
         step, arguments = jitted(model, dtype, kind, jax.devices("cpu")[:1])
         analysis = step.lower(*arguments).cost_analysis()
     finally:
-        native.default_backend = fastest
+        native.cpu_backend = fastest
     return float((analysis[0] if isinstance(analysis, list | tuple) else analysis)["flops"])
 
 

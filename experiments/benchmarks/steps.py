@@ -184,7 +184,7 @@ def prepare_jax(case):
         return np.asarray(sums["loss"]).item()
 
     versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "flax": flax.__version__}
-    return {**versions, "kernels": native.default_backend()}, before, {"train": train, "eval": evaluate}
+    return {**versions, "kernels": native.cpu_backend()}, before, {"train": train, "eval": evaluate}
 
 
 def resident(field):

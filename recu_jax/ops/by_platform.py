@@ -49,7 +49,7 @@ def compiled_or_xla(*args: Any, compiled: Callable, xla: Callable) -> Any:
     """
 
     def cpu(*args):
-        backend = native.default_backend()
+        backend = native.cpu_backend()
         return xla(*args) if backend == "xla" else compiled(backend, *args)
 
     return _bind(args, cpu, xla, xla, _needs_devices())

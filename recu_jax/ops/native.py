@@ -75,6 +75,6 @@ def load(path: pathlib.Path) -> tuple[str, ...]:
     return tuple(library.recu_isas().decode().split())
 
 
-def default_backend() -> str:
+def cpu_backend() -> str:
     """Returns the backend of programs for this machine's CPU: the fastest of `instruction_sets()`, or "xla" without."""
     return next(iter(instruction_sets()), "xla")

@@ -90,7 +90,7 @@ def arrange_kernel(words: AnyArray, channels: int, groups: int, backend: str | N
       backend: an instruction set of `native.instruction_sets()`, or "xla"; None takes the fastest of this machine's
         CPU.
     """
-    backend = backend or native.default_backend()
+    backend = backend or native.cpu_backend()
     xp: Any = np if isinstance(words, np.ndarray) else jnp
     features, *window, _ = words.shape
     if backend == "xla":

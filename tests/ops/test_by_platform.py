@@ -37,7 +37,7 @@ def test_the_program_of_a_platform_holds_its_form_alone():
 
 @pytest.mark.parametrize("host", ["cpu", "tpu"])
 def test_the_device_decides_and_not_the_host(host, monkeypatch):
-    monkeypatch.setattr(native, "default_backend", lambda: "avx2")
+    monkeypatch.setattr(native, "cpu_backend", lambda: "avx2")
     monkeypatch.setattr(jax, "default_backend", lambda: host)
     assert is_of_cpus(kernels, X, ("cpu",)) == (True, False, False)
     assert is_of_cpus(kernels, X, ("tpu",)) == (False, True, False)
@@ -45,7 +45,7 @@ def test_the_device_decides_and_not_the_host(host, monkeypatch):
 
 
 def test_where_there_are_no_kernels_xla_computes(monkeypatch):
-    monkeypatch.setattr(native, "default_backend", lambda: "xla")
+    monkeypatch.setattr(native, "cpu_backend", lambda: "xla")
     jax.clear_caches()  # JAX remembers the programs of other tests
     assert is_of_cpus(kernels, X, ("cpu",)) == (False, True, False)
     np.testing.assert_array_equal(kernels(X), X * 2)
@@ -60,7 +60,7 @@ def test_exported_programs_hold_no_compiled_kernel():
 
 @pytest.mark.parametrize("function", [forms, kernels])
 def test_derivatives_are_those_of_the_other_form(function, monkeypatch):
-    monkeypatch.setattr(native, "default_backend", lambda: "avx2")
+    monkeypatch.setattr(native, "cpu_backend", lambda: "avx2")
     value, slope = jax.jvp(function, (X,), (jnp.ones_like(X),))
     np.testing.assert_array_equal(value, jnp.sin(X))
     np.testing.assert_array_equal(slope, jnp.full_like(X, 2))
