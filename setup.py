@@ -98,6 +98,8 @@ setup(
         # jax.export writes and reads its artifacts with it.
         "stablehlo": ["flatbuffers"],
         "qonnx": ["qonnx"],
+        # TPU's compiler, for programs that are compiled where there is no TPU. On a TPU machine install jax[tpu].
+        "tpu": ["libtpu"],
         # report.html
         "report": ["plotly>=6"],
         # Experiment trackers, of `config.tracker`.

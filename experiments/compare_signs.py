@@ -44,7 +44,7 @@ def multiplied_out(arrays):
 def watched(nodes):
     """A function of images that gives the logits and the signs that go into each binary convolution."""
     inputs = [node.inputs[0] for node in nodes if node.op == "binary_conv"]
-    function, arrays = runtime.compile_steps(nodes, native.default_backend(), [*inputs, len(nodes) - 1])
+    function, arrays = runtime.compile_steps(nodes, native.cpu_backend(), [*inputs, len(nodes) - 1])
     compiled = jax.jit(function)
 
     def run(images):
@@ -98,7 +98,7 @@ def main():
             found["differing_signs"] += sum(int((a != b).sum()) for a, b in zip(other_signs, signs, strict=True))
             difference = float(abs(other - logits).max() / abs(logits).max())
             found["largest_relative_logit_difference"] = max(found["largest_relative_logit_difference"], difference)
-    versions = {"python": platform.python_version(), "jax": jax.__version__, "kernels": native.default_backend()}
+    versions = {"python": platform.python_version(), "jax": jax.__version__, "kernels": native.cpu_backend()}
     result = {"model": name, "images": len(images), "signs": signs_seen, **result, "versions": versions}
     print(json.dumps(result, indent=2))
     if args.out:

@@ -27,13 +27,13 @@ def count(model):
     for kind in steps.KINDS:
         lowered = _lower(case, dataset, kind)
         counted[kind]["bytes"] = _analysis(lowered.compile())["bytes accessed"]
-    fastest = native.default_backend
-    native.default_backend = lambda: "xla"
+    fastest = native.cpu_backend
+    native.cpu_backend = lambda: "xla"
     try:
         for kind in steps.KINDS:
             counted[kind]["operations"] = _analysis(_lower(case, dataset, kind))["flops"]
     finally:
-        native.default_backend = fastest
+        native.cpu_backend = fastest
     return counted
 
 

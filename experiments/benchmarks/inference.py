@@ -124,7 +124,7 @@ def prepare_recu(cores):
     from recu_jax.ops import native, packed
     from recu_jax.ops.geometry import Geometry
 
-    runs, r, backend = {}, np.random.default_rng(0), native.default_backend()
+    runs, r, backend = {}, np.random.default_rng(0), native.cpu_backend()
     for channels, size in LAYERS.items():
         kernel = packed.pack_kernel(r.standard_normal((3, 3, channels, channels)))
         kernel = packed.arrange_kernel(kernel, channels, 1, backend)

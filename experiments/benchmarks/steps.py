@@ -128,9 +128,8 @@ def jax_steps(case, dataset):
 
     from recu_jax.config import base_config
     from recu_jax.data import order
-    from recu_jax.models.unit import fused
     from recu_jax.training import step
-    from recu_jax.training.recipe import make_recipe
+    from recu_jax.training.recipe import for_cpus, make_recipe
 
     batches = order.train_order(0, 0, len(dataset.train_images), case.batch_size)
     config = base_config()
@@ -140,7 +139,7 @@ def jax_steps(case, dataset):
     devices = jax.local_devices()[:1]
     recipe = make_recipe(config, dataset, steps_per_epoch=len(batches))
     if case.device == "cpu":  # as the trainer does
-        recipe = dataclasses.replace(recipe, model=fused(recipe.model))
+        recipe = for_cpus(recipe)
     state = step.create_state(recipe, config.seed, dataset.train_images.shape[1:])
     state, images, labels = step.replicate((state, dataset.train_images, dataset.train_labels), devices)
     train_step = step.parallel(
@@ -172,7 +171,7 @@ def prepare_jax(case):
 
     backend.set_xla_flags()
     if case.instructions:
-        native.default_backend = lambda: case.instructions
+        native.cpu_backend = lambda: case.instructions
     jax.block_until_ready(jax.numpy.zeros(1))
     before = resident("VmRSS")
     state, steps = jax_steps(case, random_dataset(case.model, case.num_images))
@@ -194,7 +193,7 @@ def prepare_jax(case):
         return np.asarray(sums["loss"]).item()
 
     versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "flax": flax.__version__}
-    return {**versions, "kernels": native.default_backend()}, before, {"train": train, "eval": evaluate}
+    return {**versions, "kernels": native.cpu_backend()}, before, {"train": train, "eval": evaluate}
 
 
 def resident(field):

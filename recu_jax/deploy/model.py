@@ -49,7 +49,8 @@ class Model:
         self.nodes = nodes
         self.image_shape = nodes[0].value.shape
         self.num_classes = nodes[-1].value.shape[0]
-        self.backend = backend or native.default_backend()
+        (device,) = jax.device_put(np.zeros(())).devices()
+        self.backend = backend or (native.cpu_backend() if device.platform == "cpu" else "xla")
         function, arrays = runtime.compile_steps(nodes, self.backend)
         # `jit` handles a flat list faster than nested dicts. A call takes microseconds, so this matters.
         self._arrays, structure = jax.tree.flatten(jax.device_put(arrays))

@@ -22,8 +22,8 @@ def serialize(model: Model) -> bytes:
 
         logits = jax.export.deserialize(bytearray(data)).call(images)
 
-    The artifact holds one bit per binary weight. It convolves +1 and -1 in float32 and does not use the compiled
-    kernels of this library.
+    The artifact holds one bit per binary weight. It convolves +1 and -1, in float32 on CPUs and in bfloat16 elsewhere;
+    both are exact. It does not use the compiled kernels of this library.
 
     Raises:
       UserError: flatbuffers, which jax.export needs, is not installed.

@@ -37,7 +37,7 @@ def _normalize_sample_fwd(x, sample_ndim):
 
 def _normalize_sample_bwd(sample_ndim, saved, dy):
     x, mean, inverse = saved
-    rows, dy = (wide(a).reshape(len(mean), -1) for a in (x, dy))
+    rows, dy = (wide(a).reshape(mean.shape[0], -1) for a in (x, dy))
     # d inverse / d x = -inverse^3 (x - mean) / (n - 1). The mean adds nothing, because sum(x - mean) = 0.
     slope = sum_columns(dy * rows)[:, None] * inverse**3 / max(rows.shape[1] - 1, 1)
     dx = dy * inverse - (rows - mean) * slope

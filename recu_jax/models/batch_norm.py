@@ -115,7 +115,7 @@ def _normalize_bwd(axis_name, saved, cotangents):
     rows = x.reshape(dy.shape).astype(dy.dtype)
     normalized = (rows - per_channel(mean, rows)) * per_channel(inverse, rows)
     dbias, dscale = sum_rows(dy), sum_rows(dy * normalized)
-    mean_dy, mean_product = dbias / len(rows), dscale / len(rows)
+    mean_dy, mean_product = dbias / rows.shape[0], dscale / rows.shape[0]
     if axis_name is not None:
         mean_dy, mean_product = lax.pmean((mean_dy, mean_product), axis_name)
     dx = dy - per_channel(mean_dy, dy) - normalized * per_channel(mean_product, dy)

@@ -62,17 +62,12 @@ def keep_compiled_programs(folder: str | None) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-def sums_by_dots() -> bool:
-    """Tells whether long sums are faster as products with a vector of ones; see `recu_jax.ops.reductions`."""
-    return jax.default_backend() == "cpu"
+def steps_per_dispatch(steps_per_epoch: int, platform: str) -> int:
+    """Returns how many training steps one call to a device should hold, at most `steps_per_epoch`.
 
-
-def unrolls_loops() -> bool:
-    """Tells whether a loop over gradients is repeated code, because `lax.scan` is slow; see `_STEPS_PER_DISPATCH`."""
-    return jax.default_backend() == "cpu"
-
-
-def steps_per_dispatch(steps_per_epoch: int) -> int:
-    """Returns how many training steps one call to the device should hold, at most `steps_per_epoch`."""
-    best = _STEPS_PER_DISPATCH.get(jax.default_backend(), _STEPS_PER_DISPATCH_ACCELERATOR)
+    Args:
+      steps_per_epoch: training steps of an epoch.
+      platform: of the device, as `jax.Device.platform`.
+    """
+    best = _STEPS_PER_DISPATCH.get(platform, _STEPS_PER_DISPATCH_ACCELERATOR)
     return min(best, steps_per_epoch)

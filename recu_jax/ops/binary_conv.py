@@ -6,12 +6,15 @@ Pack the signs first, then convolve the words:
     sums = binary_conv(words, pack_kernel(kernel), x.shape[-1], padding="SAME")     # int32, exact
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 
 from recu_jax.errors import UserError
 from recu_jax.ops import native
+from recu_jax.ops.by_platform import compiled_or_xla
 from recu_jax.ops.conv import ConvSpec, PaddingLike, wrap_padding
 from recu_jax.ops.geometry import Geometry
 from recu_jax.ops.packed import arrange_kernel, conv_sums, pack
@@ -38,7 +41,7 @@ def binary_conv(
       kernel: uint32, (features, *window, words), the result of `pack_kernel`.
       in_features: input channels of all groups.
       strides, padding, kernel_dilation, feature_group_count: as in `recu_jax.functional.conv_of_signs`.
-      backend: as in `arrange_kernel`.
+      backend: as in `pack`.
 
     Returns:
       int32, (batch, *out_spatial, features).
@@ -62,9 +65,15 @@ def binary_conv(
         raise UserError(
             f"x is {x.shape}; for {in_features} channels in {groups} groups it must be {geometry.input_shape}"
         )
-    backend = _checked(backend or native.default_backend())
-    backend = backend if geometry.compiled else "xla"
-    return conv_sums(x, arrange_kernel(kernel, geometry.channels, groups, backend), geometry)
+
+    def sums(backend, x, kernel=kernel):
+        return conv_sums(x, arrange_kernel(kernel, geometry.channels, groups, backend), geometry)
+
+    if backend is None and geometry.compiled:
+        # A NumPy kernel is arranged once, while the program is traced.
+        arguments = (x,) if isinstance(kernel, np.ndarray) else (x, kernel)
+        return compiled_or_xla(*arguments, compiled=sums, xla=functools.partial(sums, "xla"))
+    return sums(_checked(backend) if backend and geometry.compiled else "xla", x)
 
 
 def _checked(backend: str) -> str:
@@ -81,7 +90,7 @@ def binary_dense(x: jax.Array, kernel: jax.Array, in_features: int, backend: str
       x: uint32, (..., words).
       kernel: uint32, (features, words).
       in_features: input channels.
-      backend: as in `arrange_kernel`.
+      backend: as in `pack`.
 
     Returns:
       int32, (..., features).

@@ -79,8 +79,6 @@ def load(path: pathlib.Path) -> tuple[str, ...]:
     return tuple(library.recu_isas().decode().split())
 
 
-def default_backend() -> str:
-    """Returns the fastest of `instruction_sets()` if the default device is a CPU, and otherwise "xla"."""
-    if jax.default_backend() != "cpu":
-        return "xla"
+def cpu_backend() -> str:
+    """Returns the backend of programs for this machine's CPU: the fastest of `instruction_sets()`, or "xla" without."""
     return next(iter(instruction_sets()), "xla")

@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from recu_jax.ops import native
+from recu_jax.ops.by_platform import by_platform, compiled_or_xla
 from recu_jax.ops.conv import ConvSpec, match_varying_axes, per_channel
 from recu_jax.ops.geometry import BLOCK, Geometry
 from recu_jax.ops.packing import (
@@ -48,14 +49,20 @@ def pack(x: jax.Array, groups: int = 1, backend: str | None = None, norm: jax.Ar
     Args:
       x: (..., channels).
       groups: groups of channels; each begins a new word.
-      backend: as in `arrange_kernel`.
+      backend: an instruction set of `native.instruction_sets()`, or "xla"; None takes the fastest of the device that
+        the program is compiled for.
       norm: (3, channels), mean, factor and bias of a `batch_norm` that is applied to x first, or None; only with one
         group.
 
     Returns:
       uint32, (..., groups * words).
     """
-    backend = backend or native.default_backend()
+    if backend is None:
+        return compiled_or_xla(
+            x, norm,
+            compiled=lambda backend, x, norm: pack(x, groups, backend, norm),
+            xla=lambda x, norm: pack(x, groups, "xla", norm),
+        )  # fmt: skip
     if norm is not None and (backend == "xla" or x.dtype != jnp.float32):
         x, norm = batch_norm(x, norm), None
     if backend == "xla":
@@ -80,9 +87,10 @@ def arrange_kernel(words: AnyArray, channels: int, groups: int, backend: str | N
       words: uint32, (features, *window, words), the result of `pack_kernel`.
       channels: input channels of a group.
       groups: groups of channels.
-      backend: an instruction set of `native.instruction_sets()`, or "xla"; None takes the fastest available.
+      backend: an instruction set of `native.instruction_sets()`, or "xla"; None takes the fastest of this machine's
+        CPU.
     """
-    backend = backend or native.default_backend()
+    backend = backend or native.cpu_backend()
     xp: Any = np if isinstance(words, np.ndarray) else jnp
     features, *window, _ = words.shape
     if backend == "xla":
@@ -132,13 +140,20 @@ def conv_sums(x: jax.Array, kernel: Kernel, geometry: Geometry) -> jax.Array:
     if kernel.backend != "xla":
         shape = jax.ShapeDtypeStruct(geometry.output_shape, jnp.int32)
         return call_with_kernel("recu_conv_sums", shape, geometry, kernel, x)
-    dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    sums = functools.partial(_sums_of_floats, geometry)
+    return by_platform(
+        x, kernel.arrays[0],
+        cpu=functools.partial(sums, jnp.float32), default=functools.partial(sums, jnp.bfloat16),
+    )  # fmt: skip
+
+
+def _sums_of_floats(geometry, dtype, x, kernel):
     spatial = len(geometry.window)
     signs = unpack_groups(x, geometry.groups * geometry.channels, geometry.groups, dtype)
     spec = ConvSpec(geometry.strides, geometry.padding, geometry.dilation, geometry.groups)
     y = lax.conv_general_dilated(
         signs,
-        kernel.arrays[0].reshape(*geometry.window, geometry.channels, -1).astype(dtype),
+        kernel.reshape(*geometry.window, geometry.channels, -1).astype(dtype),
         (1,) * spatial if not spatial else spec.strides,
         spec.padding,
         rhs_dilation=spec.kernel_dilation,

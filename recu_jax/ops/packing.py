@@ -42,7 +42,7 @@ def unpack_bits(words: AnyArray, channels: int) -> AnyArray:
     xp: Any = np if isinstance(words, np.ndarray) else jnp
     places = xp.arange(WORD_BITS, dtype=np.uint32).reshape((1,) * words.ndim + (WORD_BITS,))
     bits = (words[..., None] >> places) & np.uint32(1)
-    return bits.reshape(*words.shape[:-1], -1)[..., :channels].astype(bool)
+    return bits.reshape(*words.shape[:-1], words.shape[-1] * WORD_BITS)[..., :channels].astype(bool)
 
 
 def pack_groups(x: jax.Array, groups: int = 1) -> jax.Array:
@@ -52,12 +52,12 @@ def pack_groups(x: jax.Array, groups: int = 1) -> jax.Array:
     """
     channels = x.shape[-1] // groups
     bits = pack_bits((x >= 0).reshape(*x.shape[:-1], groups, channels), word_count(channels))
-    return bits.reshape(*x.shape[:-1], -1)
+    return bits.reshape(*x.shape[:-1], groups * word_count(channels))
 
 
 def unpack_groups(words: jax.Array, channels: int, groups: int = 1, dtype: Any = jnp.float32) -> jax.Array:
     """Unpacks activations into +-1 of `dtype`, (..., channels); `channels` counts all groups."""
-    grouped = words.reshape(*words.shape[:-1], groups, -1)
+    grouped = words.reshape(*words.shape[:-1], groups, words.shape[-1] // groups)
     bits = unpack_bits(grouped, channels // groups)
     one = jnp.ones((), dtype)
     return jnp.where(bits, one, -one).reshape(*words.shape[:-1], channels)

@@ -10,17 +10,17 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from recu_jax.ops import backend
+from recu_jax.ops.by_platform import by_platform
 
 
 def sum_rows(x: jax.Array) -> jax.Array:
     """Sums (rows, columns) to (columns,)."""
-    return _ones(x.shape[0], x) @ x if backend.sums_by_dots() else x.sum(0)
+    return by_platform(x, cpu=lambda x: _ones(x.shape[0], x) @ x, default=lambda x: x.sum(0))
 
 
 def sum_columns(x: jax.Array) -> jax.Array:
     """Sums (rows, columns) to (rows,)."""
-    return x @ _ones(x.shape[1], x) if backend.sums_by_dots() else x.sum(1)
+    return by_platform(x, cpu=lambda x: x @ _ones(x.shape[1], x), default=lambda x: x.sum(1))
 
 
 def wide(x: jax.Array) -> jax.Array:

@@ -26,10 +26,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from recu_jax.ops import native
 from recu_jax.ops import packed as ops
-from recu_jax.ops.conv import ConvSpec, convolve, per_channel
+from recu_jax.ops.by_platform import compiled_or_xla
+from recu_jax.ops.conv import ConvSpec, convolve, match_varying_axes, per_channel
 from recu_jax.ops.geometry import COMPILED_DIMENSIONS, Geometry
+from recu_jax.ops.packing import word_count
 from recu_jax.ops.partitioned import over_batch
 from recu_jax.ops.reverse_mode import reverse_mode
 
@@ -59,19 +60,31 @@ def _scaled_conv(x, kernel, alpha, spec, signs):
 
 
 def _forward(x, kernel, alpha, spec, signs):
-    backend = _backend(spec, signs)
-    if backend == "xla":
+    if not (signs and len(spec.strides) <= COMPILED_DIMENSIONS and spec.input_dilation is None):
         y, words = convolve(x, kernel, spec), None
     else:
-        words = over_batch(
-            lambda x: ops.pack(x, spec.feature_group_count, backend), lax.stop_gradient(x), batched=[True]
+        words = compiled_or_xla(
+            lax.stop_gradient(x), compiled=functools.partial(_pack, spec), xla=functools.partial(_no_words, spec)
         )
-        y = _counted(spec, backend, words, x, kernel)
+        y = compiled_or_xla(
+            words, x, kernel,
+            compiled=functools.partial(_counted, spec), xla=lambda words, x, kernel: convolve(x, kernel, spec),
+        )  # fmt: skip
         words = words if x.dtype == jnp.float32 else None
     return y if alpha is None else y * per_channel(alpha, y), (words, x, kernel, alpha)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _pack(spec, backend, x):
+    return over_batch(lambda x: ops.pack(x, spec.feature_group_count, backend), x, batched=[True])
+
+
+def _no_words(spec, x):
+    """Stands for the words where XLA convolves; nothing reads them."""
+    groups = spec.feature_group_count
+    words = jnp.zeros((*x.shape[:-1], groups * word_count(x.shape[-1] // groups)), jnp.uint32)
+    return match_varying_axes(words, x)[0]
+
+
 def _counted(spec, backend, words, x, kernel):
     """The convolution of the signs `x`, which are packed in `words`, with the signs `kernel`."""
     geometry, groups = _geometry(x.shape, kernel, spec), spec.feature_group_count
@@ -83,13 +96,6 @@ def _counted(spec, backend, words, x, kernel):
 
     y = over_batch(sums, words, *arranged.arrays, batched=[True, False, False])
     return y.astype(x.dtype) + _nan_marks(x, kernel)
-
-
-@_counted.defjvp
-def _counted_jvp(spec, backend, primals, tangents):
-    (words, x, kernel), (_, *of_floats) = primals, tangents
-    _, tangent = jax.jvp(lambda x, kernel: convolve(x, kernel, spec), (x, kernel), tuple(of_floats))
-    return _counted(spec, backend, words, x, kernel), tangent
 
 
 def _nan_marks(x, kernel):
@@ -107,9 +113,12 @@ def _nan_marks(x, kernel):
 def _backward(spec, signs, saved, dy):
     words, x, kernel, alpha = saved
     if words is None:
-        dx, dkernel = _gradients_of_floats(spec, *lax.optimization_barrier((x, kernel, alpha, dy)))
+        dx, dkernel = _gradients_of_floats(spec, words, x, kernel, alpha, dy)
     else:
-        dx, dkernel = _gradients_of_bits(spec, _backend(spec, signs), words, x, kernel, alpha, dy)
+        dx, dkernel = compiled_or_xla(
+            words, x, kernel, alpha, dy,
+            compiled=functools.partial(_gradients_of_bits, spec), xla=functools.partial(_gradients_of_floats, spec),
+        )  # fmt: skip
     if alpha is None:
         return dx, dkernel, None
     # Up to thousands of products are summed. bfloat16 is too coarse for that.
@@ -121,15 +130,15 @@ def _backward(spec, signs, saved, dy):
 _scaled_conv.defvjp(_forward, _backward)
 
 
-def _gradients_of_floats(spec, x, kernel, alpha, dy):
+def _gradients_of_floats(spec, words, x, kernel, alpha, dy):
     """Gradients of `sum(dy * alpha * conv(x, kernel))` for x, and of `sum(dy * conv(x, kernel))` for the kernel."""
+    x, kernel, alpha, dy = lax.optimization_barrier((x, kernel, alpha, dy))
     scaled_kernel = kernel if alpha is None else kernel * per_channel(alpha, kernel)
     (dx,) = jax.linear_transpose(lambda x: convolve(x, scaled_kernel, spec), x)(dy)
     (dkernel,) = jax.linear_transpose(lambda k: convolve(x, k, spec), kernel)(dy)
     return dx, dkernel
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _gradients_of_bits(spec, backend, words, x, kernel, alpha, dy):
     """As `_gradients_of_floats`, from `words`, which hold the signs `x`."""
     geometry = _geometry(x.shape, kernel, spec)
@@ -146,18 +155,6 @@ def _gradients_of_bits(spec, backend, words, x, kernel, alpha, dy):
     arguments = (dy, _pack_kernel(kernel, backend), *scale)
     dx = over_batch(of_input, *arguments, batched=[True] + [False] * (len(arguments) - 1))
     return dx, over_batch(of_kernel, words, dy, batched=[True, True], summed=True)
-
-
-@_gradients_of_bits.defjvp
-def _gradients_of_bits_jvp(spec, backend, primals, tangents):
-    (words, *floats), (_, *of_floats) = primals, tangents
-    _, tangent = jax.jvp(functools.partial(_gradients_of_floats, spec), tuple(floats), tuple(of_floats))
-    return _gradients_of_bits(spec, backend, words, *floats), tangent
-
-
-def _backend(spec, signs):
-    compiled = signs and len(spec.strides) <= COMPILED_DIMENSIONS and spec.input_dilation is None
-    return native.default_backend() if compiled else "xla"
 
 
 def _geometry(shape, kernel, spec):

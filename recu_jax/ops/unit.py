@@ -26,7 +26,7 @@ EPSILON = 1e-5
 def is_served(x: jax.Array, kernel_shape: tuple[int, ...], spec: ConvSpec) -> bool:
     """Tells whether `unit` computes this convolution."""
     return (
-        native.default_backend() != "xla"
+        native.cpu_backend() != "xla"
         and x.dtype == jnp.float32
         and x.size > 0
         and len(spec.strides) <= COMPILED_DIMENSIONS
@@ -72,7 +72,7 @@ def _unit(x, kernel, alpha, scale, bias, shortcut, spec, identity, axis_name):
 
 
 def _forward(x, kernel, alpha, scale, bias, shortcut, spec, identity, axis_name):
-    backend, geometry = native.default_backend(), _geometry(x.shape, kernel, spec)
+    backend, geometry = native.cpu_backend(), _geometry(x.shape, kernel, spec)
     kernel_words = ops.pack(jnp.moveaxis(kernel, -1, 0), 1, backend)
     arranged = ops.arrange_kernel(kernel_words, geometry.channels, geometry.groups, backend)
     words, sums, moments = _sums(x, arranged, geometry)
@@ -94,7 +94,7 @@ def _forward(x, kernel, alpha, scale, bias, shortcut, spec, identity, axis_name)
 
 def _backward(spec, identity, axis_name, saved, cotangents):
     x, words, sums, z, kernel, kernel_words, alpha, scale, mean, inverse, has_shortcut = saved
-    dz, backend = cotangents[0], native.default_backend()
+    dz, backend = cotangents[0], native.cpu_backend()
     geometry = _geometry(x.shape, kernel, spec)
     total, product = _gradient_sums(dz, z, sums, mean, backend)
     dbias, dscale = total, alpha * inverse * product

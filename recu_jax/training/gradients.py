@@ -11,7 +11,6 @@ from jax import lax
 from recu_jax.data import augment
 from recu_jax.losses import cross_entropy, distillation
 from recu_jax.models.own import in_training
-from recu_jax.ops import backend
 from recu_jax.training.recipe import Recipe
 
 
@@ -75,7 +74,7 @@ def gradients(
 
     shapes, _ = jax.eval_shape(of_part, variables["batch_stats"], jax.tree.map(lambda a: a[0], parts))
     carry = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), variables["batch_stats"]
-    if backend.unrolls_loops():
+    if recipe.unrolled:
         for i in range(count):
             # The barrier makes a part wait for the one before. So the activations of one part are in memory at a time.
             carry, parts = lax.optimization_barrier((carry, parts))

@@ -19,6 +19,7 @@ from recu_jax.config.fields import RECU_FIELDS
 from recu_jax.data import Dataset, Photos
 from recu_jax.errors import UserError
 from recu_jax.models import create_model, own
+from recu_jax.models.unit import fused
 from recu_jax.references import is_reference
 
 # Name of the device axis that `training.step.parallel` maps over.
@@ -56,6 +57,8 @@ class Recipe:
       mean: of the data set, by channel.
       std: of the data set, by channel.
       dtype: of the activations.
+      unrolled: whether micro-batches are repeated code. On CPUs convolutions within `lax.scan` are slow; see
+        `recu_jax.ops.backend`.
     """
 
     model: nn.Module
@@ -75,6 +78,12 @@ class Recipe:
     mean: Sequence[float]
     std: Sequence[float]
     dtype: Any
+    unrolled: bool = False
+
+
+def for_cpus(recipe: Recipe) -> Recipe:
+    """The recipe in the form that is fast on CPUs, with the same results up to rounding."""
+    return dataclasses.replace(recipe, model=fused(recipe.model), unrolled=True)
 
 
 def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, steps_per_epoch: int) -> Recipe:

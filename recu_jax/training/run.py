@@ -12,14 +12,13 @@ import ml_collections
 from recu_jax import data
 from recu_jax.config.fields import check_config, check_resumable, check_trained_here, with_local_paths
 from recu_jax.errors import UserError
-from recu_jax.models.unit import fused
 from recu_jax.ops import backend, native
 from recu_jax.training import distributed, pretrained, trackers
 from recu_jax.training.checkpoint import Damaged, ResumePoint, any_saved, newest_good, saved, set_aside
 from recu_jax.training.epoch import StepMetrics
 from recu_jax.training.feed import Feed, make_feed
 from recu_jax.training.progress import say
-from recu_jax.training.recipe import Recipe, make_recipe
+from recu_jax.training.recipe import Recipe, for_cpus, make_recipe
 from recu_jax.training.step import TrainState, state_shapes
 
 
@@ -128,7 +127,7 @@ def _made(config, dataset, devices, info):
     # An evaluation has no training images and so no steps. Its schedules are not used.
     recipe = make_recipe(config, dataset, max(feed.steps_per_epoch, 1))
     if devices[0].platform == "cpu":
-        recipe = dataclasses.replace(recipe, model=fused(recipe.model))
+        recipe = for_cpus(recipe)
     return Run(config, devices, feed, recipe, info)
 
 

@@ -41,7 +41,6 @@ def test_compiled_programs_are_kept_in_a_folder_that_can_be_written(tmp_path):
         backend.keep_compiled_programs(str(tmp_path / "file"))
 
 
-def test_one_step_a_dispatch_on_cpus_and_many_elsewhere(monkeypatch):
-    assert backend.steps_per_dispatch(100) == 1 and backend.sums_by_dots()
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert (backend.steps_per_dispatch(100), backend.steps_per_dispatch(10)) == (64, 10) and not backend.sums_by_dots()
+def test_one_step_a_dispatch_on_cpus_and_many_elsewhere():
+    assert [backend.steps_per_dispatch(100, platform) for platform in ("cpu", "gpu", "tpu")] == [1, 64, 64]
+    assert [backend.steps_per_dispatch(10, platform) for platform in ("cpu", "gpu", "tpu")] == [1, 10, 10]

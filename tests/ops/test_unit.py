@@ -56,7 +56,7 @@ def with_gradients(function, numbers, shortcut, dz):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equals_its_parts_in_float64(shape, instructions, x64, monkeypatch):
     if instructions == "portable":
-        monkeypatch.setattr(native, "default_backend", lambda: "portable")
+        monkeypatch.setattr(native, "cpu_backend", lambda: "portable")
     stride = shape[4]
     spec = ConvSpec.create((3, 3), stride, ((1, 1), (1, 1)), 1, 1)
     numbers, shortcut, dz = arguments(*shape)

@@ -127,7 +127,7 @@ def main():
     parser.add_argument("--kernels", type=pathlib.Path)
     parser.add_argument("--out", type=pathlib.Path)
     args = parser.parse_args()
-    backend = native.load(args.kernels)[0] if args.kernels else native.default_backend()
+    backend = native.load(args.kernels)[0] if args.kernels else native.cpu_backend()
 
     originals = []
     with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,6 @@ import pytest
 from recu_jax import UserError
 from recu_jax.data import augment
 from recu_jax.models.own import in_training
-from recu_jax.ops import backend
 from recu_jax.training.run import prepare
 from recu_jax.training.step import create_state, replicate
 from tests.support.small_runs import digits
@@ -91,11 +90,12 @@ def test_micro_batches_equal_the_large_batch(devices, parts, fields):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-def test_micro_batches_in_a_scan_and_in_many_steps_of_a_dispatch(monkeypatch):
+def test_micro_batches_in_a_scan_and_in_many_steps_of_a_dispatch():
     fields = {"gradient_accumulation_steps": 2}
     unrolled, losses = steps(prepared(2, **fields))
-    monkeypatch.setattr(backend, "unrolls_loops", lambda: False)
-    scanned, losses_scanned = steps(prepared(2, steps_per_dispatch=2, **fields))
+    run = prepared(2, steps_per_dispatch=2, **fields)
+    assert run.recipe.unrolled
+    scanned, losses_scanned = steps(dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, unrolled=False)))
     assert_losses_close(losses_scanned, losses)
     assert_close(scanned[-1].params, unrolled[-1].params)
 

@@ -28,7 +28,7 @@ class ResidentFeed:
         self._config, self._dataset, self._devices = config, dataset, devices
         self.image_shape = dataset.image_shape()
         self.steps_per_epoch = dataset.train_count // config.batch_size
-        steps = config.steps_per_dispatch or backend.steps_per_dispatch(self.steps_per_epoch)
+        steps = config.steps_per_dispatch or backend.steps_per_dispatch(self.steps_per_epoch, devices[0].platform)
         self._chunk = min(steps, self.steps_per_epoch)
 
     def step(self, recipe: Recipe) -> Callable:

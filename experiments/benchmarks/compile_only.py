@@ -1,0 +1,232 @@
+"""What the trainer's steps are on GPUs and TPUs, from programs compiled for them on a machine that has none.
+
+    pip install -e '.[tpu]' 'jax[cuda13]'
+    python experiments/benchmarks/compile_only.py --targets=h100,v5e --models=cifar_resnet20 --dtypes=bfloat16
+    python experiments/benchmarks/compile_only.py --list
+
+Nothing runs on a device, so nothing here is a speed. Memory is what the compiled program asks for. The bound is the
+most images a second that the device's published bandwidth and peak allow for the bytes and operations of the program;
+real steps are slower, above all where they consist of hundreds of small kernels.
+
+The steps are those of `recu train` for one batch of uint8 images that lies on the device, augmentation included. A run
+on CIFAR keeps the whole data set there, another 0.15 GB. The batch is that of each device. Each row is compiled in a
+process of its own and is a file in experiments/results/compile_only. A row that is there is not compiled again without
+--again.
+"""
+
+import argparse
+import datetime
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from experiments.benchmarks.compile_targets import TARGETS
+from experiments.benchmarks.steps import KINDS, image_size
+from experiments.benchmarks.turns import cpu_model
+
+MODELS = ("cifar_resnet20", "cifar_resnet18", "cifar_vgg_small", "imagenet_resnet18", "imagenet_resnet34")
+DTYPES = ("bfloat16", "float32")
+OUT = Path(__file__).resolve().parents[1] / "results" / "compile_only"
+
+
+def batch_of(model):
+    """Images of a batch on each device."""
+    return 512 if model.startswith("imagenet") else 256
+
+
+def jitted(model, dtype, kind, devices):
+    """The trainer's step on `devices`, and the shapes of its arguments."""
+    import jax
+    import numpy as np
+
+    from experiments.benchmarks.steps import random_dataset
+    from recu_jax.config import base_config
+    from recu_jax.training import step
+    from recu_jax.training.recipe import make_recipe
+
+    config, batch, size = base_config(), batch_of(model), image_size(model)
+    config.model, config.dtype, config.batch_size = model, dtype, batch * len(devices)
+    recipe = make_recipe(config, random_dataset(model, 8), steps_per_epoch=200)
+    state = step.state_shapes(recipe, (size, size, 3))
+    local = sum(d.process_index == devices[0].process_index for d in devices)
+
+    def array(shape, dtype):
+        return jax.ShapeDtypeStruct((local, batch, *shape), dtype)
+
+    data = (array((size, size, 3), np.uint8), array((), np.int32))
+    function, arguments = {
+        "train": (step.train_streamed, (state, {}, *data)),
+        "eval": (step.eval_streamed, (state, *data, array((), np.float32))),
+    }[kind]
+    mapped = [isinstance(argument, jax.ShapeDtypeStruct) for argument in arguments]
+    function = functools.partial(function, recipe=recipe)
+    return step.parallel(function, devices, mapped, donate=kind == "train"), arguments
+
+
+def operations(model, dtype, kind):
+    """Operations of a step on one device, as XLA counts them in the program before it optimizes it."""
+    import jax
+
+    from recu_jax.ops import native
+
+    fastest = native.cpu_backend
+    native.cpu_backend = lambda: "xla"
+    try:
+        step, arguments = jitted(model, dtype, kind, jax.devices("cpu")[:1])
+        analysis = step.lower(*arguments).cost_analysis()
+    finally:
+        native.cpu_backend = fastest
+    return float((analysis[0] if isinstance(analysis, list | tuple) else analysis)["flops"])
+
+
+def compiled_row(target, model, dtype, kind):
+    """Compiles one step, and returns what its program says."""
+    from jax.experimental import topologies
+
+    from experiments.benchmarks.compiled_program import Program
+
+    if target.platform == "tpu":
+        devices = topologies.get_topology_desc(target.topology, platform="tpu").devices[: target.devices]
+    else:
+        options = {"target_config": target.description, "topology": f"1x1x{target.devices}"}
+        devices = topologies.get_topology_desc(platform="cuda", **options).devices
+    step, arguments = jitted(model, dtype, kind, devices)
+    lowered = step.lower(*arguments)
+    began = time.perf_counter()
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - began
+    memory, program = compiled.memory_analysis(), Program(compiled.as_text())
+    done = operations(model, dtype, kind)
+    moved = program.bytes_moved()
+    if target.platform == "tpu":
+        analysis = compiled.cost_analysis()
+        moved = int((analysis[0] if isinstance(analysis, list | tuple) else analysis)["bytes accessed"])
+    by_bytes, by_operations = moved / target.bandwidth, done / target.peaks[dtype]
+    needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
+    row = {
+        "target": target.name, "device": devices[0].device_kind, "devices": target.devices, "model": model,
+        "kind": kind, "dtype": dtype, "batch_per_device": batch_of(model), "compile_seconds": round(seconds, 1),
+        "memory": {
+            "arguments": memory.argument_size_in_bytes, "temporaries": memory.temp_size_in_bytes,
+            "aliased": memory.alias_size_in_bytes, "needed": needed - memory.alias_size_in_bytes,
+            "of_device": target.memory,
+        },
+        "operations": done, "bytes": moved,
+        "bytes_counted_by": "XLA" if target.platform == "tpu" else "operands and results of each kernel",
+        "kernels": len(program.kernels()) if target.platform == "cuda" else None,
+        "collectives": program.collectives(), "convolutions": program.convolutions(),
+        "bound": {
+            "images_per_second": round(batch_of(model) * target.devices / max(by_bytes, by_operations)),
+            "binds": "memory" if by_bytes > by_operations else "products",
+            "milliseconds_of_bytes": round(1000 * by_bytes, 3),
+            "milliseconds_of_operations": round(1000 * by_operations, 3),
+        },
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.platform()},
+        "versions": versions(target.platform),
+    }  # fmt: skip
+    return row, compiled.as_text()
+
+
+def versions(of_platform):
+    """Versions of what compiled: Python, JAX and the compiler of the platform."""
+    names = ["jax", "jaxlib", "flax", "libtpu" if of_platform == "tpu" else "jax-cuda13-plugin"]
+    return {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}
+
+
+def environment(target):
+    """The environment of a process that compiles: no device is looked for, and no TPU machine asked for its slice."""
+    tpu = {
+        "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_WORKER_ID": "0", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    }  # fmt: skip
+    return {**os.environ, "JAX_PLATFORMS": "cpu", **(tpu if target.platform == "tpu" else {})}
+
+
+def row_name(target, model, dtype, kind):
+    """Name of a row's file, without its ending."""
+    return f"{target}_{model}_{dtype}_{kind}"
+
+
+def in_words(row):
+    """One line of a row."""
+    memory, bound = row["memory"], row["bound"]
+    kernels = "" if row["kernels"] is None else f"{row['kernels']} kernels, "
+    return (
+        f"{row['target']} {row['model']} {row['dtype']} {row['kind']}: compiled in {row['compile_seconds']:.0f} s, "
+        f"{memory['needed'] / 2**30:.2f} of {memory['of_device'] / 2**30:.0f} GiB, {kernels}"
+        f"at most {bound['images_per_second']:,} images/s by {bound['binds']}"
+    )
+
+
+def listed(known):
+    """Parses names that commas separate, `all` for all of them."""
+
+    def parse(text):
+        names = list(known) if text == "all" else text.split(",")
+        if unknown := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of: {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--targets", type=listed(TARGETS), default=["h100", "v5e"], metavar="NAME,NAME")
+    parser.add_argument("--models", type=listed(MODELS), default=list(MODELS), metavar="NAME,NAME")
+    parser.add_argument("--dtypes", type=listed(DTYPES), default=list(DTYPES), metavar="NAME,NAME")
+    parser.add_argument("--kinds", type=listed(KINDS), default=list(KINDS), metavar="train,eval")
+    parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER")
+    parser.add_argument("--programs", type=Path, metavar="FOLDER", help="also write the compiled programs there")
+    parser.add_argument("--again", action="store_true", help="compile rows that are there, too")
+    parser.add_argument("--list", action="store_true", help="print the names of targets and models")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # the process of one row
+    arguments = parser.parse_args()
+    if arguments.list:
+        print("targets:", *TARGETS, "\nmodels:", *MODELS)
+        return 0
+    failed = 0
+    for target in arguments.targets:
+        for model in arguments.models:
+            for dtype in arguments.dtypes:
+                for kind in arguments.kinds:
+                    failed += not one_row(arguments, TARGETS[target], model, dtype, kind)
+    return 1 if failed else 0
+
+
+def one_row(arguments, target, model, dtype, kind):
+    """Compiles a row and writes its file, in a process of its own unless this is it."""
+    name = row_name(target.name, model, dtype, kind)
+    if arguments.here:
+        row, text = compiled_row(target, model, dtype, kind)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / f"{name}.json").write_text(json.dumps(row, indent=1) + "\n")
+        if arguments.programs:
+            arguments.programs.mkdir(parents=True, exist_ok=True)
+            (arguments.programs / f"{name}.txt").write_text(text)
+        print(in_words(row), flush=True)
+        return True
+    if (arguments.out / f"{name}.json").exists() and not arguments.again:
+        return True
+    command = [
+        sys.executable, __file__, "--here", f"--targets={target.name}", f"--models={model}", f"--dtypes={dtype}",
+        f"--kinds={kind}", f"--out={arguments.out}",
+        *([f"--programs={arguments.programs}"] if arguments.programs else []),
+    ]  # fmt: skip
+    done = subprocess.run(command, env=environment(target), stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        print(f"{name}: {(done.stderr.strip().splitlines() or ['no message'])[-1][:300]}", file=sys.stderr, flush=True)
+    return done.returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

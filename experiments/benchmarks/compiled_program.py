@@ -1,0 +1,130 @@
+"""Reads the text of a program that XLA compiled: kernels, bytes, collectives and convolutions."""
+
+import dataclasses
+import math
+import re
+from collections import Counter
+
+_BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "token": 0, "opaque": 0}
+_SHAPE = re.compile(r"\b(pred|token|opaque|bf16|f8\w*|[sufc]\d+)\[([\d,]*)\]")
+_HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
+_LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
+_NAMES = re.compile(r"%([\w.\-]+)")
+# They compute nothing of their own: the host or the compiler does them, or they wait for another.
+_NO_KERNEL = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "opt-barrier", "partition-id",
+    "replica-id", "while", "call", "conditional",
+}  # fmt: skip
+_COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+# Operations that read only a part of their first operand.
+_PARTIAL = ("gather", "dynamic-slice", "slice")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """A line of the program: its name, the shape of its result, what it does, its operands and all that follows."""
+
+    name: str
+    shape: str
+    opcode: str
+    operands: tuple[str, ...]
+    rest: str
+
+
+class Program:
+    """The computations of a compiled program, by name."""
+
+    def __init__(self, text: str):
+        self.computations: dict[str, list[Instruction]] = {}
+        self.entry = ""
+        current: list[Instruction] = []
+        for line in text.splitlines():
+            if head := _HEAD.match(line):
+                self.computations[head[1]] = current = []
+                self.entry = head[1] if line.startswith("ENTRY") else self.entry
+            elif found := _LINE.match(line):
+                current.append(_instruction(*found.groups()))
+
+    def kernels(self) -> list[Instruction]:
+        """What the device starts one after the other: each line of the entry and of what it calls that computes."""
+        return list(self._run(self.entry))
+
+    def _run(self, name):
+        for line in self.computations[name]:
+            if line.opcode in ("call", "while", "conditional"):
+                for inner in re.findall(r"(?:to_apply|body|calls|true_computation)=%([\w.\-]+)", line.rest):
+                    trips = re.search(r'known_trip_count":\{"n":"(\d+)"', line.rest)
+                    for _ in range(int(trips[1]) if trips and line.opcode == "while" else 1):
+                        yield from self._run(inner)
+            elif line.opcode not in _NO_KERNEL and not line.opcode.endswith("-done"):
+                yield line
+
+    def bytes_moved(self) -> int:
+        """What all kernels read and write. Of an operand that a kernel only gathers or slices, the part counts."""
+        shapes = {line.name: line.shape for lines in self.computations.values() for line in lines}
+        total = 0
+        for line in self.kernels():
+            total += size(line.shape)
+            inner = self._body(line)
+            for position, operand in enumerate(line.operands):
+                total += min(size(shapes.get(operand, "")), _read(inner, position))
+        return int(total)
+
+    def _body(self, line):
+        calls = re.search(r"calls=%([\w.\-]+)", line.rest)
+        return self.computations.get(calls[1], []) if calls else []
+
+    def collectives(self) -> dict[str, dict[str, int]]:
+        """Number of collectives and the bytes of their results, by kind."""
+        found: dict[str, Counter] = {}
+        for line in self.kernels():
+            kind = line.opcode.removesuffix("-start")
+            if kind in _COLLECTIVES:
+                found.setdefault(kind, Counter()).update(count=1, bytes=int(size(line.shape)))
+        return {kind: dict(counted) for kind, counted in found.items()}
+
+    def convolutions(self) -> dict[str, int]:
+        """Number of convolutions by the dtype of their first operand, fused ones too."""
+        found: Counter = Counter()
+        for lines in self.computations.values():
+            shapes = {line.name: line.shape for line in lines}
+            for line in lines:
+                cudnn = line.opcode == "custom-call" and '"__cudnn$conv' in line.rest
+                if (line.opcode == "convolution" or cudnn) and line.operands:
+                    found[_SHAPE.search(shapes[line.operands[0]])[1]] += 1
+        return dict(found)
+
+
+def size(shape: str) -> float:
+    """Bytes of all arrays of a shape."""
+    total = 0.0
+    for dtype, axes in _SHAPE.findall(shape):
+        each = _BYTES.get(dtype) or (0 if dtype in _BYTES else 1 if dtype.startswith("f8") else int(dtype[1:]) / 8)
+        total += each * math.prod(int(n) for n in axes.split(",") if n)
+    return total
+
+
+def _read(body, position):
+    """The most bytes that a fused computation reads of its parameter."""
+    parameter = next((line for line in body if line.opcode == "parameter" and f"({position})" in line.rest), None)
+    users = [line for line in body if parameter and parameter.name in line.operands]
+    partial = users and all(u.opcode in _PARTIAL and u.operands[0] == parameter.name for u in users)
+    return sum(size(u.shape) for u in users) if partial else math.inf
+
+
+def _closed(text, start):
+    """Index after the bracket that closes the one at `start`."""
+    depth = 0
+    for i in range(start, len(text)):
+        depth += (text[i] in "([{") - (text[i] in ")]}")
+        if depth == 0:
+            return i + 1
+    return len(text)
+
+
+def _instruction(name, text):
+    end = _closed(text, 0) if text.startswith("(") else text.index(" ")
+    shape, text = text[:end], text[end:].lstrip()
+    opcode, _, rest = text.partition("(")
+    stop = _closed(f"({rest}", 0) - 1
+    return Instruction(name, shape, opcode, tuple(_NAMES.findall(rest[:stop])), f"({rest}")

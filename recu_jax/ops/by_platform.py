@@ -1,0 +1,130 @@
+"""Functions of which CPUs run another form than GPUs and TPUs.
+
+A function is traced on one device and may be compiled for another: `jax.jit` compiles for the device of its arguments,
+`jax.export` for any platform. So the form is chosen when a traced program is lowered, not while it is traced.
+
+`jax.lax.platform_dependent` chooses at the same time. It also leaves a conditional in every program. And it takes
+compiled kernels into exported programs, which must run where recu_jax is not installed.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from recu_jax.ops import native
+
+_by_platform_p = Primitive("by_platform")
+_by_platform_p.multiple_results = True
+
+
+def by_platform(*args: Any, cpu: Callable, default: Callable) -> Any:
+    """Computes `cpu(*args)` in programs for CPUs, and `default(*args)` in all others.
+
+    Args:
+      *args: trees of arrays.
+      cpu, default: two forms of one function of arrays alone. Their results have the same shapes and dtypes, and are
+        equal up to rounding. Derivatives are those of `default`.
+    """
+    return _bind(args, cpu, cpu, default, None)
+
+
+def compiled_or_xla(*args: Any, compiled: Callable, xla: Callable) -> Any:
+    """Computes `compiled(backend, *args)` with the kernels of this CPU, and `xla(*args)` elsewhere.
+
+    Programs of `jax.export` always compute `xla(*args)`: they may run on CPUs with other instructions and without
+    recu_jax.
+
+    Args:
+      *args: trees of arrays.
+      compiled: takes the backend, an instruction set of `native.instruction_sets()`, and the arrays. It is never
+        traced where there are no kernels.
+      xla: as `default` of `by_platform`.
+    """
+
+    def cpu(*args):
+        backend = native.cpu_backend()
+        return xla(*args) if backend == "xla" else compiled(backend, *args)
+
+    return _bind(args, cpu, xla, xla, _needs_devices())
+
+
+@functools.cache
+def _needs_devices():
+    """A program whose presence in another makes JAX tell `_lower` the devices, which `partitioned.over_batch` needs."""
+    call = custom_partitioning(lambda x: x)
+    call.def_partition(None)
+    return jax.make_jaxpr(call)(jnp.float32(0))
+
+
+def _bind(args, cpu, exported, default, marker):
+    leaves, structure = jax.tree.flatten(args)
+    program, shapes = jax.make_jaxpr(default, return_shape=True)(*args)
+    flat = {
+        f: lambda *leaves, f=f: jax.tree.leaves(f(*jax.tree.unflatten(structure, leaves)))
+        for f in {cpu, exported, default}
+    }
+    results = _by_platform_p.bind(
+        *map(jnp.asarray, leaves),
+        cpu=flat[cpu],
+        exported=flat[exported],
+        default=flat[default],
+        avals=tuple(program.out_avals),
+        marker=marker,
+    )
+    return jax.tree.unflatten(jax.tree.structure(shapes), results)
+
+
+@_by_platform_p.def_abstract_eval
+def _avals(*args, avals, **functions):
+    return avals
+
+
+@_by_platform_p.def_impl
+def _run(*args, cpu, default, **others):
+    platforms = {device.platform for arg in args for device in arg.devices()}
+    return (cpu if platforms <= {"cpu"} else default)(*args)
+
+
+def _lower(ctx, *args, cpu, exported, default, **others):
+    module = ctx.module_context
+    platforms = set(ctx.platforms or module.platforms)
+    if platforms == {"cpu"}:
+        chosen = exported if module.lowering_parameters.for_export else cpu
+    elif "cpu" not in platforms or exported is default:
+        chosen = default
+    else:  # an exported program for several platforms
+
+        def chosen(*args):
+            return lax.platform_dependent(*args, cpu=exported, default=default)
+
+    return mlir.lower_fun(chosen)(ctx, *args)
+
+
+def _batch(args, axes, *, cpu, exported, default, marker, avals):
+    mapped = {f: jax.vmap(f, in_axes=tuple(axes)) for f in {cpu, exported, default}}
+    results = _bind(args, mapped[cpu], mapped[exported], mapped[default], marker)
+    return results, [0] * len(results)
+
+
+def _jvp(primals, tangents, *, default, **others):
+    moving = [i for i, tangent in enumerate(tangents) if not isinstance(tangent, ad.Zero)]
+
+    def of_moving(*args):
+        given = dict(zip(moving, args, strict=True))
+        return default(*(given.get(i, primal) for i, primal in enumerate(primals)))
+
+    results = _by_platform_p.bind(*primals, default=default, **others)
+    along = jax.jvp(of_moving, tuple(primals[i] for i in moving), tuple(tangents[i] for i in moving))[1]
+    return results, along
+
+
+mlir.register_lowering(_by_platform_p, _lower)
+batching.primitive_batchers[_by_platform_p] = _batch
+ad.primitive_jvps[_by_platform_p] = _jvp

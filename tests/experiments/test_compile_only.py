@@ -1,0 +1,88 @@
+"""Reading compiled programs, and the command that compiles for devices that are not there."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments.benchmarks.compile_targets import TARGETS
+from experiments.benchmarks.compiled_program import Program, size
+from tests.support import ROOT
+
+# Two kernels in the entry, one started three times, a fused one that reads a part; the copy-done only waits.
+TEXT = """
+HloModule example
+
+%fused (p.0: bf16[100,8], p.1: s32[4]) -> bf16[4,8] {
+  %p.0 = bf16[100,8]{1,0} parameter(0)
+  %p.1 = s32[4]{0} parameter(1)
+  ROOT %g = bf16[4,8]{1,0} gather(%p.0, %p.1), offset_dims={1}, slice_sizes={1,8}
+}
+
+%body (b: (f32[2])) -> (f32[2]) {
+  %b = (f32[2]{0}) parameter(0)
+  %e = f32[2]{0:T(256)} get-tuple-element(%b), index=0
+  %m = f32[2]{0} multiply(%e, %e)
+  ROOT %t = (f32[2]{0}) tuple(%m)
+}
+
+ENTRY %main (a: bf16[100,8], i: s32[4], f: (f32[2])) -> bf16[4,8] {
+  %a = bf16[100,8]{1,0} parameter(0)
+  %i = s32[4]{0} parameter(1)
+  %f = (f32[2]{0}) parameter(2)
+  %w = (f32[2]{0}) while(%f), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  %rows = bf16[4,8]{1,0} fusion(%a, %i), kind=kCustom, calls=%fused
+  %r = f32[16]{0} constant({...})
+  %ar = f32[16]{0} all-reduce-start(%r), replica_groups={{0,1}}, to_apply=%add
+  %done = f32[16]{0} all-reduce-done(%ar)
+  %conv = (bf16[4,8]{1,0}, u8[32]{0}) custom-call(%rows, %rows), custom_call_target="__cudnn$convForward"
+  ROOT %out = bf16[4,8]{1,0} get-tuple-element(%conv), index=0
+}
+"""
+
+
+def test_kernels_bytes_and_collectives_of_a_program():
+    program = Program(TEXT)
+    assert [line.name for line in program.kernels()] == ["m"] * 3 + ["rows", "ar", "conv"]
+    # m: 8 written, 2 x 8 read, three times. rows: 64 written, 64 of a and 16 of i read. ar: 64 and 64.
+    # conv: 64 + 32 written, 2 x 64 read.
+    assert program.bytes_moved() == 3 * 24 + 144 + 128 + 224
+    assert program.collectives() == {"all-reduce": {"count": 1, "bytes": 64}}
+    assert program.convolutions() == {"bf16": 1}
+
+
+def test_sizes_of_shapes():
+    assert size("(bf16[2,3]{1,0:T(8,128)(2,1)}, pred[5], /*index=2*/f32[], s4[8], f8e4m3fn[7])") == 12 + 5 + 4 + 4 + 7
+
+
+def test_a_program_that_xla_compiled_here():
+    def step(x, k):
+        y = jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jnp.tanh(y)
+
+    program = Program(jax.jit(step).lower(jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 4))).compile().as_text())
+    assert program.convolutions() == {"f32": 1} and program.bytes_moved() >= 2 * (2 * 8 * 8 * 4) * 4
+
+
+def test_targets_have_all_that_a_bound_needs():
+    assert {"h100", "h200", "a100", "b200"} < set(TARGETS)
+    assert {f"{kind}{n}" for kind in ("v4", "v5e", "v5p", "v6e") for n in ("", "-4", "-16", "-256")} < set(TARGETS)
+    for target in TARGETS.values():
+        assert min(target.memory, target.bandwidth, *target.peaks.values()) > 1e9
+        assert set(target.peaks) == {"bfloat16", "float32"} and (target.platform == "cuda") == bool(target.description)
+
+
+@pytest.mark.parametrize(
+    "arguments,status,words",
+    [
+        (["--list"], 0, "v5e-256"),
+        (["--targets=v9"], 2, "'v9' is none of: v4, "),
+        (["--models=resnet"], 2, "'resnet' is none of: cifar_resnet20, "),
+    ],
+)
+def test_the_command_names_its_choices(arguments, status, words):
+    command = [sys.executable, "experiments/benchmarks/compile_only.py", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == status and words in done.stdout + done.stderr
