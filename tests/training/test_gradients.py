@@ -1,5 +1,7 @@
 """Micro-batches, label smoothing, mixup and averages, in the steps of a run."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
