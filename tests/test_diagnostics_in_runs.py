@@ -11,10 +11,11 @@ from recu_jax.binarizers import WEIGHTS
 from recu_jax.training import loop
 from recu_jax.training.checkpoint import read_best
 from recu_jax.training.recipe import make_model
+from tests.support import one_block
 
 SMALLEST = {
-    "dataset": "npz", "epochs": 1, "batch_size": 16, "eval_batch_size": 16, "num_devices": 1, "tensorboard": False,
-    "report": False, "warmup_epochs": 0,
+    "dataset": "npz", "model": one_block.MODEL, "epochs": 1, "batch_size": 16, "eval_batch_size": 16, "num_devices": 1,
+    "tensorboard": False, "report": False, "warmup_epochs": 0,
 }  # fmt: skip
 
 

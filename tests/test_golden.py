@@ -36,7 +36,7 @@ SGD = {"cifar_resnet20": (5e-4, "all"), "imagenet_resnet18": (1e-4, "conv_and_li
 # XLA has no fast float64 convolution on the CPU, 1 GFLOP/s: the gradients of the larger models alone would take six
 # minutes. These models go through `float64_conv`, held to the real one below.
 SMALL = ("cifar_resnet20", "cifar100_resnet20")
-# Each is another one with more blocks or classes. Gradients are compared for that one; they take two thirds of the time.
+# Each is another one with more blocks or classes. That one's gradients are compared; they take two thirds of the time.
 WITHOUT_GRADIENTS = ("cifar100_resnet20", "imagenet_resnet34", "two_stage_resnet34")
 QUICK_COMPILE = {"xla_backend_optimization_level": 0}
 
