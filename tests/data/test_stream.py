@@ -43,7 +43,8 @@ def test_resuming_in_this_process_at_every_batch(broken, uninterrupted):
             assert_same([next(batches)] if step < STEPS else list(batches), uninterrupted[step : step + 1])
     for step in range(STEPS + 1):
         with train_batches(broken, **options, start_step=step) as batches:
-            assert_same(list(batches), uninterrupted[step:])
+            assert len(batches) == STEPS - step
+            assert_same([next(batches)] if step < STEPS else list(batches), uninterrupted[step : step + 1])
         with train_batches(broken, **options) as batches:
             batches.set_state(json.loads(saved[step]))
             assert batches.step == step
