@@ -48,8 +48,9 @@ def images(tmp_path):
     return str(path)
 
 
-OTHERS = [
+FIELDS = [
     {},
+    {"clamp": False},
     {"standardize": False},
     {"laplace_b": 0.5},
     {"center": False},
@@ -57,12 +58,10 @@ OTHERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
-    [
-        {"clamp": False},
-        *(pytest.param(fields, marks=pytest.mark.slow) for fields in OTHERS),
-    ],
+    FIELDS,
     ids=lambda fields: "_".join(f"{k}={v}" for k, v in fields.items()) or "recu",
 )
 def test_they_are_those_of_the_run(fields, images, tmp_path):
