@@ -29,7 +29,7 @@ compiled_kernels.build()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most tests compile much and compute little. LLVM's optimisations are two thirds of that (8 of 13 s of processor time
 # for a small train step), and change no result but in its last bit. What users get with them is seen by tests marked
-# `as_users_compile`, and by every one that starts a process.
+# `as_users_compile`, and by most that start a process.
 jax.config.update("jax_disable_most_optimizations", True)
 # Of a damaged checkpoint every array that was being read says so, at length, after the error was raised.
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)

@@ -11,10 +11,11 @@ from recu_jax.binarizers import WEIGHTS
 from recu_jax.training import loop
 from recu_jax.training.checkpoint import read_best
 from recu_jax.training.recipe import make_model
+from tests.support import one_block
 
 SMALLEST = {
-    "dataset": "npz", "epochs": 1, "batch_size": 16, "eval_batch_size": 16, "num_devices": 1, "tensorboard": False,
-    "report": False, "warmup_epochs": 0,
+    "dataset": "npz", "model": one_block.MODEL, "epochs": 1, "batch_size": 16, "eval_batch_size": 16, "num_devices": 1,
+    "tensorboard": False, "report": False, "warmup_epochs": 0,
 }  # fmt: skip
 
 
@@ -47,8 +48,9 @@ def images(tmp_path):
     return str(path)
 
 
-OTHERS = [
+FIELDS = [
     {},
+    {"clamp": False},
     {"standardize": False},
     {"laplace_b": 0.5},
     {"center": False},
@@ -56,12 +58,10 @@ OTHERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
-    [
-        {"clamp": False},
-        *(pytest.param(fields, marks=pytest.mark.slow) for fields in OTHERS),
-    ],
+    FIELDS,
     ids=lambda fields: "_".join(f"{k}={v}" for k, v in fields.items()) or "recu",
 )
 def test_they_are_those_of_the_run(fields, images, tmp_path):

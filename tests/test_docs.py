@@ -308,6 +308,7 @@ def test_every_binarizer_is_drawn():
     assert drawn == known
 
 
+@pytest.mark.slow
 def test_every_measure_is_explained(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = DOCS / "weights.md"

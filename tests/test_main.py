@@ -11,7 +11,7 @@ import time
 import pytest
 
 from experiments import runs
-from tests.support import ROOT, commands, image_folders, processes, terminals
+from tests.support import ROOT, commands, image_folders, one_block, processes, terminals
 
 run = functools.partial(commands.run, "main")
 DIGITS = "--config=configs/digits.py"
@@ -19,9 +19,9 @@ DIGITS = "--config=configs/digits.py"
 
 @pytest.mark.slow
 def test_train_evaluate_and_refuse_another_config(tmp_path):
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
-    common = [DIGITS, f"--workdir={tmp_path / 'run'}", "--config.epochs=2"]
-    trained = run(*common, **cache)
+    common = [*one_block.arguments(tmp_path), f"--workdir={tmp_path / 'run'}", "--config.epochs=2"]
+    common.append("--config.tensorboard=True")
+    trained = run(*common)
     assert trained.returncode == 0 and trained.stderr == ""
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
@@ -36,7 +36,7 @@ def test_train_evaluate_and_refuse_another_config(tmp_path):
     )
     assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
 
-    evaluated = run(*common, "--mode=eval", "--config.eval_batch_size=50", **cache)
+    evaluated = run(*common, "--mode=eval", "--config.eval_batch_size=50")
     assert evaluated.returncode == 0, evaluated.stderr
     assert f"test top-1 {best['test_top1']:.2f}%" in evaluated.stdout and "on 360 images" in evaluated.stdout
 
@@ -49,7 +49,7 @@ def test_train_evaluate_and_refuse_another_config(tmp_path):
     wider = run(*common, "--config.resume_on_other_devices=True", XLA_FLAGS="--xla_force_host_platform_device_count=4")
     assert wider.returncode == 0, wider.stderr
     (tmp_path / "run" / "report.html").unlink()
-    same = run(*common, **cache)
+    same = run(*common)
     # The command of a finished run makes a report that is missing.
     assert f"report: {tmp_path / 'run' / 'report.html'}" in same.stdout and (tmp_path / "run" / "report.html").exists()
     assert same.stdout.splitlines()[-1] == trained.stdout.splitlines()[-1]

@@ -138,6 +138,7 @@ def test_decay_reaches_everything_unless_told_otherwise_and_never_a_shift():
     assert {path[-1] for path, value in on_layers.items() if value} == {"kernel", "alpha", "bias"}
 
 
+@pytest.mark.slow
 def test_bop_leaves_kernels_of_real_weights_to_the_other_optimizer():
     """Stage 1 of two-stage training: the weights are real, and only the activations are 1 bit."""
     c = digits(optimizer="bop", weight_binarizer="clipped_sign", bop_gamma=1.0, weight_decay=0.0)

@@ -12,7 +12,7 @@ import recu_jax.nnx
 from recu_jax import BinaryConv, binary_layers, set_tau, with_tau
 
 pytestmark = pytest.mark.slow
-STEPS = 60
+STEPS = 40
 
 
 @pytest.fixture(scope="module")

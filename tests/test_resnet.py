@@ -62,6 +62,7 @@ class ResNet(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name,sizes,bottleneck", [("resnet34", (3, 4, 6, 3), False), ("resnet50", (3, 4, 6, 3), True)])
 def test_same_network_as_in_pytorch(name, sizes, bottleneck, x64, monkeypatch):
     reference = ResNet(sizes, bottleneck, 10).double()

@@ -74,6 +74,7 @@ def test_vmap_over_models_and_samples(flavour, kind):
     np.testing.assert_array_equal(jit(jax.vmap(f, (None, 0)))(parameters[0], x), one_by_one[0])
 
 
+@pytest.mark.slow
 @both
 @kinds
 def test_jit_remat_and_vmap_of_grad(flavour, kind):

@@ -1,4 +1,4 @@
-"""From a run to its file and a prediction, as processes of their own; and mistakes."""
+"""From a run to its file and a prediction, each by a process; and mistakes."""
 
 import json
 import re
@@ -9,13 +9,13 @@ import pytest
 
 from recu_jax.commands import export
 from recu_jax.data import digits
-from tests.support import bad_files, commands
+from tests.support import bad_files, forked
 
 
 def command(name, *args):
     """What a command prints."""
-    done = commands.run(name, *args)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = forked.run(name, list(args))
+    assert done.status == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout.strip()
 

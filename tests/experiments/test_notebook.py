@@ -1,4 +1,4 @@
-"""The Colab notebook, from top to bottom in a kernel of its own: 8 virtual CPU devices, a small budget."""
+"""The Colab notebook, from top to bottom in a kernel of its own: 4 virtual CPU devices, a small budget."""
 
 import filecmp
 import hashlib
@@ -19,7 +19,7 @@ import pytest
 from tests.support import ROOT, chromium
 
 NOTEBOOK = ROOT / "experiments" / "colab_tpu.ipynb"
-DEVICES = 8
+DEVICES = 4
 
 
 def read_notebook():
@@ -62,8 +62,8 @@ def execute(folder):
         notebook,
         digits_epochs=1,
         cifar10_epochs=2,
-        cifar10_model="digits_resnet8",
-        cifar10_batch_size=20,
+        cifar10_model="cifar_resnet8",
+        cifar10_batch_size=18,
         cifar10_archive=(folder / "archive.tar.gz").as_uri(),
         cifar10_md5=hashlib.md5((folder / "archive.tar.gz").read_bytes()).hexdigest(),
         save_as="here",
@@ -71,6 +71,7 @@ def execute(folder):
     environment = {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "PYTHONPATH": str(ROOT),
         "IPYTHONDIR": str(folder / "ipython"),
     }
@@ -122,7 +123,7 @@ def test_all_devices_are_found(executed):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "run", "epochs", "batch_size"),
-    [("digits", "digits_1_epochs", 1, 32), ("cifar10", "digits_resnet8_2_epochs", 2, 16)],
+    [("digits", "digits_1_epochs", 1, 32), ("cifar10", "cifar_resnet8_2_epochs", 2, 16)],
 )
 def test_it_trains_on_all_devices(executed, cell, run, epochs, batch_size):
     outputs, folder = executed
@@ -132,7 +133,7 @@ def test_it_trains_on_all_devices(executed, cell, run, epochs, batch_size):
     last_line = f"runs/{run}: test top-1 {metrics[-1]['test_top1']:.2f}%, best {best:.2f}%"
     assert text(outputs[cell]).splitlines()[-1] == last_line
     config = json.loads((folder / "runs" / run / "run.json").read_text())["config"]
-    # 20 images do not divide over the devices.
+    # 18 images do not divide over the devices.
     assert (config["num_devices"], config["batch_size"]) == (DEVICES, batch_size)
 
 
@@ -155,7 +156,7 @@ def test_the_archive_becomes_arrays(executed):
 def shown_report(executed):
     outputs, folder = executed
     (output,) = outputs["report"]
-    return output.data["text/html"], (folder / "runs" / "digits_resnet8_2_epochs" / "report.html").read_text()
+    return output.data["text/html"], (folder / "runs" / "cifar_resnet8_2_epochs" / "report.html").read_text()
 
 
 @pytest.mark.slow
@@ -178,7 +179,7 @@ def test_the_runs_are_saved(executed):
     outputs, folder = executed
     said, *saved = text(outputs["save"]).splitlines()
     assert said == "This is not Colab, so there is no Google Drive: the runs are copied into a local folder."
-    assert saved == ["saved/here/digits_1_epochs", "saved/here/digits_resnet8_2_epochs"]
+    assert saved == ["saved/here/digits_1_epochs", "saved/here/cifar_resnet8_2_epochs"]
     for copy in map(pathlib.Path, saved):
         files = [file.relative_to(folder / copy) for file in (folder / copy).rglob("*") if file.is_file()]
         assert pathlib.Path("report.html") in files and any(file.parts[0] == "checkpoints" for file in files)

@@ -16,6 +16,7 @@ def test_the_stored_arrays_are_those_of_the_official_checkpoint():
         np.testing.assert_array_equal(stored[name], tensor.numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cifar_resnet20", "cifar_resnet18", "cifar_vgg_small"])
 def test_the_benchmarks_pytorch_version_is_the_same_network(name):
     from experiments.benchmarks import torch_recu

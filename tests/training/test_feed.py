@@ -136,6 +136,7 @@ class Slow:
         return self._records.name(i)
 
 
+@pytest.mark.slow
 def test_the_wait_for_data_is_measured(both):
     streamed, _ = both
     c = config(epochs=6)

@@ -19,7 +19,7 @@ from recu_jax.training.pretrained import first_state, load_variables, merge, tea
 from recu_jax.training.recipe import make_recipe
 from recu_jax.training.run import prepare, read_given_variables
 from recu_jax.training.step import create_state
-from tests.support import bad_files
+from tests.support import bad_files, one_block
 from tests.support.small_runs import recorded
 
 IMAGE = (8, 8, 1)
@@ -29,10 +29,14 @@ SPLITS, ARRAYS = ("train", "test"), ("images", "labels")
 def digits(**changes):
     c = get_config()
     c.epochs, c.num_devices, c.tensorboard = 1, 1, False
-    c.model = "digits_resnet8"
     for name, value in changes.items():
         c[name] = value
     return c
+
+
+def small(**changes):
+    """On the smallest network, whose programs compile in a third of the time."""
+    return digits(model=one_block.MODEL, **changes)
 
 
 def recipe_of(config):
@@ -44,22 +48,22 @@ def runs(tmp_path_factory):
     """A full-precision run, a first stage that it teaches, and a second stage that starts from there."""
     folder = tmp_path_factory.mktemp("stages")
     paths = {name: str(folder / name) for name in ("teacher", "stage1", "stage2")}
-    taught = {"teacher": paths["teacher"], "teacher_model": "digits_resnet8"}
+    taught = {"teacher": paths["teacher"], "teacher_model": "digits_resnet8", "report": False}
     results = {
-        "teacher": loop.train(digits(conv="float"), paths["teacher"]),
-        "stage1": loop.train(digits(conv="binary_activations", **taught), paths["stage1"]),
-        "stage2": loop.train(digits(init_from=paths["stage1"], **taught), paths["stage2"]),
+        "teacher": loop.train(digits(conv="float", report=False), paths["teacher"]),
+        "stage1": loop.train(small(conv="binary_activations", **taught), paths["stage1"]),
+        "stage2": loop.train(small(init_from=paths["stage1"], **taught), paths["stage2"]),
     }
     return paths, results
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", ["stage1", "teacher"])
-def test_real_weights_are_started_from(runs, start):
+@pytest.mark.parametrize("start,config_of,alphas", [("stage1", small, 2), ("teacher", digits, 6)])
+def test_real_weights_are_started_from(runs, start, config_of, alphas):
     paths, results = runs
-    config = digits(init_from=paths[start])
+    config = config_of(init_from=paths[start])
     state = first_state(config, recipe_of(config), IMAGE)
-    fresh = first_state(digits(), recipe_of(digits()), IMAGE)
+    fresh = first_state(config_of(), recipe_of(config_of()), IMAGE)
     given = flatten_dict(results[start].state.params)
     assert not any(path[-1] == "alpha" for path in given)
     scales = 0
@@ -69,7 +73,7 @@ def test_real_weights_are_started_from(runs, start):
             np.testing.assert_array_equal(value, flatten_dict(fresh.params)[path])
         else:
             np.testing.assert_array_equal(value, given[path])
-    assert scales == 6 and int(state.step) == 0
+    assert scales == alphas and int(state.step) == 0
 
 
 @pytest.mark.slow
@@ -86,7 +90,7 @@ def test_the_first_loss_is_that_against_the_teacher(runs, tmp_path):
     few = {f"{split}_{what}": getattr(data, f"{split}_{what}")[:40] for split in SPLITS for what in ARRAYS}
     np.savez(tmp_path / "few.npz", **few)
     # A student with real weights: no sign of it hangs on rounding.
-    config = digits(
+    config = small(
         conv="float", teacher=paths["teacher"], teacher_model="digits_resnet8", augment=False, batch_size=40,
         dtype="float64", dataset="npz", data_dir=str(tmp_path / "few.npz"), eval_batch_size=40,
     )  # fmt: skip
@@ -111,12 +115,12 @@ def test_the_first_loss_is_that_against_the_teacher(runs, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_does_not_fit_is_named(runs):
+def test_what_does_not_fit_is_named(runs, tmp_path):
     paths, _ = runs
     with pytest.raises(UserError, match="holds a run of model 'digits_resnet8'; it must be 'cifar_resnet20'"):
         load_variables(paths["teacher"], "cifar_resnet20")
     # A 1-bit run is no full-precision teacher.
-    config = digits(teacher=paths["stage2"], teacher_model="digits_resnet8")
+    config = digits(teacher=str(bad_files.workdir(tmp_path)), teacher_model="digits_resnet8")
     with pytest.raises(UserError, match="alpha is extra"):
         teacher_variables(config, recipe_of(config), IMAGE)
 

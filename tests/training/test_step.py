@@ -72,6 +72,7 @@ def assert_close(a, b, rtol):
     jax.tree.map(check, a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_four_devices_equal_one_with_global_batch_norm(dataset):
     c = config(dtype="float64", global_batch_norm=True)

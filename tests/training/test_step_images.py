@@ -69,7 +69,7 @@ def cropped(seed, step, position, image, padding, flip):
     return window[:, ::-1] if flip and jax.random.bernoulli(flip_key) else window
 
 
-@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("flip", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_an_image_is_cropped_and_mirrored_by_seed_step_and_position(flip):
     image = dataset(SIDE, 1).train_images[0]
     recipe = recipe_of(Linear(), crop_padding=2, flip=flip, augment=True)
