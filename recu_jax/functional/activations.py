@@ -3,11 +3,12 @@
 import math
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from recu_jax.functional.signs import approx_sign
 from recu_jax.functional.weights import EPSILON
-from recu_jax.ops.reductions import mean_and_squares, sum_columns, wide
+from recu_jax.ops.reductions import sum_columns, wide
 from recu_jax.ops.reverse_mode import reverse_mode
 
 
@@ -28,8 +29,8 @@ def normalize_sample(x: jax.Array, sample_ndim: int) -> jax.Array:
 def _normalize_sample_fwd(x, sample_ndim):
     rows = wide(x).reshape(-1, math.prod(x.shape[x.ndim - sample_ndim :]))
     n = rows.shape[1]
-    mean, squares = (sums[:, None] for sums in mean_and_squares(rows, 1))
-    variance = squares / max(n - 1, 1)
+    mean = (sum_columns(rows) / n)[:, None]
+    variance = sum_columns(jnp.square(rows - mean))[:, None] / max(n - 1, 1)
     inverse = lax.rsqrt(variance + EPSILON)
     return (rows * inverse).reshape(x.shape).astype(x.dtype), (x, mean, inverse)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from recu_jax.ops.conv import per_channel
-from recu_jax.ops.reductions import mean_and_squares, sum_rows
+from recu_jax.ops.reductions import sum_rows
 
 EPSILON = 1e-5
 MOMENTUM = 0.9
@@ -71,9 +71,10 @@ class BatchNorm(nn.Module):
         return y.astype(dtype)
 
 
-def _average(x: jax.Array, axis_name: str) -> jax.Array:
+def _average(x: jax.Array, axis_name: str | None) -> jax.Array:
     """Averages the rows of x, (rows, channels), and over the mapped axis."""
-    return lax.pmean(sum_rows(x) / x.shape[0], axis_name)
+    mean = sum_rows(x) / x.shape[0]
+    return mean if axis_name is None else lax.pmean(mean, axis_name)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -96,13 +97,9 @@ def normalize(
 
 def _normalize_fwd(x, scale, bias, axis_name):
     rows = x.reshape(-1, x.shape[-1]).astype(scale.dtype)
-    if axis_name is None:
-        mean, squares = mean_and_squares(rows, 0)
-        var = squares / rows.shape[0]
-    else:
-        mean = _average(rows, axis_name)
-        var = _average(jnp.square(rows - per_channel(mean, rows)), axis_name)
+    mean = _average(rows, axis_name)
     centered = rows - per_channel(mean, rows)
+    var = _average(centered * centered, axis_name)
     inverse = lax.rsqrt(var + EPSILON)
     y = centered * per_channel(inverse * scale, rows) + per_channel(bias, rows)
     return (y.reshape(x.shape), mean, var), (x, mean, inverse, scale)

@@ -6,8 +6,6 @@ same sums are vectorized and use all cores. On GPU and TPU the sums stay reducti
 operations before.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -23,29 +21,6 @@ def sum_rows(x: jax.Array) -> jax.Array:
 def sum_columns(x: jax.Array) -> jax.Array:
     """Sums (rows, columns) to (rows,)."""
     return by_platform(x, cpu=lambda x: x @ _ones(x.shape[1], x), default=lambda x: x.sum(1))
-
-
-def mean_and_squares(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Computes the mean of (rows, columns) along an axis, and the sum of the squared deviations from it.
-
-    CPUs read x twice. GPUs and TPUs read it once: a step of theirs consists of hundreds of small kernels, and waits for
-    memory. There the first row or column is subtracted before squares are summed, so that a large mean takes no digits
-    from small deviations.
-    """
-    return by_platform(x, cpu=functools.partial(_two_passes, axis), default=functools.partial(_one_pass, axis))
-
-
-def _two_passes(axis, x):
-    total = sum_columns if axis else sum_rows
-    mean = total(x) / x.shape[axis]
-    return mean, total(jnp.square(x - jnp.expand_dims(mean, axis)))
-
-
-def _one_pass(axis, x):
-    first = (x[:, :1] if axis else x[:1]).sum(axis)
-    moved = x - jnp.expand_dims(first, axis)
-    mean, squares = moved.sum(axis) / x.shape[axis], jnp.square(moved).sum(axis)
-    return first + mean, jnp.maximum(squares - jnp.square(mean) * x.shape[axis], 0)
 
 
 def wide(x: jax.Array) -> jax.Array:
