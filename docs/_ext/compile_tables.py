@@ -7,7 +7,7 @@ _FOLDER = pathlib.Path(__file__).parents[2] / "experiments" / "results" / "compi
 _SPACE = "\N{NO-BREAK SPACE}"
 _HEADER = (
     "device", "step", "batch a device", "compiled in", "memory a device", "kernels", "all-reduces", "operations, bytes",
-    "at most",
+    "bound",
 )  # fmt: skip
 
 

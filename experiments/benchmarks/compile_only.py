@@ -5,8 +5,9 @@
     python experiments/benchmarks/compile_only.py --list
 
 Nothing runs on a device, so nothing here is a speed. Memory is what the compiled program asks for. The bound is the
-most images a second that the device's published bandwidth and peak allow for the bytes and operations of the program;
-real steps are slower, above all where they consist of hundreds of small kernels.
+images a second that the device's published bandwidth and peak allow for the bytes and operations of the program, with
+all bytes taken from memory and none from a cache. Real steps are slower, above all where they consist of hundreds of
+small kernels.
 
 The steps are those of `recu train` for one batch of uint8 images that lies on the device, augmentation included. A run
 on CIFAR keeps the whole data set there, another 0.15 GB. The batch is that of each device. Each row is compiled in a
@@ -163,7 +164,7 @@ def in_words(row):
     return (
         f"{row['target']} {row['model']} {row['dtype']} {row['kind']}: compiled in {row['compile_seconds']:.0f} s, "
         f"{memory['needed'] / 2**30:.2f} of {memory['of_device'] / 2**30:.0f} GiB, {kernels}"
-        f"at most {bound['images_per_second']:,} images/s by {bound['binds']}"
+        f"bound {bound['images_per_second']:,} images/s by {bound['binds']}"
     )
 
 
