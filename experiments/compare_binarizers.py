@@ -62,7 +62,7 @@ class Pair:
         }  # fmt: skip
 
 
-# Bop as in its paper: these numbers, Adam for the rest.
+# Bop with the numbers of its paper. Bop flips signs of the kernels, and Adam trains all other parameters.
 BOP = (("optimizer", "bop"), ("bop_threshold", 1e-8), ("bop_gamma", 1e-4), ("learning_rate", 0.01))
 PAIRS = (
     Pair("ReCU", "papers", "recu", "recu"),
@@ -100,7 +100,7 @@ def recipe(dataset: str, folder: pathlib.Path, data_dir: str | None) -> list[str
 
 
 def train(pair: Pair, seed: int, epochs: int, arguments: Sequence[str], workdir: pathlib.Path, prefix: Sequence[str]):
-    """Test top-1 after each epoch."""
+    """Trains one pair in a process of its own; returns the top-1 on the test set after each epoch."""
     fields = {**pair.fields, "seed": seed, "epochs": epochs, "tensorboard": False, "report": False}
     process = runs.start(
         [*arguments, *(f"--config.{field}={value}" for field, value in fields.items())], workdir,

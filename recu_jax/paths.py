@@ -13,8 +13,8 @@ def local(path: str | os.PathLike, name: str = "the path") -> str:
     """Returns a path with `~` and `~USER` at its start replaced by the home folder.
 
     Args:
-      path: of a file or folder of this machine; it need not exist.
-      name: what the path is of, for the message: a flag or a field.
+      path: a file or folder on this machine. It need not exist.
+      name: the flag or config field that holds the path. Error messages name it.
 
     Raises:
       UserError: the path is an address, such as `gs://BUCKET/run`, or names a user without a home folder.

@@ -205,7 +205,10 @@ def main():
 
 
 def one_row(arguments, target, model, dtype, kind):
-    """Compiles a row and writes its file, in a process of its own unless this is it."""
+    """Compiles a row and writes its file; returns whether it succeeded.
+
+    It starts another process for this, unless `--here` says that this is already that process.
+    """
     name = row_name(target.name, model, dtype, kind)
     if arguments.here:
         row, text = compiled_row(target, model, dtype, kind)

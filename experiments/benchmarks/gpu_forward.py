@@ -53,7 +53,7 @@ TYPES = {
 
 @functools.partial(jax.jit, static_argnames="name")
 def forward(operands, name):
-    """bfloat16 (batch, height, width, features): 3x3 sums of the signs of x with those of the kernel."""
+    """Convolves the signs of x with the signs of the 3x3 kernel, both in the type `name`; returns bfloat16."""
     kind, summed = TYPES[name]
     signs = (jnp.where(a >= 0, 1, -1).astype(kind) for a in operands)
     sums = lax.conv_general_dilated(

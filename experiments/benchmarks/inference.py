@@ -197,7 +197,7 @@ def popcount_bounds(folder):
 
 
 def take_turns(workers, turns):
-    """One turn of each side in each case."""
+    """For each case, lets each side run once, one after the other, and appends the results to `turns`."""
     for case in CASES:
         for worker in workers:
             turns[case][worker.side].append(worker.turn(case))

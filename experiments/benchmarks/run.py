@@ -1,22 +1,28 @@
-"""The speed of everything, as ratios to a peer measured in the same run: one table, one JSON.
+"""Measures the speed of everything: one table, one JSON.
+
+Most rows are ratios to a peer that is measured in the same run.
 
     python experiments/benchmarks/run.py --torch_python=TORCH/bin/python --data_dir=$HOME/tensorflow_datasets \\
         --out=experiments/results/benchmarks/cpu.json [train eval memory import first_step input_pipeline]
 
-- train, eval: a step of each model, float32, images a second. Peers are a straightforward PyTorch version
-  (`torch_recu.py`) with `torch.compile`, in the faster of two layouts, and the same without it. Share of the machine's
-  ceiling: operations of the network in floats against those of a large matrix product, bytes that the program moves
-  against those of a large copy.
-- memory: the peak of a `cifar_resnet20` train step, less what the process held before there was a model.
+- train, eval: a step of each model, float32, images a second. There are two peers, both a straightforward PyTorch
+  version (`torch_recu.py`). One uses `torch.compile`, in the faster of two layouts. The other does not. Each row also
+  has two shares of the machine's ceiling. The first is the operations per second of the step, divided by those of a
+  large matrix product; 1-bit operations count as float operations. The second is the bytes per second that the program
+  moves, divided by those of a large copy.
+- memory: the peak memory of a `cifar_resnet20` train step, divided by PyTorch's without `torch.compile`. What the
+  process held before it built the model is subtracted.
 - import: a process that imports recu_jax against one that imports flax.linen.
 - first_step: seconds from a process's start to its first step on the digits, without and with a compilation cache.
 - input_pipeline: photographs a second with two workers against one, and against the same pipeline made of Pillow;
   memory over 20,000 images.
 
-Seconds on a shared machine drift by tens of percent within minutes. So both sides are prepared and warmed up first,
-each in an interpreter of its own, and then take turns while the other is idle; the ratio is taken within each pair of
-neighbours, and its median and extremes over the pairs are reported. `--torch_python` names an interpreter with PyTorch.
-Needs Linux, and for these rows a CPU; `experiments/gpu_session.py` has a GPU's.
+Seconds on a shared machine drift by tens of percent within minutes. So each side runs in an interpreter of its own. All
+sides are prepared and warmed up first. Then they take turns: while one runs, the others wait. Each round of turns gives
+one ratio. The median, the minimum and the maximum of the ratios are reported.
+
+`--torch_python` names an interpreter with PyTorch. Needs Linux. All rows are measured on the CPU;
+`experiments/gpu_session.py` measures on a GPU.
 """
 
 import argparse

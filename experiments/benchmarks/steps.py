@@ -24,7 +24,8 @@ from experiments.benchmarks.turns import answers, others_busy
 
 BATCH_SIZES = {"cifar_resnet20": 256, "cifar_resnet18": 64, "cifar_vgg_small": 64, "imagenet_resnet18": 16}
 KINDS = ("train", "eval")
-# As many as CIFAR-10 has, so that picking a batch misses the caches as it does there; as many photographs as fit.
+# Number of images, by their height. 32: as many as CIFAR-10 has, so that picking a batch misses the caches as often as
+# it does there. 224: 77 MB of photographs.
 IMAGES = {32: 50_000, 224: 512}
 # Steps that the trainer puts into one call to a device: `recu_jax.ops.backend`.
 GPU_STEPS_PER_DISPATCH = 64

@@ -63,7 +63,7 @@ def local_path(text: str) -> str:
     """The type of every argument that is a path; see `paths.local`."""
     try:
         return paths.local(text)
-    except UserError as error:  # a ValueError, which argparse would describe in its own words
+    except UserError as error:  # of a ValueError, which UserError is, argparse would print its own message
         raise argparse.ArgumentTypeError(str(error)) from error
 
 

@@ -158,7 +158,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
 
 
 def with_local_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Returns a copy whose paths are those of `paths.local`. Raises UserError for a path of another machine."""
+    """Returns a copy of the config with each path as `paths.local` returns it.
+
+    Raises:
+      UserError: a path is on another machine.
+    """
     config = config.copy_and_resolve_references()
     for field in PATHS:
         if config[field] is not None:

@@ -37,7 +37,7 @@ CHOICES = {
 }
 # Fields that also take an object of the user's own, as `module:name`.
 OWN = ("model", "weight_binarizer", "activation_binarizer", "tracker")
-# Fields that a model follows if its factory takes an argument.
+# Arguments of a model's factory, and the config fields that have an effect only if the factory takes the argument.
 _BY_ARGUMENT = {
     "conv": (
         "conv", "alpha", "weight_binarizer", "activation_binarizer", "standardize", "laplace_b", "center", "clamp",

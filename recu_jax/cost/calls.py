@@ -135,8 +135,8 @@ class Calls:
         if call.layer is not None and call.layer.binary_weights:
             binary = kernel.size
             if call.layer.alpha == "mean":
-                # Alpha is computed from the real weights, which inference does not keep. It keeps one number per output
-                # channel.
+                # Alpha is computed from the real weights. Inference keeps alpha, one number per output channel, and not
+                # the real weights.
                 constants = kernel.size // call.products
         total = sum(array.size for array in parameters.values())
         shape = None if kernel is None else tuple(kernel.shape)

@@ -82,7 +82,7 @@ def _measures(layer, x, progress):
     given = {name: nn.meta.unbox(layer.get_variable("params", name)) for name in binarizer.parameters}
     given |= {"sample_ndim": sample_ndim, "progress": progress}
     positive = binarizer(x, train=False, **given) > 0
-    # A layer of one example at a time, without an axis of the batch, compares its first axis.
+    # If the input is one example without a batch axis, this compares the entries along the example's first axis.
     changes = (positive != positive[:1]).any(tuple(range(x.ndim - 1)))
     return {
         "positive_signs": positive.mean(),

@@ -183,8 +183,8 @@ class _Found:
     """Collects the measures of all calls.
 
     The measures leave the program by a callback, because they cannot be returned from within `nn.scan` or `nn.remat`.
-    The callback gives a zero, which is added to the layer's inputs. So it is a part of the data flow: `nn.scan` refuses
-    callbacks that are not.
+    `nn.scan` refuses a callback that is not a part of the data flow. So the callback returns a zero, which is added to
+    the layer's inputs.
     """
 
     def __init__(self):

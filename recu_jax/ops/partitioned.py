@@ -19,11 +19,11 @@ def over_batch(
 ) -> jax.Array:
     """Computes `function(*args)`. Where the batch is sharded, each device computes its part.
 
-    Under `vmap` the calls of a device run one after the other, as those of `jax.ffi.ffi_call` do. A mapped axis may be
-    sharded too. The function is not differentiated.
+    Under `vmap` each device makes its calls one after the other, as `jax.ffi.ffi_call` does. A mapped axis may be
+    sharded too. The result has no derivative: callers define one.
 
     Args:
-      function: of arrays, with one array as result. It gets any part of a batch.
+      function: takes arrays and returns one array. The part of the batch that it gets may have any size.
       *args: its arguments.
       batched: for each argument, whether its first axis is the batch. All devices get the whole of the others.
       summed: whether the result is a sum over the batch. Otherwise its first axis is the batch.

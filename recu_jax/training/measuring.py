@@ -98,7 +98,7 @@ class EpochDiagnostics:
 
 
 def _of_first_device(state):
-    """The variables on one device. All hold the same, and measuring on all would not be faster."""
+    """The variables on one device. All devices hold the same, and measuring on all of them would not be faster."""
     return jax.tree.map(lambda a: a.addressable_data(0), state.variables)
 
 
