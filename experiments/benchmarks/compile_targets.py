@@ -33,12 +33,13 @@ class Target:
     description: str = ""
 
 
-# Bytes of memory, bytes a second, operations a second in bfloat16, dimensions of a slice.
+# Of a chip: bytes of memory, bytes a second, operations a second in bfloat16; dimensions of a slice; devices that XLA
+# sees of a chip: the two cores of a v4 chip are one each, with half of all.
 _TPUS = {
-    "v4": (32 * 2**30, 1.228e12, 275e12, 3),
-    "v5e": (16 * 2**30, 0.819e12, 197e12, 2),
-    "v5p": (95 * 2**30, 2.765e12, 459e12, 3),
-    "v6e": (32 * 2**30, 1.64e12, 918e12, 2),
+    "v4": (32 * 2**30, 1.228e12, 275e12, 3, 2),
+    "v5e": (16 * 2**30, 0.819e12, 197e12, 2, 1),
+    "v5p": (95 * 2**30, 2.765e12, 459e12, 3, 1),
+    "v6e": (32 * 2**30, 1.64e12, 918e12, 2, 1),
 }
 # Chips, and the slices that hold them, in 2 and in 3 dimensions. XLA builds no slice smaller than one machine.
 _SLICES = {
@@ -51,12 +52,12 @@ _SLICES = {
 
 
 def _tpus():
-    for kind, (memory, bandwidth, peak, dimensions) in _TPUS.items():
+    for kind, (memory, bandwidth, peak, dimensions, cores) in _TPUS.items():
         for chips, slices in _SLICES.items():
             topology = slices[dimensions == 3]
             yield Target(
-                kind if chips == 1 else f"{kind}-{chips}", "tpu", f"{kind}:{topology}", chips, memory, bandwidth,
-                {"bfloat16": peak, "float32": peak},
+                kind if chips == 1 else f"{kind}-{chips}", "tpu", f"{kind}:{topology}", chips * cores, memory / cores,
+                bandwidth / cores, dict.fromkeys(("bfloat16", "float32"), peak / cores),
             )  # fmt: skip
 
 

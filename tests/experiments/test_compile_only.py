@@ -69,6 +69,7 @@ def test_a_program_that_xla_compiled_here():
 def test_targets_have_all_that_a_bound_needs():
     assert {"h100", "h200", "a100", "b200"} < set(TARGETS)
     assert {f"{kind}{n}" for kind in ("v4", "v5e", "v5p", "v6e") for n in ("", "-4", "-16", "-256")} < set(TARGETS)
+    assert TARGETS["v5e-16"].devices == 16 and TARGETS["v4-16"].devices == 32
     for target in TARGETS.values():
         assert min(target.memory, target.bandwidth, *target.peaks.values()) > 1e9
         assert set(target.peaks) == {"bfloat16", "float32"} and (target.platform == "cuda") == bool(target.description)
