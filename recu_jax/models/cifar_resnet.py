@@ -84,7 +84,7 @@ class CifarResNet(nn.Module):
       conv: convolution of the blocks; `recu_jax.layers.Conv` makes the full-precision twin.
       norm_axis: name of the mapped axis over which batch norm averages; with None each device has its own statistics.
       nonlinearity: nonlinearity of the blocks, one of `parts.NONLINEARITIES`.
-      fused: whether the compiled kernels of CPUs compute whole units in training; see `models.unit`.
+      fused: whether compiled kernels compute whole units in training, on CPUs alone; see `models.unit`.
     """
 
     stage_sizes: Sequence[int]

@@ -30,7 +30,7 @@ class CifarVgg(nn.Module):
       conv: all convolutions except the first; `recu_jax.layers.Conv` makes the full-precision twin.
       norm_axis: name of the mapped axis over which batch norm averages; with None each device has its own statistics.
       nonlinearity: nonlinearity after all convolutions except the first, one of `parts.NONLINEARITIES`.
-      fused: whether the compiled kernels of CPUs compute whole units in training; see `models.unit`.
+      fused: whether compiled kernels compute whole units in training, on CPUs alone; see `models.unit`.
     """
 
     widths: Sequence[int] = (128, 128, 256, 256, 512, 512)
