@@ -88,7 +88,7 @@ def test_every_path_of_the_config_is_expanded(home):
     changed = fields.with_local_paths(config.load("digits", **{name: f"~/{name}" for name in fields.PATHS}))
     assert {name: changed[name] for name in fields.PATHS} == {name: f"{home}/{name}" for name in fields.PATHS}
     texts = {f.name for of_section in fields.FIELDS.values() for f in of_section if f.kind is str}
-    assert texts - set(fields.PATHS) == {"nonlinearity", "freeze"}
+    assert texts - set(fields.PATHS) == {"nonlinearity", "freeze", "tracker"}
     for name in fields.PATHS:
         with pytest.raises(UserError, match=f"config.{name} is 's3://b/x', and {BUCKET}"):
             loop.train(config.load("digits", **{name: "s3://b/x"}), home / "run")
