@@ -71,6 +71,8 @@ LINES = (
 )
 
 
+# The child of the fork starts another program at once.
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning", "ignore:This process:DeprecationWarning")
 @pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 120])
 def test_no_line_on_a_terminal_is_torn(columns, tmp_path):
