@@ -16,7 +16,7 @@ from tests.support import ROOT, commands
 
 # Run by Python before anything else in a process whose PYTHONPATH begins with its folder.
 AS_ON_WINDOWS = """
-import asyncio, concurrent.futures.process, os, signal, sys  # what is for this system alone is imported first
+import asyncio, concurrent.futures.process, os, signal, sys  # first what only works with all that this system has
 try:
     import psutil
 except ImportError:

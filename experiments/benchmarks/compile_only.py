@@ -9,10 +9,10 @@ images a second that the device's published bandwidth and peak allow for the byt
 all bytes taken from memory and none from a cache. Real steps are slower, above all where they consist of hundreds of
 small kernels.
 
-The steps are those of `recu train` for one batch of uint8 images that lies on the device, augmentation included. A run
-on CIFAR keeps the whole data set there, another 0.15 GB. The batch is that of each device. Each row is compiled in a
-process of its own and is a file in experiments/results/compile_only. A row that is there is not compiled again without
---again.
+Each row is a step of `recu train` or of its evaluation, for one batch of uint8 images that lies on the device. The
+augmentation is a part of it. A run on CIFAR keeps the whole data set on the device, another 0.15 GB. The batch is that
+of each device. Each row is compiled in a process of its own and is a file in experiments/results/compile_only. A row
+that is there is not compiled again without --again.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from experiments.benchmarks.compile_targets import TARGETS
+from experiments.benchmarks.counted import analysis, without_kernels
 from experiments.benchmarks.steps import KINDS, image_size
 from experiments.benchmarks.turns import cpu_model
 
@@ -76,16 +77,9 @@ def operations(model, dtype, kind):
     """Operations of a step on one device, as XLA counts them in the program before it optimizes it."""
     import jax
 
-    from recu_jax.ops import native
-
-    fastest = native.cpu_backend
-    native.cpu_backend = lambda: "xla"
-    try:
+    with without_kernels():
         step, arguments = jitted(model, dtype, kind, jax.devices("cpu")[:1])
-        analysis = step.lower(*arguments).cost_analysis()
-    finally:
-        native.cpu_backend = fastest
-    return float((analysis[0] if isinstance(analysis, list | tuple) else analysis)["flops"])
+        return float(analysis(step.lower(*arguments))["flops"])
 
 
 def compiled_row(target, model, dtype, kind):
@@ -108,8 +102,7 @@ def compiled_row(target, model, dtype, kind):
     done = operations(model, dtype, kind)
     moved = program.bytes_moved()
     if target.platform == "tpu":
-        analysis = compiled.cost_analysis()
-        moved = int((analysis[0] if isinstance(analysis, list | tuple) else analysis)["bytes accessed"])
+        moved = int(analysis(compiled)["bytes accessed"])
     by_bytes, by_operations = moved / target.bandwidth, done / target.peaks[dtype]
     needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
     row = {

@@ -22,7 +22,15 @@ _PARTIAL = ("gather", "dynamic-slice", "slice")
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """A line of the program: its name, the shape of its result, what it does, its operands and all that follows."""
+    """A line of the program.
+
+    Attributes:
+      name: of the result.
+      shape: of the result, as text.
+      opcode: name of the operation.
+      operands: their names.
+      rest: the text from the operands on.
+    """
 
     name: str
     shape: str
@@ -46,7 +54,7 @@ class Program:
                 current.append(_instruction(*found.groups()))
 
     def kernels(self) -> list[Instruction]:
-        """What the device starts one after the other: each line of the entry and of what it calls that computes."""
+        """Lists the operations that the device starts, in order. Loops are repeated as often as they run."""
         return list(self._run(self.entry))
 
     def _run(self, name):

@@ -3,6 +3,7 @@
 python experiments/benchmarks/counted.py MODEL...          # prints JSON
 """
 
+import contextlib
 import json
 import sys
 import time
@@ -19,22 +20,29 @@ def count(model):
     Bits are counted as the floats that they stand for: a step's work is the same whoever does it. Bytes are those of
     our own program, compiled kernels included.
     """
-    from recu_jax.ops import native
-
     batch = steps.BATCH_SIZES[model]
     case, dataset = steps.Case(model, batch, batch), steps.random_dataset(model, batch)
     counted = {kind: {} for kind in steps.KINDS}
     for kind in steps.KINDS:
         lowered = _lower(case, dataset, kind)
-        counted[kind]["bytes"] = _analysis(lowered.compile())["bytes accessed"]
+        counted[kind]["bytes"] = analysis(lowered.compile())["bytes accessed"]
+    with without_kernels():
+        for kind in steps.KINDS:
+            counted[kind]["operations"] = analysis(_lower(case, dataset, kind))["flops"]
+    return counted
+
+
+@contextlib.contextmanager
+def without_kernels():
+    """Programs that are traced in this block convolve floats, as on a CPU without the compiled kernels."""
+    from recu_jax.ops import native
+
     fastest = native.cpu_backend
     native.cpu_backend = lambda: "xla"
     try:
-        for kind in steps.KINDS:
-            counted[kind]["operations"] = _analysis(_lower(case, dataset, kind))["flops"]
+        yield
     finally:
         native.cpu_backend = fastest
-    return counted
 
 
 def _lower(case, dataset, kind):
@@ -43,9 +51,10 @@ def _lower(case, dataset, kind):
     return step.lower(state, *arguments())
 
 
-def _analysis(program):
-    analysis = program.cost_analysis()
-    return analysis[0] if isinstance(analysis, list | tuple) else analysis
+def analysis(program):
+    """XLA's costs of a lowered or compiled program, by name."""
+    costs = program.cost_analysis()
+    return costs[0] if isinstance(costs, list | tuple) else costs
 
 
 def ceiling():

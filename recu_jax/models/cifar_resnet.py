@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from recu_jax.layers import NOT_GIVEN, BinaryConv, Tau, kaiming_normal
 from recu_jax.models.batch_norm import BatchNorm
 from recu_jax.models.parts import PAD_1, LastLinear, check_halved_evenly, first_conv, nonlinearity, stages
-from recu_jax.models.unit import fusible, unit
+from recu_jax.models.unit import conv_of_units, unit
 
 
 def shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
@@ -44,10 +44,10 @@ class TwoShortcutBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, tau: Tau, progress: jax.Array | float | None, train: bool) -> jax.Array:
-        one = partial(unit, norm=self.norm, nonlinear=self.nonlinearity, tau=tau, progress=progress, train=train)
+        apply = partial(unit, norm=self.norm, nonlinear=self.nonlinearity, tau=tau, progress=progress, train=train)
         added = shortcut(x, self.features, self.stride)
-        x = one(x, partial(self.conv, self.features, strides=self.stride), number=1, shortcut=added)
-        return one(x, partial(self.conv, self.features), number=2, shortcut=x)
+        x = apply(x, partial(self.conv, self.features, strides=self.stride), number=1, shortcut=added)
+        return apply(x, partial(self.conv, self.features), number=2, shortcut=x)
 
 
 class OneShortcutBlock(nn.Module):
@@ -64,10 +64,10 @@ class OneShortcutBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, tau: Tau, progress: jax.Array | float | None, train: bool) -> jax.Array:
-        one = partial(unit, norm=self.norm, nonlinear=self.nonlinearity, tau=tau, progress=progress, train=train)
-        y = one(x, partial(self.conv, self.features, strides=self.stride), number=1)
+        apply = partial(unit, norm=self.norm, nonlinear=self.nonlinearity, tau=tau, progress=progress, train=train)
+        y = apply(x, partial(self.conv, self.features, strides=self.stride), number=1)
         added = shortcut(x, self.features, self.stride)
-        return one(y, partial(self.conv, self.features), number=2, shortcut=added)
+        return apply(y, partial(self.conv, self.features), number=2, shortcut=added)
 
 
 class CifarResNet(nn.Module):
@@ -123,7 +123,7 @@ class CifarResNet(nn.Module):
         """
         check_halved_evenly(x, x, len(self.stage_sizes) - 1)
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv = fusible(self.conv) if self.fused else self.conv
+        conv = conv_of_units(self.conv, self.fused)
         conv = partial(conv, kernel_size=(3, 3), padding=PAD_1, kernel_init=kaiming_normal, **types)
         norm = partial(BatchNorm, axis_name=self.norm_axis, **types)
         x = first_conv(self.widths[0], name="conv1", **types)(x)

@@ -12,7 +12,7 @@ from recu_jax.errors import UserError
 from recu_jax.layers import NOT_GIVEN, BinaryConv, Tau
 from recu_jax.models.batch_norm import BatchNorm
 from recu_jax.models.parts import PAD_1, first_conv, nonlinearity
-from recu_jax.models.unit import fusible, unit
+from recu_jax.models.unit import conv_of_units, unit
 
 # N(0, sqrt(2 / (k k C_out))). It uses the fan-out; the residual networks use the fan-in.
 _fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -71,16 +71,16 @@ class CifarVgg(nn.Module):
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         nonlinear = nonlinearity(self.nonlinearity, **types)
         norm = partial(BatchNorm, axis_name=self.norm_axis, **types)
+        conv = conv_of_units(self.conv, self.fused)
+        conv = partial(conv, kernel_size=(3, 3), padding=PAD_1, kernel_init=_fan_out_normal, **types)
         for i, features in enumerate(self.widths):
-            conv = partial(fusible(self.conv) if self.fused else self.conv, features, kernel_size=(3, 3))
-            conv = partial(conv, padding=PAD_1, kernel_init=_fan_out_normal, **types)
             if i == 0:
                 x = first_conv(features, kernel_init=_fan_out_normal, name="conv0", **types)(x)
                 x = jax.nn.hard_tanh(norm(name="bn0")(x, use_running_average=not train))
             elif i not in self.pooled:
-                x = unit(x, conv, norm, nonlinear, i, tau=tau, progress=progress, train=train)
+                x = unit(x, partial(conv, features), norm, nonlinear, i, tau=tau, progress=progress, train=train)
             else:
-                x = conv(name=f"conv{i}")(x, tau=tau, progress=progress, train=train)
+                x = conv(features, name=f"conv{i}")(x, tau=tau, progress=progress, train=train)
                 x = norm(name=f"bn{i}")(nn.max_pool(x, (2, 2), (2, 2)), use_running_average=not train)
                 x = nonlinear(x, f"nonlinear{i}")
         # PyTorch's order (channel, row, column), so that the linear layer has the same matrix as in PyTorch.

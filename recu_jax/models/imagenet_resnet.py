@@ -24,7 +24,7 @@ from recu_jax.models.parts import (
     stem_conv,
     stem_pool,
 )
-from recu_jax.models.unit import fusible, unit
+from recu_jax.models.unit import conv_of_units, unit
 
 # Initial scale of every batch norm except the last (SPEC.md 6). With it a block initially equals its shortcut.
 SMALL_SCALE = 1e-8
@@ -46,10 +46,10 @@ class ProjectionBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, tau: Tau, progress: jax.Array | float | None, train: bool) -> jax.Array:
-        one = partial(unit, norm=self.norm, nonlinear=self.nonlinearity, tau=tau, progress=progress, train=train)
+        apply = partial(unit, norm=self.norm, nonlinear=self.nonlinearity, tau=tau, progress=progress, train=train)
         added = projection(x, self.features, self.stride, self.shortcut_conv, self.norm, train)
-        x = one(x, partial(self.conv, self.features, strides=self.stride), number=1, shortcut=added)
-        return one(x, partial(self.conv, self.features), number=2, shortcut=x)
+        x = apply(x, partial(self.conv, self.features, strides=self.stride), number=1, shortcut=added)
+        return apply(x, partial(self.conv, self.features), number=2, shortcut=x)
 
 
 class ImagenetResNet(nn.Module):
@@ -97,7 +97,7 @@ class ImagenetResNet(nn.Module):
           (batch, num_classes).
         """
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv = fusible(self.conv) if self.fused else self.conv
+        conv = conv_of_units(self.conv, self.fused)
         conv = partial(conv, kernel_size=(3, 3), padding=PAD_1, kernel_init=kaiming_normal, **types)
         norm = partial(BatchNorm, axis_name=self.norm_axis, **types)
         small_norm = partial(norm, scale_init=nn.initializers.constant(SMALL_SCALE))

@@ -1,6 +1,6 @@
 """A 1-bit convolution, its batch norm, the shortcut and the nonlinearity, as one unit of a model.
 
-`fusible` lets a model compute its units in training by the compiled kernels of `recu_jax.ops.unit`. Variables and
+`conv_of_units` lets a model compute its units in training by the compiled kernels of `recu_jax.ops.unit`. Variables and
 results are those of the four parts, up to rounding.
 """
 
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from recu_jax.binarizers import activations
 from recu_jax.layers import BinaryConv, Tau
+from recu_jax.models.batch_norm import EPSILON
 from recu_jax.models.parts import hard_tanh
 from recu_jax.ops import unit as ops
 from recu_jax.ops.conv import ConvSpec
@@ -22,19 +23,21 @@ class UnitConv(BinaryConv):
     """A `BinaryConv` that may compute the whole unit.
 
     Attributes:
-      finish: function of the input, the signs of the kernel and alpha. It replaces the product in training.
+      finish: function of the input, the signs of the kernel and alpha. It replaces the product.
     """
 
     finish: Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array] | None = None
 
     def _convolved(self, x, weights, alpha, progress, train):
-        if train and self.finish is not None:
+        if self.finish is not None:
             return self.finish(x, weights, alpha)
         return super()._convolved(x, weights, alpha, progress, train)
 
 
-def fusible(conv: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """Replaces `BinaryConv` in a `functools.partial` of it; returns any other convolution as it is."""
+def conv_of_units(conv: Callable[..., nn.Module], fused: bool) -> Callable[..., nn.Module]:
+    """Replaces `BinaryConv`, also in a `functools.partial`, if `fused`. Returns any other convolution as it is."""
+    if not fused:
+        return conv
     if conv is BinaryConv:
         return UnitConv
     if isinstance(conv, partial) and conv.func is BinaryConv:
@@ -70,41 +73,35 @@ def unit(
       tau, progress, train: as in `BinaryConv`.
     """
     batch_norm, name = norm(name=f"bn{number}"), f"conv{number}"
-    if train and nonlinear is hard_tanh and _is_fused(conv, batch_norm, x):
+    spec = _fused_spec(conv, batch_norm, x) if train and nonlinear is hard_tanh else None
+    if spec is not None:
         added = "identity" if shortcut is x else shortcut
-        conv = partial(conv, finish=partial(_finish, batch_norm, _spec(conv), added))
+        conv = partial(conv, finish=partial(_finish, batch_norm, spec, added))
         return conv(name=name)(x, tau=tau, progress=progress, train=train)
     y = conv(name=name)(x, tau=tau, progress=progress, train=train)
     y = batch_norm(y, use_running_average=not train)
     return nonlinear(y if shortcut is None else y + shortcut, f"nonlinear{number}")
 
 
-def _is_fused(conv, batch_norm, x):
+def _fused_spec(conv, batch_norm, x):
+    """The geometry of the convolution, or None if the compiled kernels do not compute such a unit."""
     if batch_norm.is_initializing() or not isinstance(conv, partial) or conv.func is not UnitConv:
-        return False
-    layer = _detached(conv)
+        return None
+    layer = conv(parent=None)  # outside of any model, to read its fields
+    spec = ConvSpec.create(
+        layer.kernel_size, layer.strides, layer.padding, layer.kernel_dilation, layer.feature_group_count,
+        layer.input_dilation, layer.precision,
+    )  # fmt: skip
     types = {jnp.dtype(t) for t in (x.dtype, layer.param_dtype, layer.dtype or x.dtype, batch_norm.param_dtype)}
-    return (
+    fits = (
         layer.input_binarizer == activations.ReCU()
         and layer.binary_weights
         and not layer.use_bias
         and layer.preferred_element_type is None
         and types == {jnp.dtype(jnp.float32)}
-        and ops.is_served(x, (*layer.kernel_size, x.shape[-1] // layer.feature_group_count), _spec(conv))
+        and ops.is_served(x, (*layer.kernel_size, x.shape[-1] // layer.feature_group_count), spec)
     )
-
-
-def _detached(conv):
-    """The layer that `conv` makes, outside of any model, to read its fields."""
-    return conv(parent=None)
-
-
-def _spec(conv):
-    layer = _detached(conv)
-    return ConvSpec.create(
-        layer.kernel_size, layer.strides, layer.padding, layer.kernel_dilation, layer.feature_group_count,
-        layer.input_dilation, layer.precision,
-    )  # fmt: skip
+    return spec if fits else None
 
 
 def _finish(batch_norm, spec, shortcut, x, kernel, alpha):
@@ -112,7 +109,7 @@ def _finish(batch_norm, spec, shortcut, x, kernel, alpha):
     alpha = jnp.ones(kernel.shape[-1:], jnp.float32) if alpha is None else alpha
 
     def normalized(scale, bias, axis_name):
-        return ops.unit(x, kernel, alpha, scale, bias, shortcut, spec, axis_name)
+        return ops.unit(x, kernel, alpha, scale, bias, shortcut, spec, EPSILON, axis_name)
 
     like = jax.ShapeDtypeStruct((*x.shape[:-1], kernel.shape[-1]), x.dtype)
     return batch_norm(like, use_running_average=False, normalized=normalized)

@@ -1,4 +1,4 @@
-"""Functions of which CPUs run another form than GPUs and TPUs.
+"""Functions that have one form for CPUs and another for GPUs and TPUs.
 
 A function is traced on one device and may be compiled for another: `jax.jit` compiles for the device of its arguments,
 `jax.export` for any platform. So the form is chosen when a traced program is lowered, not while it is traced.
@@ -30,7 +30,7 @@ def by_platform(*args: Any, cpu: Callable, default: Callable) -> Any:
     Args:
       *args: trees of arrays.
       cpu, default: two forms of one function of arrays alone. Their results have the same shapes and dtypes, and are
-        equal up to rounding. Derivatives are those of `default`.
+        equal up to rounding. JAX differentiates `default`, for CPUs too.
     """
     return _bind(args, cpu, cpu, default, None)
 

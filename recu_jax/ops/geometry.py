@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 from jax import lax
 
@@ -12,6 +13,11 @@ from recu_jax.ops.packing import word_count
 
 BLOCK = 16  # output channels per pass of the compiled kernels; kBlock in csrc/binary_conv.h
 COMPILED_DIMENSIONS = 3  # largest number of spatial dimensions in the compiled kernels
+
+
+def is_compiled(spec: ConvSpec) -> bool:
+    """Whether the compiled kernels have convolutions of this kind."""
+    return len(spec.strides) <= COMPILED_DIMENSIONS and spec.input_dilation is None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +71,15 @@ class Geometry:
         return cls(
             batch, tuple(spatial), tuple(window), spec.strides, spec.kernel_dilation, pads, groups,
             in_features // groups, features // groups,
+        )  # fmt: skip
+
+    @classmethod
+    def of(cls, x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> "Geometry":
+        """The geometry of the convolution of x, (batch, *spatial, in_features), with a kernel, by `spec`."""
+        *window, _, features = kernel.shape
+        return cls.create(
+            x.shape[0], x.shape[1:-1], window, x.shape[-1], features, spec.strides, spec.padding, spec.kernel_dilation,
+            spec.feature_group_count,
         )  # fmt: skip
 
     @property

@@ -74,6 +74,14 @@ def pack(x: jax.Array, groups: int = 1, backend: str | None = None, norm: jax.Ar
     return call("recu_pack", shape, x, or_empty(norm), channels=np.int64(channels), isa=backend)
 
 
+def pack_signs_of_kernel(kernel: jax.Array, backend: str) -> jax.Array:
+    """Packs the signs of a kernel, (*window, channels, features), into uint32, (features, *window, words).
+
+    The number of words is even, as in `pack`.
+    """
+    return pack(jnp.moveaxis(kernel, -1, 0), 1, backend)
+
+
 def batch_norm(x: jax.Array, norm: jax.Array) -> jax.Array:
     """Computes `(x - mean) * factor + bias` for x, (..., channels), and norm, (3, channels)."""
     mean, factor, bias = (per_channel(row, x) for row in norm)

@@ -15,8 +15,8 @@ step took 2.2 s instead of 2.0 s on jax 0.10.1, and 1.8 s instead of 1.3 s on 0.
 `y = alpha * conv(x, k)` is linear in `k`. So the gradient of alpha is a sum over the kernel gradient:
 `d alpha_c = sum_k K_c * k_c` with `K = dconv/dk(x, dy)`. The output of the convolution is neither kept nor read again.
 
-Derivatives of the gradient itself (Hessian-vector products, gradient penalties) are those of XLA's convolution. For
-them the backward pass takes `x` too. In a first derivative nothing reads it, so XLA does not keep it.
+XLA's convolution computes second derivatives (Hessian-vector products, gradient penalties). They need `x`, so the
+backward pass takes `x` too. A first derivative does not read `x`, and XLA does not keep it.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from jax import lax
 from recu_jax.ops import packed as ops
 from recu_jax.ops.by_platform import compiled_or_xla
 from recu_jax.ops.conv import ConvSpec, convolve, match_varying_axes, per_channel
-from recu_jax.ops.geometry import COMPILED_DIMENSIONS, Geometry
+from recu_jax.ops.geometry import Geometry, is_compiled
 from recu_jax.ops.packing import word_count
 from recu_jax.ops.partitioned import over_batch
 from recu_jax.ops.reverse_mode import reverse_mode
@@ -60,7 +60,7 @@ def _scaled_conv(x, kernel, alpha, spec, signs):
 
 
 def _forward(x, kernel, alpha, spec, signs):
-    if not (signs and len(spec.strides) <= COMPILED_DIMENSIONS and spec.input_dilation is None):
+    if not (signs and is_compiled(spec)):
         y, words = convolve(x, kernel, spec), None
     else:
         words = compiled_or_xla(
@@ -87,8 +87,8 @@ def _no_words(spec, x):
 
 def _counted(spec, backend, words, x, kernel):
     """The convolution of the signs `x`, which are packed in `words`, with the signs `kernel`."""
-    geometry, groups = _geometry(x.shape, kernel, spec), spec.feature_group_count
-    arranged = ops.arrange_kernel(_pack_kernel(kernel, backend), geometry.channels, groups, backend)
+    geometry, groups = Geometry.of(x, kernel, spec), spec.feature_group_count
+    arranged = ops.arrange_kernel(ops.pack_signs_of_kernel(kernel, backend), geometry.channels, groups, backend)
 
     def sums(words, *arrays):
         part = dataclasses.replace(geometry, batch=words.shape[0])
@@ -141,7 +141,7 @@ def _gradients_of_floats(spec, words, x, kernel, alpha, dy):
 
 def _gradients_of_bits(spec, backend, words, x, kernel, alpha, dy):
     """As `_gradients_of_floats`, from `words`, which hold the signs `x`."""
-    geometry = _geometry(x.shape, kernel, spec)
+    geometry = Geometry.of(x, kernel, spec)
     words, kernel, alpha, dy = lax.optimization_barrier((words, kernel, alpha, dy))
 
     def of_input(dy, kernel, *alpha):
@@ -152,19 +152,6 @@ def _gradients_of_bits(spec, backend, words, x, kernel, alpha, dy):
         return ops.kernel_gradient(words, dy, dataclasses.replace(geometry, batch=dy.shape[0]), backend)
 
     scale = () if alpha is None else (alpha.astype(dy.dtype),)
-    arguments = (dy, _pack_kernel(kernel, backend), *scale)
+    arguments = (dy, ops.pack_signs_of_kernel(kernel, backend), *scale)
     dx = over_batch(of_input, *arguments, batched=[True] + [False] * (len(arguments) - 1))
     return dx, over_batch(of_kernel, words, dy, batched=[True, True], summed=True)
-
-
-def _geometry(shape, kernel, spec):
-    *window, _, features = kernel.shape
-    return Geometry.create(
-        shape[0], shape[1:-1], window, shape[-1], features, spec.strides, spec.padding, spec.kernel_dilation,
-        spec.feature_group_count,
-    )  # fmt: skip
-
-
-def _pack_kernel(kernel, backend):
-    """Packs the signs of a kernel: uint32, (features, *window, words)."""
-    return ops.pack(jnp.moveaxis(kernel, -1, 0), 1, backend)

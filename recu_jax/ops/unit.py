@@ -16,11 +16,10 @@ from jax import lax
 from recu_jax.ops import native
 from recu_jax.ops import packed as ops
 from recu_jax.ops.conv import ConvSpec, per_channel
-from recu_jax.ops.geometry import COMPILED_DIMENSIONS, Geometry
+from recu_jax.ops.geometry import Geometry, is_compiled
 
 # The squares of the sums of a tile are added up in int32.
 LARGEST_SUM = 8192
-EPSILON = 1e-5
 
 
 def is_served(x: jax.Array, kernel_shape: tuple[int, ...], spec: ConvSpec) -> bool:
@@ -29,8 +28,7 @@ def is_served(x: jax.Array, kernel_shape: tuple[int, ...], spec: ConvSpec) -> bo
         native.cpu_backend() != "xla"
         and x.dtype == jnp.float32
         and x.size > 0
-        and len(spec.strides) <= COMPILED_DIMENSIONS
-        and spec.input_dilation is None
+        and is_compiled(spec)
         and math.prod(kernel_shape[:-1]) <= LARGEST_SUM
     )
 
@@ -43,12 +41,13 @@ def unit(
     bias: jax.Array,
     shortcut: jax.Array | Literal["identity"] | None,
     spec: ConvSpec,
+    epsilon: float,
     axis_name: str | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Computes a unit in training.
 
-    The gradient of the signs is that of `functional.binarize_activations`. The gradient of hardtanh is 0 at +1 and -1
-    themselves, as in PyTorch.
+    The signs have the gradient of `functional.binarize_activations`. If the input of hardtanh is exactly +1 or -1, its
+    gradient is 0, as in PyTorch.
 
     Args:
       x: float32, (batch, *spatial, in_features).
@@ -56,6 +55,7 @@ def unit(
       alpha, scale, bias: (features,), float32.
       shortcut: (batch, *out_spatial, features), float32; "identity", which is x itself; or None.
       spec: geometry.
+      epsilon: of the batch norm; it is added to the variance.
       axis_name: mapped axis over which the statistics are averaged, or None.
 
     Returns:
@@ -63,17 +63,17 @@ def unit(
       which carry no gradient.
     """
     identity = isinstance(shortcut, str)
-    return _unit(x, kernel, alpha, scale, bias, None if identity else shortcut, spec, identity, axis_name)
+    return _unit(x, kernel, alpha, scale, bias, None if identity else shortcut, spec, identity, epsilon, axis_name)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
-def _unit(x, kernel, alpha, scale, bias, shortcut, spec, identity, axis_name):
-    return _forward(x, kernel, alpha, scale, bias, shortcut, spec, identity, axis_name)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8, 9))
+def _unit(x, kernel, alpha, scale, bias, shortcut, spec, identity, epsilon, axis_name):
+    return _forward(x, kernel, alpha, scale, bias, shortcut, spec, identity, epsilon, axis_name)[0]
 
 
-def _forward(x, kernel, alpha, scale, bias, shortcut, spec, identity, axis_name):
-    backend, geometry = native.cpu_backend(), _geometry(x.shape, kernel, spec)
-    kernel_words = ops.pack(jnp.moveaxis(kernel, -1, 0), 1, backend)
+def _forward(x, kernel, alpha, scale, bias, shortcut, spec, identity, epsilon, axis_name):
+    backend, geometry = native.cpu_backend(), Geometry.of(x, kernel, spec)
+    kernel_words = ops.pack_signs_of_kernel(kernel, backend)
     arranged = ops.arrange_kernel(kernel_words, geometry.channels, geometry.groups, backend)
     words, sums, moments = _sums(x, arranged, geometry)
     # Bits cannot hold a NaN of the weights.
@@ -83,7 +83,7 @@ def _forward(x, kernel, alpha, scale, bias, shortcut, spec, identity, axis_name)
         of_all = lax.pmean(mean, axis_name)
         var = lax.pmean(var + (mean - of_all) ** 2, axis_name)
         mean = of_all
-    inverse = lax.rsqrt(alpha**2 * var + EPSILON)
+    inverse = lax.rsqrt(alpha**2 * var + epsilon)
     added = x if identity else shortcut
     z = _normalize(sums, jnp.stack([mean, alpha * inverse * scale, bias]), added, backend)
     # Of the shortcut only its being there is kept: a pytree without leaves, or with an empty one.
@@ -92,10 +92,10 @@ def _forward(x, kernel, alpha, scale, bias, shortcut, spec, identity, axis_name)
     return (z, alpha * mean, alpha**2 * var), saved
 
 
-def _backward(spec, identity, axis_name, saved, cotangents):
+def _backward(spec, identity, epsilon, axis_name, saved, cotangents):
     x, words, sums, z, kernel, kernel_words, alpha, scale, mean, inverse, has_shortcut = saved
     dz, backend = cotangents[0], native.cpu_backend()
-    geometry = _geometry(x.shape, kernel, spec)
+    geometry = Geometry.of(x, kernel, spec)
     total, product = _gradient_sums(dz, z, sums, mean, backend)
     dbias, dscale = total, alpha * inverse * product
     count = z.size // z.shape[-1]
@@ -112,14 +112,6 @@ def _backward(spec, identity, axis_name, saved, cotangents):
 
 
 _unit.defvjp(_forward, _backward)
-
-
-def _geometry(shape, kernel, spec):
-    *window, _, features = kernel.shape
-    return Geometry.create(
-        shape[0], shape[1:-1], window, shape[-1], features, spec.strides, spec.padding, spec.kernel_dilation,
-        spec.feature_group_count,
-    )  # fmt: skip
 
 
 def _sums(x: jax.Array, kernel: ops.Kernel, geometry: Geometry) -> tuple[jax.Array, jax.Array, jax.Array]:

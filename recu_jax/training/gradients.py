@@ -11,6 +11,7 @@ from jax import lax
 from recu_jax.data import augment
 from recu_jax.losses import cross_entropy, distillation
 from recu_jax.models.own import in_training
+from recu_jax.ops.reductions import wide
 from recu_jax.training.recipe import Recipe
 
 
@@ -124,8 +125,3 @@ def _of_part(params, teacher, step, recipe, batch_stats, batch):
 
 def _keys(key, positions):
     return jax.vmap(functools.partial(jax.random.fold_in, key))(positions)
-
-
-def wide(logits: Any) -> jax.Array:
-    """Casts logits to float32 at least."""
-    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

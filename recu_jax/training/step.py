@@ -17,8 +17,9 @@ from jax import lax
 
 from recu_jax.data import augment
 from recu_jax.losses import cross_entropy
+from recu_jax.ops.reductions import wide
 from recu_jax.training import distributed
-from recu_jax.training.gradients import Batch, gradients, wide
+from recu_jax.training.gradients import Batch, gradients
 from recu_jax.training.recipe import AXIS, Recipe
 
 
@@ -177,7 +178,8 @@ def eval_streamed(
       Sums over the batch of all devices: `loss`, `top1` and `top5` (numbers of hits), and `images`.
     """
     x = augment.normalize(images, recipe.mean, recipe.std, recipe.dtype)
-    logits = wide(recipe.model.apply(state.variables, x))
+    logits: Any = recipe.model.apply(state.variables, x)
+    logits = wide(logits)
     _, best = lax.top_k(logits, min(5, logits.shape[-1]))
     hits = best == labels[:, None]
     sums = {

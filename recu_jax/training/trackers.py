@@ -73,7 +73,7 @@ class TensorBoard(Tracker):
         self._events.flush()
 
     def histogram(self, step: int, layer: str, counts: Sequence[int], scale: float) -> None:
-        """Adds the histogram of a layer's latent weights. `counts` and `scale` are those of its diagnostics."""
+        """Adds the histogram of a layer's latent weights. `counts` and `scale` come from the layer's diagnostics."""
         limits = scale * np.linspace(-measures.RANGE, measures.RANGE, measures.BINS + 1)
         centers, numbers = (limits[1:] + limits[:-1]) / 2, np.asarray(counts)
         self._events.add_histogram_raw(

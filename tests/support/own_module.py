@@ -134,7 +134,7 @@ class Remembers(Net):
 
 
 class Kept:
-    """Keeps what it is told, in a list of the class."""
+    """Keeps all that it gets in a list, which belongs to the class."""
 
     calls: ClassVar[list[tuple]] = []
 

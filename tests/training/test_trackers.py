@@ -1,4 +1,4 @@
-"""Trackers: what they get, how a resumed run goes on with its own, and that none ends a run."""
+"""Trackers get the numbers of a run, also of one that is resumed. No tracker ends a run."""
 
 import contextlib
 import importlib.util
