@@ -73,9 +73,8 @@ ffi::Error ConvAffine(ffi::ThreadPool pool, Words x, Words panels, Ints tap_sums
 ffi::Error KernelGradient(ffi::ThreadPool pool, Words x, Floats dy, Out<Floats> out, ffi::Span<const int64_t> geometry,
                           std::string_view isa_name) {
   recu::Geometry g;
-  if (!ReadGeometry(geometry, &g)) return Invalid("the geometry is not one of a convolution");
-  const recu::Isa* isa = recu::FindIsa(std::string(isa_name).c_str());
-  if (isa == nullptr) return Invalid("no instruction set of this name here: " + std::string(isa_name));
+  const recu::Isa* isa;
+  if (ffi::Error error = ReadGradient(geometry, isa_name, &g, &isa); error.failure()) return error;
   if (static_cast<int64_t>(x.element_count()) != 2 * g.input_words() ||
       static_cast<int64_t>(dy.element_count()) != g.pixels() * g.output_features() ||
       static_cast<int64_t>(out->element_count()) != g.taps() * g.channels * g.output_features()) {
@@ -89,9 +88,8 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, Words x, Floats dy, Out<Floats> 
 ffi::Error InputGradient(ffi::ThreadPool pool, Words kernel, Floats alpha, Floats dy, Out<Floats> out,
                          ffi::Span<const int64_t> geometry, std::string_view isa_name) {
   recu::Geometry g;
-  if (!ReadGeometry(geometry, &g)) return Invalid("the geometry is not one of a convolution");
-  const recu::Isa* isa = recu::FindIsa(std::string(isa_name).c_str());
-  if (isa == nullptr) return Invalid("no instruction set of this name here: " + std::string(isa_name));
+  const recu::Isa* isa;
+  if (ffi::Error error = ReadGradient(geometry, isa_name, &g, &isa); error.failure()) return error;
   if (static_cast<int64_t>(kernel.element_count()) != 2 * g.output_features() * g.depth() ||
       static_cast<int64_t>(dy.element_count()) != g.pixels() * g.output_features() ||
       !FitsOrEmpty(alpha, g.output_features()) ||
@@ -105,8 +103,8 @@ ffi::Error InputGradient(ffi::ThreadPool pool, Words kernel, Floats alpha, Float
 
 ffi::Error Pack(ffi::ThreadPool pool, Floats x, Floats norm, Out<Words> out, int64_t channels,
                 std::string_view isa_name) {
-  const recu::Isa* isa = recu::FindIsa(std::string(isa_name).c_str());
-  if (isa == nullptr) return Invalid("no instruction set of this name here: " + std::string(isa_name));
+  const recu::Isa* isa;
+  if (ffi::Error error = ReadIsa(isa_name, &isa); error.failure()) return error;
   const int64_t count = static_cast<int64_t>(x.element_count());
   if (channels < 1 || count % channels != 0 ||
       static_cast<int64_t>(out->element_count()) != count / channels * 2 * ((channels + 63) / 64)) {

@@ -65,6 +65,20 @@ inline bool ReadGeometry(ffi::Span<const int64_t> numbers, recu::Geometry* g) {
   return g->batch >= 0 && g->groups >= 1 && g->channels >= 1 && g->features >= 1;
 }
 
+// Finds the instruction set that the argument `isa` names.
+inline ffi::Error ReadIsa(std::string_view name, const recu::Isa** isa) {
+  *isa = recu::FindIsa(std::string(name).c_str());
+  if (*isa == nullptr) return Invalid("no instruction set of this name here: " + std::string(name));
+  return ffi::Error::Success();
+}
+
+// Reads the arguments that all gradients of a convolution share.
+inline ffi::Error ReadGradient(ffi::Span<const int64_t> geometry, std::string_view isa_name, recu::Geometry* g,
+                               const recu::Isa** isa) {
+  if (!ReadGeometry(geometry, g)) return Invalid("the geometry is not one of a convolution");
+  return ReadIsa(isa_name, isa);
+}
+
 // Arguments that the three convolutions share.
 struct Call {
   recu::Geometry geometry;
@@ -73,8 +87,8 @@ struct Call {
   const recu::Isa* isa;
 };
 
-inline ffi::Error ReadCall(Words x, Words panels, Ints tap_sums, ffi::Span<const int64_t> geometry, std::string_view isa,
-                    Call* call) {
+inline ffi::Error ReadCall(Words x, Words panels, Ints tap_sums, ffi::Span<const int64_t> geometry,
+                           std::string_view isa, Call* call) {
   recu::Geometry& g = call->geometry;
   if (!ReadGeometry(geometry, &g)) return Invalid("the geometry is not one of a convolution");
   if (static_cast<int64_t>(x.element_count()) != 2 * g.input_words()) return Invalid("x does not fit the geometry");
@@ -82,8 +96,7 @@ inline ffi::Error ReadCall(Words x, Words panels, Ints tap_sums, ffi::Span<const
       static_cast<int64_t>(tap_sums.element_count()) != g.groups * g.blocks() * g.taps() * recu::kBlock) {
     return Invalid("the kernel does not fit the geometry");
   }
-  call->isa = recu::FindIsa(std::string(isa).c_str());
-  if (call->isa == nullptr) return Invalid("no instruction set of this name here: " + std::string(isa));
+  if (ffi::Error error = ReadIsa(isa, &call->isa); error.failure()) return error;
   call->x = reinterpret_cast<const uint64_t*>(x.typed_data());
   call->kernel = {reinterpret_cast<const uint64_t*>(panels.typed_data()), tap_sums.typed_data()};
   return ffi::Error::Success();

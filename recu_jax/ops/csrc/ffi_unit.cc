@@ -31,8 +31,8 @@ ffi::Error UnitSums(ffi::ThreadPool pool, Floats x, Words panels, Ints tap_sums,
 
 ffi::Error UnitNormalize(ffi::ThreadPool pool, Shorts sums, Floats coefficients, Floats shortcut, Out<Floats> z,
                          bool clamp, std::string_view isa_name) {
-  const recu::Isa* isa = recu::FindIsa(std::string(isa_name).c_str());
-  if (isa == nullptr) return Invalid("no instruction set of this name here: " + std::string(isa_name));
+  const recu::Isa* isa;
+  if (ffi::Error error = ReadIsa(isa_name, &isa); error.failure()) return error;
   const int64_t features = Count(coefficients) / 3;
   if (features < 1 || Count(coefficients) % 3 != 0 || Count(sums) % features != 0 || Count(*z) != Count(sums) ||
       !FitsOrEmpty(shortcut, Count(sums))) {
@@ -45,8 +45,8 @@ ffi::Error UnitNormalize(ffi::ThreadPool pool, Shorts sums, Floats coefficients,
 
 ffi::Error UnitGradientSums(ffi::ThreadPool pool, Floats dz, Floats z, Shorts sums, Floats mean, Out<Floats> out,
                             std::string_view isa_name) {
-  const recu::Isa* isa = recu::FindIsa(std::string(isa_name).c_str());
-  if (isa == nullptr) return Invalid("no instruction set of this name here: " + std::string(isa_name));
+  const recu::Isa* isa;
+  if (ffi::Error error = ReadIsa(isa_name, &isa); error.failure()) return error;
   const int64_t features = Count(mean);
   if (features < 1 || Count(sums) % features != 0 || Count(dz) != Count(sums) || !FitsOrEmpty(z, Count(sums)) ||
       Count(*out) != 2 * features) {
@@ -61,9 +61,8 @@ ffi::Error UnitGradients(ffi::ThreadPool pool, Floats x, Words words, Words kern
                          Shorts sums, Floats coefficients, Out<Floats> dx, Out<Floats> dkernel, Out<Floats> dshortcut,
                          ffi::Span<const int64_t> geometry, bool identity, std::string_view isa_name) {
   recu::Geometry g;
-  if (!ReadGeometry(geometry, &g)) return Invalid("the geometry is not one of a convolution");
-  const recu::Isa* isa = recu::FindIsa(std::string(isa_name).c_str());
-  if (isa == nullptr) return Invalid("no instruction set of this name here: " + std::string(isa_name));
+  const recu::Isa* isa;
+  if (ffi::Error error = ReadGradient(geometry, isa_name, &g, &isa); error.failure()) return error;
   const int64_t in = g.batch * g.in[0] * g.in[1] * g.in[2] * g.groups * g.channels;
   const int64_t out = g.pixels() * g.output_features();
   if (Count(x) != in || static_cast<int64_t>(words.element_count()) != 2 * g.input_words() ||

@@ -39,8 +39,8 @@ void CopyPixels(const float* from, int64_t from_step, int64_t pixels, int64_t fe
 
 }  // namespace
 
-void KernelPart::Add(const uint64_t* x, const float* dy, int64_t group, int64_t block, int64_t first_row, int64_t last_row,
-         const Isa& isa, float* sums) const {
+void KernelPart::Add(const uint64_t* x, const float* dy, int64_t group, int64_t block, int64_t first_row,
+                     int64_t last_row, const Isa& isa, float* sums) const {
   const int64_t width = g_.out[2], all = g_.output_features();
   const int64_t feature = block * kLanes, features = std::min(kLanes, g_.features - feature);
   const int64_t tile_rows = std::max<int64_t>(1, kTilePixels / width);
@@ -54,7 +54,8 @@ void KernelPart::Add(const uint64_t* x, const float* dy, int64_t group, int64_t 
   }
 }
 
-void KernelPart::Finish(const float* parts, int64_t slices, int64_t slice_step, int64_t group, int64_t block, float* out) const {
+void KernelPart::Finish(const float* parts, int64_t slices, int64_t slice_step, int64_t group, int64_t block,
+                        float* out) const {
   const int64_t feature = block * kLanes, features = std::min(kLanes, g_.features - feature);
   for (int64_t tap = 0; tap < g_.taps(); ++tap) {
     for (int64_t c = 0; c < g_.channels; ++c) {
@@ -70,8 +71,8 @@ void KernelPart::Finish(const float* parts, int64_t slices, int64_t slice_step, 
   }
 }
 
-void KernelPart::AddTile(const uint64_t* x, int64_t group, int64_t first_row, int64_t rows, const Isa& isa, const float* numbers,
-             OuterRun* runs, float* sums) const {
+void KernelPart::AddTile(const uint64_t* x, int64_t group, int64_t first_row, int64_t rows, const Isa& isa,
+                         const float* numbers, OuterRun* runs, float* sums) const {
   const Geometry& g = g_;
   const int64_t parts = g.words() * 4, pixel_parts = g.groups * parts;
   const uint16_t* bits = reinterpret_cast<const uint16_t*>(x) + group * parts;

@@ -50,16 +50,18 @@ inline void OuterUpTo(int rows, const OuterRun* runs, int count, const OuterStep
 template <int V>
 inline void OuterRows(int rows, const OuterRun* runs, int count, const OuterSteps& steps, int64_t vector, float* sums,
                       int64_t row) {
-  const int blocks = (rows + kOuterRows[V] - 1) / kOuterRows[V];
-  for (int b = 0; b < blocks; ++b) {
-    const int first = b * rows / blocks, last = (b + 1) * rows / blocks;
-    OuterUpTo<V, kOuterRows[V]>(last - first, runs, count, steps, first, vector, sums + row * first, row);
+  if constexpr (kOuterRows[V] == 0) {
+    for (int v = 0; v < V; ++v) OuterRows<1>(rows, runs, count, steps, vector + v, sums + 16 * v, row);
+  } else {
+    const int blocks = (rows + kOuterRows[V] - 1) / kOuterRows[V];
+    for (int b = 0; b < blocks; ++b) {
+      const int first = b * rows / blocks, last = (b + 1) * rows / blocks;
+      OuterUpTo<V, kOuterRows[V]>(last - first, runs, count, steps, first, vector, sums + row * first, row);
+    }
   }
 }
 
 void Outer(int rows, int vectors, const OuterRun* runs, int count, const OuterSteps& steps, float* sums) {
-  if constexpr (kOuterRows[2] > 0) {
-    if (vectors == 2) return OuterRows<2>(rows, runs, count, steps, 0, sums, 32);
-  }
-  for (int v = 0; v < vectors; ++v) OuterRows<1>(rows, runs, count, steps, v, sums + 16 * v, 16 * vectors);
+  if (vectors == 2) return OuterRows<2>(rows, runs, count, steps, 0, sums, 32);
+  OuterRows<1>(rows, runs, count, steps, 0, sums, 16);
 }

@@ -151,8 +151,10 @@ void UnitGradients(const Geometry& g, const UnitGradientCall& call, const Isa& i
                    sample_in);
   };
   const int64_t blocks = g.groups * CeilOf(g.features, kLanes), group_blocks = blocks / g.groups;
+  const KernelPart whole(g);
+  const int64_t part_size = whole.size();
 
-  if (blocks * KernelPart(g).size() * static_cast<int64_t>(sizeof(float)) > kSliceBytes) {
+  if (blocks * part_size * static_cast<int64_t>(sizeof(float)) > kSliceBytes) {
     // Large kernels have few pixels: the whole batch at once.
     std::unique_ptr<float[]> d(new float[g.batch * sample_out]);
     const int64_t parts = Parts(g.batch, workers);
@@ -172,8 +174,6 @@ void UnitGradients(const Geometry& g, const UnitGradientCall& call, const Isa& i
 
   const std::vector<uint16_t> turned = TurnedKernel(g, call.kernel);
   const int64_t slices = std::min(g.batch, kSlices);
-  Geometry chunk = g;  // of its own in each slice below; here for the size of a part
-  const int64_t part_size = KernelPart(chunk).size();
   std::unique_ptr<float[]> parts(new float[slices * blocks * part_size]());
   workers.Each(slices, [&](int64_t slice, int) {
     const int64_t first = slice * g.batch / slices, last = (slice + 1) * g.batch / slices;
@@ -198,10 +198,9 @@ void UnitGradients(const Geometry& g, const UnitGradientCall& call, const Isa& i
       for (int64_t s = from; s < to; ++s) differentiate_signs(s, call.dx + s * sample_in);
     }
   });
-  const KernelPart part(g);
   workers.Each(blocks, [&](int64_t block, int) {
-    part.Finish(parts.get() + block * part_size, slices, blocks * part_size, block / group_blocks,
-                block % group_blocks, call.dkernel);
+    whole.Finish(parts.get() + block * part_size, slices, blocks * part_size, block / group_blocks,
+                 block % group_blocks, call.dkernel);
   });
 }
 

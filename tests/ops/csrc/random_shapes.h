@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -102,6 +103,16 @@ void EachTap(const Geometry& g, const Each& each) {
       }
       if (inside) each(p, tap, at);
     }
+  }
+}
+
+// Compares floats with doubles: they may differ by `relative` times a size, and by `absolute`.
+inline void CheckClose(const std::vector<float>& got, const std::vector<double>& expected,
+                       const std::vector<double>& size, double relative, double absolute, const char* what,
+                       const char* name) {
+  for (size_t i = 0; i < got.size(); ++i) {
+    CHECK(std::fabs(got[i] - expected[i]) <= relative * size[i] + absolute, "%s: %s %d is %g and not %g", name, what,
+          static_cast<int>(i), got[i], expected[i]);
   }
 }
 
