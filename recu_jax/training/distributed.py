@@ -3,6 +3,7 @@
 With one process these functions need no communication.
 """
 
+import faulthandler
 import json
 import os
 import time
@@ -41,6 +42,9 @@ def initialize() -> None:
     missing = [name for name, value in given.items() if value is None]
     if given[_COORDINATOR] is not None and missing:
         raise UserError(f"{_COORDINATOR} is set and {' and '.join(missing)} not; set all three, or none of them")
+    # When another process is gone, JAX aborts this one. absl's faulthandler would then read the stack of a thread that
+    # still runs, and now and then end in a segmentation fault.
+    faulthandler.disable()
     try:
         jax.distributed.initialize(
             given[_COORDINATOR],
