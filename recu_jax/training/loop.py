@@ -97,6 +97,8 @@ def _train(run: Run, workdir: pathlib.Path, given: GivenVariables, stop: StopReq
         for epoch in range(start.epoch, run.config.epochs):
             recorder.start_epoch(epoch, metrics)
             state, trained = epochs.run(state, epoch, metrics)
+            if trained:
+                recorder.progress.testing()
             tested = _tested(evaluate_state, state, stop) if trained else None
             if trained is None or tested is None:
                 recorder.save_unfinished(state, epoch, metrics)

@@ -14,12 +14,30 @@ def say(line: str, file: Any = None) -> None:
     file.flush()
 
 
+class _Bar(tqdm):
+    """A bar of images with the words of the plain log. All of them fit on 80 columns; tqdm's own format does not."""
+
+    FORMAT = "{desc}:{percentage:4.0f}%|{bar}| {state}"
+    # What the run does instead of steps, and loss and top-1 of the last step that was shown.
+    doing, shown = "", ""
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        d = super().format_dict
+        if self.doing:
+            return d | {"state": self.doing}
+        rate = d["rate"] or (d["n"] - d["initial"]) / max(d["elapsed"], 1e-9)
+        pace = f"{rate:.0f} images/s, {_clock((d['total'] - d['n']) / rate)} left" if rate else ""
+        return d | {"state": ", ".join(filter(None, [self.shown, pace]))}
+
+
 class Progress:
     """Progress over all epochs of a run.
 
     On a terminal, each epoch has a bar with loss, top-1, images per second and the time left in the epoch. Elsewhere,
     a line with the same numbers comes every `log_every_steps` steps. After each epoch comes a line with its result and
-    the time left in the run. Rates and times exclude compilations. With `silent`, nothing is shown.
+    the time left in the run. Rates and times exclude compilations. Compilations are announced, since they take long.
+    With `silent`, nothing is shown.
     """
 
     def __init__(
@@ -35,6 +53,7 @@ class Progress:
         # Epochs after the first of this process, and the end of the first.
         self._epochs_done = 0
         self._ended_first: float | None = None
+        self._compiled = False
         self._epoch_began = time.monotonic()
 
     def start_epoch(self, epoch: int, done: int = 0) -> None:
@@ -48,10 +67,12 @@ class Progress:
         self._first: int | None = done
         self._epoch_began = time.monotonic()
         if self._terminal and not self._silent:
-            self._bar = tqdm(
-                total=self._steps_per_epoch * self._batch_size, desc=f"epoch {epoch}/{self._total_epochs}", unit="img",
-                initial=done * self._batch_size, leave=False, dynamic_ncols=True, miniters=1,
+            self._bar = _Bar(
+                total=self._steps_per_epoch * self._batch_size, desc=f"epoch {epoch}/{self._total_epochs}",
+                initial=done * self._batch_size, leave=False, dynamic_ncols=True, miniters=1, bar_format=_Bar.FORMAT,
+                delay=1e-9,
             )  # fmt: skip
+            self._do("" if self._compiled else "compiling")
 
     def compiled(self, since: float) -> None:
         """Called when the first dispatch of the process is done.
@@ -60,6 +81,8 @@ class Progress:
           since: the start of the compilation, in seconds of `time.monotonic`.
         """
         now = time.monotonic()
+        self._compiled = True
+        self._do("")
         self._say(f"compiled, and the first step done, in {now - since:.0f} s")
         self._epoch_began = now
         # The first dispatch includes the compilation, so the rate excludes it. `advance` sets the new starting step.
@@ -80,6 +103,8 @@ class Progress:
           top1: of the last step, in percent.
         """
         self._step += steps
+        if self._bar is not None:
+            self._bar.doing = ""
         if self._first is None:
             self._first = self._step
             if self._bar is not None:
@@ -92,12 +117,21 @@ class Progress:
             return
         self._shown = self._step
         if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {loss:.3f}, top-1 {top1:.1f}%")
+            self._bar.shown = f"loss {loss:.3f}, top-1 {top1:.1f}%"
+            self._bar.refresh()
             return
         self._say(
             f"epoch {self._epoch}/{self._total_epochs}, step {self._step}/{self._steps_per_epoch}: loss {loss:.3f}, "
             f"top-1 {top1:.1f}%{self._pace()}"
         )
+
+    def testing(self) -> None:
+        """Called after the last step of an epoch. The first epoch of a process compiles the evaluation now."""
+        compiles = "; compiling" if self._ended_first is None else ""
+        if self._bar is not None:
+            self._do(f"testing{compiles}")
+        elif compiles:
+            self._say(f"epoch {self._epoch}/{self._total_epochs}: all steps done; testing{compiles}")
 
     def end_epoch(self, row: dict[str, float]) -> None:
         """Prints the result of the epoch. `row` is its row of metrics.jsonl."""
@@ -125,6 +159,11 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+    def _do(self, what: str) -> None:
+        if self._bar is not None:
+            self._bar.doing = what
+            self._bar.refresh()
 
     def _pace(self) -> str:
         done = self._step - (self._first or 0)

@@ -13,14 +13,12 @@ import pytest
 
 from experiments.runs import differences, final_state, log, measured, rows
 from tests.robustness import faults
-from tests.support import image_folders
+from tests.support import image_folders, one_block
 from tests.support.processes import PATIENCE_SECONDS, start
 
 pytestmark = pytest.mark.slow
 # Without the report, which is larger than a checkpoint, and ends no run.
-DIGITS = [
-    "--config=configs/digits.py", "--config.epochs=4", "--config.tensorboard=False", "--config.report=False",
-]  # fmt: skip
+SHORT = ["--config.epochs=4", "--config.report=False"]
 
 
 def run_of(arguments, folder, seconds=0.0):
@@ -50,8 +48,10 @@ def harm(run, kinds, expected):
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
+    """A folder, the arguments of a run in it, and what it is when left alone."""
     folder = tmp_path_factory.mktemp("digits")
-    return folder, left_alone(DIGITS, folder)
+    arguments = [*one_block.arguments(folder, one_block.WIDE), *SHORT]
+    return folder, arguments, left_alone(arguments, folder)
 
 
 def after_an_epoch(number, status):
@@ -82,12 +82,12 @@ def after_an_epoch(number, status):
     ids=["killed", "stopped", "damaged"],
 )
 def test_a_harmed_run_ends_as_one_left_alone(digits, kinds, request):
-    folder, expected = digits
-    harm(run_of(DIGITS, folder / request.node.callspec.id, expected[0]), kinds, expected)
+    folder, arguments, expected = digits
+    harm(run_of(arguments, folder / request.node.callspec.id, expected[0]), kinds, expected)
 
 
 def test_the_comparison_sees_one_bit(digits):
-    _, (_, state, _) = digits
+    _, _, (_, state, _) = digits
     path = next(p for p, a in state.items() if a.ndim == 4)
     changed = {**state, path: state[path].copy()}
     changed[path].view("uint32").flat[0] ^= 1
@@ -95,12 +95,12 @@ def test_the_comparison_sees_one_bit(digits):
 
 
 def test_a_workdir_in_use_is_refused(digits):
-    folder, expected = digits
-    assert faults.second_process(run_of(DIGITS, folder / "twice", expected[0]), random.Random(0)) == "refused"
+    folder, arguments, expected = digits
+    assert faults.second_process(run_of(arguments, folder / "twice", expected[0]), random.Random(0)) == "refused"
 
 
 def test_a_full_disk_stops_the_run_and_keeps_what_there_was(digits):
-    folder, expected = digits
+    folder, arguments, expected = digits
     mounts = ["unshare", "--mount", "--map-root-user"]
     if subprocess.run([*mounts, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True).returncode:
         pytest.skip("this user may mount nothing: no disk to fill")
@@ -108,10 +108,10 @@ def test_a_full_disk_stops_the_run_and_keeps_what_there_was(digits):
     disk.mkdir()
     # Room for one checkpoint and a part of the next; then for all.
     script = (
-        f'mount -t tmpfs -o size=6m tmpfs {disk}; "$@" 2>&1; echo "status $?"; ls {disk}/run/checkpoints; '
+        f'mount -t tmpfs -o size=1500k tmpfs {disk}; "$@" 2>&1; echo "status $?"; ls {disk}/run/checkpoints; '
         f'mount -o remount,size=64m {disk}; "$@" 2>&1; echo "status $?"; cp -r {disk}/run {folder}/filled'
     )
-    process = start(DIGITS, disk / "run", folder / "cache", prefix=[*mounts, "sh", "-c", script, "sh"])
+    process = start(arguments, disk / "run", folder / "cache", prefix=[*mounts, "sh", "-c", script, "sh"])
     process.wait(PATIENCE_SECONDS)
     # The log was opened before the disk was there.
     said = log(disk / "run")
@@ -123,9 +123,9 @@ def test_a_full_disk_stops_the_run_and_keeps_what_there_was(digits):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(digits):
-    folder, _ = digits
+    folder, arguments, _ = digits
     workdir = folder / "not_finite"
-    process = start([*DIGITS, "--config.learning_rate=1e30", "--config.check_finite_every_steps=5"], workdir)
+    process = start([*arguments, "--config.learning_rate=1e30", "--config.check_finite_every_steps=5"], workdir)
     assert process.wait(PATIENCE_SECONDS) == 3
     said = log(workdir)
     line = said.splitlines()[-1]
@@ -152,9 +152,9 @@ def photos(tmp_path_factory):
     image_folders.write(folder / "data", 40, 10, ".jpg", photograph)
     arguments = [
         "--config=configs/imagenet.py", "--config.dataset=image_folder", f"--config.data_dir={folder / 'data'}",
-        "--config.model=digits_resnet8", "--config.image_size=16", "--config.eval_resize=18", "--config.batch_size=8",
-        "--config.eval_batch_size=10", "--config.num_workers=1", "--config.epochs=6", "--config.tensorboard=False",
-        "--config.data_timeout_seconds=10",
+        f"--config.model={one_block.MODEL}", "--config.image_size=16", "--config.eval_resize=18",
+        "--config.batch_size=8", "--config.eval_batch_size=10", "--config.num_workers=1", "--config.epochs=6",
+        "--config.tensorboard=False", "--config.report=False",
     ]  # fmt: skip
     return arguments, folder, left_alone(arguments, folder)
 
@@ -167,7 +167,8 @@ def test_photographs_end_as_those_left_alone(photos):
 
 def test_workers_that_die_or_hang_are_noticed(photos):
     arguments, folder, _ = photos
-    run = run_of([*arguments, "--config.epochs=1000"], folder / "workers", seconds=2.0)
+    forever = [*arguments, "--config.epochs=1000", "--config.data_timeout_seconds=10"]
+    run = run_of(forever, folder / "workers", seconds=2.0)
     for harmed, words in (
         (faults.worker_killed, "error: an input worker is gone ("),
         (faults.worker_hangs, "error: no batch came for 10 s: an input worker or the disk that it reads hangs"),

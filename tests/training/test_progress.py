@@ -66,6 +66,17 @@ def test_the_first_time_left_leaves_out_what_the_epoch_compiled_at_its_end(monke
     assert "left" not in capsys.readouterr().out
 
 
+def test_the_compilation_at_the_end_of_the_first_epoch_is_announced(capsys):
+    progress = Progress(2, 10, 32, log_every_steps=100)
+    for number in (1, 2):
+        progress.start_epoch(number)
+        progress.testing()
+        progress.end_epoch(ROW | {"epoch": number})
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first == "epoch 1/2: all steps done; testing; compiling"
+    assert len(others) == 2 and not any("testing" in line for line in others)
+
+
 def test_silent(capsys):
     epoch(Progress(3, 10, 32, log_every_steps=4, silent=True))
     assert capsys.readouterr().out == ""
@@ -77,3 +88,25 @@ def test_a_bar_on_a_terminal(monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert out.splitlines()[0].startswith("epoch 1/3: ") and len(out.splitlines()) == 1
     assert "epoch 1/3" in err and "loss 2.000, top-1 12.5%" in err
+
+
+def test_a_bar_says_all_on_80_columns(monkeypatch, capsys):
+    """With long numbers: epochs as in the paper, a top-1 of 100% and hours to go."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("tqdm.std._screen_shape_wrapper", lambda: lambda file: (79, 40))  # it leaves the last one free
+    now = [0.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    progress = Progress(600, 10_000_000, 32, log_every_steps=1)
+    progress.start_epoch(100)
+    progress.compiled(since=time.monotonic())
+    progress.advance(1, loss=2.345, top1=100.0)
+    for _ in range(3):
+        now[0] += 2
+        progress.advance(1000, loss=2.345, top1=100.0)
+    progress.testing()
+    drawn = [line for line in re.split("[\r\n]", capsys.readouterr().err) if line.strip()]
+    assert max(map(len, drawn)) < 80
+    assert drawn[0].startswith("epoch 100/600:   0%|") and drawn[0].endswith("| compiling")
+    shown = r"epoch 100/600:   0%\|.+\| loss 2\.345, top-1 100\.0%, 160\d\d images/s, 5:\d\d:\d\d left"
+    assert any(re.fullmatch(shown, line) for line in drawn), drawn
+    assert drawn[-1].endswith("| testing; compiling")
