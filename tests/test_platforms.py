@@ -1,21 +1,17 @@
 """A model of one's own, exported from this machine for every platform, and compiled for a TPU that is not there."""
 
 import functools
-import importlib.util
-import json
-import os
-import subprocess
-import sys
 
 import flax.linen as nn
 import jax
 import jax.export
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from recu_jax import BinaryConv, BinaryDense
 from recu_jax.models.batch_norm import BatchNorm
-from tests.support import ROOT
+from tests.support import tpu_chip
 
 SLOW = pytest.mark.slow
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -77,32 +73,19 @@ def test_a_model_is_exported_for_any_platform(platforms, kind, batch):
         jax.tree.map(close, again.call(given, x), function(given, x))
 
 
-# A process of its own: libtpu reads the environment when it is loaded, and one process at a time may load it.
-COMPILE = """
-import json, jax
-from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from tests.test_platforms import X, loss_and_gradients, variables
-devices = topologies.get_topology_desc("v5e:2x2", platform="tpu").devices[:1]
-everywhere = NamedSharding(Mesh(devices, ("data",)), PartitionSpec())
-shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=everywhere), (variables(), X))
-compiled = jax.jit(loss_and_gradients).lower(*shapes).compile()
-print(json.dumps({"device": devices[0].device_kind, "temporaries": compiled.memory_analysis().temp_size_in_bytes,
-                  "program": compiled.as_text()}))
-"""
+def compiled_for_a_chip():
+    """Runs in a process that `tpu_chip.answer` started."""
+    devices = tpu_chip.devices()
+    everywhere = NamedSharding(Mesh(devices, ("data",)), PartitionSpec())
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=everywhere), (variables(), X))
+    compiled = jax.jit(loss_and_gradients).lower(*shapes).compile()
+    temporaries = compiled.memory_analysis().temp_size_in_bytes
+    return {"device": devices[0].device_kind, "temporaries": temporaries, "program": compiled.as_text()}
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install -e '.[tpu]'")
+@tpu_chip.needs_compiler
 def test_gradients_are_compiled_for_a_tpu_chip():
-    environment = {
-        "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-        "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
+    result = tpu_chip.answer(__name__, "compiled_for_a_chip")
     assert result["device"] == "TPU v5 lite" and result["temporaries"] > 0
     assert "convolution" in result["program"] and "recu_pack" not in result["program"]

@@ -6,18 +6,57 @@ import pathlib
 _FOLDER = pathlib.Path(__file__).parents[2] / "experiments" / "results" / "compile_only"
 _SPACE = "\N{NO-BREAK SPACE}"
 _HEADER = (
-    "device", "step", "batch a device", "compiled in", "memory a device", "kernels", "all-reduces", "operations, bytes",
+    "device", "step", "batch", "compiled in", "memory a device", "kernels", "all-reduces", "operations, bytes",
     "bound",
 )  # fmt: skip
+_SCALE_HEADER = (
+    "chips", "batch", "images a chip", "memory a chip", "all-reduces a step", "step, ms", "all-reduces, ms",
+    "an epoch", "200 epochs",
+)  # fmt: skip
+# Training images of ImageNet, and epochs of `configs/imagenet.py`.
+_IMAGES, _EPOCHS = 1_281_167, 200
 
 
 def compile_only() -> str:
     """A row for each record, by device and model; training before evaluation."""
+    records = _records()
+    return f"{_table(_HEADER, 2, map(_row, records))}\n\n{_made_by(records)}"
+
+
+def scale() -> str:
+    """ImageNet's ResNet-18 on one chip and on slices of the same kind: a row for each number of chips and batch."""
+    of_tpus = [r for r in _records() if r["kernels"] is None and r["kind"] == "train"]
+    return _table(_SCALE_HEADER, 2, [_scale_row(r) for r in of_tpus if r["model"] == "imagenet_resnet18"])
+
+
+def _records():
     records = [json.loads(path.read_text()) for path in sorted(_FOLDER.glob("*.json"))]
-    records.sort(key=lambda row: (row["devices"], row["target"], row["model"], row["dtype"], row["kind"] != "train"))
-    rows = [_row(record) for record in records]
-    lines = [_HEADER, ["---"] * 2 + ["--:"] * (len(_HEADER) - 2), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{_made_by(records)}"
+    order = ("devices", "target", "model", "batch", "dtype")
+    return sorted(records, key=lambda row: (*(row[name] for name in order), row["kind"] != "train"))
+
+
+def _table(header, names, rows):
+    """The first `names` columns are text, the others numbers."""
+    lines = [header, ["---"] * names + ["--:"] * (len(header) - names), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _scale_row(record):
+    bound, reduced = record["bound"], record["collectives"].get("all-reduce", {"bytes": 0})
+    step = max(bound["milliseconds_of_bytes"], bound["milliseconds_of_operations"])
+    links = bound["milliseconds_of_all_reduces"]
+    epoch = _IMAGES / record["batch"] * (step + links) / 1000
+    return [
+        f"{record['devices']} x {record['device']}".replace(" ", _SPACE),
+        f"{record['batch']:,}",
+        f"{record['batch'] // record['devices']}",
+        f"{record['memory']['needed'] / 2**30:.2f}{_SPACE}GiB",
+        f"{reduced['bytes'] / 1e6:.1f}{_SPACE}MB",
+        f"{step:.1f}",
+        f"{links:.2f}",
+        f"{epoch:.0f}{_SPACE}s",
+        f"{_EPOCHS * epoch / 3600:.1f}{_SPACE}h",
+    ]
 
 
 def _row(record):
@@ -27,7 +66,7 @@ def _row(record):
     return [
         f"{several}{record['device']}".replace(" ", _SPACE),
         f"`{record['model']}`,<br>{record['dtype']}, {'training' if record['kind'] == 'train' else 'evaluation'}",
-        str(record["batch_per_device"]),
+        str(record["batch"]),
         f"{record['compile_seconds']:.0f}{_SPACE}s",
         f"{memory['needed'] / 2**30:.2f} of {memory['of_device'] / 2**30:.0f}{_SPACE}GiB".replace(
             " of ", f"{_SPACE}of "

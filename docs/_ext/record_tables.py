@@ -4,7 +4,7 @@ import json
 import pathlib
 import re
 
-from compile_tables import compile_only  # noqa: F401  (a table: see _Record)
+from compile_tables import compile_only, scale  # noqa: F401  (tables: see _Record)
 from sphinx.util.docutils import SphinxDirective
 
 _RESULTS = pathlib.Path(__file__).parents[2] / "experiments" / "results"

@@ -11,14 +11,15 @@ small kernels.
 
 Each row is a step of `recu train` or of its evaluation, for one batch of uint8 images that lies on the device. The
 augmentation is a part of it. A run on CIFAR keeps the whole data set on the device, another 0.15 GB. The batch is that
-of each device. Each row is compiled in a process of its own and is a file in experiments/results/compile_only. A row
-that is there is not compiled again without --again.
+of all devices together. Each row is compiled in a process of its own and is a file in
+experiments/results/compile_only. A row that is there is not compiled again without --again.
 """
 
 import argparse
 import datetime
 import functools
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -34,30 +35,44 @@ from experiments.benchmarks.counted import analysis, without_kernels
 from experiments.benchmarks.steps import KINDS, image_size
 from experiments.benchmarks.turns import cpu_model
 
-MODELS = ("cifar_resnet20", "cifar_resnet18", "cifar_vgg_small", "imagenet_resnet18", "imagenet_resnet34")
+# Models and the configs that train them; of the two stages, the second, with its teacher.
+MODELS = {
+    "cifar_resnet20": "cifar10",
+    "cifar_resnet18": "cifar10",
+    "cifar_vgg_small": "cifar10",
+    "imagenet_resnet18": "imagenet",
+    "imagenet_resnet34": "imagenet",
+    "react_resnet18": "imagenet_two_stage:stage2",
+    "react_resnet34": "imagenet_two_stage:stage2",
+}
 DTYPES = ("bfloat16", "float32")
 OUT = Path(__file__).resolve().parents[1] / "results" / "compile_only"
 
 
-def batch_of(model):
-    """Images of a batch on each device."""
-    return 512 if model.startswith("imagenet") else 256
+def batches_of(model):
+    """Batches of all devices together: that of the config, and for ImageNet one for many chips."""
+    from recu_jax.config import load
+
+    return (load(MODELS[model]).batch_size, *((4096,) if image_size(model) == 224 else ()))
 
 
-def jitted(model, dtype, kind, devices):
-    """The trainer's step on `devices`, and the shapes of its arguments."""
+def jitted(model, dtype, kind, batch, devices):
+    """The trainer's step on `devices`, and the shapes of its arguments. `batch` is that of each device."""
     import jax
     import numpy as np
 
     from experiments.benchmarks.steps import random_dataset
-    from recu_jax.config import base_config
+    from recu_jax.config import load
     from recu_jax.training import step
     from recu_jax.training.recipe import make_recipe
 
-    config, batch, size = base_config(), batch_of(model), image_size(model)
-    config.model, config.dtype, config.batch_size = model, dtype, batch * len(devices)
+    config, size = load(MODELS[model], model=model, dtype=dtype, batch_size=batch * len(devices)), image_size(model)
+    if "two_stage" in MODELS[model] and kind == "train":
+        config.teacher = "its variables are arguments of the step"
     recipe = make_recipe(config, random_dataset(model, 8), steps_per_epoch=200)
-    state = step.state_shapes(recipe, (size, size, 3))
+    state, teacher = step.state_shapes(recipe, (size, size, 3)), {}
+    if recipe.teacher is not None:
+        teacher = jax.eval_shape(recipe.teacher.init, jax.random.key(0), np.zeros((1, size, size, 3), np.float32))
     local = sum(d.process_index == devices[0].process_index for d in devices)
 
     def array(shape, dtype):
@@ -65,7 +80,7 @@ def jitted(model, dtype, kind, devices):
 
     data = (array((size, size, 3), np.uint8), array((), np.int32))
     function, arguments = {
-        "train": (step.train_streamed, (state, {}, *data)),
+        "train": (step.train_streamed, (state, teacher, *data)),
         "eval": (step.eval_streamed, (state, *data, array((), np.float32))),
     }[kind]
     mapped = [isinstance(argument, jax.ShapeDtypeStruct) for argument in arguments]
@@ -73,16 +88,16 @@ def jitted(model, dtype, kind, devices):
     return step.parallel(function, devices, mapped, donate=kind == "train"), arguments
 
 
-def operations(model, dtype, kind):
+def operations(model, dtype, kind, batch):
     """Operations of a step on one device, as XLA counts them in the program before it optimizes it."""
     import jax
 
     with without_kernels():
-        step, arguments = jitted(model, dtype, kind, jax.devices("cpu")[:1])
+        step, arguments = jitted(model, dtype, kind, batch, jax.devices("cpu")[:1])
         return float(analysis(step.lower(*arguments))["flops"])
 
 
-def compiled_row(target, model, dtype, kind):
+def compiled_row(target, model, dtype, kind, batch):
     """Compiles one step, and returns what its program says."""
     from jax.experimental import topologies
 
@@ -93,21 +108,26 @@ def compiled_row(target, model, dtype, kind):
     else:
         options = {"target_config": target.description, "topology": f"1x1x{target.devices}"}
         devices = topologies.get_topology_desc(platform="cuda", **options).devices
-    step, arguments = jitted(model, dtype, kind, devices)
+    share = batch // target.devices
+    step, arguments = jitted(model, dtype, kind, share, devices)
     lowered = step.lower(*arguments)
     began = time.perf_counter()
     compiled = lowered.compile()
     seconds = time.perf_counter() - began
     memory, program = compiled.memory_analysis(), Program(compiled.as_text())
-    done = operations(model, dtype, kind)
+    done = operations(model, dtype, kind, share)
     moved = program.bytes_moved()
     if target.platform == "tpu":
         moved = int(analysis(compiled)["bytes accessed"])
     by_bytes, by_operations = moved / target.bandwidth, done / target.peaks[dtype]
+    collectives = program.collectives()
+    # Each device sends and receives all but its own share twice: to sum it, and to know the sums.
+    reduced = collectives.get("all-reduce", {}).get("bytes", 0)
+    by_links = 2 * reduced * (1 - 1 / target.devices) / target.links if target.links else 0.0
     needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
     row = {
         "target": target.name, "device": devices[0].device_kind, "devices": target.devices, "model": model,
-        "kind": kind, "dtype": dtype, "batch_per_device": batch_of(model), "compile_seconds": round(seconds, 1),
+        "kind": kind, "dtype": dtype, "batch": batch, "compile_seconds": round(seconds, 1),
         "memory": {
             "arguments": memory.argument_size_in_bytes, "temporaries": memory.temp_size_in_bytes,
             "aliased": memory.alias_size_in_bytes, "needed": needed - memory.alias_size_in_bytes,
@@ -116,12 +136,13 @@ def compiled_row(target, model, dtype, kind):
         "operations": done, "bytes": moved,
         "bytes_counted_by": "XLA" if target.platform == "tpu" else "operands and results of each kernel",
         "kernels": len(program.kernels()) if target.platform == "cuda" else None,
-        "collectives": program.collectives(), "convolutions": program.convolutions(),
+        "collectives": collectives, "convolutions": program.convolutions(),
         "bound": {
-            "images_per_second": round(batch_of(model) * target.devices / max(by_bytes, by_operations)),
+            "images_per_second": round(batch / max(by_bytes, by_operations)),
             "binds": "memory" if by_bytes > by_operations else "products",
             "milliseconds_of_bytes": round(1000 * by_bytes, 3),
             "milliseconds_of_operations": round(1000 * by_operations, 3),
+            "milliseconds_of_all_reduces": round(1000 * by_links, 3),
         },
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.platform()},
@@ -145,9 +166,9 @@ def environment(target):
     return {**os.environ, "JAX_PLATFORMS": "cpu", **(tpu if target.platform == "tpu" else {})}
 
 
-def row_name(target, model, dtype, kind):
+def row_name(target, model, dtype, kind, batch):
     """Name of a row's file, without its ending."""
-    return f"{target}_{model}_{dtype}_{kind}"
+    return f"{target}_{model}_{dtype}_{kind}_{batch}"
 
 
 def in_words(row):
@@ -155,9 +176,9 @@ def in_words(row):
     memory, bound = row["memory"], row["bound"]
     kernels = "" if row["kernels"] is None else f"{row['kernels']} kernels, "
     return (
-        f"{row['target']} {row['model']} {row['dtype']} {row['kind']}: compiled in {row['compile_seconds']:.0f} s, "
-        f"{memory['needed'] / 2**30:.2f} of {memory['of_device'] / 2**30:.0f} GiB, {kernels}"
-        f"bound {bound['images_per_second']:,} images/s by {bound['binds']}"
+        f"{row['target']} {row['model']} {row['dtype']} {row['kind']} {row['batch']}: compiled in "
+        f"{row['compile_seconds']:.0f} s, {memory['needed'] / 2**30:.2f} of {memory['of_device'] / 2**30:.0f} GiB, "
+        f"{kernels}bound {bound['images_per_second']:,} images/s by {bound['binds']}"
     )
 
 
@@ -179,6 +200,7 @@ def main():
     parser.add_argument("--models", type=listed(MODELS), default=list(MODELS), metavar="NAME,NAME")
     parser.add_argument("--dtypes", type=listed(DTYPES), default=list(DTYPES), metavar="NAME,NAME")
     parser.add_argument("--kinds", type=listed(KINDS), default=list(KINDS), metavar="train,eval")
+    parser.add_argument("--batch", type=int, metavar="N", help="of all devices; default: that of each model's config")
     parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER")
     parser.add_argument("--programs", type=Path, metavar="FOLDER", help="also write the compiled programs there")
     parser.add_argument("--again", action="store_true", help="compile rows that are there, too")
@@ -188,23 +210,23 @@ def main():
     if arguments.list:
         print("targets:", *TARGETS, "\nmodels:", *MODELS)
         return 0
+    targets = [TARGETS[name] for name in arguments.targets]
     failed = 0
-    for target in arguments.targets:
-        for model in arguments.models:
-            for dtype in arguments.dtypes:
-                for kind in arguments.kinds:
-                    failed += not one_row(arguments, TARGETS[target], model, dtype, kind)
+    for target, model, dtype, kind in itertools.product(targets, arguments.models, arguments.dtypes, arguments.kinds):
+        for batch in [arguments.batch] if arguments.batch else batches_of(model):
+            if batch % target.devices == 0:
+                failed += not one_row(arguments, target, model, dtype, kind, batch)
     return 1 if failed else 0
 
 
-def one_row(arguments, target, model, dtype, kind):
+def one_row(arguments, target, model, dtype, kind, batch):
     """Compiles a row and writes its file; returns whether it succeeded.
 
     It starts another process for this, unless `--here` says that this is already that process.
     """
-    name = row_name(target.name, model, dtype, kind)
+    name = row_name(target.name, model, dtype, kind, batch)
     if arguments.here:
-        row, text = compiled_row(target, model, dtype, kind)
+        row, text = compiled_row(target, model, dtype, kind, batch)
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / f"{name}.json").write_text(json.dumps(row, indent=1) + "\n")
         if arguments.programs:
@@ -216,7 +238,7 @@ def one_row(arguments, target, model, dtype, kind):
         return True
     command = [
         sys.executable, __file__, "--here", f"--targets={target.name}", f"--models={model}", f"--dtypes={dtype}",
-        f"--kinds={kind}", f"--out={arguments.out}",
+        f"--kinds={kind}", f"--batch={batch}", f"--out={arguments.out}",
         *([f"--programs={arguments.programs}"] if arguments.programs else []),
     ]  # fmt: skip
     done = subprocess.run(command, env=environment(target), stderr=subprocess.PIPE, text=True)

@@ -19,6 +19,7 @@ class Target:
       devices: how many of them run the step.
       memory: bytes a device.
       bandwidth: bytes a second and device.
+      links: bytes a second that a device sends to others; 0 for a single device.
       peaks: operations a second and device, by dtype.
       description: of a GPU, as text of XLA's GpuTargetConfigProto.
     """
@@ -29,17 +30,19 @@ class Target:
     devices: int
     memory: float
     bandwidth: float
+    links: float
     peaks: dict[str, float]
     description: str = ""
 
 
-# Of a chip: bytes of memory, bytes a second, operations a second in bfloat16; dimensions of a slice; devices that XLA
-# sees of a chip: the two cores of a v4 chip are one each, with half of all.
+# Of a chip: bytes of memory, bytes a second, bytes a second over its links (half of the two directions together),
+# operations a second in bfloat16; dimensions of a slice; devices that XLA sees of a chip. Each of the two cores of a v4
+# chip is a device with half of the chip's memory and speed.
 _TPUS = {
-    "v4": (32 * 2**30, 1.228e12, 275e12, 3, 2),
-    "v5e": (16 * 2**30, 0.819e12, 197e12, 2, 1),
-    "v5p": (95 * 2**30, 2.765e12, 459e12, 3, 1),
-    "v6e": (32 * 2**30, 1.64e12, 918e12, 2, 1),
+    "v4": (32 * 2**30, 1.228e12, 0.3e12, 275e12, 3, 2),
+    "v5e": (16 * 2**30, 0.819e12, 0.2e12, 197e12, 2, 1),
+    "v5p": (95 * 2**30, 2.765e12, 0.6e12, 459e12, 3, 1),
+    "v6e": (32 * 2**30, 1.64e12, 0.4e12, 918e12, 2, 1),
 }
 # Chips, and the slices that hold them, in 2 and in 3 dimensions. XLA builds no slice smaller than one machine.
 _SLICES = {
@@ -52,12 +55,12 @@ _SLICES = {
 
 
 def _tpus():
-    for kind, (memory, bandwidth, peak, dimensions, cores) in _TPUS.items():
+    for kind, (memory, bandwidth, links, peak, dimensions, cores) in _TPUS.items():
         for chips, slices in _SLICES.items():
             topology = slices[dimensions == 3]
             yield Target(
                 kind if chips == 1 else f"{kind}-{chips}", "tpu", f"{kind}:{topology}", chips * cores, memory / cores,
-                bandwidth / cores, dict.fromkeys(("bfloat16", "float32"), peak / cores),
+                bandwidth / cores, links / cores * (chips > 1), dict.fromkeys(("bfloat16", "float32"), peak / cores),
             )  # fmt: skip
 
 
@@ -118,7 +121,7 @@ _GPUS = {
 def _gpus():
     for name, gpu in _GPUS.items():
         peaks = {"bfloat16": gpu.bfloat16, "float32": gpu.tf32}
-        yield Target(name, "cuda", "", 1, gpu.memory, gpu.bandwidth, peaks, gpu.description())
+        yield Target(name, "cuda", "", 1, gpu.memory, gpu.bandwidth, 0.0, peaks, gpu.description())
 
 
 TARGETS = {target.name: target for target in (*_tpus(), *_gpus())}

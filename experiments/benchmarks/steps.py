@@ -34,12 +34,16 @@ TAU = 0.85  # the recipe's first epoch, where the jax side is too
 
 def image_size(model):
     """Height and width of the images that a model is made for."""
-    return 224 if model.startswith("imagenet") else 32
+    return 224 if _of_imagenet(model) else 32
 
 
 def classes(model):
     """How many classes it tells apart."""
-    return 1000 if model.startswith("imagenet") else 10
+    return 1000 if _of_imagenet(model) else 10
+
+
+def _of_imagenet(model):
+    return model.startswith(("imagenet", "react"))
 
 
 @dataclasses.dataclass(frozen=True)
