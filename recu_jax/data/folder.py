@@ -1,6 +1,6 @@
 """Reads folders of images: `DIR/train/CLASS/**/*.jpg` and `DIR/val/CLASS/**/*.jpg`.
 
-It also reads Tiny-ImageNet in the form in which it is distributed.
+It also reads Tiny-ImageNet as distributed: `DIR/val/val_annotations.txt` gives the classes of the test images.
 """
 
 import os
@@ -19,7 +19,7 @@ _LAYOUT = "it must hold train/CLASS/*.jpg and val/CLASS/*.jpg"
 
 
 class FolderRecords:
-    """The image files of one split. Any file can be read at any time. The object is picklable.
+    """The image files of one split. They can be read in any order. The object is picklable.
 
     One block of bytes holds all paths. A million Python strings would take 100 MB in every worker process.
 
@@ -66,12 +66,13 @@ def load(
 ) -> tuple[FolderRecords, FolderRecords, list[str]]:
     """Returns training records, test records and the names of the classes.
 
-    The class id is the position of the class's folder in the sorted folders of train.
+    The id of a class is the position of its name among the returned names. They are sorted, unless `class_names` gives
+    another order.
 
     Args:
       data_dir: the folder that holds `train` and `val`.
       test_only: returns no training records. Without the folder `train`, the classes are those of `val`.
-      class_names: the classes in their order, if they are known otherwise.
+      class_names: names of the classes in the order of their ids; None takes the names of the folders.
 
     Raises:
       UserError: a folder is missing or empty, or val has a class that train does not have.
@@ -143,7 +144,7 @@ def _images(folder, name):
 def _annotated(folder, classes, whose):
     """Lists the test images of Tiny-ImageNet.
 
-    They lie in one folder, `images`. The annotation file has one line `file<TAB>class<TAB>box` for each image.
+    All of them lie in one folder, `images`. The annotation file has a line `file<TAB>class<TAB>box` for each image.
     """
     paths, labels = [], []
     for file, name in _annotations(folder):
@@ -164,7 +165,7 @@ def _annotated(folder, classes, whose):
 
 
 def _annotations(folder):
-    """File and class of each line of the annotations."""
+    """Returns file and class of each line of the annotations."""
     try:
         text = (folder / _ANNOTATIONS).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

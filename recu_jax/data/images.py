@@ -39,7 +39,7 @@ class JpegHeader:
 
 
 def quiet_opencv() -> None:
-    """Makes OpenCV use one thread for each call and print no messages. For processes that decode in parallel."""
+    """Makes OpenCV use one thread per call and print no messages. Call it in processes that decode in parallel."""
     import cv2
 
     cv2.setNumThreads(0)
@@ -55,15 +55,15 @@ def decode(data: bytes, rows: int | None = None, reduce: int = 1) -> np.ndarray:
     Args:
       data: the bytes of a whole file. The first bytes determine the format, because names can be wrong: one of
         ImageNet's `.JPEG` files is a PNG.
-      rows: number of rows that the caller needs, or None for all. Later rows may be missing; the first ones are exact.
+      rows: number of rows that the caller needs, or None for all. These rows are exact. Later rows may be missing.
       reduce: 1, 2, 4 or 8. The sides of a JPEG are divided by it and rounded up. Other formats keep their size.
 
     Returns:
       uint8 RGB, (height, width, 3).
 
     Raises:
-      CorruptImage: the file is empty, truncated, not an image, or states a size that its bytes cannot hold. Without
-        this check, OpenCV would fill the missing part of a truncated JPEG with gray.
+      CorruptImage: the file is empty, truncated, not an image, or states a size that its bytes cannot hold. (OpenCV
+        itself fills the missing part of a truncated JPEG with gray.)
     """
     import cv2
 
@@ -115,7 +115,7 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
     """Reads the header of a JPEG and checks that the file is complete. Returns None for other formats.
 
     It reads the segments up to the first scan. This takes 6 us for a file; decoding takes 1,300 us. Other formats need
-    no such check, because OpenCV refuses truncated files of them.
+    no check for completeness here, because OpenCV refuses their truncated files.
 
     Raises:
       CorruptImage: the header is damaged, or the file is truncated.
@@ -169,7 +169,7 @@ def _first_rows(data: bytes, header: JpegHeader, rows: int) -> np.ndarray:
 
 
 def image_kind(data: bytes) -> str | None:
-    """Determines the format from the first bytes: `JPEG`, `PNG`, `WEBP` or `BMP`. None for anything else.
+    """Determines the format from the first bytes: `JPEG`, `PNG`, `WEBP` or `BMP`. Returns None for anything else.
 
     OpenCV reads other formats too, but no data set here has them.
     """
@@ -204,9 +204,9 @@ def stated_size(data: bytes) -> tuple[int, int] | None:
 
 
 def png_is_whole(data: bytes) -> bool:
-    """Whether all chunks of a PNG, up to its end chunk, lie within the file.
+    """Returns whether all chunks of a PNG, up to its end chunk, lie within the file.
 
-    Without this check, OpenCV allocates the length that a chunk states. For a damaged file of 2 KB it was 2.4 GB.
+    OpenCV itself allocates any length that a chunk states: 2.4 GB for a damaged file of 2 KB.
     """
     at = 8
     while at + 12 <= len(data):
