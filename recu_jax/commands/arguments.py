@@ -24,7 +24,7 @@ EXIT_STATUSES = {
 RUN_EXIT_STATUSES = {
     EXIT_FAILED: "the run failed: a loss that is not finite, a full disk, a worker or another process that is gone",
     EXIT_STOPPED: "stopped by SIGTERM, SIGUSR1 or a preemption notice, all saved: run the same command again",
-    EXIT_INTERRUPTED: "the same, by Control-C",
+    EXIT_INTERRUPTED: "stopped by Control-C, all saved: run the same command again",
 }
 
 

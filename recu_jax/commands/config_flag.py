@@ -120,7 +120,7 @@ def _check_loaded(path: str | None) -> None:
     if path is None:
         raise UserError("--config is not set; give an experiment, such as --config=configs/digits.py")
     if not isinstance(value, ConfigDict):
-        getattr(value, "a file that did not load raises what it met on first use", None)
+        getattr(value, "if the file did not load, its exception is raised here", None)
         kind = "nothing" if value is None else f"a {type(value).__name__}"
         raise UserError(
             f"--config={path}: get_config() returns {kind}; it must return recu_jax.config.base_config(), with fields "

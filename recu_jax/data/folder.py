@@ -116,8 +116,8 @@ def _by_class(folder, classes, whose):
     unknown = [n for n in names if n not in classes]
     if unknown:
         raise UserError(
-            f"{folder} has the class folder {unknown[0]!r} ({len(unknown)} of {len(names)} such), which {whose} has "
-            f"not; the classes must be those of {whose}: rename or remove it"
+            f"{folder} has the class folder {unknown[0]!r} ({len(unknown)} of {len(names)} such), which {whose} lacks; "
+            f"the classes must be those of {whose}: rename or remove it"
         )
     paths, labels = [], []
     for name in names:
@@ -150,7 +150,7 @@ def _annotated(folder, classes, whose):
     for file, name in _annotations(folder):
         if name not in classes:
             raise UserError(
-                f"{folder / _ANNOTATIONS} gives {file[:80]!r} the class {name[:80]!r}, which {whose} has not; the "
+                f"{folder / _ANNOTATIONS} gives {file[:80]!r} the class {name[:80]!r}, which {whose} lacks; the "
                 f"classes must be those of {whose}"
             )
         if not file or "/" in file or "\0" in file:

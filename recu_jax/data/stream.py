@@ -125,7 +125,7 @@ class Batches:
         self._first: dict[str, Any] = {}  # the step and the state in which the iterator started
 
     def __len__(self) -> int:
-        """Number of batches that remain."""
+        """Returns the number of batches that remain."""
         return self._end - self.step
 
     def __iter__(self) -> "Batches":

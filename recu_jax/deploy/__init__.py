@@ -1,4 +1,4 @@
-"""Exports trained 1-bit networks to files with one bit per weight, and runs the files on kernels that compute with bits.
+"""Exports trained 1-bit networks to files with one bit per weight, and runs them on kernels that compute with bits.
 
     model = recu_jax.deploy.load("model.recu")
     logits = model.predict(images)              # uint8, (batch, height, width, channels)

@@ -58,5 +58,5 @@ class LiveReport:
     def where(self) -> str:
         """Returns one line that says where the report is, or why there is none."""
         if self._problem:
-            return f"no {FILE}: {self._problem}; the same command makes it then"
+            return f"no {FILE}: {self._problem}; once this is mended, the same command writes it"
         return f"report: {self._workdir / FILE}"
