@@ -48,7 +48,7 @@ class Field:
     free: bool = False
 
 
-# Fields by section of the documentation.
+# The fields, under the headings that the documentation gives them.
 FIELDS: dict[str, tuple[Field, ...]] = {
     "Data": (
         Field("seed", 0, "of the initialization, the order of the data and the augmentation"),
@@ -114,7 +114,7 @@ FIELDS: dict[str, tuple[Field, ...]] = {
     ),
     "Failures": (
         Field("check_finite_every_steps", 20, "steps between checks; the run ends if a loss is not finite", free=True),
-        Field("data_timeout_seconds", 300, "after so many seconds without a batch the run ends", free=True),
+        Field("data_timeout_seconds", 300, "after this many seconds without a batch the run ends", free=True),
     ),
     "Records": (
         Field("checkpoint_every_epochs", 1, "epochs between checkpoints", free=True),

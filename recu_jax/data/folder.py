@@ -136,7 +136,7 @@ def _images(folder, name):
     for where, folders, files in os.walk(folder / name, followlinks=True):
         folders[:] = [f for f in folders if not f.startswith(".")]
         inside = os.path.relpath(where, folder)
-        # Archives made on macOS hold a file `._a.jpg` for every `a.jpg`. It is not an image.
+        # Archives made on macOS hold a file `._a.jpg` for every `a.jpg`. This file is not an image.
         found += [os.path.join(inside, f) for f in files if f.lower().endswith(SUFFIXES) and not f.startswith(".")]
     return sorted(found)
 

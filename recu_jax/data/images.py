@@ -7,7 +7,7 @@ import numpy as np
 
 # libjpeg interpolates color between rows of blocks. So the last two rows of a partly decoded image are not exact.
 _ROWS_BELOW, _BLOCK_ROWS = 2, 16
-# Limits on the size that an image's header states. The first is Pillow's limit (512 MiB). Images of more than
+# Limits on the size that an image's header states. `_MOST_PIXELS` is Pillow's limit (512 MiB of RGB). Images above
 # `_FEW_PIXELS` may have at most 1,024 pixels for each byte of the file: an 8x8 block of a JPEG takes at least one bit,
 # and deflate unpacks one byte to at most about a thousand.
 _MOST_PIXELS, _FEW_PIXELS, _PIXELS_A_BYTE = 178_956_970, 1 << 24, 1024
@@ -140,7 +140,7 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
             height, width = (int.from_bytes(data[frame + i : frame + i + 2], "big") for i in (5, 7))
             if not height or not width:
                 raise CorruptImage("a JPEG that states no size")
-            # Baseline or extended Huffman coding, and the scan holds all components.
+            # 0xC0 and 0xC1 are baseline and extended Huffman coding. The scan must hold all components of the frame.
             one_scan = data[frame + 1] in (0xC0, 0xC1) and data[at + 4] == data[frame + 9] and not restarts
             # The data of a scan cannot contain the end marker, because a 0 follows each 0xff in it. The end marker of
             # a thumbnail comes before the scan. A search takes 95 us, so the end of the file is tried first.

@@ -21,8 +21,8 @@ _SETS = {
 NAMES = tuple(_SETS)
 _CHUNK = 1000  # records read by one call; a call for each image would cost more than its decoding
 
-# Data sets that a user must download by hand. The texts say what to do before TFDS can prepare them, and what else
-# is possible.
+# Data sets that a user must download by hand. For each: what to do before TFDS can prepare the data set, and what to do
+# instead.
 _BY_HAND = {
     "imagenet2012": (
         "put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from image-net.org into {where}/downloads/manual, ",

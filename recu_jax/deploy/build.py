@@ -212,7 +212,8 @@ class Builder:
         """
         kernel: Any = self.param(path, "kernel")
         binarizer: Any = self._parts.kernel_binarizer
-        # Compiled by `jit`, as in the trained model. Other rounding could flip the sign of a weight near the mean.
+        # `jit` compiles the binarizer, as in the trained model. Other rounding could flip the sign of a weight near the
+        # mean.
         signs, own = jax.jit(lambda k: binarizer(k))(kernel)
         alpha: Any
         if self._parts.alpha == "learned":

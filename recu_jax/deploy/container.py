@@ -19,7 +19,7 @@ from recu_jax.errors import UserError
 
 _DTYPES = {"F32": np.dtype("<f4"), "I32": np.dtype("<i4"), "U32": np.dtype("<u4")}
 _LENGTH_BYTES = 8
-# Much more than a network needs (imagenet_resnet34: 40 kB), and still quick to parse.
+# The limit is far above what a network needs (imagenet_resnet34: 40 kB), and such a header is still quick to parse.
 _MAX_HEADER_BYTES = 1 << 22
 _MAX_DIMENSIONS = 8
 

@@ -46,7 +46,7 @@ def _cifar_vgg(b: Builder, model: CifarVgg, x: int, image_shape: Sequence[int]) 
     for i in range(1, last + 1):
         pool = i in model.pooled
         x = b.conv_norm(x, f"conv{i}", f"bn{i}", pool=pool, then=f"nonlinear{i}", only_signs=i != last)
-    # The model flattens features in PyTorch's order (channel, row, column). Here they are in the order (row, column,
+    # The model flattens features in PyTorch's order (channel, row, column). The operation "flatten" uses (row, column,
     # channel), so the kernel's rows are permuted.
     kernel: Any = b.param("fc", "kernel")
     channels = model.widths[-1]

@@ -165,7 +165,7 @@ def _do(step, own, inputs, nodes, backend):
 
 
 def _image(node, own, x):
-    # The same divisions as in training. Other rounding would change signs.
+    # Training divides in the same way. Products with the inverse would round differently and change signs.
     mean, std = (
         per_channel(jnp.asarray(node.attributes[k], jnp.float32), x.astype(jnp.float32)) for k in ("mean", "std")
     )

@@ -75,8 +75,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Res
             try:
                 return _train(run, pathlib.Path(workdir), given, stop)
             except UserError:
-                # Remove the workdir if this run created it and saved no checkpoint. For example, an image of the data
-                # set could not be read.
+                # Remove the workdir if this run created it and saved no checkpoint, for example because an image of the
+                # data set could not be read.
                 if distributed.is_main() and not was_there and not any_saved(workdir):
                     shutil.rmtree(workdir, ignore_errors=True)
                 raise

@@ -125,7 +125,7 @@ def _checked(config):
 
 def _made(config, dataset, devices, info):
     feed = make_feed(config, dataset, devices)
-    # An evaluation has no training images and so no steps. Its schedules are not used.
+    # An evaluation has no training images, so its `steps_per_epoch` is 0. The schedules, which it does not use, need 1.
     recipe = make_recipe(config, dataset, max(feed.steps_per_epoch, 1))
     if devices[0].platform == "cpu":
         recipe = for_cpus(recipe)

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 _BYTES = 16
-# `KEY` is the entry of a record that holds the digests. Two names in that entry: `RECORD` for the digest of the record
-# itself, and `DIAGNOSTICS` for the digest of the diagnostics.
+# `KEY` is the entry of a record that holds the digests. In this entry, `RECORD` is the name of the digest of the record
+# itself, and `DIAGNOSTICS` the name of the digest of the diagnostics.
 KEY, RECORD, DIAGNOSTICS = "digests", "record", "diagnostics"
 
 
