@@ -66,8 +66,8 @@ def load(
 ) -> tuple[FolderRecords, FolderRecords, list[str]]:
     """Returns training records, test records and the names of the classes.
 
-    The id of a class is the position of its name among the returned names. They are sorted, unless `class_names` gives
-    another order.
+    The id of a class is the position of its name among the returned names. The names are sorted, unless `class_names`
+    gives another order.
 
     Args:
       data_dir: the folder that holds `train` and `val`.

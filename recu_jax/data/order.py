@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 
-# Every step calls this function. With the cache, an epoch's order is drawn only once: it takes 20 ms for ImageNet.
+# Every step calls this function. With the cache, an epoch's order is drawn only once. Drawing takes 20 ms for ImageNet.
 @functools.lru_cache(maxsize=2)
 def train_order(seed: int, epoch: int, num_images: int, batch_size: int) -> np.ndarray:
     """Draws the order of the training images in one epoch.

@@ -171,8 +171,8 @@ class Batches:
         if different:
             k = different[0]
             raise UserError(
-                f"the saved position is of {k} {state['stream'].get(k)}, this run has {here[k]}; there, the "
-                "same step has other images"
+                f"the saved position is of {k} {state['stream'].get(k)}, this run has {here[k]}; the same "
+                "step would select other images"
             )
         if not 0 <= state["step"] <= self._end:
             raise UserError(f"the saved position is step {state['step']}; there are {self._end} steps")

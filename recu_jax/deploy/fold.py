@@ -4,7 +4,7 @@ A binary convolution gives an integer sum s. Alpha and batch norm turn it into `
 `factor = scale / sqrt(var + 1e-5)`, one affine function for each channel. The file keeps alpha, mean, factor and bias.
 Two numbers would be enough for an affine function, but they change the rounding, and so the signs after the shortcut.
 With two numbers, 381 of 369 million signs of a trained cifar_resnet20 on 2,000 test images differed from the trained
-model. With four numbers, none differed. They cost one more multiply-add (experiments/results/export_check).
+model. With four numbers, none differed. The cost is one more multiply-add (experiments/results/export_check).
 
 Without a shortcut, only the sign of the affine function matters. A threshold on s gives this sign exactly.
 """
