@@ -1,4 +1,4 @@
-"""Writes a run's checkpoints, metrics, diagnostics and report, sends them to trackers, and shows its progress."""
+"""Writes checkpoints, metrics, diagnostics and the report of a run, sends metrics to trackers, and shows progress."""
 
 import pathlib
 import time

@@ -15,7 +15,7 @@ class Evaluator(Protocol):
     """Evaluates a state on the test set."""
 
     def __call__(self, state: TrainState, should_stop: Callable[[], bool] | None = None) -> dict[str, float] | None:
-        """Evaluates `state`. Calls `should_stop` after each batch. As soon as that gives True, returns None."""
+        """Evaluates `state`. Calls `should_stop` after each batch. If that call gives True, returns None at once."""
 
 
 def split_over_devices(array: np.ndarray, count: int) -> np.ndarray:
