@@ -147,7 +147,8 @@ def test_without_plotly_a_line_says_so(tmp_path, monkeypatch):
         report.update(run.rows, run.diagnostics)
     report.finish(run.rows, run.diagnostics)
     assert report.where() == (
-        "no report.html: plotly is not installed; type: pip install 'recu_jax[report]'; the same command makes it then"
+        "no report.html: plotly is not installed; type: pip install 'recu_jax[report]'; once this is mended, the same "
+        "command writes it"
     )
     assert not (tmp_path / "run" / live.FILE).exists()
 

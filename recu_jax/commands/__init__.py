@@ -1,4 +1,4 @@
-"""The commands of `recu`, one module for each. A module parses arguments, calls the library, and prints.
+"""Holds one module for each command of `recu`. A module parses arguments, calls the library, and prints.
 
 `recu_jax.__main__` lists the commands.
 """

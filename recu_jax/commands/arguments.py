@@ -1,4 +1,4 @@
-"""Functions for all commands: the same form of `--help`, of errors and of exit statuses."""
+"""Gives all commands one form of `--help`, of errors and of exit statuses."""
 
 import argparse
 import os
@@ -13,7 +13,7 @@ EXIT_USER_ERROR = 2
 EXIT_FAILED = 3
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h, "try again later": schedulers restart a job with this status
 EXIT_INTERRUPTED = 130  # the shell's convention for Control-C: 128 + 2, the number of SIGINT
-EXIT_NO_READER = 141  # the same for a closed pipe: 128 + 13, the number of SIGPIPE
+EXIT_NO_READER = 141  # the shell's convention for a closed pipe: 128 + 13, the number of SIGPIPE
 
 # Exit statuses of all commands. `--help` and the docs show these texts.
 EXIT_STATUSES = {
@@ -24,7 +24,7 @@ EXIT_STATUSES = {
 RUN_EXIT_STATUSES = {
     EXIT_FAILED: "the run failed: a loss that is not finite, a full disk, a worker or another process that is gone",
     EXIT_STOPPED: "stopped by SIGTERM, SIGUSR1 or a preemption notice, all saved: run the same command again",
-    EXIT_INTERRUPTED: "the same, by Control-C",
+    EXIT_INTERRUPTED: "stopped by Control-C, all saved: run the same command again",
 }
 
 
@@ -44,7 +44,7 @@ def help_text(usage: str, about: str, options: str, example: str, of_a_run: bool
 
 
 def fail(message: object, status: int = EXIT_USER_ERROR) -> NoReturn:
-    """Prints an error and ends the process. The message is one line, also if a file name in it has line breaks."""
+    """Prints an error as one line and ends the process. Line breaks in the message become spaces."""
     print(f"error: {one_line(message)}", file=sys.stderr)
     sys.exit(status)
 
@@ -60,22 +60,22 @@ def run(function: Callable[[], Any]) -> Any:
 
 
 def local_path(text: str) -> str:
-    """The type of every argument that is a path; see `paths.local`."""
+    """Converts an argument that is a path with `paths.local`. It is the `type` of all such arguments."""
     try:
         return paths.local(text)
-    except UserError as error:  # of a ValueError, which UserError is, argparse would print its own message
+    except UserError as error:  # a UserError is a ValueError; for a ValueError argparse prints its own message
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def end_with_reader(function: Callable[[], Any]) -> None:
-    """Calls `function`. Ends silently if the reader of the output goes away, as in `recu --help | head -1`."""
+    """Calls `function`. Ends the process silently if the reader of its output ends, as in `recu --help | head -1`."""
     try:
         try:
             function()
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        # Python flushes once more at its end, and would complain then.
+        # Python flushes stdout again at exit. That flush would print another error if stdout were still the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_NO_READER)
 

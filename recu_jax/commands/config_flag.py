@@ -1,4 +1,4 @@
-"""The flags `--config=FILE`, which names the experiment, and `--config.FIELD=VALUE`, which changes a field."""
+"""Parses the flags `--config=FILE`, which names the experiment, and `--config.FIELD=VALUE`, which changes a field."""
 
 import dataclasses
 import pathlib
@@ -41,7 +41,7 @@ class Help:
     own_flags: tuple[str, ...] = ()
 
     def text(self) -> str:
-        """The text of `--help`, with the flags and every field of the config with its default."""
+        """Makes the text of `--help`. It lists the flags, and every field of the config with its default."""
         about = {"config": "the experiment: a file with get_config(), or one of: " + ", ".join(shipped())}
         about |= {name: flags.FLAGS[name].help or "" for name in self.own_flags}
         listed = [f"  --{name:<14} {text}" for name, text in about.items()]
@@ -51,7 +51,7 @@ class Help:
 
 
 def parse(argv: list[str], help_of: Help) -> list[str]:
-    """Parses the command line with absl. Prints an error as one line and ends the process.
+    """Parses the command line with absl. If it is invalid, prints one line and ends the process.
 
     `--help` prints `help_of` and ends the process with status 0.
 
@@ -65,7 +65,7 @@ def parse(argv: list[str], help_of: Help) -> list[str]:
     if any(argument in ("--help", "-h", "-help", "--helpfull", "--helpshort") for argument in argv[1:]):
         print(help_of.text())
         sys.exit(0)
-    logging.set_verbosity(logging.ERROR)  # ml_collections would also print warnings about errors that are raised here
+    logging.set_verbosity(logging.ERROR)  # ml_collections logs warnings about errors that this function also prints
     path = _config_path(argv)
     try:
         rest = flags.FLAGS(_with_found_config(argv))
@@ -87,7 +87,7 @@ def parse(argv: list[str], help_of: Help) -> list[str]:
 
 
 def _config_path(argv: list[str]) -> str | None:
-    """The path in `--config`. It is read from `argv`, because absl's flag has no path until the file is loaded."""
+    """Finds the path of `--config` in `argv`. Absl's flag does not give the path before the file is loaded."""
     for argument, after in zip(argv, [*argv[1:], ""], strict=True):
         name, equals, path = argument.partition("=")
         if name in _NAMES:
@@ -114,13 +114,13 @@ def _check_loaded(path: str | None) -> None:
 
     Raises:
       UserError: `--config` is not set, or `get_config` did not return a config.
-      Exception: the config file raised it.
+      Exception: any exception that the config file raised while it was loaded.
     """
     value = flags.FLAGS["config"].value
     if path is None:
         raise UserError("--config is not set; give an experiment, such as --config=configs/digits.py")
     if not isinstance(value, ConfigDict):
-        getattr(value, "a file that did not load raises what it met on first use", None)
+        getattr(value, "if the file did not load, its exception is raised here", None)
         kind = "nothing" if value is None else f"a {type(value).__name__}"
         raise UserError(
             f"--config={path}: get_config() returns {kind}; it must return recu_jax.config.base_config(), with fields "
@@ -129,7 +129,7 @@ def _check_loaded(path: str | None) -> None:
 
 
 def _flag_error(error: flags.Error) -> str:
-    """The last line of absl's message. The lines before it may be the traceback of a config file."""
+    """Returns the last line of absl's message. The lines before it may be the traceback of a config file."""
     line = str(error).strip().splitlines()[-1].removeprefix("FATAL Flags parsing error:").strip()
     name = re.search(r"Unknown command line flag '(\w+)'", line)
     if name and name[1] in base_config():
@@ -138,7 +138,7 @@ def _flag_error(error: flags.Error) -> str:
 
 
 def _field_error(argv: list[str], path: str | None, error: BaseException) -> object:
-    """The message for an invalid `--config.FIELD=VALUE`: the field is unknown, or it does not accept the value."""
+    """Makes the message for an exception that the config file or a `--config.FIELD=VALUE` caused."""
     prefix = "--config."
     names = [argument.removeprefix(prefix).split("=")[0] for argument in argv if argument.startswith(prefix)]
     for name in names:
@@ -152,9 +152,9 @@ def _field_error(argv: list[str], path: str | None, error: BaseException) -> obj
 
 
 def default_workdir() -> str:
-    """The default of `--workdir`.
+    """Returns the default of `--workdir`.
 
-    It is `runs/NAME` for `--config=.../NAME.py`, and `runs/NAME_PART` for `--config=.../NAME.py:PART`.
+    The default is `runs/NAME` for `--config=.../NAME.py`, and `runs/NAME_PART` for `--config=.../NAME.py:PART`.
     """
     file = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]))
     part = config_flags.get_config_filename(flags.FLAGS["config"]).partition(".py:")[2]

@@ -7,7 +7,7 @@ from recu_jax.deploy import trained
 from recu_jax.deploy.formats import FORMATS
 from recu_jax.ops import backend
 
-_ABOUT = "Makes a file of a run's best checkpoint."
+_ABOUT = "Writes a run's best checkpoint to a file."
 _FORMATS = "\n".join(f"{name}: {kind.about}" for name, kind in FORMATS.items())
 _CHECK = """run the test set through the trained model and through the file, say what differs and how fast
 each of them is, and write that to FILE.check.json"""
@@ -18,14 +18,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser("export", _ABOUT, "recu export runs/digits --out=digits.recu --check")
     parser.add_argument("workdir", metavar="WORKDIR", type=local_path, help="folder of a run")
     parser.add_argument(
-        "--out", required=True, metavar="FILE", type=local_path, help="file to make; one that is there is replaced"
+        "--out", required=True, metavar="FILE", type=local_path, help="file to write; an existing file is replaced"
     )
     parser.add_argument("--format", choices=FORMATS, default="recu", help=f"default: recu\n{_FORMATS}")
     parser.add_argument("--check", action="store_true", help=_CHECK)
     parser.add_argument(
         "--dataset", metavar="NAME", help="data set of --check, or of imported weights; default: that of the run"
     )
-    parser.add_argument("--data_dir", metavar="DIR", type=local_path, help="of the data set; default: that of the run")
+    parser.add_argument("--data_dir", metavar="DIR", type=local_path, help="its folder or file; default: as in the run")
     args = parser.parse_args(argv)
     backend.set_xla_flags()
     run(lambda: _main(args))
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _main(args) -> None:
     network = trained.read_trained(args.workdir, args.dataset, args.data_dir)
     if args.check:
-        network.load_test()  # without these images no file is made
+        network.load_test()  # if the test images are missing, the command fails before it writes the file
     print(trained.write(network, args.out, args.format), flush=True)
     if args.check:
         from recu_jax.deploy.check import check

@@ -9,12 +9,12 @@ from recu_jax.models import MODELS
 from recu_jax.pytorch.names import CONVS
 from recu_jax.training.pretrained import import_torch_file
 
-_ABOUT = """Makes a workdir of a PyTorch checkpoint. `recu eval` evaluates it, and other runs start from it with
+_ABOUT = """Makes a workdir from a PyTorch checkpoint. `recu eval` evaluates it, and other runs start from it with
 --config.init_from=DIR."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parses the arguments, makes the workdir, and prints a line about its content."""
+    """Parses the arguments, makes the workdir, and prints a line about its contents."""
     example = "recu import-torch model_best.pth.tar --model=cifar_resnet20 --workdir=runs/official"
     parser = ArgumentParser("import-torch", _ABOUT, example)
     parser.add_argument(
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--model", required=True, metavar="NAME", help=f"one of: {', '.join(sorted(MODELS))}")
     parser.add_argument(
-        "--workdir", required=True, metavar="DIR", type=local_path, help="folder to make; without checkpoints so far"
+        "--workdir", required=True, metavar="DIR", type=local_path, help="folder to make; must not hold checkpoints"
     )
     parser.add_argument("--conv", choices=CONVS, default="binary", help="float: the twin with real weights, no alpha")
     parser.add_argument("--key", metavar="NAME", help="entry of the file that holds the weights, if several do")

@@ -15,7 +15,7 @@ _ABOUT = "Prints the five most probable classes of each picture."
 def main(argv: Sequence[str] | None = None) -> None:
     """Parses the arguments and prints a line for each picture."""
     parser = ArgumentParser("predict", _ABOUT, "recu predict digits.recu seven.png")
-    parser.add_argument("file", metavar="FILE", type=local_path, help="what `recu export` wrote")
+    parser.add_argument("file", metavar="FILE", type=local_path, help="file that `recu export` wrote")
     parser.add_argument("images", metavar="IMAGE", type=local_path, nargs="+", help="pictures: JPEG, PNG, WebP, BMP")
     args = parser.parse_args(argv)
     backend.set_xla_flags()

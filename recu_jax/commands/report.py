@@ -10,7 +10,7 @@ from recu_jax.report.live import FILE
 from recu_jax.report.page import render
 from recu_jax.report.runs import names, read_run
 
-_ABOUT = "Writes the page of a run, or of several laid over each other. It needs no network."
+_ABOUT = "Writes the page of a run, or one page that compares several runs. A browser shows it without the internet."
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser("report", _ABOUT, "recu report runs/digits runs/another")
     parser.add_argument("workdirs", metavar="WORKDIR", type=local_path, nargs="+", help="folder of a run")
     parser.add_argument(
-        "--out", metavar="FILE", type=local_path, help=f"default: WORKDIR/{FILE} for one run, {FILE} here for several"
+        "--out", metavar="FILE", type=local_path, help=f"default: WORKDIR/{FILE} for one run, ./{FILE} for several"
     )
     args = parser.parse_args(argv)
     run(lambda: _main(args.workdirs, args.out))

@@ -31,7 +31,7 @@ def config_cost(config: ml_collections.ConfigDict) -> ModelCost:
     """Computes the cost of a config's model for one image.
 
     Raises:
-      UserError: a field breaks its rule, or the data set is missing although its shape must be read from it.
+      UserError: a config field is invalid, or the data set must be read for its image shape and is missing.
     """
     check_config(config)
     config = with_local_paths(config)

@@ -1,4 +1,4 @@
-"""Runs a config, and ends with an exit status: the part that `recu_jax.main`, `recu train` and `recu eval` share."""
+"""Trains or evaluates a config, for `recu_jax.main`, `recu train` and `recu eval`."""
 
 import logging as std_logging
 import os
@@ -17,9 +17,9 @@ _EXIT_WITHIN_SECONDS = 10
 
 
 def train_or_evaluate(config: ml_collections.ConfigDict, workdir: str, mode: str, several_processes: bool) -> None:
-    """Trains or evaluates, and prints the result. After an error or a stop, ends the process.
+    """Trains or evaluates, and prints the result.
 
-    The exit status is one of `commands.arguments`.
+    After an error or a stop, ends the process with an exit status of `commands.arguments`.
 
     Args:
       config: of the run.
@@ -95,12 +95,13 @@ def _say(message):
 def _hush_failed_saves() -> None:
     """Suppresses the tracebacks that Orbax, asyncio and TensorStore print when a save or a read fails.
 
-    The failure itself is raised as one exception. These tracebacks repeat it.
+    The failure is also raised as an exception, so these tracebacks only repeat it.
     """
     logging.get_absl_logger().addFilter(lambda record: "/orbax/" not in record.pathname)
     std_logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
     show = sys.unraisablehook
-    # TensorStore reports a failed write to writers whose event loop is already closed.
+    # After a failed write TensorStore still notifies waiting tasks. Their event loop is already closed, and Python
+    # would print "Event loop is closed".
     sys.unraisablehook = lambda caught: None if str(caught.exc_value) == "Event loop is closed" else show(caught)
 
 

@@ -1,4 +1,4 @@
-"""The fields of a run, their rules, and the files that set them.
+"""Defines the fields of a run, checks them, and loads the files that set them.
 
 An experiment starts from the base config and changes fields:
 

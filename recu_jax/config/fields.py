@@ -1,7 +1,8 @@
-"""The fields of a run, and which of them a resumed run may change. Their rules are in `recu_jax.config.rules`.
+"""Defines the fields of a run, and which of them a resumed run may change. `recu_jax.config.rules` checks the fields.
 
-An experiment is a file with a function `get_config()`. The function starts from `base_config()` and changes fields; see
-`configs/`. Fields hold choices only. `recu_jax.training.recipe` derives steps, schedules and sizes.
+An experiment is a file with a function `get_config()`, such as those in `configs/`. The function starts from
+`base_config()` and changes fields. Fields hold choices only. `recu_jax.training.recipe` derives steps, schedules and
+sizes.
 """
 
 import dataclasses
@@ -47,7 +48,7 @@ class Field:
     free: bool = False
 
 
-# Fields by section of the documentation.
+# The fields, under the headings that the documentation gives them.
 FIELDS: dict[str, tuple[Field, ...]] = {
     "Data": (
         Field("seed", 0, "of the initialization, the order of the data and the augmentation"),
@@ -70,9 +71,9 @@ FIELDS: dict[str, tuple[Field, ...]] = {
         Field("conv", "binary", "or `binary_activations` (real weights, stage 1 of two), `float` (full precision)"),
         Field("init_from", None, "variables to start from: a run's workdir (its best checkpoint) or PyTorch file", str),
         Field("fresh_head", False, "with `init_from`: the last layer starts afresh, for other classes"),
-        Field("freeze", None, "not trained: parameters, or modules with all in them; `*` is any text; by commas", str),
+        Field("freeze", None, "names of untrained parameters or modules, by commas; `*` matches any text", str),
         Field("weight_binarizer", "recu", "how kernels are binarized: a name, or `module:name` of your own"),
-        Field("activation_binarizer", "recu", "how activations are binarized, in the same way"),
+        Field("activation_binarizer", "recu", "how activations are binarized: a name, or `module:name` of your own"),
         Field("nonlinearity", None, "between binary convolutions: `hard_tanh`, `rprelu`; None is the model's own", str),
         Field("alpha", "learned", "scale of output channels: `learned` (authors' code), `mean` (paper), `none`"),
         Field("standardize", _RECU.standardize, "part of ReCU: whether latent weights are standardized"),
@@ -81,7 +82,7 @@ FIELDS: dict[str, tuple[Field, ...]] = {
         Field("clamp", _RECU.clamp, "part of ReCU: whether standardized weights are clamped to Q(tau)"),
         Field("tau_schedule", "exponential", "or `linear`, `cosine`"),
         Field("tau_min", 0.85, "tau of the first epoch"),
-        Field("tau_max", 0.99, "tau of the last epoch; equal to tau_min it is fixed"),
+        Field("tau_max", 0.99, "tau of the last epoch; if it equals tau_min, tau is constant"),
         Field("dtype", "float32", "of the computation; parameters stay float32 (float64 with `float64`)"),
     ),
     "Optimization": (
@@ -91,10 +92,10 @@ FIELDS: dict[str, tuple[Field, ...]] = {
         Field("optimizer", "sgd", "or `adam`, `bop` (Bop flips the signs of kernels, Adam does the rest)"),
         Field("momentum", 0.9, "of `sgd`"),
         Field("bop_threshold", 1e-8, "of `bop`: mean gradient below which no sign flips"),
-        Field("bop_gamma", 1e-4, "of `bop`: share of a new gradient in that mean; falls as the learning rate does"),
-        Field("weight_decay", 5e-4, "added to the gradient, times the parameter"),
+        Field("bop_gamma", 1e-4, "of `bop`: weight of a new gradient in that mean; falls with the learning rate"),
+        Field("weight_decay", 5e-4, "this factor times the parameter is added to the gradient"),
         Field("weight_decay_on", "all", "or `conv_and_linear`: neither batch norm nor projection shortcuts"),
-        Field("learning_rate", 0.1, "the highest"),
+        Field("learning_rate", 0.1, "highest learning rate"),
         Field("lr_schedule", "cosine", "or `linear`, `step`"),
         Field("lr_milestones", (), "of `step`: epochs at which the rate is divided by 10"),
         Field("warmup_epochs", 5, "epochs in which the rate rises to the highest"),
@@ -106,22 +107,22 @@ FIELDS: dict[str, tuple[Field, ...]] = {
     ),
     "Devices": (
         Field("num_devices", None, "None: all of them", int),
-        Field("global_batch_norm", False, "batch statistics over all devices; the authors have each device its own"),
+        Field("global_batch_norm", False, "batch statistics over all devices; the authors' are per device"),
         Field("steps_per_dispatch", None, "steps a call to the devices; None: one on CPUs, many elsewhere", int, True),
         Field("compilation_cache_dir", None, "folder of compiled programs, for a quicker start", str, True),
-        Field("resume_on_other_devices", False, "goes on with another number of devices than before", free=True),
+        Field("resume_on_other_devices", False, "continues with another number of devices than before", free=True),
     ),
     "Failures": (
-        Field("check_finite_every_steps", 20, "a loss that is not finite ends the run this soon", free=True),
-        Field("data_timeout_seconds", 300, "an input worker that hangs so long ends the run", free=True),
+        Field("check_finite_every_steps", 20, "steps between checks; the run ends if a loss is not finite", free=True),
+        Field("data_timeout_seconds", 300, "after this many seconds without a batch the run ends", free=True),
     ),
     "Records": (
         Field("checkpoint_every_epochs", 1, "epochs between checkpoints", free=True),
         Field("log_every_steps", 20, "steps between numbers on the terminal", free=True),
         Field("tensorboard", True, "writes TensorBoard events", free=True),
-        Field("tracker", None, "`wandb`, `trackio`, or `module:name` of your own: gets the same numbers", str, True),
+        Field("tracker", None, "`wandb`, `trackio`, or `module:name` of your own: gets all numbers", str, True),
         Field("tracker_project", "recu_jax", "project of the tracker's run", free=True),
-        Field("diagnostics", True, "measures the binary layers after each epoch, to diagnostics.jsonl", free=True),
+        Field("diagnostics", True, "measures the binary layers after each epoch; writes diagnostics.jsonl", free=True),
         Field("report", True, "rewrites report.html after each epoch; needs plotly", free=True),
     ),
 }  # fmt: skip
@@ -145,7 +146,7 @@ def field_lines() -> list[str]:
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:
-    """Raises UserError for the first field that breaks a rule. The hardware does not matter."""
+    """Raises UserError for the first invalid field. Checks no rule that depends on the hardware or the data set."""
     base = base_config()
     fields = set(base)
     for field in sorted(set(config) - fields):
@@ -158,10 +159,10 @@ def check_config(config: ml_collections.ConfigDict) -> None:
 
 
 def with_local_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Returns a copy of the config with each path as `paths.local` returns it.
+    """Returns a copy of the config in which `paths.local` has converted each path.
 
     Raises:
-      UserError: a path is on another machine.
+      UserError: a path is on another machine, or names a user without a home folder.
     """
     config = config.copy_and_resolve_references()
     for field in PATHS:
@@ -173,7 +174,8 @@ def with_local_paths(config: ml_collections.ConfigDict) -> ml_collections.Config
 def check_resumable(saved: dict[str, Any], config: ml_collections.ConfigDict, workdir: str) -> None:
     """Raises UserError if `config` differs from `saved` in a field that a resumed run must not change.
 
-    `num_devices` of both is the actual number of devices. It matters because per-device batch norm depends on it.
+    `num_devices` in both configs is the actual number of devices. It must stay the same if batch norm is per device,
+    unless `config.resume_on_other_devices` is True.
 
     Args:
       saved: config of the checkpoint.
@@ -204,7 +206,7 @@ def check_trained_here(record: dict[str, Any], workdir: str) -> None:
 def check_same_model(saved: dict[str, Any], config: ml_collections.ConfigDict, workdir: str) -> None:
     """Raises UserError if the checkpoints in `workdir` hold another model than the config's."""
     for field in MODEL_FIELDS:
-        # Imported weights have few fields.
+        # The config of imported weights lacks some of these fields.
         if field in saved and saved[field] != config[field]:
             raise UserError(
                 f"{workdir} holds a run with {field}={saved[field]!r}, the config says {config[field]!r}; evaluate "

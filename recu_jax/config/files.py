@@ -1,9 +1,9 @@
-"""Loads config files: those of users, and those that come with recu_jax.
+"""Loads config files of users, and the configs that come with recu_jax ("shipped" configs).
 
     config = load("cifar10", epochs=20, data_dir="data")
 
-Names of shipped configs have three forms: `configs/digits.py`, `digits.py` and `digits`. An existing file of the given
-path takes precedence.
+A shipped config has three names: `configs/digits.py`, `digits.py` and `digits`. If a file of that path exists, the file
+is loaded instead.
 """
 
 import importlib.util
@@ -19,9 +19,9 @@ _HERE = pathlib.Path(__file__).parent.parent
 
 
 def shipped() -> dict[str, pathlib.Path]:
-    """Returns the configs that come with recu_jax, by name.
+    """Returns the files of the shipped configs by name.
 
-    An installed package has them beside its modules. A checkout has them beside the package.
+    In an installed package they lie beside the modules, and in a checkout of the repository beside the package.
     """
     folder = next(f for f in (_HERE / "configs", _HERE.parent / "configs") if f.is_dir())
     return {file.stem: file for file in sorted(folder.glob("*.py"))}
@@ -30,7 +30,7 @@ def shipped() -> dict[str, pathlib.Path]:
 def find(path: str) -> str:
     """Returns `path` if this file exists, and otherwise the path of the shipped config of this name.
 
-    `~` is expanded. A suffix `:PART` is kept. An unknown path is returned otherwise unchanged.
+    `~` is expanded, and a suffix `:PART` is kept. If there is neither file nor shipped config, `path` is returned.
     """
     file, colon, part = paths.local(path, "--config").partition(":")
     name = pathlib.PurePath(file)

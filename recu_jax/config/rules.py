@@ -1,4 +1,4 @@
-"""Checks of the config that need to know neither the hardware nor the data set."""
+"""Checks the rules of the config that depend neither on the hardware nor on the data set."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ CHOICES = {
     "on_corrupt": ON_CORRUPT,
     "weight_decay_on": DECAY_GROUPS,
     "alpha": layers.ALPHAS,
-    # The dicts themselves, so that a config file may add to them.
+    # These are the dicts themselves, not copies, so a config file can add binarizers to them.
     "weight_binarizer": binarizers.WEIGHTS,
     "activation_binarizer": binarizers.ACTIVATIONS,
     "nonlinearity": (None, *NONLINEARITIES),
@@ -94,7 +94,7 @@ def check_kinds(config: ml_collections.ConfigDict, base: ml_collections.ConfigDi
 
 
 def check_values(config: ml_collections.ConfigDict) -> None:
-    """Raises UserError for the first field, or pair of fields, that breaks its rule."""
+    """Raises UserError for the first field with an invalid value, or the first fields that exclude each other."""
     for field, names in CHOICES.items():
         own = field in OWN and is_reference(config[field])
         if config[field] not in names and not own:
@@ -126,7 +126,11 @@ def check_values(config: ml_collections.ConfigDict) -> None:
 
 
 def check_own_model(config: ml_collections.ConfigDict, base: ml_collections.ConfigDict) -> None:
-    """Raises UserError if a model of the user's own takes no argument for a field that differs from `base`."""
+    """Checks that a model of the user's own takes the arguments that the config sets.
+
+    Raises:
+      UserError: the model does not take `num_classes`, or takes no argument for a field that differs from `base`.
+    """
     if not is_reference(config.model):
         return
     arguments = {**dict.fromkeys(_BY_ARGUMENT), "num_classes": None}
@@ -234,6 +238,6 @@ def _is_number(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """Formats a value on one line of at most 100 characters, then "..."."""
+    """Formats a value on one line. A text of more than 100 characters is cut there and ends with "..."."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 100 else f"{text[:100]}..."

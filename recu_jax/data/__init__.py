@@ -10,8 +10,8 @@ from recu_jax.data.photos import Photos
 from recu_jax.errors import UserError, unknown
 
 NAMES = ("digits", "npz", *tfds.NAMES, *photos.NAMES)
-# For each data set whose images are known without loading it: the image shape (height, width, channels) and the number
-# of classes. The shape is None for photographs, because it depends on `image_size`.
+# Image shape (height, width, channels) and number of classes of each data set for which they are fixed. The shape of
+# photographs is None, because it depends on `image_size`.
 KNOWN_SHAPES: dict[str, tuple[tuple[int, ...] | None, int]] = {
     "digits": ((8, 8, 1), 10),
     "cifar10": ((32, 32, 3), 10),
@@ -65,20 +65,22 @@ def load(name: str, data_dir: str | None = None, num_workers: int = 2) -> Datase
 def load_test(
     name: str, data_dir: str | None = None, num_workers: int = 2, info: DatasetInfo | None = None
 ) -> Dataset | Photos:
-    """Loads the test images of a data set for a trained network. Its training images need not be there.
+    """Loads the test images of a data set for a trained network. The training images may be missing.
 
-    The images are normalized as those that the network was trained on. Classes of folders go by their names.
+    The data set gets the normalization of the data set `info`. Class folders get the class ids that their names have in
+    `info`.
 
     Args:
       name, data_dir, num_workers: as for `load`.
-      info: of the data set that the network was trained on. None takes classes and normalization from the data set
-        itself. A file of `npz` must then hold the training images too: mean and deviation are computed from them.
+      info: describes the data set that the network was trained on. With None, classes and normalization come from the
+        data set `name`. A file of `npz` must then hold the training images too: mean and deviation are computed from
+        them.
 
     Returns:
       The data set without training images.
 
     Raises:
-      UserError: as `load`; or the images or classes are not those of the network.
+      UserError: as in `load`; or the image shape or the classes do not fit `info`.
     """
     data_dir = _checked_source(name, data_dir)
     dataset: Dataset | Photos

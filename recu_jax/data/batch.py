@@ -21,13 +21,13 @@ class TrainBatch:
     """Makes this process's images of a training step: `batch = TrainBatch(...)(step)`.
 
     Attributes:
-      records: see `stream.train_batches`.
-      transform: see `stream.train_batches`.
+      records: the training images.
+      transform: crops and augments an image.
       skip: whether a corrupt image is replaced by the next image, by record number, that can be decoded.
-      seed: see `stream.train_batches`.
-      batch_size: see `stream.train_batches`.
+      seed: of the order and of the crops.
+      batch_size: number of images in a batch of all processes.
       share: the positions in the batch that this process makes.
-      may_drop: whether a corrupt image may stay without a replacement, with weight 0.
+      may_drop: False. A corrupt image without a replacement is an error. `EvalBatch` has True.
     """
 
     records: Records
@@ -70,7 +70,7 @@ class TrainBatch:
 class EvalBatch:
     """Makes this process's images of an evaluation step: `batch = EvalBatch(...)(step)`.
 
-    Attributes are as in `TrainBatch`. A corrupt image gets weight 0.
+    Attributes are as in `TrainBatch`, except `may_drop`. It is True: a corrupt image gets weight 0.
     """
 
     records: Records

@@ -1,4 +1,4 @@
-"""A data set in memory: images, labels, and the numbers that normalize the images."""
+"""Defines and checks a data set in memory: images, labels, and the mean and deviation that normalize the images."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import numpy as np
 
 from recu_jax.errors import UserError
 
-MOST_CLASSES = 100_000  # the last layer then has 200 MB of weights
+MOST_CLASSES = 100_000  # with so many classes and 512 features, the last layer has 200 MB of weights
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -24,7 +24,7 @@ class Dataset:
       num_classes: number of classes.
       mean: mean of each channel, for pixels scaled to [0, 1].
       std: standard deviation of each channel, for pixels scaled to [0, 1].
-      class_names: one for each class; () if the classes have numbers alone.
+      class_names: one for each class; () if the classes have only numbers.
       in_memory: True. `Photos` has False.
     """
 
@@ -40,7 +40,7 @@ class Dataset:
     in_memory: ClassVar[bool] = True
 
     def image_shape(self, image_size: int | None = None) -> tuple[int, ...]:
-        """(height, width, channels) of every image. `image_size` is ignored; `Photos` uses it."""
+        """Returns (height, width, channels) of every image. `image_size` is ignored; `Photos` uses it."""
         del image_size
         return self.train_images.shape[1:]
 
@@ -55,7 +55,7 @@ class Dataset:
         return len(self.test_images)
 
     def test_part(self) -> "Dataset":
-        """The data set without its training images."""
+        """Returns the data set without its training images."""
         return dataclasses.replace(self, train_images=self.test_images[:0], train_labels=self.test_labels[:0])
 
 

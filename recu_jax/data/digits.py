@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits of scikit-learn, 8x8 pixels. The images are part of the pip package."""
+"""Loads the 1,797 handwritten digits of scikit-learn, 8x8 pixels. Scikit-learn's package contains the images."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ TEST_IMAGES = 360
 
 
 def load() -> Dataset:
-    """Loads 1,437 training and 360 test images, (8, 8, 1). The split is fixed and stratified by class."""
+    """Loads 1,437 training and 360 test images, uint8, (8, 8, 1). The split is fixed and stratified by class."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

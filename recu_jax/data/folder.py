@@ -1,6 +1,6 @@
 """Reads folders of images: `DIR/train/CLASS/**/*.jpg` and `DIR/val/CLASS/**/*.jpg`.
 
-It also reads Tiny-ImageNet in the form in which it is distributed.
+It also reads Tiny-ImageNet as distributed: `DIR/val/val_annotations.txt` gives the classes of the test images.
 """
 
 import os
@@ -19,7 +19,7 @@ _LAYOUT = "it must hold train/CLASS/*.jpg and val/CLASS/*.jpg"
 
 
 class FolderRecords:
-    """The image files of one split. Any file can be read at any time. The object is picklable.
+    """The image files of one split. They can be read in any order. The object is picklable.
 
     One block of bytes holds all paths. A million Python strings would take 100 MB in every worker process.
 
@@ -66,12 +66,13 @@ def load(
 ) -> tuple[FolderRecords, FolderRecords, list[str]]:
     """Returns training records, test records and the names of the classes.
 
-    The class id is the position of the class's folder in the sorted folders of train.
+    The id of a class is the position of its name among the returned names. The names are sorted, unless `class_names`
+    gives another order.
 
     Args:
       data_dir: the folder that holds `train` and `val`.
       test_only: returns no training records. Without the folder `train`, the classes are those of `val`.
-      class_names: the classes in their order, if they are known otherwise.
+      class_names: names of the classes in the order of their ids; None takes the names of the folders.
 
     Raises:
       UserError: a folder is missing or empty, or val has a class that train does not have.
@@ -115,8 +116,8 @@ def _by_class(folder, classes, whose):
     unknown = [n for n in names if n not in classes]
     if unknown:
         raise UserError(
-            f"{folder} has the class folder {unknown[0]!r} ({len(unknown)} of {len(names)} such), which {whose} has "
-            f"not; the classes must be those of {whose}: rename or remove it"
+            f"{folder} has the class folder {unknown[0]!r} ({len(unknown)} of {len(names)} such), which {whose} lacks; "
+            f"the classes must be those of {whose}: rename or remove it"
         )
     paths, labels = [], []
     for name in names:
@@ -135,7 +136,7 @@ def _images(folder, name):
     for where, folders, files in os.walk(folder / name, followlinks=True):
         folders[:] = [f for f in folders if not f.startswith(".")]
         inside = os.path.relpath(where, folder)
-        # Archives made on macOS hold a file `._a.jpg` for every `a.jpg`. It is not an image.
+        # Archives made on macOS hold a file `._a.jpg` for every `a.jpg`. This file is not an image.
         found += [os.path.join(inside, f) for f in files if f.lower().endswith(SUFFIXES) and not f.startswith(".")]
     return sorted(found)
 
@@ -143,13 +144,13 @@ def _images(folder, name):
 def _annotated(folder, classes, whose):
     """Lists the test images of Tiny-ImageNet.
 
-    They lie in one folder, `images`. The annotation file has one line `file<TAB>class<TAB>box` for each image.
+    All of them lie in one folder, `images`. The annotation file has a line `file<TAB>class<TAB>box` for each image.
     """
     paths, labels = [], []
     for file, name in _annotations(folder):
         if name not in classes:
             raise UserError(
-                f"{folder / _ANNOTATIONS} gives {file[:80]!r} the class {name[:80]!r}, which {whose} has not; the "
+                f"{folder / _ANNOTATIONS} gives {file[:80]!r} the class {name[:80]!r}, which {whose} lacks; the "
                 f"classes must be those of {whose}"
             )
         if not file or "/" in file or "\0" in file:
@@ -164,7 +165,7 @@ def _annotated(folder, classes, whose):
 
 
 def _annotations(folder):
-    """File and class of each line of the annotations."""
+    """Returns file and class of each line of the annotations."""
     try:
         text = (folder / _ANNOTATIONS).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -7,7 +7,7 @@ import numpy as np
 
 # libjpeg interpolates color between rows of blocks. So the last two rows of a partly decoded image are not exact.
 _ROWS_BELOW, _BLOCK_ROWS = 2, 16
-# Limits on the size that an image's header states. The first is Pillow's limit (512 MiB). Images of more than
+# Limits on the size that an image's header states. `_MOST_PIXELS` is Pillow's limit (512 MiB of RGB). Images above
 # `_FEW_PIXELS` may have at most 1,024 pixels for each byte of the file: an 8x8 block of a JPEG takes at least one bit,
 # and deflate unpacks one byte to at most about a thousand.
 _MOST_PIXELS, _FEW_PIXELS, _PIXELS_A_BYTE = 178_956_970, 1 << 24, 1024
@@ -39,7 +39,7 @@ class JpegHeader:
 
 
 def quiet_opencv() -> None:
-    """Makes OpenCV use one thread for each call and print no messages. For processes that decode in parallel."""
+    """Makes OpenCV use one thread per call and print no messages. Call it in processes that decode in parallel."""
     import cv2
 
     cv2.setNumThreads(0)
@@ -55,15 +55,15 @@ def decode(data: bytes, rows: int | None = None, reduce: int = 1) -> np.ndarray:
     Args:
       data: the bytes of a whole file. The first bytes determine the format, because names can be wrong: one of
         ImageNet's `.JPEG` files is a PNG.
-      rows: number of rows that the caller needs, or None for all. Later rows may be missing; the first ones are exact.
+      rows: number of rows that the caller needs, or None for all. These rows are exact. Later rows may be missing.
       reduce: 1, 2, 4 or 8. The sides of a JPEG are divided by it and rounded up. Other formats keep their size.
 
     Returns:
       uint8 RGB, (height, width, 3).
 
     Raises:
-      CorruptImage: the file is empty, truncated, not an image, or states a size that its bytes cannot hold. Without
-        this check, OpenCV would fill the missing part of a truncated JPEG with gray.
+      CorruptImage: the file is empty, truncated, not an image, or states a size that its bytes cannot hold. (OpenCV
+        itself fills the missing part of a truncated JPEG with gray.)
     """
     import cv2
 
@@ -115,7 +115,7 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
     """Reads the header of a JPEG and checks that the file is complete. Returns None for other formats.
 
     It reads the segments up to the first scan. This takes 6 us for a file; decoding takes 1,300 us. Other formats need
-    no such check, because OpenCV refuses truncated files of them.
+    no check for completeness here, because OpenCV refuses their truncated files.
 
     Raises:
       CorruptImage: the header is damaged, or the file is truncated.
@@ -140,7 +140,7 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
             height, width = (int.from_bytes(data[frame + i : frame + i + 2], "big") for i in (5, 7))
             if not height or not width:
                 raise CorruptImage("a JPEG that states no size")
-            # Baseline or extended Huffman coding, and the scan holds all components.
+            # 0xC0 and 0xC1 are baseline and extended Huffman coding. The scan must hold all components of the frame.
             one_scan = data[frame + 1] in (0xC0, 0xC1) and data[at + 4] == data[frame + 9] and not restarts
             # The data of a scan cannot contain the end marker, because a 0 follows each 0xff in it. The end marker of
             # a thumbnail comes before the scan. A search takes 95 us, so the end of the file is tried first.
@@ -169,7 +169,7 @@ def _first_rows(data: bytes, header: JpegHeader, rows: int) -> np.ndarray:
 
 
 def image_kind(data: bytes) -> str | None:
-    """Determines the format from the first bytes: `JPEG`, `PNG`, `WEBP` or `BMP`. None for anything else.
+    """Determines the format from the first bytes: `JPEG`, `PNG`, `WEBP` or `BMP`. Returns None for anything else.
 
     OpenCV reads other formats too, but no data set here has them.
     """
@@ -204,9 +204,9 @@ def stated_size(data: bytes) -> tuple[int, int] | None:
 
 
 def png_is_whole(data: bytes) -> bool:
-    """Whether all chunks of a PNG, up to its end chunk, lie within the file.
+    """Returns whether all chunks of a PNG, up to its end chunk, lie within the file.
 
-    Without this check, OpenCV allocates the length that a chunk states. For a damaged file of 2 KB it was 2.4 GB.
+    OpenCV itself allocates any length that a chunk states: 2.4 GB for a damaged file of 2 KB.
     """
     at = 8
     while at + 12 <= len(data):

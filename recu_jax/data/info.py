@@ -1,4 +1,7 @@
-"""What a network needs of the data set that it was trained on. Every checkpoint of a run records it."""
+"""Describes the data set that a network was trained on: name, image shape, classes and normalization.
+
+Every checkpoint of a run records the description.
+"""
 
 import dataclasses
 import pathlib
@@ -37,11 +40,11 @@ class DatasetInfo:
 
     @property
     def has_names(self) -> bool:
-        """Whether the names of the classes say more than their numbers."""
+        """Whether the classes have names other than their numbers."""
         return self.class_names != _numbers(self.num_classes)
 
     def as_json(self) -> dict[str, Any]:
-        """The attributes, for the record of a checkpoint."""
+        """Returns the attributes as a dict, for the record of a checkpoint."""
         return dataclasses.asdict(self)
 
 
@@ -58,14 +61,14 @@ def info_of(name: str, dataset: Dataset | Photos, image_size: int) -> DatasetInf
 
 
 def from_record(record: Mapping[str, Any], workdir: str | pathlib.Path) -> DatasetInfo | None:
-    """Reads what a checkpoint's record says of the data set; None if it says nothing, as of imported weights.
+    """Reads the description of the data set from a checkpoint's record. Returns None for imported weights.
 
     Args:
-      record: of the checkpoint; its entry "dataset" is what `DatasetInfo.as_json` returned.
-      workdir: for the message.
+      record: of the checkpoint. Its entry "dataset", if any, is a result of `DatasetInfo.as_json`.
+      workdir: names the checkpoint's folder in the message.
 
     Raises:
-      UserError: the entry is not what a run writes.
+      UserError: the entry does not have the form that a run writes.
     """
     said = record.get("dataset")
     if said is None:
@@ -80,15 +83,16 @@ def from_record(record: Mapping[str, Any], workdir: str | pathlib.Path) -> Datas
 
 
 def for_network(dataset: Dataset | Photos, name: str, info: DatasetInfo) -> Dataset | Photos:
-    """Makes a data set fit a network: it gets the classes and the normalization with which the network was trained.
+    """Gives a data set the number of classes and the normalization with which a network was trained.
 
     Args:
       dataset: the test images.
       name: of the data set, for the message.
-      info: of the data set that the network was trained on.
+      info: describes the data set that the network was trained on.
 
     Raises:
-      UserError: the data set has other classes or, in memory, images of another shape.
+      UserError: the data set has other classes, or images of another shape. Photographs have the shape that the network
+        takes, because they are cropped to it.
     """
     shape = dataset.image_shape(info.image_shape[0])
     if shape != info.image_shape:

@@ -12,8 +12,8 @@ from recu_jax.errors import UserError, one_line
 
 TEST_KEYS = ("test_images", "test_labels")
 KEYS = ("train_images", "train_labels", *TEST_KEYS)
-# Limits on the unpacked size. Compression halves photographs and reduces drawings to a tenth. The limit of deflate is
-# 1:1,032.
+# The arrays may unpack to 256 MB, or to 100 times the file's size if that is more. Compression halves photographs and
+# reduces drawings to a tenth, while a malicious file can reach 1:1,032, the limit of deflate.
 _FEW_BYTES, _UNPACKED_A_BYTE = 256 << 20, 100
 
 

@@ -1,11 +1,11 @@
-"""The order of images in an epoch. It is a pure function of (seed, epoch), the same for any number of devices."""
+"""Draws the order of the images in an epoch. The order depends on seed and epoch, not on the number of devices."""
 
 import functools
 
 import numpy as np
 
 
-# The cache makes sure that an epoch's order is drawn once, not at every step. Drawing takes 20 ms for ImageNet.
+# Every step calls this function. With the cache, an epoch's order is drawn only once. Drawing takes 20 ms for ImageNet.
 @functools.lru_cache(maxsize=2)
 def train_order(seed: int, epoch: int, num_images: int, batch_size: int) -> np.ndarray:
     """Draws the order of the training images in one epoch.
@@ -22,7 +22,7 @@ def train_order(seed: int, epoch: int, num_images: int, batch_size: int) -> np.n
 
 @functools.lru_cache(maxsize=2)
 def eval_order(num_images: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The order of the test images. Every image counts exactly once.
+    """Returns the order of the test images. Every image counts exactly once.
 
     The last batch is padded with image 0, and the padding has weight 0.
 

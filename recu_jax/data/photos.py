@@ -1,4 +1,4 @@
-"""Data sets of encoded photographs that stay on the disk: ImageNet, Tiny-ImageNet, and folders of images."""
+"""Lists data sets of encoded photographs that stay on the disk: ImageNet, Tiny-ImageNet, and folders of images."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ TINY_IMAGENET_MEAN, TINY_IMAGENET_STD = (0.4802, 0.4481, 0.3975), (0.2302, 0.226
 
 
 class Records(Protocol):
-    """Encoded images. Any image can be read at any time. The object must be picklable, for worker processes."""
+    """Encoded images. They can be read in any order. The object must be picklable, for worker processes."""
 
     def __len__(self) -> int: ...
 
@@ -39,7 +39,7 @@ class Photos:
       num_classes: number of classes.
       mean: mean of each channel, for pixels scaled to [0, 1].
       std: standard deviation of each channel, for pixels scaled to [0, 1].
-      class_names: one for each class; () if the classes have numbers alone.
+      class_names: one for each class; () if the classes have only numbers.
       in_memory: False. `Dataset` has True.
     """
 
@@ -53,7 +53,7 @@ class Photos:
     in_memory: ClassVar[bool] = False
 
     def image_shape(self, image_size: int) -> tuple[int, ...]:
-        """(height, width, channels) of every image after its crop to sides of `image_size` pixels."""
+        """Returns (height, width, channels) of every image after its crop to sides of `image_size` pixels."""
         return (image_size, image_size, 3)
 
     @property
@@ -70,15 +70,15 @@ class Photos:
 def load(
     name: str, data_dir: str | None = None, test_only: bool = False, class_names: Sequence[str] | None = None
 ) -> Photos:
-    """Lists the images of the data set `name`. Does not read them.
+    """Lists the images of the data set `name` without reading them.
 
     Args:
       name: one of `NAMES`.
       data_dir: for `imagenet2012`, TFDS's folder; None for TFDS's default. For the others, the folder that holds
         `train` and `val`.
-      test_only: leaves out the training images, which then need not be there.
-      class_names: for folders, names of the classes in their order; None takes the names of the folders in `train`, or
-        without `train` in `val`.
+      test_only: leaves out the training images. They may then be missing.
+      class_names: for folders, names of the classes in the order of their ids. None takes the names of the folders in
+        `train`, or in `val` if there is no `train`.
 
     Raises:
       UserError: the name is unknown, the data is missing, or val has a class that train does not have.

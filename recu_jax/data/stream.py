@@ -1,7 +1,7 @@
-"""Batches of photographs from the disk. Grain runs the worker processes, and OpenCV decodes. Any step can be resumed.
+"""Makes batches of photographs from the disk. Grain runs the worker processes, and OpenCV decodes.
 
-A batch depends only on (seed, step), not on the number of workers and processes. `order` selects its images. An
-image's crop depends only on (seed, epoch, record).
+A batch depends only on (seed, step), not on the number of workers and processes, so a run can resume at any step.
+`order` selects the images of a batch. An image's crop depends only on (seed, epoch, record).
 """
 
 import copy
@@ -49,7 +49,7 @@ def train_batches(
       transform: crops and augments an image.
       num_workers: number of processes that decode. With 0, threads of this process decode.
       start_step: the first step. Steps before it cost no time.
-      process_index: index of this process. It makes the share number `process_index` of each batch.
+      process_index: index of this process. The process makes share number `process_index` of each batch.
       process_count: number of processes that train together. A batch is divided into this many equal shares.
       on_corrupt: for an image that cannot be decoded, `error` raises UserError. `skip` takes the next image, by record
         number, that can be decoded.
@@ -100,9 +100,9 @@ class Batches:
     - `record`: int32, (b,). Number of the record that holds the image.
     - `corrupt`: int32, (b,). Number of the record at this position if it cannot be decoded, otherwise -1.
 
-    Workers start at the first batch. A worker takes 1 to 2 s to start. They stop after the last batch, at `close`, at
-    the end of the `with` block, and when their parent process ends, even if it is killed. With workers, images are
-    views of shared memory. Copy or delete them before the program ends, or Python warns of a leak.
+    Workers start at the first batch. A worker takes 1 to 2 s to start. Workers stop after the last batch, at `close`,
+    at the end of the `with` block, and when their parent process ends, even if it is killed. With workers, images are
+    views of shared memory. Copy or delete the images before the program ends, or Python warns of a leak.
 
     Attributes:
       step: number of the next batch.
@@ -121,11 +121,11 @@ class Batches:
             raise UserError(f"start_step is {start}; there are {end} steps")
         self.step = start
         self._make_batch, self._end, self._num_workers, self._on_corrupt = make_batch, end, num_workers, on_corrupt
-        self._reader: Any = None  # Grain's iterator, and the step and state it started in
-        self._first: dict[str, Any] = {}
+        self._reader: Any = None  # Grain's iterator
+        self._first: dict[str, Any] = {}  # the step and the state in which the iterator started
 
     def __len__(self) -> int:
-        """Number of batches that remain."""
+        """Returns the number of batches that remain."""
         return self._end - self.step
 
     def __iter__(self) -> "Batches":
@@ -171,8 +171,8 @@ class Batches:
         if different:
             k = different[0]
             raise UserError(
-                f"the saved position is of {k} {state['stream'].get(k)}, this run has {here[k]}; a batch's number "
-                "means other images there"
+                f"the saved position is of {k} {state['stream'].get(k)}, this run has {here[k]}; the same "
+                "step would select other images"
             )
         if not 0 <= state["step"] <= self._end:
             raise UserError(f"the saved position is step {state['step']}; there are {self._end} steps")
@@ -224,7 +224,7 @@ class Batches:
 
 
 def _checksum(state):
-    """Computes the checksum of a position. It stays the same if the position is saved as JSON and loaded."""
+    """Computes the checksum of a position. Saving the position as JSON and loading it does not change the checksum."""
     text = json.dumps({k: v for k, v in state.items() if k != "check"}, sort_keys=True, default=str)
     return zlib.crc32(text.encode())
 

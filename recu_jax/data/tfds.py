@@ -12,7 +12,7 @@ from recu_jax.data import array_records, images
 from recu_jax.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
 from recu_jax.errors import UserError, one_line, require
 
-# Mean and std of SPEC.md section 7, and the width of the zeros around an image: MNIST's 28x28 pixels become 32x32.
+# Mean and std (SPEC.md section 7), and the width of the zeros around an image: MNIST's 28x28 pixels become 32x32.
 _SETS = {
     "cifar10": (IMAGENET_MEAN, IMAGENET_STD, 0),
     "cifar100": ((0.507, 0.487, 0.441), (0.267, 0.256, 0.276), 0),
@@ -21,8 +21,8 @@ _SETS = {
 NAMES = tuple(_SETS)
 _CHUNK = 1000  # records read by one call; a call for each image would cost more than its decoding
 
-# Data sets that a user must download by hand. The texts say what to do before TFDS can prepare them, and what else
-# is possible.
+# Data sets that a user must download by hand. For each: what to do before TFDS can prepare the data set, and what to do
+# instead.
 _BY_HAND = {
     "imagenet2012": (
         "put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from image-net.org into {where}/downloads/manual, ",
@@ -38,7 +38,7 @@ def load(name: str, data_dir: str | None = None, num_workers: int = 2, test_only
       name: `cifar10`, `cifar100` or `mnist`.
       data_dir: TFDS's folder. None is TFDS's default, `~/tensorflow_datasets`.
       num_workers: number of threads that decode.
-      test_only: leaves out the training images, which then need not be there.
+      test_only: leaves out the training images. They may then be missing.
 
     Raises:
       UserError: the data is missing, has another file format, or cannot be downloaded. The message gives the command
@@ -81,7 +81,7 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
     where = data_dir or "~/tensorflow_datasets"
     first, otherwise = _BY_HAND.get(name, ("", ""))
     verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)  # TFDS would also print warnings about errors that are raised here
+    logging.set_verbosity(logging.ERROR)  # TFDS logs warnings about errors that this function also raises
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:

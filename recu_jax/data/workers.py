@@ -1,4 +1,4 @@
-"""Starts Grain's worker processes. They make batches ahead of time and in order. They end with their parent process."""
+"""Starts Grain's worker processes. They make batches ahead of time and in order, and end with their parent process."""
 
 import multiprocessing
 import os
@@ -44,8 +44,8 @@ def reader(make_batch: Callable[[int], dict], nbytes: int, start: int, end: int,
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     batches = grain.MapDataset.range(start, end).map(make_batch).to_iter_dataset(options)
     if num_workers:
-        # Workers send images through shared memory if it is large enough, otherwise through pipes. If /dev/shm is
-        # full, the workers are killed. In a container it has 64 MB by default.
+        # Workers send images through shared memory, /dev/shm, if it is large enough, and otherwise through pipes. If
+        # /dev/shm is full, the workers are killed. In a container /dev/shm has 64 MB by default.
         room = _free_shared_memory() > num_workers * (2 * _READY + 2) * nbytes
         shared = grain.experimental.DatasetOptions(min_shm_size=_SHARED_FROM if room else sys.maxsize)
         batches = grain.experimental.WithOptionsIterDataset(batches, shared)

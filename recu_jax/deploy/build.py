@@ -1,4 +1,4 @@
-"""Builds the operations of a file from a Flax model's variables. `families` has one function per model family."""
+"""Builds the operations of a file from a Flax model's variables. `families` calls the builder for each model family."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -60,8 +60,8 @@ class Builder:
 
         Args:
           op: name of the operation.
-          inputs: numbers of the operations whose outputs it takes.
-          width: number of output channels or features; None if it is that of the first input.
+          inputs: numbers of the operations whose outputs the new operation takes.
+          width: number of output channels or features; None takes that of the first input.
           arrays: dict from role to array. The file stores each array under the name `name.role`.
           name: prefix for the names of the arrays.
           bits: whether the output is packed signs.
@@ -111,7 +111,7 @@ class Builder:
         return self.move(self.add("prelu", [self.move(x, move1)], arrays=slope, name=nonlinear), move2)
 
     def nonlinearity(self, x: int, path: str) -> int:
-        """See `models.parts.nonlinearity`."""
+        """Adds the nonlinearity that `models.parts.nonlinearity` computes in the model."""
         if self._parts.nonlinearity != "rprelu":
             return self.add("hard_tanh", [x])
         return self.rprelu(x, *(f"{path}/{part}" for part in ("move1", "nonlinear", "move2")))
@@ -206,10 +206,14 @@ class Builder:
         return self.add("dense", [x], kernel.shape[-1], arrays, path)
 
     def _binary_kernel(self, path):
-        """Signs of a kernel as +1 and -1, and alpha. Without an alpha, it is 1."""
+        """Returns the signs of a kernel as +1 and -1, and the scale of each output channel.
+
+        The scale is alpha (1 if the model has none), times the scale that the binarizer returns, if it returns one.
+        """
         kernel: Any = self.param(path, "kernel")
         binarizer: Any = self._parts.kernel_binarizer
-        # Compiled by `jit`, as in the trained model. Other rounding could flip the sign of a weight near the mean.
+        # `jit` compiles the binarizer, as in the trained model. Other rounding could flip the sign of a weight near the
+        # mean.
         signs, own = jax.jit(lambda k: binarizer(k))(kernel)
         alpha: Any
         if self._parts.alpha == "learned":

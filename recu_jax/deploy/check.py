@@ -68,7 +68,7 @@ def check(trained: Any, path: str | pathlib.Path, kind: str = "recu") -> str:
 
 
 def _speeds(of_file, of_model):
-    """Names both speeds, of the file and of the trained model, in images a second, and says which is faster."""
+    """Formats the speeds of the file and of the trained model, in images per second, and says which is faster."""
     faster, times = ("file", of_file / of_model) if of_file >= of_model else ("trained model", of_model / of_file)
     return (
         f"the file computes {of_file:.0f} images/s, the trained model in Flax {of_model:.0f}: the {faster} is "

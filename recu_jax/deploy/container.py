@@ -19,7 +19,7 @@ from recu_jax.errors import UserError
 
 _DTYPES = {"F32": np.dtype("<f4"), "I32": np.dtype("<i4"), "U32": np.dtype("<u4")}
 _LENGTH_BYTES = 8
-# Much more than a network needs (imagenet_resnet34: 40 kB), and still quick to parse.
+# The limit is far above what a network needs (imagenet_resnet34: 40 kB), and such a header is still quick to parse.
 _MAX_HEADER_BYTES = 1 << 22
 _MAX_DIMENSIONS = 8
 
@@ -46,7 +46,7 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]
 
 
 def parse(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Reads the header and the arrays from the bytes of a file. Same results and errors as `read`."""
+    """Reads the header and the arrays from the bytes of a file. Returns and raises the same as `read`."""
     if len(data) < _LENGTH_BYTES:
         raise UserError(f"it has {len(data)} bytes")
     length = int.from_bytes(data[:_LENGTH_BYTES], "little")
@@ -103,14 +103,14 @@ def _entry(name, entry):
         raise UserError(f"{name[:80]!r} has the shape {str(shape)[:80]}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(is_count, offsets)):
         raise UserError(f"{name[:80]!r} has the offsets {str(offsets)[:80]}")
-    # Python's integers do not overflow. The product has at most 8 factors, each below 2^63.
+    # Python's integers do not overflow, and the product stays small enough: at most 8 factors, each below 2^63.
     if offsets[1] - offsets[0] != math.prod(shape) * _DTYPES[dtype].itemsize:
         raise UserError(f"{name[:80]!r}: bytes {offsets[0]} to {offsets[1]} do not hold the shape {shape}")
     return *offsets, _DTYPES[dtype], shape
 
 
 def is_count(value: Any) -> TypeGuard[int]:
-    """Whether a value of a JSON file is an integer from 0 to 2^63 - 1."""
+    """Returns whether a value of a JSON file is an integer from 0 to 2^63 - 1."""
     return type(value) is int and 0 <= value < 1 << 63
 
 

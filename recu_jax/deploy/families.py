@@ -1,4 +1,4 @@
-"""Writes the operations of each model family.
+"""Makes the operations of a file for each model family.
 
 The names and the order of the submodules are those in `recu_jax.models`.
 """
@@ -46,7 +46,7 @@ def _cifar_vgg(b: Builder, model: CifarVgg, x: int, image_shape: Sequence[int]) 
     for i in range(1, last + 1):
         pool = i in model.pooled
         x = b.conv_norm(x, f"conv{i}", f"bn{i}", pool=pool, then=f"nonlinear{i}", only_signs=i != last)
-    # The model flattens features in PyTorch's order (channel, row, column). Here they are in the order (row, column,
+    # The model flattens features in PyTorch's order (channel, row, column). The operation "flatten" uses (row, column,
     # channel), so the kernel's rows are permuted.
     kernel: Any = b.param("fc", "kernel")
     channels = model.widths[-1]
@@ -61,7 +61,7 @@ def _stem(b: Builder, x: int, conv: str, norm: str, activation: str | None) -> i
 
 
 def _projection(b: Builder, x: int, name: str, features: int, stride: int) -> int:
-    """See `models.parts.projection`."""
+    """Adds the shortcut that `models.parts.projection` computes in the model, and returns its number."""
     if stride == 1 and b.channels(x) == features:
         return x
     return b.norm(b.real_conv(x, f"{name}/downsample_0", stride, NO_PADDING), f"{name}/downsample_1")

@@ -1,4 +1,4 @@
-"""Reads and checks the fields of one operation of a file; see `graph`."""
+"""Reads and checks the fields of one operation of a file. `graph` describes operations."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ class Value:
     """The kind and the shape of an operation's output for one image.
 
     Attributes:
-      kind: "real", "bits" or "sums".
+      kind: "real" (float32), "bits" (packed signs) or "sums" (int32).
       shape: (height, width, channels) or (features,).
     """
 
@@ -31,7 +31,7 @@ class Fields:
 
     Attributes:
       entry: the operation in the file.
-      inputs: the outputs of the operations that it takes.
+      inputs: the values that the operation takes.
       attributes: the attributes read so far.
       arrays: the arrays read so far, by role.
     """

@@ -1,10 +1,10 @@
 """Folds the batch norm after a binary convolution into four numbers for each channel, or into a threshold.
 
 A binary convolution gives an integer sum s. Alpha and batch norm turn it into `(alpha s - mean) * factor + bias` with
-`factor = scale / sqrt(var + 1e-5)`, one affine function for each channel. The file keeps these four numbers. Two
-numbers would be enough for an affine function, but they change the rounding, and so the signs after the shortcut. With
-two numbers, 381 of 369 million signs of a trained cifar_resnet20 on 2,000 test images differed from the trained model.
-With four numbers, none differed. The cost is one more multiply-add (experiments/results/export_check).
+`factor = scale / sqrt(var + 1e-5)`, one affine function for each channel. The file keeps alpha, mean, factor and bias.
+Two numbers would be enough for an affine function, but they change the rounding, and so the signs after the shortcut.
+With two numbers, 381 of 369 million signs of a trained cifar_resnet20 on 2,000 test images differed from the trained
+model. With four numbers, none differed. The cost is one more multiply-add (experiments/results/export_check).
 
 Without a shortcut, only the sign of the affine function matters. A threshold on s gives this sign exactly.
 """
@@ -29,8 +29,8 @@ def norm_rows(scale: np.ndarray, bias: np.ndarray, mean: np.ndarray, var: np.nda
 def thresholds(alpha: np.ndarray, rows: np.ndarray, largest_sum: int) -> np.ndarray:
     """Finds the sums s for which `(alpha s - mean) * factor + bias >= 0`, computed in float64.
 
-    The function of s is monotone, also with rounding. So these are all sums above a threshold, or all sums below one.
-    The threshold is found by computing the function for every possible sum.
+    The function of s is monotone, even with rounding. So the result is all sums from a threshold up, or all sums from a
+    threshold down. The threshold is found by computing the function for every possible sum.
 
     Args:
       alpha: (channels,).
@@ -51,10 +51,10 @@ def thresholds(alpha: np.ndarray, rows: np.ndarray, largest_sum: int) -> np.ndar
 
 
 def least_of_window(alpha: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Finds the channels in which max pooling, batch norm and sign give the smallest bit of the window.
+    """Finds the channels in which max pooling, then batch norm, then sign, give the smallest bit of the window.
 
-    The pooling is over `alpha s`. If the factor is positive, the largest value of the window has the largest bit. If
-    the factor is negative, it has the smallest bit. The sign of alpha does not matter.
+    The pooling takes the largest `alpha s` of the window. If the factor is positive, this value has the largest bit. If
+    the factor is negative, this value has the smallest bit. The sign of alpha does not matter.
 
     Args:
       alpha: (channels,).

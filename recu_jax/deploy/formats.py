@@ -61,7 +61,7 @@ def _qonnx_predictor(path: Path) -> Predictor:
 
 
 FORMATS = {
-    "recu": Format("a bit a weight, for `recu predict` and recu_jax.deploy.load", container.write, _recu_predictor),
+    "recu": Format("one bit per weight, for `recu predict` and recu_jax.deploy.load", container.write, _recu_predictor),
     "stablehlo": Format("a jax.export artifact that needs jax alone", _write_stablehlo, _stablehlo_predictor),
     "qonnx": Format("for QONNX's tools", _write_qonnx, _qonnx_predictor),
 }

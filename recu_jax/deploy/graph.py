@@ -52,7 +52,7 @@ class Node:
     value: Value
 
     def geometry(self, value: Value, batch: int) -> Geometry:
-        """The geometry of this convolution for `batch` inputs of the shape of `value`."""
+        """Returns the geometry of this convolution for `batch` inputs of the shape of `value`."""
         kernel = self.arrays["kernel"]
         packed = kernel.dtype == np.uint32
         window, features = (kernel.shape[1:3], kernel.shape[0]) if packed else (kernel.shape[:2], kernel.shape[3])
@@ -71,7 +71,7 @@ def _image(r):
 
 
 def _windowed(r, value, window, features):
-    """The output shape of a convolution or pooling. Reads the attributes `strides` and `padding`."""
+    """Reads the attributes `strides` and `padding`, and returns the output shape of a convolution or pooling."""
     r.counts("strides", 2, 1, _MAX_WINDOW)
     r.padding(window)
     geometry = Geometry.create(
@@ -104,7 +104,7 @@ def _binary_conv(r):
 
 
 def _channels(role, rows, dtype, kinds, gives):
-    """Makes the check of an operation with an array of (rows, channels), or of (channels,) if `rows` is 0."""
+    """Makes the check of an operation that has an array of (rows, channels), or of (channels,) if `rows` is 0."""
 
     def check(r):
         x = r.input(*kinds)
@@ -134,7 +134,7 @@ def _add(r):
 def _max_pool(r):
     x = r.input("real", "bits", rank=3)
     if x.kind == "bits":
-        # Marks the channels that take the smallest bit of the window; see `fold.least_of_window`.
+        # `least` marks the channels that take the smallest bit of the window. `fold.least_of_window` finds them.
         r.array("least", np.uint32, (kernel_word_count(x.shape[2]),))
     return Value(x.kind, _windowed(r, x, r.counts("window", 2, 1, _MAX_WINDOW), x.shape[2]))
 
@@ -224,7 +224,7 @@ def check(entries: Any, arrays: Mapping[str, np.ndarray]) -> list[Node]:
 
 
 def _products(node: Node) -> int:
-    """Number of products of a convolution, or of comparisons of a pooling, for one image."""
+    """Counts the products of a convolution or linear layer, or the elements that a pooling reads, for one image."""
     if (kernel := node.arrays.get("kernel")) is not None:
         bits = 32 if kernel.dtype == np.uint32 else 1
         return math.prod(node.value.shape[:-1]) * kernel.size * bits

@@ -39,7 +39,7 @@ class Model:
     Attributes:
       header: the description of the network in its file.
       nodes: the checked operations.
-      image_shape: (height, width, channels) of the images that it takes.
+      image_shape: (height, width, channels) of the images that the network takes.
       num_classes: number of classes.
       backend: the kernels that compute the binary layers: an instruction set of the CPU, or "xla".
     """
@@ -81,7 +81,8 @@ def load(path: str | os.PathLike, backend: str | None = None) -> Model:
 
     Args:
       path: a file that `recu export` wrote. It may come from a stranger.
-      backend: the kernels that compute the binary layers. None chooses the fastest. See `deploy.ops.arrange_kernel`.
+      backend: the kernels that compute the binary layers, as for `deploy.ops.arrange_kernel`. None chooses the fastest
+        kernels for the device.
 
     Raises:
       UserError: the file is missing, damaged, or of a newer version. The message is one line.

@@ -139,7 +139,7 @@ def serialize(model: Model) -> bytes:
         [numpy_helper.from_array(array, name) for name, array in w.constants.items()],
     )
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(_DOMAIN, 1)]
-    # An old IR version, because older runtimes refuse newer ones.
+    # An old IR version, because old runtimes refuse files of a newer IR version.
     made = helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="recu_jax")
     return made.SerializeToString()
 

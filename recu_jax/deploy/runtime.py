@@ -20,7 +20,7 @@ from recu_jax.ops.packing import pack_groups, unpack_groups, word_count
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One or more operations that are computed together. The number of an operation is also that of its output value.
+    """One or more operations that are computed together. An operation and its output value have the same number.
 
     Attributes:
       kind: the name of a single operation, or one of the joined kinds. "conv_thresholds" and "conv_affine" are a binary
@@ -45,9 +45,9 @@ class Step:
 def plan(nodes: Sequence[Node]) -> list[Step]:
     """Groups operations into steps.
 
-    A binary convolution and the threshold, batch norm, shortcut, hard tanh and sign after it become one step. A batch
-    norm and a sign become one step if no other operation uses the batch norm. Joining saves passes over memory, which
-    helps small networks most.
+    A binary convolution and the operations after it become one step: a threshold, or batch norm, shortcut, hard tanh
+    and sign. A batch norm and a sign become one step if no other operation uses the output of the batch norm. Joining
+    operations saves passes over memory, which helps small networks most.
     """
     users: list[list[int]] = [[] for _ in nodes]
     for number, node in enumerate(nodes):
@@ -55,7 +55,7 @@ def plan(nodes: Sequence[Node]) -> list[Step]:
             users[i].append(number)
 
     def only_user(number, op):
-        """The number of the only operation that uses a value, if that operation is an `op`. Otherwise None."""
+        """Returns the number of the only operation that uses a value, if that operation is an `op`, otherwise None."""
         return users[number][0] if len(users[number]) == 1 and nodes[users[number][0]].op == op else None
 
     steps: dict[int, Step] = {}
@@ -78,8 +78,7 @@ def plan(nodes: Sequence[Node]) -> list[Step]:
             steps[end] = Step("conv_thresholds", node, node.inputs, end, after=nodes[end].arrays["threshold"])
         elif (end := only_user(number, "affine")) is not None:
             inputs, chain, clamp, after = node.inputs, [end], False, nodes[end].arrays["affine"]
-            # The shortcut may be the output of any earlier operation. So the step is done at the position of its last
-            # operation.
+            # The shortcut may be computed after the convolution. So the step takes the position of its last operation.
             if (total := only_user(end, "add")) is not None and nodes[total].inputs[0] != nodes[total].inputs[1]:
                 inputs += tuple(i for i in nodes[total].inputs if i != end)
                 chain.append(total)
@@ -107,7 +106,7 @@ def compile_steps(
 
     Args:
       nodes: the operations.
-      backend: the kernels that compute the binary layers; see `deploy.ops.arrange_kernel`.
+      backend: the kernels that compute the binary layers, as for `deploy.ops.arrange_kernel`.
       watched: numbers of values. If given, the function returns a list of these values instead of the logits. A value
         that a joined step does not compute is None.
       place: applied to packed weights before they are arranged for the backend. With `jnp.asarray` inside a trace,
@@ -134,7 +133,7 @@ def compile_steps(
 
 
 def _prepared(step, backend, nodes, place):
-    """The arrays of a step. Kernels are arranged for the backend."""
+    """Returns the arrays of a step, with binary kernels arranged for the backend and linear kernels transposed."""
     own = dict(step.node.arrays)
     if step.node.op == "binary_conv":
         channels = nodes[step.node.inputs[0]].value.shape[-1]
@@ -166,7 +165,7 @@ def _do(step, own, inputs, nodes, backend):
 
 
 def _image(node, own, x):
-    # The same divisions as in training. Other rounding would change signs.
+    # Training divides in the same way. Products with the inverse would round differently and change signs.
     mean, std = (
         per_channel(jnp.asarray(node.attributes[k], jnp.float32), x.astype(jnp.float32)) for k in ("mean", "std")
     )
@@ -210,7 +209,7 @@ def _max_pool(node, own, x):
 
 
 def _max_pool_bits(node, own, x):
-    """The largest bit of each window, or the smallest bit in the channels that `least` marks.
+    """Computes the largest bit of each window, or the smallest bit in the channels that `least` marks.
 
     OR gives the largest bit. For the smallest bit, the bits are inverted before and after the OR.
     """

@@ -35,7 +35,7 @@ class Trained:
     Attributes:
       config: fields of the run's config.
       variables: `{"params": ..., "batch_stats": ...}`.
-      info: of the data set that it was trained on.
+      info: describes the data set that the network was trained on.
       load_test: loads the test images for `check`, as `recu_jax.data.load_test` does.
     """
 
@@ -46,7 +46,7 @@ class Trained:
 
     @property
     def other_dtype(self) -> str:
-        """A remark on the run's dtype, if it is not that of the file; otherwise ""."""
+        """The remark that the run did not compute in float32, as the file does; "" if it did."""
         dtype = self.config["dtype"]
         return "" if dtype == "float32" else f"the file computes in float32, the run computed in {dtype}"
 
@@ -57,9 +57,10 @@ class Trained:
 
 
 def read_trained(workdir: str | pathlib.Path, dataset: str | None = None, data_dir: str | None = None) -> Trained:
-    """Reads the best checkpoint in `workdir`. Needs no data, except for imported weights.
+    """Reads the best checkpoint in `workdir`.
 
-    A run has recorded normalization and classes. Imported weights take them from `dataset`.
+    The checkpoint of a run contains normalization and classes. Imported weights take them from `dataset`, so this data
+    set must be there.
 
     Args:
       workdir: folder of a run, or one that `recu import-torch` made.
@@ -81,7 +82,7 @@ def read_trained(workdir: str | pathlib.Path, dataset: str | None = None, data_d
     name = dataset or config.get("dataset")
     if name is None:
         raise UserError(f"{workdir} holds imported weights, of no data set; give --dataset=NAME and --data_dir=DIR")
-    # The run's folder is of the run's data set.
+    # The run's `data_dir` holds the run's data set, and no other.
     data_dir = data_dir or (config["data_dir"] if name == config["dataset"] else None)
     if info is not None:
         return Trained(config, variables, info, functools.cache(lambda: data.load_test(name, data_dir, info=info)))
@@ -116,7 +117,7 @@ def network(trained: Trained) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _check_signs(name, binarizer):
-    """Raises UserError if a user's own binarizer of activations returns other signs than those that a file takes."""
+    """Raises UserError unless a user's own binarizer computes sign(x) or sign(x - shift). A file holds no others."""
     x, shift = np.linspace(-3, 3, 601, dtype=np.float32)[:, None], np.full(1, 0.3, np.float32)
     shifted = set(binarizer.parameters) == {"shift"}
     same = shifted or not binarizer.parameters
@@ -140,8 +141,8 @@ def write(trained: Trained, path: str | pathlib.Path, kind: str = "recu") -> str
       kind: format of the file, a key of `FORMATS`.
 
     Returns:
-      One line of text: the model, its size in bytes, and how many times less that is than its float32 parameters. If
-      the run did not compute in float32, it says that the file does.
+      One line of text: the model, the size of the file in bytes, and how many times smaller it is than the float32
+      parameters. If the run did not compute in float32, the line says that the file does.
 
     Raises:
       UserError: the path cannot be written, or a package for the format is not installed.

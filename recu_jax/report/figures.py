@@ -1,6 +1,6 @@
 """Makes Plotly's figures of runs, as JSON for Plotly's script: `{"id", "title", "data", "layout"}`.
 
-The page sets the colors of text, grid and background by the browser's scheme; see `page.js`.
+`page.js` sets the colors of text, grid and background by the browser's light or dark scheme.
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import Any
 from recu_jax.diagnostics import DEAD_CROSSING, DEAD_EPOCHS, measures
 from recu_jax.report.runs import Run
 
-# Distinguishable on white and on black.
+# These colors are distinguishable on white and on black.
 COLORS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#14b8a6", "#eab308", "#ec4899")
 # What each curve shows when a run goes well and when it does not.
 CURVES = {
@@ -19,7 +19,7 @@ CURVES = {
     "learning_rate": "Good: it ends near 0, so that signs settle. Bad: it ends high; test accuracy then jumps about.",
     "tau": "Good: it rises from tau_min to tau_max. Bad: 1 from the start, as nothing is then clipped and revived.",
 }
-# Title, what is shown, and when it is good or bad.
+# For each measure: the title, what the figure shows, and what a good and a bad run look like.
 HEAT_MAPS = {
     "flipped": (
         "Flip ratio",
@@ -114,7 +114,7 @@ def heat_maps(run: Run) -> list[Figure]:
 
 
 def layer_means(runs: Sequence[Run]) -> list[Figure]:
-    """Makes curves of the heat maps' measures for several runs, as means over the layers."""
+    """Makes curves of the measures of `heat_maps` for several runs, as means over the layers, in percent."""
     found = []
     for key, (title, *meaning) in HEAT_MAPS.items():
         lines = [
@@ -136,9 +136,10 @@ def _means(run, key):
 
 
 def histograms(run: Run) -> dict[str, Any] | None:
-    """Returns the data from which the page draws the histogram of a chosen layer, or None without histograms.
+    """Returns the data from which the page draws the histogram of a chosen layer, or None if the run has none.
 
-    The data are counts, b and Q by layer, for some epochs including the last.
+    For each layer and some epochs including the last, the data are the counts, the Laplace scale b and the quantile
+    Q(tau).
     """
     layers = [layer for layer in run.layers if "histogram" in run.diagnostics[-1]["layers"][layer]]
     if not layers:

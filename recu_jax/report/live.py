@@ -12,7 +12,7 @@ from recu_jax.report.page import render
 from recu_jax.report.runs import Run
 
 FILE = "report.html"
-# Largest share of a run's time that the report may take. With epochs of a second, only every few epochs rewrite it.
+# Largest share of a run's time that the report may take. If an epoch takes a second, not every epoch rewrites it.
 MOST = 0.005
 
 
@@ -22,7 +22,7 @@ class LiveReport:
     The report is rewritten after an epoch if the time since the last rewrite is long enough: rewriting takes at most
     the share `MOST` of the run's time. After the last epoch it is always rewritten.
 
-    An error while writing does not end the run, for example a missing Plotly or a full disk. `where` reports the error.
+    An error while writing, such as a missing Plotly or a full disk, does not end the run. `where` reports the error.
     """
 
     def __init__(self, workdir: pathlib.Path):
@@ -58,5 +58,5 @@ class LiveReport:
     def where(self) -> str:
         """Returns one line that says where the report is, or why there is none."""
         if self._problem:
-            return f"no {FILE}: {self._problem}; the same command makes it then"
+            return f"no {FILE}: {self._problem}; once this is mended, the same command writes it"
         return f"report: {self._workdir / FILE}"

@@ -8,7 +8,7 @@ const color = (name) => getComputedStyle(document.documentElement).getPropertyVa
 
 function keep(key, value) {
   kept.set(key, value);
-  // Shown within another page, such as a notebook, it has no address of its own.
+  // A report that is shown inside another page, such as a notebook, has no address that could be changed.
   if (location.protocol !== "about:") history.replaceState(null, "", "#" + kept);
 }
 
@@ -19,7 +19,7 @@ function themed(layout) {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: color("--text"), size: 12, family: "system-ui, sans-serif" },
-    // On a touch screen a finger scrolls the page.
+    // On a touch screen, a finger must scroll the page. With "zoom" it would zoom the figure.
     dragmode: touch.matches ? false : "zoom",
     xaxis: { ...layout.xaxis, ...axis },
     yaxis: { ...layout.yaxis, ...axis },

@@ -41,7 +41,7 @@ def render(runs: Sequence[Run]) -> bytes:
       runs: one or more runs.
 
     Returns:
-      The HTML, encoded.
+      The HTML in UTF-8.
 
     Raises:
       UserError: Plotly is not installed.
@@ -130,7 +130,7 @@ def _figures(title, some):
         items.append(
             f'<figure><figcaption>{_escape(f["title"])}{meaning}</figcaption><div id="{f["id"]}"></div></figure>'
         )
-    # Four small ones in a row where there is room, of others three.
+    # On a wide page, four figures share a row. Other numbers of figures are shown larger, three in a row.
     least = 280 if len(some) == 4 else 390
     return f'<h2>{_escape(title)}</h2><div class=figures style="--least: {least}px">{"".join(items)}</div>'
 

@@ -21,7 +21,7 @@ class Run:
       rows: rows of metrics.jsonl, at least one.
       diagnostics: rows of diagnostics.jsonl; empty if the run kept none.
       config: fields of the config; empty if it is not known.
-      starts: the starts in run.json; see `records.add_start`.
+      starts: the starts of the run, as `records.add_start` wrote them to run.json.
     """
 
     name: str
@@ -71,7 +71,7 @@ def read_run(workdir: str | pathlib.Path, name: str | None = None) -> Run:
 
 
 def names(workdirs: Sequence[str | pathlib.Path]) -> list[str]:
-    """Returns the shortest ends of the paths that distinguish them."""
+    """Returns names that distinguish the paths. A name is the last folder of the path, or the last few folders."""
     parts = [pathlib.Path(w).resolve().parts for w in workdirs]
     for length in range(1, max(map(len, parts)) + 1):
         ends = ["/".join(p[-length:]) for p in parts]

@@ -1,4 +1,5 @@
-"""Training runs: recipe, step, epochs, checkpoints and records.
+"""Trains and evaluates networks: recipe, step, epochs, checkpoints and records of a run.
 
-Start at `loop.train` and `loop.evaluate`. `step.train_step` is the pure function of one device.
+The entry points are `loop.train` and `loop.evaluate`. `step.train_step` is the training step, a pure function that runs
+on each device.
 """

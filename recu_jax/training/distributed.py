@@ -1,6 +1,6 @@
-"""Runs that consist of several processes. JAX's distributed runtime connects the processes.
+"""Coordinates the processes of a run. JAX's distributed runtime connects them.
 
-With one process these functions need no communication.
+In a run of one process these functions do not communicate.
 """
 
 import faulthandler
@@ -23,7 +23,7 @@ _COORDINATOR, _PROCESSES, _PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESS
 
 
 def asked_for() -> bool:
-    """Whether JAX_COORDINATOR_ADDRESS is set. If so, this process is one of several. `--distributed` is not needed."""
+    """Returns whether JAX_COORDINATOR_ADDRESS is set. It means several processes, even without `--distributed`."""
     return _COORDINATOR in os.environ
 
 
@@ -42,8 +42,8 @@ def initialize() -> None:
     missing = [name for name, value in given.items() if value is None]
     if given[_COORDINATOR] is not None and missing:
         raise UserError(f"{_COORDINATOR} is set and {' and '.join(missing)} not; set all three, or none of them")
-    # When another process is gone, JAX aborts this one. absl's faulthandler would then read the stack of a thread that
-    # still runs, and now and then end in a segmentation fault.
+    # When another process is gone, JAX aborts this process. absl's faulthandler would then read the stack of a thread
+    # that still runs, which now and then ends in a segmentation fault.
     faulthandler.disable()
     try:
         jax.distributed.initialize(
@@ -68,22 +68,22 @@ def _number(name, value):
 
 
 def several() -> bool:
-    """Whether the run has more than one process."""
+    """Returns whether the run has more than one process."""
     return jax.process_count() > 1
 
 
 def is_main() -> bool:
-    """Whether this is process 0. Process 0 alone writes records and prints."""
+    """Returns whether this is process 0, the only process that writes records and prints."""
     return jax.process_index() == 0
 
 
 def all_devices() -> list[jax.Device]:
-    """The devices of all processes, ordered by process, then by device id. A batch is split in this order."""
+    """Returns the devices of all processes, ordered by process, then by device id. A batch is split in this order."""
     return sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
 
 
 def local(devices: Sequence[jax.Device]) -> list[jax.Device]:
-    """The devices among `devices` that belong to this process."""
+    """Returns the devices among `devices` that belong to this process."""
     return [d for d in devices if d.process_index == jax.process_index()]
 
 
@@ -165,7 +165,7 @@ def leave_last() -> None:
 
 
 def others_gone(error: Exception) -> RunFailed:
-    """The error for a step that failed in one of several processes."""
+    """Makes the error for a step that failed, probably because another process of the run is gone."""
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return RunFailed(
         f"process {jax.process_index()} of {jax.process_count()} cannot go on, probably because another is gone: "

@@ -57,7 +57,7 @@ class StepMetrics:
         self.unchecked += steps
 
     def fetch(self) -> int | None:
-        """Waits for all steps. Returns the first step whose loss is not finite (from 0 in the epoch), or None."""
+        """Waits for all steps. Returns the first new step whose loss is not finite (from 0 in the epoch), or None."""
         first = len(self._values["loss"])
         for metrics in jax.device_get(self._on_devices):
             for name in _NAMES:
@@ -67,19 +67,19 @@ class StepMetrics:
         return next((i for i in range(first, len(losses)) if not math.isfinite(losses[i])), None)
 
     def last(self) -> dict[str, float]:
-        """Loss and top-1 (percent) of the last fetched step."""
+        """Returns loss and top-1 (percent) of the last fetched step."""
         return {name: self._values[name][-1] for name in _NAMES}
 
     def loss(self, step: int) -> float:
-        """Loss of a fetched step. `step` counts from 0 in the epoch."""
+        """Returns the loss of a fetched step. `step` counts from 0 in the epoch."""
         return self._values["loss"][step]
 
     def means(self) -> dict[str, float]:
-        """Means of loss and top-1 (percent) over the fetched steps."""
+        """Returns the means of loss and top-1 (percent) over the fetched steps."""
         return {name: float(np.mean(self._values[name])) for name in _NAMES}
 
     def as_json(self) -> dict[str, Any]:
-        """The metrics of the fetched steps as lists of floats, for the record of a checkpoint."""
+        """Returns the metrics of the fetched steps as lists of floats, for the record of a checkpoint."""
         return {name: list(self._values[name]) for name in _NAMES}
 
 
@@ -90,10 +90,10 @@ class Recorder(Protocol):
     progress: Progress
 
     def compiled(self) -> None:
-        """Called when the first dispatch of the process is done."""
+        """Notes that the first dispatch of the process, which includes the compilation, is done."""
 
     def check(self) -> None:
-        """Called after every dispatch. Raises an exception if the run must end for another reason."""
+        """Raises an exception if the run must end, for example after a failed save. Called after every dispatch."""
 
 
 class EpochRunner:
@@ -130,15 +130,15 @@ class EpochRunner:
         Args:
           state: on the devices. Its memory is donated to the result.
           epoch: counted from 0.
-          done: the steps of this epoch that are already done. The new steps are added to it.
+          done: metrics of the steps of this epoch that are already done. Those of the new steps are added.
 
         Returns:
           The state after the last step, and the training metrics of the epoch. The metrics are None if the run was
           asked to stop.
 
         Raises:
-          RunFailed: a loss is not finite. Losses are checked after `config.check_finite_every_steps` steps, or after a
-            dispatch if it has more steps. So the error may come that much later.
+          RunFailed: a loss is not finite. Losses are checked every `config.check_finite_every_steps` steps, or after
+            each dispatch if a dispatch has more steps. So the error may come that many steps late.
         """
         feed, first_step = self._feed, epoch * self._feed.steps_per_epoch
         metrics, began, timed_steps, stopped = None, None, 0, False
@@ -148,7 +148,7 @@ class EpochRunner:
             state, metrics = self._step(state, self._teacher, *arguments)
             done.add(metrics, steps)
             if began is None:
-                # The first dispatch includes the compilation, so images per second are measured without it.
+                # The first dispatch includes the compilation, so images per second are measured without this dispatch.
                 jax.block_until_ready(metrics)
                 began = time.monotonic()
                 if not self._compiled:

@@ -1,4 +1,4 @@
-"""The gradient of one optimizer step on one device: augmentation, mixup, the loss, and micro-batches."""
+"""Computes the gradient of one optimizer step on one device, with augmentation, mixup, the loss and micro-batches."""
 
 import functools
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Means over the images of this device.
+    """The gradient and the metrics of a step, as means over the images of this device.
 
     Attributes:
       params: gradient, in the structure of the parameters.
@@ -48,8 +48,8 @@ def gradients(
 ) -> tuple[Gradients, Any]:
     """Computes the gradient of the loss over a batch, in `recipe.micro_batches` parts of equal size.
 
-    The gradient is the mean over the parts. Batch norm normalizes each part by itself, and its running statistics move
-    with each part.
+    The gradient is the mean over the parts. Batch norm normalizes each part with the statistics of that part, and each
+    part updates the running statistics.
 
     Args:
       variables: `{"params": ..., "batch_stats": ...}`.
@@ -77,7 +77,7 @@ def gradients(
     carry = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), variables["batch_stats"]
     if recipe.unrolled:
         for i in range(count):
-            # The barrier makes a part wait for the one before. So the activations of one part are in memory at a time.
+            # The barrier makes each part wait for the part before, so that only one part's activations are in memory.
             carry, parts = lax.optimization_barrier((carry, parts))
             carry, _ = add(carry, jax.tree.map(lambda a, i=i: a[i], parts))
     else:
@@ -103,7 +103,7 @@ def _of_part(params, teacher, step, recipe, batch_stats, batch):
     targets = None if recipe.teacher is None else wide(recipe.teacher.apply(teacher, x))
 
     def of_labels(function):
-        """`function` of the labels. With mixup: of both labels of an image, by their shares."""
+        """Returns `function(labels)`; with mixup, its mean over both labels of each image, weighted by their shares."""
         if not mixed:
             return function(labels)
         return shares * function(labels) + (1 - shares) * function(augment.partners(labels))

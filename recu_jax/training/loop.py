@@ -24,7 +24,8 @@ from recu_jax.training.run import GivenVariables, Run, find_start, prepare, prep
 from recu_jax.training.step import TrainState, replicate, state_shapes
 from recu_jax.training.stopping import StopRequests
 
-# Test metrics of the weights of the last step, which runs with averages record beside those of the averages.
+# With `config.ema_decay`, the test metrics are those of the averaged weights. These metrics of the weights without
+# averaging are then recorded too, as `raw_NAME`.
 RAW = ("test_loss", "test_top1", "test_top5")
 
 
@@ -44,7 +45,7 @@ class Result:
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Result:
-    """Trains to the last epoch. If `workdir` holds a good checkpoint, training continues from the newest one.
+    """Trains to the last epoch. If `workdir` holds undamaged checkpoints, training continues from the newest of them.
 
     A run can be stopped at any moment and continued. It ends with bitwise the same parameters as a run without a stop,
     because data order, augmentation, tau and learning rate are functions of the seed and the step.
@@ -58,11 +59,11 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Res
       The metrics of the last and of the best epoch, and the final state.
 
     Raises:
-      UserError: a field breaks its rule, the data set is missing, the workdir is in use or holds a run of another
+      UserError: a config field is invalid, the data set is missing, the workdir is in use or holds a run of another
         config, or all its checkpoints are damaged.
       RunFailed: a loss is not finite, the disk is full, or an input worker ended or hangs.
-      Stopped: SIGINT, SIGTERM, SIGUSR1 or a preemption notice. The current step was finished and saved first. A signal
-        before the first dispatch is done stops the run at once.
+      Stopped: the process got SIGINT, SIGTERM, SIGUSR1 or a preemption notice. The current dispatch was finished and
+        the state saved. A signal before the end of the first dispatch, or a second SIGINT, stops the run at once.
     """
     workdir = paths.local(workdir, "the workdir")
     with StopRequests() as stop:
@@ -74,8 +75,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Res
             try:
                 return _train(run, pathlib.Path(workdir), given, stop)
             except UserError:
-                # Remove the workdir if this run created it and saved no checkpoint. For example, an image of the data
-                # set could not be read.
+                # Remove the workdir if this run created it and saved no checkpoint, for example because an image of the
+                # data set could not be read.
                 if distributed.is_main() and not was_there and not any_saved(workdir):
                     shutil.rmtree(workdir, ignore_errors=True)
                 raise
@@ -109,9 +110,9 @@ def _train(run: Run, workdir: pathlib.Path, given: GivenVariables, stop: StopReq
 
 
 def _tested(evaluate_state, state, stop):
-    """Test metrics of what the run gives. With averages, those of the weights of the last step are `raw_test_...`.
+    """Computes the test metrics of an epoch. Returns None if the run was asked to stop.
 
-    None if the run was asked to stop.
+    With `config.ema_decay`, these are the metrics of the averaged weights. `raw_test_...` are those without averaging.
     """
     tested = evaluate_state(state.result, stop.due_between_steps)
     if tested is None or state.ema is None:
@@ -123,15 +124,15 @@ def _tested(evaluate_state, state, stop):
 def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
     """Evaluates the best checkpoint of `workdir` on the test set of `config.dataset`. No training images are needed.
 
-    The data set may be another than that of the run. Images are normalized as in the training of the run. Imported
-    weights take the normalization of `config.dataset`.
+    The data set need not be the one that the run was trained on. Images are normalized as in the training of the run.
+    Imported weights take the normalization of `config.dataset`.
 
     Returns:
       `epoch`, `test_loss`, `test_top1` and `test_top5` (percent), `test_images` (number of images evaluated).
 
     Raises:
-      UserError: a field breaks its rule, the data set is missing, or has other images or classes than the run;
-        or `workdir` holds no checkpoint, a damaged one or one of another model.
+      UserError: a config field is invalid; the data set is missing, or its image shape or classes do not fit the run;
+        or `workdir` holds no checkpoint, a damaged checkpoint, or one of another model.
     """
     check_config(config)
     workdir = paths.local(workdir, "the workdir")

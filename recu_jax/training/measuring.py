@@ -23,7 +23,8 @@ from recu_jax.training import distributed
 from recu_jax.training.run import Run, Start
 from recu_jax.training.step import TrainState
 
-# Number of images whose activations are measured. On the digits a batch of 256 would take a tenth of an epoch.
+# Number of images whose activations are measured. On the digits, measuring 256 images would take a tenth of the time of
+# an epoch.
 IMAGES = 32
 
 
@@ -57,7 +58,7 @@ class EpochDiagnostics:
         self._inputs = jax.jit(inputs)
 
     def measure_inputs(self, state: TrainState, images: np.ndarray) -> dict[str, dict[str, Any]]:
-        """Measures the inputs of the binary layers, by path; see `diagnostics.measure_inputs`.
+        """Measures the inputs of the binary layers with `diagnostics.measure_inputs`. Returns measures by layer path.
 
         Args:
           state: on the devices.
@@ -71,12 +72,12 @@ class EpochDiagnostics:
         Args:
           state: on the devices.
           tau: of the epoch.
-          rate: learning rate of the epoch divided by the config's.
+          rate: learning rate of the epoch divided by `config.learning_rate`.
           images: uint8, (batch, height, width, channels). The first `IMAGES` of the test set.
 
         Returns:
-          `layers`: for each layer's path, its numbers and a histogram. `problems`: what keeps a layer from learning, in
-          words, by its path. `diagnostics_seconds`: how long the measurement took, in seconds.
+          `layers`: for each layer's path, the measures and a histogram. `problems`: for the path of each layer that
+          cannot learn, a text that says why. `diagnostics_seconds`: how long the measurement took, in seconds.
         """
         began = time.monotonic()
         found: dict[str, dict[str, Any]] = {layer.path: {} for layer in self._layers}
@@ -93,12 +94,12 @@ class EpochDiagnostics:
         return {"layers": rows, "problems": problems, "diagnostics_seconds": plain(time.monotonic() - began)}
 
     def for_checkpoint(self) -> dict[str, Any]:
-        """The memory as nested dicts of host arrays."""
+        """Returns the memory as nested dicts of host arrays."""
         return unflatten_dict(jax.device_get(self._memory), sep="/")
 
 
 def _of_first_device(state):
-    """The variables on one device. All devices hold the same, and measuring on all of them would not be faster."""
+    """Returns the variables on one device. All devices hold equal variables, so one device can measure them alone."""
     return jax.tree.map(lambda a: a.addressable_data(0), state.variables)
 
 
@@ -110,7 +111,7 @@ def _by_name(nested: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
 
 
 def plain(value: Any) -> Any:
-    """Converts to JSON values: a number gets six digits, or None if it is not finite; an array becomes a list."""
+    """Converts to JSON values. A number keeps six digits; if it is not finite, it becomes None. Arrays become lists."""
     if np.ndim(value):
         return np.asarray(value).tolist()
     return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Variables from another run or a PyTorch file, to initialize a network or to serve as the teacher."""
+"""Reads variables from another run or a PyTorch file, to initialize a network or to serve as the teacher."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -27,10 +27,11 @@ _LISTED = 6
 
 
 def first_state(config: ml_collections.ConfigDict, recipe: Recipe, image_shape: Sequence[int]) -> TrainState:
-    """The state before the first step: newly initialized, or with the variables of `config.init_from`.
+    """Makes the state before the first step: newly initialized, or with the variables of `config.init_from`.
 
     Raises:
-      UserError: as `load_variables` and `merge`; or the source has other classes.
+      UserError: as in `load_variables` and `merge`; or, without `config.fresh_head`, the source has another number of
+        classes; or, with it, the model has no layer with the name of a last layer.
     """
     state = create_state(recipe, config.seed, image_shape)
     if config.init_from is None:
@@ -56,7 +57,7 @@ def teacher_variables(config: ml_collections.ConfigDict, recipe: Recipe, image_s
     """Reads the variables of `recipe.teacher` from `config.teacher`; empty without a teacher.
 
     Raises:
-      UserError: as `load_variables` and `merge`.
+      UserError: as in `load_variables` and `merge`.
     """
     if recipe.teacher is None:
         return {}
@@ -66,7 +67,7 @@ def teacher_variables(config: ml_collections.ConfigDict, recipe: Recipe, image_s
 
 
 def load_variables(path: str | pathlib.Path, model: str | None = None, conv: str | None = None) -> dict[str, Any]:
-    """Reads the variables of a trained network, for training or inference of your own.
+    """Reads the variables of a trained network, for your own training or inference.
 
         variables = recu_jax.load_variables("runs/digits")
         logits = recu_jax.create_model("digits_resnet8").apply(variables, x)
@@ -75,7 +76,7 @@ def load_variables(path: str | pathlib.Path, model: str | None = None, conv: str
       path: the workdir of a run, or a file of PyTorch or safetensors. From a workdir the best checkpoint is read. A
         file is read as by `pytorch.load_variables`.
       model: as for `create_model`. None takes the model of the run, or the only model that fits the file.
-      conv: of a file: "binary", or "float" for real weights. None tells by the file's entries.
+      conv: for a file: "binary", or "float" for real weights. None decides by the entries of the file.
 
     Returns:
       `{"params": ..., "batch_stats": ...}` of NumPy arrays.
@@ -87,7 +88,7 @@ def load_variables(path: str | pathlib.Path, model: str | None = None, conv: str
 
 
 def _given(path: str, model: str) -> dict[str, Any]:
-    """As `load_variables`. Says which prefix was left out."""
+    """Reads variables as `load_variables` does. Prints the prefix that was removed from their names, if any."""
     variables, prefix = _read(path, model)
     if prefix and distributed.is_main():
         say(f"{path}: names without their prefix {prefix!r}")
@@ -129,8 +130,8 @@ def merge(
       fresh: `{"params": ..., "batch_stats": ...}`; if `may_lack` is empty, shapes and dtypes are enough.
       given: variables of another run or file, in the same form.
       path: source of `given`, for the error message.
-      may_lack: names of leaves, for example `alpha`. If `given` lacks such a leaf, the result has that of `fresh`.
-      afresh: names of modules, for example `linear`. The result has those of `fresh`.
+      may_lack: names of leaves, for example `alpha`. If `given` lacks such a leaf, the result has the leaf of `fresh`.
+      afresh: names of modules, for example `linear`. The result has the leaves of `fresh` in these modules.
 
     Raises:
       UserError: `given` lacks other leaves, has extra ones, or has other shapes. The message lists the first few.
@@ -171,12 +172,12 @@ def import_torch_file(
     `path`, `name` and `conv` are as in `pytorch.load_variables`, and `key` is as in `pytorch.files.read`.
 
     Returns:
-      The record: `model`, `conv`, `file`, `key`, `prefix`, `epoch` and `best_prec1` (None if the file lacks them), and
-      `parameters`, their count.
+      The record: `model`, `conv`, `file`, `key`, `prefix`, `epoch` and `best_prec1` (None if the file lacks them). Also
+      `parameters`, the number of parameters.
 
     Raises:
-      UserError: as `load_variables`; or `workdir` already holds checkpoints or cannot be written to. It is then left
-        unchanged.
+      UserError: as in `load_variables`; or `workdir` already holds checkpoints or cannot be written to. The workdir is
+        then left unchanged.
     """
     file = files.read(path, key)
     variables = variables_of(path, file, name, conv)

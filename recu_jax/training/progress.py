@@ -8,17 +8,17 @@ from tqdm import tqdm
 
 
 def say(line: str, file: Any = None) -> None:
-    """Prints `line` to `file` (default: stdout) and flushes it. An open bar stays below the line."""
+    """Prints `line` to `file` (default: stdout) and flushes it. A progress bar on the screen stays below the line."""
     file = file or sys.stdout
     tqdm.write(line, file=file)
     file.flush()
 
 
 class _Bar(tqdm):
-    """A bar of images with the words of the plain log. All of them fit on 80 columns; tqdm's own format does not."""
+    """A bar that counts images and shows the words of the plain log. It fits 80 columns; tqdm's own format does not."""
 
     FORMAT = "{desc}:{percentage:4.0f}%|{bar}| {state}"
-    # What the run does instead of steps, and loss and top-1 of the last step that was shown.
+    # `doing`: what the run does while it runs no steps. `shown`: loss and top-1 of the last displayed step.
     doing, shown = "", ""
 
     @property
@@ -50,14 +50,14 @@ class Progress:
         self._every = log_every_steps
         self._terminal = sys.stderr.isatty()
         self._bar: tqdm | None = None
-        # Epochs after the first of this process, and the end of the first.
+        # Number of epochs that this process finished after its first, and the time when its first epoch ended.
         self._epochs_done = 0
         self._ended_first: float | None = None
         self._compiled = False
         self._epoch_began = time.monotonic()
 
     def start_epoch(self, epoch: int, done: int = 0) -> None:
-        """Called before the first step of an epoch.
+        """Starts the display of an epoch. Call it before the first step.
 
         Args:
           epoch: counted from 1.
@@ -75,7 +75,7 @@ class Progress:
             self._do("" if self._compiled else "compiling")
 
     def compiled(self, since: float) -> None:
-        """Called when the first dispatch of the process is done.
+        """Announces that the first dispatch of the process, which includes the compilation, is done.
 
         Args:
           since: the start of the compilation, in seconds of `time.monotonic`.
@@ -85,13 +85,13 @@ class Progress:
         self._do("")
         self._say(f"compiled, and the first step done, in {now - since:.0f} s")
         self._epoch_began = now
-        # The first dispatch includes the compilation, so the rate excludes it. `advance` sets the new starting step.
+        # The rate excludes the first dispatch, which includes the compilation. `advance` sets the new starting step.
         self._first = None
         if self._bar is not None:
             self._bar.unpause()
 
     def due(self, steps: int) -> bool:
-        """Whether to show loss and top-1 after `steps` more steps. The host must wait for the device to fetch them."""
+        """Returns whether to show loss and top-1 after `steps` more steps. To fetch them, the host must wait."""
         return self._step + steps - self._shown >= self._every
 
     def advance(self, steps: int, loss: float | None = None, top1: float | None = None) -> None:
@@ -126,7 +126,7 @@ class Progress:
         )
 
     def testing(self) -> None:
-        """Called after the last step of an epoch. The first epoch of a process compiles the evaluation now."""
+        """Shows that the evaluation runs. In the first epoch of a process the evaluation is compiled first."""
         compiles = "; compiling" if self._ended_first is None else ""
         if self._bar is not None:
             self._do(f"testing{compiles}")
@@ -138,7 +138,7 @@ class Progress:
         self.close()
         now = time.monotonic()
         if self._ended_first is None:
-            # At its end the first epoch of a process compiles the evaluation and the diagnostics. Its steps alone tell.
+            # The first epoch of a process also compiles the evaluation and the diagnostics, so only its steps count.
             images = self._steps_per_epoch * self._batch_size
             mean = images / row["images_per_second"] if row["images_per_second"] else 0.0
             self._ended_first = now

@@ -1,4 +1,4 @@
-"""Writes a run's checkpoints, metrics, diagnostics and report, tells its trackers, and shows its progress."""
+"""Writes checkpoints, metrics, diagnostics and the report of a run, sends metrics to trackers, and shows progress."""
 
 import pathlib
 import time
@@ -74,12 +74,12 @@ class RunRecorder:
         try:
             self._checkpoints.__exit__(kind, error, traceback)
         finally:
-            # Last, because a tracker may wait for its network.
+            # The trackers are closed last, because a tracker may wait for the network.
             if self._trackers is not None:
                 self._trackers.close()
 
     def compiled(self) -> None:
-        """Called when the first dispatch of the process is done."""
+        """Announces that the first dispatch of the process, which includes the compilation, is done."""
         self.progress.compiled(self._run.ready_at)
 
     def check(self) -> None:
@@ -87,7 +87,7 @@ class RunRecorder:
         self._checkpoints.check()
 
     def check_first_batch(self, state: TrainState) -> None:
-        """Prints a line if a binary layer of a new run cannot learn. Call it once the feed has started.
+        """Prints a line if a binary layer of a new run cannot learn. Call it after the feed has started.
 
         Args:
           state: before the first step, on the devices.
@@ -97,7 +97,7 @@ class RunRecorder:
             self._say_dead_layers(self._diagnostics.measure_inputs(state, images))
 
     def start_epoch(self, epoch: int, metrics: StepMetrics) -> None:
-        """Called before the first step of an epoch.
+        """Starts the clock and the display of an epoch. Call it before the first step.
 
         Args:
           epoch: counted from 0.
@@ -138,7 +138,7 @@ class RunRecorder:
         self._checkpoints.wait()
 
     def last_and_best(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Metrics of the last epoch and of the epoch with the highest test top-1 (the later one of a tie)."""
+        """Returns the metrics of the last epoch, and of the last epoch with the highest test top-1."""
         rows = self._records.rows or ([self._resumed.record["metrics"]] if self._resumed else [])
         return rows[-1], max(rows, key=lambda row: (row["test_top1"], row["epoch"]))
 
@@ -164,7 +164,7 @@ class RunRecorder:
         return {**{k: row[k] for k in ("epoch", "step", "tau")}, "seconds": seconds, **measured}
 
     def _say_dead_layers(self, measured):
-        """Prints the line about dead layers when it is new."""
+        """Prints a line about the layers that cannot learn, unless the line is the same as last time."""
         line = dead_layers(measured)
         if line and line != self._said_of_dead_layers and distributed.is_main():
             say(line)

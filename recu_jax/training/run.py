@@ -30,8 +30,8 @@ class Run:
       config: of the run. `num_devices` holds the number of devices in use.
       devices: the devices in use, of all processes.
       feed: gives the batches.
-      recipe: the constant parts of a step.
-      info: of the data set.
+      recipe: the constants of a step.
+      info: describes the data set.
       ready_at: creation time of this object, in seconds of `time.monotonic`.
     """
 
@@ -64,7 +64,7 @@ class Start:
 class GivenVariables:
     """Variables that a run reads from other runs or files.
 
-    They are read before the workdir is created. If they are missing, no empty workdir stays behind.
+    They are read before the workdir is created, so that an error leaves no empty workdir behind.
 
     Attributes:
       teacher: variables of the teacher; empty without one.
@@ -84,7 +84,7 @@ def prepare(config: ml_collections.ConfigDict, announced_workdir: str | pathlib.
         data set. None prints nothing.
 
     Raises:
-      UserError: a field breaks its rule, the tracker is not installed, or the data set is missing.
+      UserError: a config field is invalid, the tracker is not installed, or the data set is missing.
     """
     config, devices = _checked(config)
     trackers.check(config.tracker)
@@ -99,14 +99,15 @@ def prepare(config: ml_collections.ConfigDict, announced_workdir: str | pathlib.
 
 
 def prepare_evaluation(config: ml_collections.ConfigDict, info: data.DatasetInfo | None) -> Run:
-    """Prepares an evaluation. The training images need not be there.
+    """Prepares an evaluation. The training images may be missing.
 
     Args:
       config: of the evaluation.
-      info: of the data set that the network was trained on; None takes classes and normalization from the data set.
+      info: describes the data set that the network was trained on. With None, classes and normalization come from
+        `config.dataset`.
 
     Raises:
-      UserError: as `prepare`; or the images or classes are not those of `info`.
+      UserError: as in `prepare`; or the image shape or the classes of the data set do not fit `info`.
     """
     config, devices = _checked(config)
     dataset = data.load_test(config.dataset, config.data_dir, config.num_workers, info)
@@ -124,7 +125,7 @@ def _checked(config):
 
 def _made(config, dataset, devices, info):
     feed = make_feed(config, dataset, devices)
-    # An evaluation has no training images and so no steps. Its schedules are not used.
+    # An evaluation has no training images, so its `steps_per_epoch` is 0. The schedules, which it does not use, need 1.
     recipe = make_recipe(config, dataset, max(feed.steps_per_epoch, 1))
     if devices[0].platform == "cpu":
         recipe = for_cpus(recipe)
@@ -135,7 +136,8 @@ def read_given_variables(run: Run, workdir: str | pathlib.Path) -> GivenVariable
     """Reads the variables of the teacher and, for a new run, of `init_from`. Checks that `workdir` holds no other run.
 
     Raises:
-      UserError: the newest readable checkpoint is of another run, or variables are missing or do not fit the model.
+      UserError: the newest readable checkpoint was imported or has another config, or variables are missing or do not
+        fit the model.
     """
     for checkpoint in reversed(saved(workdir)):
         try:
@@ -158,8 +160,8 @@ def find_start(run: Run, workdir: pathlib.Path, first: TrainState | None) -> Sta
       first: the first state of a new run, if it is already made.
 
     Raises:
-      UserError: the checkpoints are of another run, or all of them are damaged, or the processes find different
-        checkpoints.
+      UserError: the newest readable checkpoint was imported or has another config, or all checkpoints are damaged, or
+        the processes find different checkpoints.
     """
     shape = run.feed.image_shape
     like = state_shapes(run.recipe, shape)
@@ -182,7 +184,7 @@ def _check_record(run, workdir, record):
 
 
 def _in_words(devices):
-    """Number and kind of the devices in words. For CPUs, also the instruction set of the compiled kernels."""
+    """Describes the number and kind of the devices and, for CPUs, the instruction set of the compiled kernels."""
     kinds = ", ".join(sorted({device.device_kind for device in devices}))
     many = f"{len(devices)} device{'s' if len(devices) > 1 else ''} ({kinds})"
     if devices[0].platform != "cpu":
@@ -208,7 +210,7 @@ def _devices(config):
 
 
 def _check_parts(config, count):
-    """Checks the micro-batches of each of `count` devices."""
+    """Checks that the batch divides into equal micro-batches on `count` devices and, for mixup, into pairs."""
     batch, parts = config.batch_size, config.gradient_accumulation_steps
     if batch % (count * parts):
         raise UserError(

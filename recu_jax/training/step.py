@@ -1,4 +1,4 @@
-"""The state of a run, the training step, the evaluation step, and `parallel`, which runs a step on several devices.
+"""Defines the state of a run, its training and evaluation steps, and `parallel`, which runs a step on several devices.
 
 Each step is a pure function of the data on one device. Only `parallel` maps a step over devices. Every device holds
 the same state. The copies are never stacked into one array.
@@ -48,11 +48,11 @@ class TrainState:
 
     @property
     def result(self) -> "TrainState":
-        """The state whose variables are what the run gives: the averages if there are any."""
+        """The state with the variables to evaluate and export: the exponential averages, if the state has them."""
         return self if self.ema is None else self.replace(**self.ema)  # type: ignore[attr-defined]
 
     def starting_from(self, variables: Mapping[str, Any]) -> "TrainState":
-        """The state with other variables. The averages begin with them."""
+        """Returns the state with other variables. The exponential averages, if any, start from them too."""
         return self.replace(**variables, ema=None if self.ema is None else dict(variables))  # type: ignore[attr-defined]
 
 
@@ -69,7 +69,7 @@ def create_state(recipe: Recipe, seed: int, image_shape: Sequence[int]) -> Train
 
 
 def state_shapes(recipe: Recipe, image_shape: Sequence[int]) -> TrainState:
-    """Shapes and dtypes of the result of `create_state`. Computes and compiles nothing."""
+    """Returns the shapes and dtypes of the result of `create_state`. Computes and compiles nothing."""
     return jax.eval_shape(functools.partial(create_state, recipe, 0, image_shape))
 
 
@@ -81,7 +81,7 @@ def train_step(
     positions: jax.Array,
     recipe: Recipe,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One optimizer step on this device's part of a batch. Call it inside the mapped axis `AXIS`.
+    """Runs one optimizer step on this device's part of a batch. Call it inside the mapped axis `AXIS`.
 
     Args:
       state: the same on every device.
@@ -106,16 +106,16 @@ def train_step(
 
 
 def _moved(state, params, batch_stats, decay):
-    """The exponential averages after a step: `d average + (1 - d) value`."""
+    """Computes the exponential averages after a step: `d average + (1 - d) value`, where d is the decay."""
     if state.ema is None:
         return None
-    # At first d is smaller, or short runs would average little but the initial values.
+    # In the first steps d is smaller. Otherwise the averages of a short run would consist mostly of the initial values.
     decay = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
     return optax.incremental_update({"params": params, "batch_stats": batch_stats}, state.ema, 1 - decay)
 
 
 def _positions(batch: int) -> jax.Array:
-    """Indices, (batch,), of this device's images in the batch of all devices."""
+    """Returns the indices, (batch,), of this device's images in the batch of all devices."""
     return lax.axis_index(AXIS) * batch + jnp.arange(batch)
 
 
@@ -214,8 +214,8 @@ def parallel(function: Callable, devices: Sequence[jax.Device], mapped: Sequence
     Args:
       function: the work of one device. All devices must return the same results.
       devices: of all processes. Every process must make the same call.
-      mapped: one flag for each argument. True: it has a leading axis with one entry for each device of this process.
-        False: all devices get the same value.
+      mapped: one flag for each argument. True: the argument has a leading axis with one entry for each device of this
+        process. False: all devices get the same value.
       donate: whether the results may reuse the memory of the first argument.
     """
     return jax.pmap(

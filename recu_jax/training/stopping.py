@@ -1,6 +1,6 @@
-"""Requests to stop a run: a signal, or a preemption notice.
+"""Handles requests to stop a run: signals and preemption notices.
 
-With several processes, all of them stop at the same step.
+If a run has several processes, all of them stop at the same step.
 """
 
 import os
@@ -41,9 +41,9 @@ class Stopped(BaseException):  # not an error, so `except Exception` must not ca
 class StopRequests:
     """Handles SIGINT, SIGTERM and, where it exists, SIGUSR1 within a `with` block.
 
-    A signal is stored, and `due` then returns True. Before `protect` was called there is nothing to save, and a signal
-    raises `Stopped` at once. A second SIGINT always raises `Stopped` at once. Outside the main thread no signal is
-    handled, because Python allows signal handlers in the main thread only.
+    A signal is stored, and `due` then returns True. Before `protect` is called, the run has nothing to save, and a
+    signal raises `Stopped` at once. A second SIGINT always raises `Stopped` at once. Outside the main thread no signal
+    is handled, because Python allows signal handlers in the main thread only.
 
     With several processes, JAX's preemption service passes a notice from any process to all others. The processes then
     agree on the step at which they stop.
@@ -67,22 +67,22 @@ class StopRequests:
             signal.signal(number, handler)
 
     def protect(self) -> None:
-        """From now on the run has a state to save. Signals no longer raise `Stopped` at once; they wait for `due`."""
+        """Makes later signals wait for `due` instead of raising `Stopped`. Call it when the run has a state to save."""
         self._anything_to_save = True
 
     def due(self, step: int) -> bool:
-        """Whether to save and stop after `step` steps. Every process must call this after every dispatch."""
+        """Returns whether to save and stop after `step` steps. Every process must call it after every dispatch."""
         if not distributed.several():
             return self._by is not None
-        # The service chooses a step that all processes can still reach. It must be asked for every step, also for those
-        # within one dispatch. Orbax asks it with the same step numbers.
+        # The preemption service chooses a step that all processes can still reach. It must be asked about every step,
+        # even those inside one dispatch. Orbax also asks the service, with the same step numbers.
         first, self._asked_until = self._asked_until or step - 1, step
         return any([multihost_utils.reached_preemption_sync_point(i) for i in range(first + 1, step + 1)])
 
     def due_between_steps(self) -> bool:
-        """Whether to end an evaluation early.
+        """Returns whether to end an evaluation early.
 
-        With several processes this is always False, because they can agree on a training step only.
+        With several processes the result is always False, because they can agree on a training step only.
         """
         return self._by is not None and not distributed.several()
 
@@ -101,6 +101,6 @@ class StopRequests:
         if distributed.several():
             os.kill(os.getpid(), signal.SIGTERM)
         if name == "SIGINT" and sys.stderr.isatty():
-            # The terminal has printed ^C behind the bar, or on the next line where the bar is as wide as the terminal.
+            # The terminal has printed ^C after the bar, or on the next line if the bar is as wide as the terminal.
             print(file=sys.stderr)
         say(f"{name}: stopping after this step", sys.stderr)

@@ -1,4 +1,4 @@
-"""Experiment trackers: TensorBoard, Weights & Biases, trackio, or one of the user's own. All get the same scalars."""
+"""Sends a run's scalars to experiment trackers: TensorBoard, Weights & Biases, trackio, or one of the user's own."""
 
 import dataclasses
 import json
@@ -18,20 +18,20 @@ from recu_jax.diagnostics import measures
 from recu_jax.errors import one_line, require
 from recu_jax.training.progress import say
 
-# Keeps the id by which a resumed run finds its tracker's run again.
+# Holds the id of the run in the tracker, so that a resumed run continues it.
 ID_FILE = "tracker.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class TrackedRun:
-    """What a tracker may know of the run.
+    """Describes a run to a tracker.
 
     Attributes:
       workdir: of the run.
-      config: its fields, as JSON keeps them.
+      config: fields of the config, as JSON holds them.
       project: `config.tracker_project`.
-      id: the same whenever the run is resumed.
-      first_step: steps from this one on are written now. An earlier process may have written some of them.
+      id: id of the run in the tracker. A resumed run has the same id. Empty for TensorBoard.
+      first_step: first step that this process may write. An earlier process may have written this step and later ones.
     """
 
     workdir: pathlib.Path
@@ -42,10 +42,10 @@ class TrackedRun:
 
 
 class Tracker:
-    """The interface of a tracker. One of the user's own has both methods, and is called with a `TrackedRun`."""
+    """The interface of a tracker. A user's own class has both methods, and its instance is made from a `TrackedRun`."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Called after each epoch.
+        """Records the numbers of an epoch. Called after each epoch.
 
         Args:
           step: optimizer steps done.
@@ -54,7 +54,7 @@ class Tracker:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Called once, when the run ends or stops."""
+        """Ends the tracking. Called once, when the run ends or stops."""
         raise NotImplementedError
 
 
@@ -62,7 +62,7 @@ class TensorBoard(Tracker):
     """Writes events to `<workdir>/tensorboard`. The only tracker with histograms."""
 
     def __init__(self, run: TrackedRun):
-        from tensorboardX import SummaryWriter  # takes 0.3 s, and runs without trackers do not need it
+        from tensorboardX import SummaryWriter  # the import takes 0.3 s, and runs without TensorBoard do not need it
 
         # TensorBoard discards events that an earlier process wrote from this step on.
         self._events = SummaryWriter(str(run.workdir / "tensorboard"), purge_step=run.first_step)
@@ -92,7 +92,7 @@ class WeightsAndBiases(Tracker):
     def __init__(self, run: TrackedRun):
         import wandb
 
-        settings = wandb.Settings(silent=True, console="off")  # it would write into the progress bar
+        settings = wandb.Settings(silent=True, console="off")  # wandb would otherwise write into the progress bar
         self._run = wandb.init(
             project=run.project, id=run.id, name=run.workdir.name, dir=str(run.workdir), config=run.config,
             resume="allow", settings=settings,
@@ -101,7 +101,7 @@ class WeightsAndBiases(Tracker):
         say(f"tracking with wandb, run {run.id} of project {run.project}: {where}")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        # wandb keeps the first values of a step. An epoch that is repeated after a stop has the same ones.
+        # wandb keeps the first values of a step. An epoch that is repeated after a stop has the same values.
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:
@@ -114,7 +114,7 @@ class Trackio(Tracker):
     def __init__(self, run: TrackedRun):
         import trackio
 
-        # trackio knows a run by its name alone.
+        # trackio identifies a run by its name alone, so the name contains the id.
         self._run = trackio.init(
             project=run.project, name=f"{run.workdir.name}-{run.id}", config=run.config, resume="allow", embed=False,
         )  # fmt: skip
@@ -126,12 +126,12 @@ class Trackio(Tracker):
         self._run.finish()
 
 
-# By the value of `config.tracker`, which is also the name of the package and of the extra that installs it.
+# Each key is a value of `config.tracker`, the name of a package, and the name of the extra that installs the package.
 _KINDS: dict[str, Callable[[TrackedRun], Tracker]] = {"wandb": WeightsAndBiases, "trackio": Trackio}
 
 
 def check(name: str | None) -> None:
-    """Raises UserError if the tracker `config.tracker` is not installed, or is a reference to nothing."""
+    """Raises UserError if the tracker `config.tracker` is not installed, or if a reference `module:name` is invalid."""
     if name is not None and references.is_reference(name):
         references.load("config.tracker", name)
     elif name is not None:
@@ -139,7 +139,7 @@ def check(name: str | None) -> None:
 
 
 class Trackers:
-    """The trackers of a run. One that fails is left out from then on, and one line says so: it never ends a run."""
+    """The trackers of a run. A tracker that fails is left out from then on, and one line says so. The run goes on."""
 
     def __init__(self, config: ml_collections.ConfigDict, workdir: pathlib.Path, first_step: int, resumed: bool):
         """Starts the trackers that `config` names.
@@ -148,7 +148,7 @@ class Trackers:
           config: of the run.
           workdir: of the run.
           first_step: as in `TrackedRun`.
-          resumed: whether the run continues. It then goes on with the tracker's run of before.
+          resumed: whether the run is resumed. The tracker then continues the run that it already has.
         """
         self._open: dict[str, Any] = {}
         run = TrackedRun(workdir, plain(config), config.tracker_project, "", first_step)
@@ -198,7 +198,7 @@ def _write(tracker, step, scalars, layers):
 
 
 def _id(workdir, resumed):
-    """The id of the tracker's run: of the file if the run is resumed, and otherwise a new one."""
+    """Returns the id of the run in the tracker. A resumed run gets the id in `ID_FILE`, and a new run a new id."""
     file = workdir / ID_FILE
     if resumed and file.exists():
         return str(json.loads(file.read_text())["id"])

@@ -12,7 +12,7 @@ from recu_jax.commands.arguments import ArgumentParser, fail, run
 from tests.support import ROOT, commands, forked
 
 STATUSES = ("  0    finished", "  2    a mistake in the input")
-OF_A_RUN = ("  3    the run failed", "  75   stopped by SIGTERM", "  130  the same, by Control-C")
+OF_A_RUN = ("  3    the run failed", "  75   stopped by SIGTERM", "  130  stopped by Control-C")
 
 
 @pytest.mark.parametrize("command", ["main", *COMMANDS])

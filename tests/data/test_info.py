@@ -41,7 +41,7 @@ def test_folders_of_test_images_alone(tmp_path):
     bare = data.load_test("image_folder", str(tmp_path))
     assert (bare.num_classes, bare.class_names, bare.test.read(0)[1]) == (2, ("a b", "b"), 0)
     write(tmp_path / "val/bird/3.png")
-    with pytest.raises(UserError, match=r"class folder 'bird' \(1 of 3 such\), which the run has not"):
+    with pytest.raises(UserError, match=r"class folder 'bird' \(1 of 3 such\), which the run lacks"):
         data.load_test("image_folder", str(tmp_path), info=NAMED)
     with pytest.raises(UserError, match="has no folder 'train'"):
         data.load("image_folder", str(tmp_path))

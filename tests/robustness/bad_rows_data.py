@@ -51,7 +51,7 @@ DATA = [
     ),
     photos(
         "a class that train has not",
-        "val has the class folder 'bird' (1 of 3 such), which train has not",
+        "val has the class folder 'bird' (1 of 3 such), which train lacks",
         lambda d: bad.another(bad.image_folder(d), "val/bird/0.jpg"),
     ),
     photos("a class without images", "cat holds no images (.jpg", bad.no_cats),
@@ -79,7 +79,7 @@ DATA = [
     ),
     photos(
         "annotations: an unknown class",
-        "gives 'val_0.JPEG' the class 'n03', which train has not",
+        "gives 'val_0.JPEG' the class 'n03', which train lacks",
         lambda d: bad.tiny_imagenet(d, "val_0.JPEG\tn03\t0\n"),
         "tiny_imagenet",
     ),

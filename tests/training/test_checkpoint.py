@@ -157,7 +157,7 @@ def test_another_config_is_no_damage(workdir):
 
 def test_a_best_checkpoint_that_is_damaged_is_not_passed_over(workdir):
     damage(saved(workdir)[0])
-    with pytest.raises(UserError, match=r"checkpoints/1 is damaged: .*; if the others will do, move it"):
+    with pytest.raises(UserError, match=r"checkpoints/1 is damaged: .*; to use the others, move it"):
         read_best(workdir)
 
 

@@ -1,11 +1,12 @@
-"""Checkpoints of a run. Only this package uses Orbax.
+"""Writes and reads the checkpoints of a run. Only this package uses Orbax.
 
 `<workdir>/checkpoints/STEP/` holds:
 
 - `state`: the arrays of the training state.
 - `record`: config, metrics and digests.
 - `metrics`: the number by which Orbax ranks checkpoints.
-- `diagnostics`: the memory of the diagnostics from epoch to epoch. Only in runs that measure their binary layers.
+- `diagnostics`: the memory of the diagnostics: the values that the next measurement is compared with. Only runs that
+  measure their binary layers have this folder.
 
 `writing` writes checkpoints. `reading` reads them and checks their digests. `newest` finds the checkpoint from which
 a run continues.

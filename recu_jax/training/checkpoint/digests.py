@@ -1,4 +1,4 @@
-"""Digests of a checkpoint's contents. A wrong digest shows damage. The file layout does not matter."""
+"""Computes digests of a checkpoint's contents. A wrong digest shows damage. Digests ignore the layout of the files."""
 
 import hashlib
 import json
@@ -9,13 +9,13 @@ import jax
 import numpy as np
 
 _BYTES = 16
-# `KEY` is the entry of a record that holds the digests. Two names in that entry: `RECORD` for the digest of the record
-# itself, and `DIAGNOSTICS` for the digest of the diagnostics.
+# `KEY` is the entry of a record that holds the digests. In this entry, `RECORD` is the name of the digest of the record
+# itself, and `DIAGNOSTICS` the name of the digest of the diagnostics.
 KEY, RECORD, DIAGNOSTICS = "digests", "record", "diagnostics"
 
 
 def of_arrays(tree: Any) -> str:
-    """Digest of the dtypes, shapes and bytes of a tree's leaves, in their order. Speed: 1 GB/s on one core."""
+    """Computes the digest of the dtypes, shapes and bytes of a tree's leaves, in their order, at 1 GB/s on one core."""
     digest = hashlib.blake2b(digest_size=_BYTES)
     for leaf in jax.tree.leaves(tree):
         array = np.asarray(leaf)
@@ -25,13 +25,13 @@ def of_arrays(tree: Any) -> str:
 
 
 def of_record(record: Mapping[str, Any]) -> str:
-    """Digest of a record. The digest of the record itself is left out."""
+    """Computes the digest of a record, without the entry for this digest."""
     said = {**record, KEY: {k: v for k, v in record[KEY].items() if k != RECORD}}
     return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=_BYTES).hexdigest()
 
 
 def signed(record: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns `record` with a digest of each part of `state` and a digest of itself."""
+    """Returns `record` with the digest of each part of `state` and the digest of the record."""
     said = json.loads(json.dumps({**record, KEY: {name: of_arrays(part) for name, part in state.items()}}))
     said[KEY][RECORD] = of_record(said)
     return said

@@ -1,4 +1,4 @@
-"""A lock that allows one training run a workdir. The system frees it when the process ends, even after a crash."""
+"""Locks a workdir for one training run. The system frees the lock when the process ends, even after a crash."""
 
 import os
 import pathlib
@@ -12,10 +12,10 @@ FILE = "lock"
 
 
 class WorkdirLock:
-    """Holds `workdir` from `acquire` to `release`, or to the end of the process.
+    """Locks `workdir` from `acquire` to `release`, or to the end of the process.
 
-    It is a file lock of the operating system on `<workdir>/lock`. `<workdir>/lock.holder` names the process that holds
-    it.
+    The lock is a file lock of the operating system on `<workdir>/lock`. `<workdir>/lock.holder` names the process that
+    holds the lock.
     """
 
     def __init__(self, workdir: str | pathlib.Path):

@@ -20,7 +20,7 @@ class ResumePoint:
       step: of the checkpoint.
       record: of the checkpoint.
       state: of the checkpoint, as NumPy arrays.
-      diagnostics: the memory of the diagnostics; None if the checkpoint has none.
+      diagnostics: the memory of the diagnostics (`training.measuring`); None if the checkpoint has none.
       damaged: the damaged checkpoints of the run, each with the reason.
     """
 
@@ -32,7 +32,7 @@ class ResumePoint:
 
 
 def newest_good(workdir: str | pathlib.Path, check: Callable[[dict[str, Any]], None], like: Any) -> ResumePoint | None:
-    """The newest good checkpoint of a run; None if there are no checkpoints at all.
+    """Finds the newest undamaged checkpoint of a run. Returns None if there are no checkpoints at all.
 
     Args:
       workdir: of the run.
@@ -40,8 +40,8 @@ def newest_good(workdir: str | pathlib.Path, check: Callable[[dict[str, Any]], N
       like: arrays or shapes of the state.
 
     Raises:
-      UserError: there are checkpoints, and all are damaged. They are not moved away, because then the next start would
-        take the workdir for a new one.
+      UserError: there are checkpoints, and all are damaged. They stay in place, because without them the next start
+        would train from the beginning.
     """
     good, damaged = None, []
     for checkpoint in reversed(saved(workdir)):
@@ -68,7 +68,7 @@ def newest_good(workdir: str | pathlib.Path, check: Callable[[dict[str, Any]], N
 def set_aside(found: ResumePoint) -> None:
     """Moves the damaged checkpoints to `<workdir>/damaged_checkpoints`, and names each of them on stderr.
 
-    They must go, because the run will save checkpoints of the same steps again.
+    They must be moved, because the run will save checkpoints of the same steps, which are the folders' names.
     """
     for checkpoint, reason in found.damaged:
         aside = checkpoint.folder.parents[1] / ASIDE

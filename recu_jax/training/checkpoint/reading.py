@@ -29,7 +29,7 @@ class Damaged(Exception):  # noqa: N818  (no "Error" in the name: a run can cont
 
 @dataclasses.dataclass(frozen=True)
 class SavedCheckpoint:
-    """The checkpoint of one step. Everything read from it is checked against its digests.
+    """The checkpoint of one step. What is read is checked against the digests in the checkpoint.
 
     Every method raises `Damaged` if a file is missing or cannot be read, or if its content differs from what was saved.
 
@@ -45,7 +45,7 @@ class SavedCheckpoint:
 
     @functools.cached_property
     def record(self) -> dict[str, Any]:
-        """What `writing` recorded with the checkpoint: `config`, `metrics`, digests and more."""
+        """The record that `writing` saved with the state: `config`, `metrics`, digests and more."""
         with _damage("its record"):
             record = json.loads((self.folder / "record" / "metadata").read_text())
             ranked = json.loads((self.folder / "metrics" / "metrics").read_text())
@@ -73,7 +73,7 @@ class SavedCheckpoint:
     def variables(self) -> dict[str, Any]:
         """Reads `{"params": ..., "batch_stats": ...}` as NumPy arrays, and no other part of the state.
 
-        If the checkpoint has exponential averages, these are read.
+        If the checkpoint has exponential averages of the variables, the averages are read instead.
         """
         averaged = EMA in self.record[digests.KEY]
         with _damage("its arrays"), contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
@@ -117,7 +117,7 @@ def _damage(what: str) -> Iterator[None]:
 
 
 def saved(workdir: str | pathlib.Path) -> list[SavedCheckpoint]:
-    """All checkpoints in `workdir`, oldest first. Checkpoints that Orbax did not finish writing are left out.
+    """Lists the checkpoints in `workdir`, oldest first. Checkpoints that Orbax did not finish writing are left out.
 
     Raises:
       UserError: `<workdir>/checkpoints` is a file.
@@ -130,22 +130,22 @@ def saved(workdir: str | pathlib.Path) -> list[SavedCheckpoint]:
 
 
 def any_saved(workdir: str | pathlib.Path) -> bool:
-    """Whether `workdir` holds checkpoints, damaged or not."""
+    """Returns whether `workdir` holds checkpoints, damaged or not."""
     return bool(saved(workdir))
 
 
 def read_best(workdir: str | pathlib.Path) -> tuple[int, dict[str, Any], dict[str, Any]]:
-    """Reads the best checkpoint in `workdir`, of a run or imported.
+    """Reads the best checkpoint in `workdir`, saved by a run or imported.
 
-    The best checkpoint has the highest test top-1 (the later step of a tie). Checkpoints of unfinished epochs do not
-    count.
+    The best checkpoint has the highest test top-1. Of checkpoints with equal top-1, the latest is the best. Checkpoints
+    of unfinished epochs do not count.
 
     Returns:
       Step, record and variables.
 
     Raises:
-      UserError: there is no checkpoint of a whole epoch, or the record of any checkpoint is damaged, or the variables
-        of the best one are.
+      UserError: there is no checkpoint of a whole epoch, the record of any checkpoint is damaged, or the variables of
+        the best checkpoint are damaged.
     """
     if not (pathlib.Path(workdir) / FOLDER).is_dir():
         raise UserError(f"{workdir} holds no checkpoints; train first, or give the --workdir of a run")
@@ -161,4 +161,4 @@ def read_best(workdir: str | pathlib.Path) -> tuple[int, dict[str, Any], dict[st
         return checkpoint.step, checkpoint.record, checkpoint.variables()
     except Damaged as error:
         folder = checkpoint.folder if checkpoint else workdir
-        raise UserError(f"{folder} is damaged: {error}; if the others will do, move it out of {FOLDER}") from error
+        raise UserError(f"{folder} is damaged: {error}; to use the others, move it out of {FOLDER}") from error

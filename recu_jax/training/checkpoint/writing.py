@@ -23,7 +23,7 @@ from recu_jax.training.checkpoint import digests
 from recu_jax.training.checkpoint.reading import EMA, FOLDER, METRIC, saved
 from recu_jax.training.step import TrainState
 
-# The test accuracy given to a checkpoint from the middle of an epoch. It ranks below all checkpoints of whole epochs.
+# The test top-1 that a checkpoint of an unfinished epoch gets. It ranks below all checkpoints of whole epochs.
 UNRANKED = -1.0
 
 
@@ -73,7 +73,7 @@ class Checkpoints:
           unfinished_epoch: the metrics of the epoch's steps so far, if the epoch is not finished. Such a
             checkpoint never counts as the best.
           diagnostics: the memory of the diagnostics, nested dicts of host arrays.
-          dataset: what the network needs of the data set, as `DatasetInfo.as_json` returns it.
+          dataset: the description of the data set, as `DatasetInfo.as_json` returns it.
         """
         record = {"config": config, "metrics": metrics}
         if dataset is not None:
@@ -95,8 +95,8 @@ class Checkpoints:
         self._saving = step
         with self._failing():
             if step in self._manager.all_steps():
-                # A stop between the last step of an epoch and the end of its evaluation saves this step as unfinished.
-                # The finished epoch then replaces that checkpoint.
+                # A run that was stopped between the last step of an epoch and the end of its evaluation has saved this
+                # step as unfinished. The checkpoint of the finished epoch replaces that checkpoint.
                 self._manager.delete(step)
             arrays = {name: ocp.args.StandardSave(tree) for name, tree in {"state": state, **dict(beside)}.items()}
             self._manager.save(
@@ -106,8 +106,8 @@ class Checkpoints:
             )
 
     def check(self) -> None:
-        """Raises `RunFailed` if a save in the background failed. It is cheap; call it often."""
-        # Orbax's `check_for_errors` does not work here: a thread of Orbax takes the error first.
+        """Raises `RunFailed` if a save in the background failed. The check is cheap; make it often."""
+        # Orbax's `check_for_errors` would find nothing here, because a thread of Orbax takes the error first.
         if self._saving is not None and not self._manager.is_saving_in_progress():
             self.wait()
             self._saving = None
@@ -148,9 +148,9 @@ class Checkpoints:
 
 
 def _reason(error: BaseException) -> str:
-    """The operating system's message, from anywhere in the chain of exceptions.
+    """Returns the operating system's message, from anywhere in the chain of exceptions.
 
-    If there is none, the first 120 characters of `error`.
+    If there is none, returns the first 120 characters of the type and text of `error`.
     """
     chain: list[BaseException] = []
     at: BaseException | None = error
@@ -171,7 +171,7 @@ def _reason(error: BaseException) -> str:
 def save_imported(workdir: str | pathlib.Path, variables: Mapping[str, Any], imported: dict[str, Any]) -> None:
     """Writes variables that were trained elsewhere into `workdir`, as one checkpoint of step 0.
 
-    The config in the record holds only the fields that determine the variables. Its metrics are those of the source.
+    The config in the record holds only `model`, `conv` and `alpha`. The metrics in the record are those of the source.
 
     Args:
       workdir: created if missing. If an error occurs, it stays unchanged.

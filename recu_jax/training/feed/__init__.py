@@ -24,7 +24,7 @@ def make_feed(config: ml_collections.ConfigDict, dataset: Dataset | Photos, devi
     Raises:
       UserError: the batch is larger than the training set.
     """
-    if 0 < dataset.train_count < config.batch_size:  # 0: for an evaluation
+    if 0 < dataset.train_count < config.batch_size:  # 0 training images: the feed is for an evaluation
         raise UserError(
             f"config.batch_size is {config.batch_size}; {config.dataset} has only {dataset.train_count} training images"
         )

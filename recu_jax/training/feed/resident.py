@@ -1,4 +1,4 @@
-"""The feed of a data set that fits into the memory of every device."""
+"""Feeds the devices from a data set that fits into the memory of every device."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,7 +21,8 @@ class ResidentFeed:
 
     Attributes:
       image_shape: (height, width, channels).
-      steps_per_epoch: the last images of an epoch that do not fill a batch are not used.
+      steps_per_epoch: number of whole batches in the training set. An epoch leaves out the images after its last whole
+        batch.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, dataset: Dataset, devices: Sequence[jax.Device]):
@@ -58,11 +59,11 @@ class ResidentFeed:
         return part.shape[1], (*self._train_set, part)
 
     def records(self, step: int) -> np.ndarray:
-        """Indices of the training images in the batch of `step`: int32, (batch,)."""
+        """Returns the indices of the training images in the batch of `step`: int32, (batch,)."""
         return records(self._config, self._dataset.train_count, step)
 
     def epoch_metrics(self, seconds: float) -> dict[str, float]:
-        """Metrics of this feed for an epoch that took `seconds`."""
+        """Returns the metrics that the feed adds to those of an epoch that took `seconds`. This feed adds none."""
         del seconds
         return {}
 
@@ -86,13 +87,13 @@ class ResidentFeed:
         return evaluate
 
     def test_sample(self, count: int) -> np.ndarray:
-        """The first `count` test images, or all if there are fewer: uint8, (images, height, width, channels)."""
+        """Returns the first `count` test images, or all if fewer exist: uint8, (images, height, width, channels)."""
         return self._dataset.test_images[:count]
 
     def first_images(self, count: int) -> np.ndarray:
-        """The first `count` images of the first batch, without augmentation: uint8, (images, height, width, channels).
+        """Returns the first `count` images of the run's first batch, without augmentation. Call it after `start`.
 
-        Call it after `start`.
+        Their dtype is uint8, and their shape (images, height, width, channels).
         """
         return self._dataset.train_images[self.records(0)[:count]]
 

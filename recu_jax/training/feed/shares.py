@@ -1,4 +1,4 @@
-"""Functions for both feeds: the images of a batch, the part of this process, and the metrics of an evaluation."""
+"""Selects the images of a batch, takes the part of this process, and computes test metrics, for both feeds."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ class Evaluator(Protocol):
     """Evaluates a state on the test set."""
 
     def __call__(self, state: TrainState, should_stop: Callable[[], bool] | None = None) -> dict[str, float] | None:
-        """Evaluates `state`. Calls `should_stop` after each batch, and returns None as soon as it returns True."""
+        """Evaluates `state`. Calls `should_stop` after each batch. If that call gives True, returns None at once."""
 
 
 def split_over_devices(array: np.ndarray, count: int) -> np.ndarray:
@@ -30,7 +30,7 @@ def this_process_part(array: np.ndarray, devices: Sequence[jax.Device]) -> np.nd
 
 
 def records(config: ml_collections.ConfigDict, images: int, step: int) -> np.ndarray:
-    """Indices of the training images in the batch of `step`: int32, (batch,).
+    """Returns the indices of the training images in the batch of `step`: int32, (batch,).
 
     Args:
       config: of the run.

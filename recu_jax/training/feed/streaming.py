@@ -1,4 +1,4 @@
-"""The feed of a data set whose encoded images are on the disk."""
+"""Feeds the devices from a data set whose encoded images are on the disk."""
 
 import concurrent.futures
 import multiprocessing
@@ -25,12 +25,13 @@ _LETS_GO_SECONDS = 10
 class StreamFeed:
     """Decodes images in worker processes, and sends the next batch to the devices while a step runs.
 
-    It adds `data_wait` to an epoch's metrics: the share of the time in which the devices waited for data. If corrupt
-    records are skipped, it also adds their number, `skipped_records`.
+    The feed adds `data_wait` to an epoch's metrics: the share of the epoch's time in which the devices waited for data.
+    If corrupt records are skipped, the feed also adds their number, `skipped_records`.
 
     Attributes:
       image_shape: (height, width, channels).
-      steps_per_epoch: the last images of an epoch that do not fill a batch are not used.
+      steps_per_epoch: number of whole batches in the training set. An epoch leaves out the images after its last whole
+        batch.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, dataset: Photos, devices: Sequence[jax.Device]):
@@ -64,12 +65,12 @@ class StreamFeed:
         }
 
     def step(self, recipe: Recipe) -> Callable:
-        """As `ResidentFeed.step`."""
+        """Makes the compiled training step, as `ResidentFeed.step` does."""
         mapped = (False, False, True, True)
         return parallel(partial(train_streamed, recipe=recipe), self._devices, mapped, donate=True)
 
     def start(self, step: int) -> None:
-        """As `ResidentFeed.start`."""
+        """Starts the workers and the first batch. Call it once, before the first `take`."""
         self._batches = stream.train_batches(
             self._dataset.train,
             seed=self._config.seed,
@@ -90,7 +91,10 @@ class StreamFeed:
         return place((images, batch["label"], batch["weight"]), self._devices), int((batch["corrupt"] >= 0).sum())
 
     def take(self, step: int, previous: Any) -> tuple[int, tuple]:
-        """As `ResidentFeed.take`. The steps must be taken in order, from the step given to `start`."""
+        """Waits for the next batch. Arguments and result are those of `ResidentFeed.take`.
+
+        The steps must be taken in order, from the step given to `start`.
+        """
         del step
         if not self._next.done():
             # While the previous step runs, the devices are busy. Only the time after it counts as waiting for data.
@@ -114,8 +118,8 @@ class StreamFeed:
         except TimeoutError as error:
             for worker in multiprocessing.active_children():
                 worker.kill()
-            # Grain notices that its workers ended, and the thread that waits for them ends too. A thread that hangs for
-            # another reason cannot be stopped.
+            # Grain notices that its workers ended, and then the thread that waits for a batch ends too. If this thread
+            # hangs for another reason, nothing can stop it.
             self._hangs = not concurrent.futures.wait([coming], _LETS_GO_SECONDS).done
             raise RunFailed(
                 f"no batch came for {seconds} s: an input worker or the disk that it reads hangs; look at data_dir and "
@@ -130,11 +134,14 @@ class StreamFeed:
             ) from error
 
     def records(self, step: int) -> np.ndarray:
-        """As `ResidentFeed.records`. If corrupt records are skipped, another image may have replaced one of these."""
+        """Returns the same indices as `ResidentFeed.records`.
+
+        If corrupt records are skipped, other images may have replaced some of these.
+        """
         return records(self._config, self._dataset.train_count, step)
 
     def epoch_metrics(self, seconds: float) -> dict[str, float]:
-        """As `ResidentFeed.epoch_metrics`."""
+        """Returns `data_wait` and, if corrupt records are skipped, `skipped_records` for an epoch of `seconds`."""
         metrics = {"data_wait": self._waited / seconds}
         if self._config.on_corrupt == "skip":
             metrics["skipped_records"] = self._skipped
@@ -142,7 +149,7 @@ class StreamFeed:
         return metrics
 
     def evaluator(self, recipe: Recipe) -> Evaluator:
-        """As `ResidentFeed.evaluator`."""
+        """Makes the function that evaluates a state on the whole test set, as `ResidentFeed.evaluator` does."""
         mapped = (False, True, True, True)
         step = parallel(partial(eval_streamed, recipe=recipe), self._devices, mapped, donate=False)
 
@@ -155,7 +162,7 @@ class StreamFeed:
                         coming = self._sender.submit(self._send, batches)
                         if self._sample is None:
                             self._sample = np.asarray(sent[0][0].addressable_data(0))
-                        # `device_get` waits for the sums. So at most two batches are on the devices.
+                        # `device_get` waits for the sums, so that at most two batches are on the devices.
                         sums.append(jax.device_get(step(state, *sent[0])))
                         if should_stop is not None and should_stop():
                             return None
@@ -166,12 +173,18 @@ class StreamFeed:
         return evaluate
 
     def test_sample(self, count: int) -> np.ndarray:
-        """As `ResidentFeed.test_sample`, but from this process's part of the test set. Call it after an evaluation."""
+        """Returns at most `count` test images, in the form of `ResidentFeed.test_sample`. Call it after an evaluation.
+
+        The images come from the first test batch, from the part of this process's first device.
+        """
         assert self._sample is not None
         return self._sample.reshape(-1, *self.image_shape)[:count]
 
     def first_images(self, count: int) -> np.ndarray:
-        """As `ResidentFeed.first_images`, but augmented. Waits for the first batch."""
+        """Returns at most `count` images of the first batch, augmented, in the form of `ResidentFeed.first_images`.
+
+        Waits for the batch. The images come from the part of this process's first device.
+        """
         (images, *_), _ = self._arrived(self._next)
         return np.asarray(images.addressable_data(0)).reshape(-1, *self.image_shape)[:count]
 
