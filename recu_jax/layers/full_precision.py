@@ -1,4 +1,4 @@
-"""Flax's own layers, with the calls of the 1-bit layers."""
+"""Defines Flax's layers with the call arguments of the 1-bit layers, so that a model can use either kind."""
 
 from collections.abc import Callable
 from typing import Any
