@@ -12,7 +12,7 @@ COMMANDS = {
     "eval": ("train", "evaluates the best checkpoint of a run"),
     "export": ("export", "writes the network of a run to a file: 1 bit per weight, or another format"),
     "predict": ("predict", "classifies a picture with an exported network"),
-    "report": ("report", "writes a page about one run, or one that compares several"),
+    "report": ("report", "writes a page about a run, or a comparison of several runs"),
     "summary": ("summary", "counts what a model costs, before any training"),
     "import-torch": ("import_torch", "makes a workdir from a PyTorch checkpoint"),
     "export-torch": ("export_torch", "writes the network of a run to a PyTorch checkpoint"),

@@ -109,7 +109,7 @@ def first_few(items: Sequence[Any], most: int, separator: str = "; ", name: Call
 
 
 def require(extra: str, *packages: str) -> None:
-    """Raises UserError if one of `packages` is not installed. `recu_jax[extra]` installs all of them."""
+    """Raises UserError if one of `packages`, which the optional dependencies `extra` install, is not installed."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise UserError(f"{package} is not installed; type: pip install 'recu_jax[{extra}]'")

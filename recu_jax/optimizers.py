@@ -72,7 +72,9 @@ def frozen_mask(params: Mapping[str, Any], patterns: Sequence[str]) -> dict[str,
 
 
 def with_frozen(update: optax.GradientTransformation, patterns: Sequence[str]) -> optax.GradientTransformation:
-    """Returns `update` with the parameters that `patterns` name frozen: weight decay and Bop do not change them either.
+    """Returns `update`, changed so that the parameters named by `patterns` keep their values.
+
+    Weight decay and Bop do not change these parameters either.
 
     Args:
       update: the optimizer of all parameters.
@@ -112,7 +114,7 @@ def bop(threshold: float = 1e-8, gamma: optax.ScalarOrSchedule = 1e-4) -> optax.
     arXiv 1906.02107, algorithm 1.
 
     Args:
-      threshold: smallest |m| that flips a weight; the paper calls it tau.
+      threshold: a weight flips only if |m| is larger; the paper calls it tau.
       gamma: adaptivity rate, a number or a schedule of the step. The paper lowers it during the training, like a
         learning rate.
 

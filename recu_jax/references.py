@@ -17,7 +17,8 @@ def is_reference(name: object) -> bool:
 def load(what: str, reference: str) -> Any:
     """Imports the module of a reference and returns the object that it names.
 
-    Modules in the working directory are found too. Python itself does not search it for a console script like `recu`.
+    Modules in the working directory are found too. For a console script like `recu`, Python itself does not search this
+    directory.
 
     Args:
       what: what the object is, for the messages, such as `"model"`.
@@ -31,7 +32,7 @@ def load(what: str, reference: str) -> Any:
         raise UserError(f"{what} is {reference!r}; it must be 'module:name', as in 'my_package.my_module:name'")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    # Python caches which files a folder holds. Without this line it might not find a module that was written since.
+    # Python caches which files a folder holds. Without this line, the import might miss a module written since then.
     importlib.invalidate_caches()
     try:
         found = importlib.import_module(module)

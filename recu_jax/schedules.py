@@ -37,7 +37,7 @@ def exponential_tau(
 def linear_tau(
     total_epochs: int, steps_per_epoch: int = 1, tau_min: float = 0.85, tau_max: float = 0.99
 ) -> optax.Schedule:
-    """Returns a linear schedule to compare, `tau(e) = tau_min + (tau_max - tau_min) e / E`.
+    """Returns a linear schedule, for comparison: `tau(e) = tau_min + (tau_max - tau_min) e / E`.
 
     Both ends and the errors are as in `exponential_tau`. In all three schedules tau is fixed if `tau_min == tau_max`.
     """
@@ -48,7 +48,7 @@ def linear_tau(
 def cosine_tau(
     total_epochs: int, steps_per_epoch: int = 1, tau_min: float = 0.85, tau_max: float = 0.99
 ) -> optax.Schedule:
-    """Returns a cosine schedule to compare, `tau(e) = tau_max - (tau_max - tau_min) (1 + cos(pi e / E)) / 2`.
+    """Returns a cosine schedule, for comparison: `tau(e) = tau_max - (tau_max - tau_min) (1 + cos(pi e / E)) / 2`.
 
     Both ends and the errors are as in `exponential_tau`.
     """
@@ -105,9 +105,9 @@ def linear_learning_rate(
 def step_learning_rate(
     base: float, milestones: Sequence[int], steps_per_epoch: int = 1, warmup_epochs: int = 5, factor: float = 0.1
 ) -> optax.Schedule:
-    """Returns a schedule with a warm-up over `warmup_epochs` epochs, multiplied by `factor` at each of `milestones`.
+    """Returns a schedule with a warm-up over `warmup_epochs` epochs, then steps down.
 
-    Milestones are epochs. The warm-up itself is not multiplied.
+    At each epoch in `milestones` the rate is multiplied by `factor`. A milestone within the warm-up counts after it.
     """
 
     def decay(e):

@@ -1,7 +1,7 @@
 """Defines the interface of binarizers, which are frozen objects whose call returns signs and defines the gradient.
 
-To write your own binarizer, derive a frozen dataclass from one of the two classes of this file. `signs` has
-`sign_with_slope`:
+To write your own binarizer, derive a frozen dataclass from one of the two classes of this file. The example uses
+`sign_with_slope` of the module `signs`:
 
     @dataclasses.dataclass(frozen=True)
     class Triangle(ActivationBinarizer):

@@ -28,7 +28,7 @@ def conv_of_signs(
     Zero padding is added to the signs. A kernel position outside the image thus adds 0 to the sum, not +1 or -1.
 
     A NaN among the signs or weights gives NaN in each output that depends on it. The compiled CPU kernels give NaN in
-    more outputs: in all of the sample whose signs hold the NaN, or of the output channel whose weights hold it.
+    all outputs of the sample whose signs hold the NaN, or of the output channel whose weights hold it.
 
     Args:
       signs: (batch, *spatial, in_features), +1 and -1; their dtype is the dtype of the computation.

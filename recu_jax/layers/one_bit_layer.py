@@ -18,7 +18,7 @@ ALPHAS = get_args(Alpha)
 TAU, PROGRESS = "recu_tau", "recu_progress"
 
 # Arguments of Flax's layers that a 1-bit layer refuses, and the reason.
-_REPLACES = "it would replace the product, and a 1-bit layer counts bits instead; leave it out, or use Flax's own layer"
+_REPLACES = "a 1-bit layer counts bits and cannot use another product; leave it out, or use Flax's own layer"
 _REFUSED = {
     "mask": "a masked weight is 0, but a 1-bit weight is +1 or -1; use feature_group_count, or Flax's own layer",
     **dict.fromkeys(("conv_general_dilated", "conv_general_dilated_cls", "dot_general", "dot_general_cls"), _REPLACES),

@@ -39,7 +39,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Applies 1x1, 3x3 and 1x1 convolutions with one shortcut over all three. The last one returns 4 * `features`."""
+    """Applies 1x1, 3x3 and 1x1 convolutions with one shortcut over all three. The last has 4 * `features` channels."""
 
     features: int
     stride: int

@@ -41,8 +41,8 @@ def instruction_sets() -> tuple[str, ...]:
     if found and is_of_its_sources(found[0]):
         return load(found[0])
     logging.getLogger(__name__).warning(
-        "%s in %s; 1-bit models run by XLA on +-1 numbers: as exact, but several times slower. With a C++ compiler "
-        "there, type in the clone of recu_jax: pip install -e .",
+        "%s in %s; 1-bit models run by XLA on +-1 numbers, as exact but several times slower. If a C++ compiler is "
+        "installed, type in the clone of recu_jax: pip install -e .",
         "the compiled kernels are older or newer than their sources" if found else "there are no compiled kernels",
         folder,
     )
@@ -71,7 +71,7 @@ def load(path: pathlib.Path) -> tuple[str, ...]:
             jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     except jax.errors.JaxRuntimeError as error:
         logging.getLogger(__name__).warning(
-            "jaxlib %s does not take the compiled kernels of recu_jax (%s); 1-bit models run by XLA, slower",
+            "jaxlib %s refuses the compiled kernels of recu_jax (%s); 1-bit models run by XLA, several times slower",
             jaxlib.__version__, one_line(error, 200),
         )  # fmt: skip
         return ()

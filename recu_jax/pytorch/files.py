@@ -32,7 +32,7 @@ _BYTES_A_BYTE = 16
 
 @dataclasses.dataclass(frozen=True)
 class TorchFile:
-    """The content of a file.
+    """The content of a file of `torch.save` or safetensors.
 
     Attributes:
       state_dict: the arrays by name, such as `layer1.0.conv1.weight`.
@@ -52,8 +52,8 @@ def _torch():
         import torch
     except ImportError as error:
         raise UserError(
-            "PyTorch is not installed, and reads and writes its files; pip install torch (on Python 3.11 torch==2.13.0 "
-            "is a CPU build)"
+            "PyTorch is not installed; it is needed to read and write its files: pip install torch (on Python 3.11 "
+            "torch==2.13.0 is a CPU build)"
         ) from error
     return torch
 
@@ -113,7 +113,7 @@ def _chosen(path, content, key):
 
 
 def _has_weights(content: Mapping[Any, Any]) -> bool:
-    """Tells whether a dict is a state_dict of a network, by its names: the state of an optimizer has no `weight`."""
+    """Tells whether a dict holds weights: a tensor whose name ends in `weight`, as no optimizer's state does."""
     torch = _torch()
     return any(
         isinstance(k, str) and k.rpartition(".")[2] == "weight" and isinstance(v, torch.Tensor)
@@ -143,12 +143,12 @@ def _load(torch: Any, path: str | pathlib.Path) -> Any:
         named = re.search(r"GLOBAL (\w[\w.]*)", str(error))
         what = f"carries code, {named[1]}," if named else "is a damaged file or a pickle with more than tensors,"
         raise UserError(
-            f"{path} {what} and is not loaded: only tensors, numbers and containers of them are; where it comes from, "
+            f"{path} {what} and is not loaded: only tensors, numbers and containers are; in the program that wrote it, "
             "save model.state_dict() alone"
         ) from error
     except Exception as error:  # PyTorch raises many types of errors for damaged bytes
         raise UserError(
-            f"{path} is no whole file of torch.save: cut off, damaged or of another kind; fetch or save it again"
+            f"{path} is no whole file of torch.save: it is cut off, damaged or of another kind; fetch or save it again"
         ) from error
 
 
@@ -180,8 +180,8 @@ def _check_sizes(torch, path, nbytes, content):
             total += _nbytes(torch, value)
     if total > _BYTES_A_BYTE * nbytes:
         raise UserError(
-            f"{path} has {nbytes} bytes and states tensors of {total}; it is damaged, or holds views of few numbers: "
-            "save tensors that are contiguous"
+            f"{path} has {nbytes} bytes and declares tensors of {total} bytes; it is damaged, or its tensors are views "
+            "of few numbers: save contiguous tensors"
         )
 
 

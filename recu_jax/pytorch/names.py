@@ -143,7 +143,7 @@ def from_torch(name: str, state_dict: Mapping[str, Any], conv: str = "binary") -
       state_dict: arrays (or CPU tensors) by official name. Names may have the prefixes of DataParallel (`module.`) and
         torch.compile (`_orig_mod.`), or a common prefix. The buffers `num_batches_tracked`, `n_averaged` and `tau` are
         left out.
-      conv: "binary", or "float" for the twin with real weights, which has no `alpha`.
+      conv: "binary", or "float" for the model with real weights, which has no `alpha`.
 
     Returns:
       `{"params": ..., "batch_stats": ...}` of NumPy arrays in the given dtypes.
@@ -165,7 +165,7 @@ def to_torch(name: str, variables: Mapping[str, Any], conv: str = "binary") -> d
     Args:
       name: name of the model.
       variables: `{"params": ..., "batch_stats": ...}`.
-      conv: "binary", or "float" for the twin with real weights.
+      conv: "binary", or "float" for the model with real weights.
 
     Returns:
       NumPy arrays by official name, in the order of the model's modules.

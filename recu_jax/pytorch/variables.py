@@ -31,7 +31,7 @@ def load_variables(path: str | pathlib.Path, name: str, conv: str | None = None)
       path: a file that `recu_jax.pytorch.files.read` reads. A prefix that all names have, such as `backbone.`, is left
         out.
       name: name of the model, as for `create_model`. The shape of the last linear layer gives the number of classes.
-      conv: "binary", or "float" for the twin with real weights. None means "binary" if the file has an `alpha`, and
+      conv: "binary", or "float" for the model with real weights. None means "binary" if the file has an `alpha`, and
         "float" otherwise.
 
     Returns:
@@ -96,7 +96,7 @@ def save_torch(
       best_top1: best top-1 accuracy, in percent.
       tau: tau of the last epoch, for the buffer `tau` of every binary convolution.
       steps: number of optimizer steps done, for the buffer `num_batches_tracked` of every batch norm.
-      conv: "binary", or "float" for the twin with real weights.
+      conv: "binary", or "float" for the model with real weights.
 
     Raises:
       UserError: PyTorch is not installed, the variables are not those of the model, or the file cannot be written.
