@@ -1,7 +1,6 @@
 """1-bit neural networks in JAX: ReCU (Xu et al., ICCV 2021) as pure functions, Flax layers, models, and training.
 
-`__init__.pyi` lists the public names. Each name is imported when it is first used. So `recu_jax.deploy` works without
-Flax.
+`__init__.pyi` lists the public names. Each name is imported at its first use, so `recu_jax.deploy` works without Flax.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""The command line `python -m recu_jax COMMAND`. The console script `recu COMMAND` is the same."""
+"""Runs the command line `python -m recu_jax COMMAND`. The console script `recu COMMAND` does the same."""
 
 import importlib
 import sys
@@ -6,16 +6,16 @@ import sys
 from recu_jax.commands.arguments import end_with_reader, fail
 from recu_jax.errors import unknown
 
-# Name of the command: its module in `recu_jax.commands`, and its line in the help.
+# Maps the name of each command to its module in `recu_jax.commands` and its line in the help.
 COMMANDS = {
-    "train": ("train", "trains a network from a config, or continues"),
+    "train": ("train", "trains a network from a config, or continues a run"),
     "eval": ("train", "evaluates the best checkpoint of a run"),
-    "export": ("export", "makes a file with a bit a weight, or of another format, of a run"),
-    "predict": ("predict", "says what is on a picture, by an exported file"),
-    "report": ("report", "writes the page of a run, or of several"),
-    "summary": ("summary", "says what a model costs, before it is trained"),
-    "import-torch": ("import_torch", "makes a workdir of a PyTorch checkpoint"),
-    "export-torch": ("export_torch", "writes a run as a PyTorch checkpoint"),
+    "export": ("export", "writes the network of a run to a file: 1 bit per weight, or another format"),
+    "predict": ("predict", "classifies a picture with an exported network"),
+    "report": ("report", "writes a page about a run, or a comparison of several runs"),
+    "summary": ("summary", "counts what a model costs, before any training"),
+    "import-torch": ("import_torch", "makes a workdir from a PyTorch checkpoint"),
+    "export-torch": ("export_torch", "writes the network of a run to a PyTorch checkpoint"),
 }
 
 
@@ -24,7 +24,7 @@ def _help() -> str:
     return (
         "usage: recu COMMAND [ARGUMENTS]\n\n1-bit neural networks in JAX. `python -m recu_jax` is the same.\n\n"
         f"commands:\n{listed}\n\nexample:\n  recu train --config=configs/digits.py\n\n"
-        "`recu COMMAND --help` shows the arguments of a command, and its exit statuses."
+        "`recu COMMAND --help` shows the arguments and the exit statuses of a command."
     )
 
 
@@ -62,7 +62,7 @@ def _train_or_evaluate(name: str, arguments: list[str]) -> None:
         own_flags=("workdir", "distributed"),
     )  # fmt: skip
     if any(argument.startswith(("--mode", "-mode")) for argument in arguments):
-        fail(f"--mode is not an argument of `recu {name}`, whose name says it; leave it out")
+        fail(f"--mode is not an argument of `recu {name}`, which sets the mode itself; leave it out")
     run.run([f"recu {name}", f"--mode={name}", *arguments], help_of)
 
 

@@ -1,11 +1,11 @@
-"""Lists the binary layers of any Linen or NNX model, and how each of them binarizes.
+"""Lists the binary layers of any Linen or NNX model, and says how each of them binarizes.
 
-Both kinds of models are accepted:
+`binary_layers` accepts both kinds of models:
 
     binary_layers(create_model("cifar_resnet20"), jnp.ones((1, 32, 32, 3)))    # Linen
     binary_layers(nnx_model)                                                   # NNX
 
-`one_bit_weights` gives the weights with which the layers compute.
+`one_bit_weights` returns the binary weights with which the layers compute.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from recu_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class BinaryLayer:
-    """One binary layer of a model.
+    """Describes one binary layer of a model.
 
     Attributes:
       path: path of the layer's parameters in the model's parameters, such as `"block1/conv1"`; empty if the layer is
@@ -111,8 +111,8 @@ def one_bit_weights(
 ) -> dict[str, OneBitWeights]:
     """Returns the 1-bit weights and the scales of all binary layers of a model, as evaluation uses them.
 
-    The signs of a stored kernel are not the weights: most binarizers standardize it first. With ReCU 0.3 to 0.7% of
-    the signs differ in trained networks.
+    The signs of a stored kernel may differ from the 1-bit weights, because ReCU and Libra standardize the kernel before
+    they take signs. In networks trained with ReCU, 0.3 to 0.7% of the signs differ.
 
     Args:
       model: a Linen module, `one_bit_weights(model, variables, images)`, or an `nnx.Module`, `one_bit_weights(model)`.
@@ -120,8 +120,8 @@ def one_bit_weights(
       *args, **kwargs: arguments of a call of the Linen module, as in `binary_layers`; only their shapes matter.
 
     Returns:
-      Weights by path of the layer, as in `binary_layers`. Layers whose weights are not 1 bit are left out. Where a
-      `scan` or `vmap` around a layer stacks kernels, the stacked axes come first, in both arrays.
+      Signs and alpha by path of the layer, as in `binary_layers`. Layers whose weights are not 1 bit are left out.
+      Where a `scan` or `vmap` around a layer stacks kernels, the stacked axes come first, in both arrays.
 
     Raises:
       UserError: the model has no binary layer.
@@ -165,7 +165,7 @@ def _one_bit(layer: BinaryLayer, kernel: Any, alpha: Any, tau: Any) -> OneBitWei
         return OneBitWeights(signs, functools.reduce(jnp.multiply, scales) if scales else None)
 
     kernel = jnp.moveaxis(kernel, layer.stacked, range(len(layer.stacked)))
-    if alpha is not None and alpha.shape[-1] != kernel.shape[-1]:  # its last axis is a stacked one
+    if alpha is not None and alpha.shape[-1] != kernel.shape[-1]:  # alpha is (features, stacked)
         alpha = jnp.moveaxis(alpha, 0, -1)
     for _ in layer.stacked:
         one = jax.vmap(one, (0, 0, 0 if getattr(tau, "ndim", 0) else None))
@@ -178,7 +178,7 @@ def is_binary_call(context: nn.module.InterceptorContext) -> bool:
 
 
 def nnx_layers(model: Any) -> list[tuple[tuple[Any, ...], Any]]:
-    """Returns path and layer of each binary layer of an NNX model."""
+    """Returns the path and the module of each binary layer of an NNX model."""
     # Imported here, because flax.nnx takes as long to import as Flax itself. A user with an NNX model has imported it
     # already.
     from flax import nnx
@@ -198,7 +198,7 @@ def no_binary_layer(model: Any) -> UserError:
 
 def _record(path: str, layer: Any, kernel: Any, own: Sequence[int]) -> BinaryLayer:
     shape = tuple(jnp.shape(nn.meta.unbox(kernel)))
-    # Without the stacked axes the shape is that which the layer sees, `own`.
+    # The stacked axes are those without which the shape equals `own`, the shape of the kernel inside the layer.
     stacked = next(
         axes
         for axes in itertools.combinations(range(len(shape)), len(shape) - len(own))

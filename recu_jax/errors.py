@@ -1,11 +1,15 @@
-"""The exceptions for users. Commands show their messages alone, without a traceback."""
+"""Defines the two exceptions that users see, and functions that write their messages.
+
+Commands print the message of such an exception without a traceback.
+"""
 
 import difflib
 import importlib.util
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-# Names that papers, abbreviations and other libraries use for our names, without capitals and punctuation.
+# Maps names from papers, abbreviations and other libraries to the names of recu_jax. Keys have neither capitals nor
+# punctuation.
 MEANINGS = {
     "lr": ("learning_rate",),
     "wd": ("weight_decay",),
@@ -63,14 +67,18 @@ class RunFailed(RuntimeError):  # noqa: N818  ("failed run" is the usual term)
 
 
 def one_line(said: object, most: int | None = None) -> str:
-    """Puts a text on one line and cuts it to `most` characters. An error without text gives its type."""
+    """Returns the text of `said` on one line, cut to `most` characters. Without text, returns the name of its type."""
     return " ".join(str(said).split())[:most] or type(said).__name__
 
 
 def unknown(what: str, value: object, names: Iterable[str], also: str = "") -> UserError:
-    """Returns the error for a `value` of `what` that is not one of `names`; the message suggests the nearest name.
+    """Returns the error for a value that is not one of the allowed names. Its message suggests the nearest name.
 
-    `also` says what may be given instead of a name.
+    Args:
+      what: what the value chooses, such as `"model"`.
+      value: the wrong value.
+      names: the allowed names.
+      also: end of the message: what else is allowed.
     """
     names = list(names)
     near = _nearest(str(value), names)
@@ -79,7 +87,7 @@ def unknown(what: str, value: object, names: Iterable[str], also: str = "") -> U
 
 
 def _nearest(value: str, names: Sequence[str]) -> str | None:
-    """Returns the name that `value` probably means: by meaning, by a part of the name, or by spelling."""
+    """Returns the name that `value` probably means: by `MEANINGS`, by a part of the name, or by spelling."""
     asked = _letters(value)
     for meant in MEANINGS.get(asked, ()):
         if meant in names:
@@ -101,7 +109,7 @@ def first_few(items: Sequence[Any], most: int, separator: str = "; ", name: Call
 
 
 def require(extra: str, *packages: str) -> None:
-    """Raises UserError if one of `packages` is not installed. The optional dependencies `extra` install them."""
+    """Raises UserError if one of `packages`, which the optional dependencies `extra` install, is not installed."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise UserError(f"{package} is not installed; type: pip install 'recu_jax[{extra}]'")

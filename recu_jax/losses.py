@@ -1,4 +1,4 @@
-"""Losses, one number per image (SPEC.md section 7)."""
+"""Computes the losses, one number per image (SPEC.md section 7)."""
 
 import jax
 import optax
@@ -30,8 +30,8 @@ def distillation(logits: jax.Array, teacher_logits: jax.Array) -> jax.Array:
     """Computes `-sum softmax(teacher) log_softmax(student)` over the classes. No gradient flows to the teacher.
 
     Args:
-      logits: of the student, (batch, classes).
-      teacher_logits: (batch, classes).
+      logits: logits of the student, (batch, classes).
+      teacher_logits: logits of the teacher, (batch, classes).
 
     Returns:
       (batch,).

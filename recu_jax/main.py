@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run(argv: Sequence[str], help_of: config_flag.Help = HELP) -> None:
-    """Runs the command with the arguments `argv`. Their first entry is the program's name."""
+    """Runs the command. `argv` holds the program's name, then the arguments; `help_of` is the command's help."""
     app.run(main, argv=list(argv), flags_parser=lambda argv: config_flag.parse(argv, help_of))
 
 

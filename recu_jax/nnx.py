@@ -1,10 +1,10 @@
-"""The layers of `recu_jax.layers` as `flax.nnx` modules, drop-in for `nnx.Conv` and `nnx.Linear`.
+"""Provides the layers of `recu_jax.layers` as `flax.nnx` modules, drop-in replacements for `nnx.Conv` and `nnx.Linear`.
 
     layer = BinaryConv(3, 64, (3, 3), rngs=nnx.Rngs(0))
     y = layer(x, tau=tau)
 
-Each layer holds its variables, and a Linen layer that computes. Training needs `tau`; `tau=None` clamps nothing. If a
-model does not pass tau to its layers, use `recu_jax.set_tau`: it gives tau to all layers.
+Each layer holds its variables, and a Linen layer that computes. Training with ReCU needs `tau`; `tau=None` turns the
+clamp off. If a model does not pass tau to its layers, use `recu_jax.set_tau`, which gives tau to all layers.
 
 Like batch norm and dropout, the layers are created in training mode. `model.train()` and `model.eval()` switch the
 mode. `nnx.view` switches it too, by `use_running_average` or `deterministic`. The mode changes the gradients and, with
@@ -32,7 +32,10 @@ _NO_METADATA: Mapping[str, Any] = MappingProxyType({})
 
 @dataclasses.dataclass(frozen=True)
 class _OfArrays:
-    """A `promote_dtype` of NNX, which takes a tuple, as one of Linen. Frozen, because NNX requires a hash."""
+    """Adapts a `promote_dtype` of NNX, which takes a tuple of arrays, to Linen, which passes them as arguments.
+
+    The class is frozen because NNX requires a hash.
+    """
 
     of_tuple: Callable[..., Any]
 
@@ -41,11 +44,11 @@ class _OfArrays:
 
 
 class Tau(nnx.Variable):
-    """Tau or progress from `recu_jax.set_tau`, in the shape of the layer's smallest parameter."""
+    """Holds tau or progress from `recu_jax.set_tau`, in the shape of the layer's smallest parameter."""
 
 
 class _BinaryLayer(nnx.Module):
-    """The part that both layers share: their mode and their variables. A variable that is not used is None."""
+    """Holds what `BinaryConv` and `BinaryDense` share: the mode and the variables. An unused variable is None."""
 
     def __init__(
         self,
@@ -91,8 +94,8 @@ class _BinaryLayer(nnx.Module):
         """Sets the mode for `nnx.view`, by either name. If the two names differ, the layer trains.
 
         Args:
-          deterministic: False to train, True to evaluate.
-          use_running_average: the same.
+          deterministic: False to train, True to evaluate; None changes nothing.
+          use_running_average: second name of `deterministic`, as in batch norm.
         """
         said = [flag for flag in (deterministic, use_running_average) if flag is not None]
         if said:
@@ -117,19 +120,19 @@ class _BinaryLayer(nnx.Module):
 
         Args:
           inputs: (..., in_features), for a convolution (*batch, *spatial, in_features).
-          tau: in (0.5, 1], a Python number or a scalar array. Left out, it is the tau of `recu_jax.set_tau`. None
-            clamps nothing.
+          tau: in (0.5, 1], a Python number or a scalar array. If it is left out, the layer uses the tau of
+            `recu_jax.set_tau`. None turns the clamp off.
           train: whether to train; None uses the mode that `train()` and `eval()` set.
           progress: share of the training that is over, from 0 to 1, for annealed binarizers. None takes the progress of
             `recu_jax.set_tau`.
-          out_sharding: sharding of the outputs, as in `nnx.Conv`; None leaves it to the compiler.
+          out_sharding: sharding of the outputs, as in `nnx.Conv`; None lets the compiler choose.
 
         Returns:
           (..., out_features) in the dtype of the computation.
 
         Raises:
-          UserError: tau is outside (0.5, 1], alpha is unknown, a binarizer that clamps trains without tau, or an
-            annealed one without progress; or tau is None although `recu_jax.set_tau` gave one.
+          UserError: tau is outside (0.5, 1], or alpha is unknown. In training also: a binarizer that clamps gets no
+            tau, an annealed binarizer gets no progress, or tau is None although `recu_jax.set_tau` set it.
         """
         train = self.training if train is None else train
         variables = {"params": {name: variable[...] for name, variable in self.parameters().items()}}
@@ -166,12 +169,12 @@ class BinaryConv(_BinaryLayer):
       kernel_size, strides, padding, input_dilation, kernel_dilation, feature_group_count, use_bias, mask, dtype,
         param_dtype, precision, kernel_init, bias_init, alpha_init, conv_general_dilated, preferred_element_type, alpha,
         binary_weights, kernel_binarizer, input_binarizer: as in `recu_jax.BinaryConv`.
-      promote_dtype: as in `nnx.Conv`; it gives the dtype of the input.
+      promote_dtype: as in `nnx.Conv`; it decides the dtype of the computation.
       kernel_metadata, bias_metadata: metadata of the variables, as in `nnx.Conv`.
-      rngs: the initial parameters are drawn from its stream `params`.
+      rngs: random streams. The initial parameters are drawn from the stream `params`.
 
     Raises:
-      UserError: the channels do not divide into groups, the padding is unknown, or an argument is refused.
+      UserError: the channels do not divide into groups, the padding is unknown, or a 1-bit layer refuses an argument.
     """
 
     def __init__(
@@ -206,7 +209,7 @@ class BinaryConv(_BinaryLayer):
     ):
         window = (kernel_size,) if isinstance(kernel_size, int) else tuple(kernel_size)
         check_groups(in_features, out_features, feature_group_count)
-        # NNX requires a hash of everything that it keeps beside variables. Hence tuples, not lists.
+        # NNX requires a hash of everything that it keeps beside variables. `ConvSpec` holds tuples, which have one.
         spec = ConvSpec.create(window, strides, padding, kernel_dilation, feature_group_count, input_dilation)
         linen = layers.BinaryConv(
             out_features,
@@ -236,7 +239,7 @@ class BinaryConv(_BinaryLayer):
 
 
 class BinaryDense(_BinaryLayer):
-    """1-bit dense layer over the last axis, drop-in for `nnx.Linear`.
+    """1-bit dense layer over the last axis, drop-in replacement for `nnx.Linear`.
 
     Arguments and variables are as in `BinaryConv`.
     """

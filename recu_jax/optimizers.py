@@ -1,4 +1,4 @@
-"""Bop, an optimizer of 1-bit weights without latent weights; which parameters decay, and which are frozen."""
+"""Defines Bop, an optimizer for 1-bit weights without latent weights, and the masks for weight decay and freezing."""
 
 import fnmatch
 import functools
@@ -16,7 +16,7 @@ DECAY_GROUPS = ("all", "conv_and_linear")
 
 
 def decay_mask(params: Mapping[str, Any], groups: str = "all") -> dict[str, Any]:
-    """Marks every parameter that weight decay changes, as a mask for `optax.add_decayed_weights`.
+    """Marks every parameter that weight decay changes. The result is a mask for `optax.add_decayed_weights`.
 
     - `"all"`: every parameter, as in the CIFAR-10 recipe.
     - `"conv_and_linear"`: kernel, alpha and bias of convolutions and linear layers, as in the ImageNet recipe. It
@@ -72,11 +72,13 @@ def frozen_mask(params: Mapping[str, Any], patterns: Sequence[str]) -> dict[str,
 
 
 def with_frozen(update: optax.GradientTransformation, patterns: Sequence[str]) -> optax.GradientTransformation:
-    """Makes `update` leave parameters as they are, weight decay and flips of Bop included.
+    """Returns `update`, changed so that the parameters named by `patterns` keep their values.
+
+    Weight decay and Bop do not change these parameters either.
 
     Args:
       update: the optimizer of all parameters.
-      patterns: as for `frozen_mask`, which raises UserError when the optimizer is initialized.
+      patterns: as for `frozen_mask`. The optimizer's `init` raises the UserError of `frozen_mask`.
     """
     if not patterns:
         return update
@@ -96,27 +98,28 @@ class BopState(NamedTuple):
 
 
 def bop(threshold: float = 1e-8, gamma: optax.ScalarOrSchedule = 1e-4) -> optax.GradientTransformation:
-    """Bop: flips the sign of a weight when the moving average of its gradient is large and has the weight's sign.
+    """Returns Bop, which flips a weight's sign when the average of its gradient is large and has the weight's sign.
 
         m = (1 - gamma) m + gamma g
         w = -w  where |m| > threshold and sign(m) = sign(w)
 
-    m is 0 at first. g is the gradient at the 1-bit weights. In the paper w is +1 or -1. Here w keeps its magnitude, and
-    only its sign changes. So a kernel is initialized like latent weights. A weight that is exactly 0 stays 0.
+    m is the moving average, 0 at first. g is the gradient with respect to the 1-bit weights. In the paper w is +1 or
+    -1. Here w keeps its magnitude and only its sign changes, so a kernel is initialized like latent weights. A weight
+    that is exactly 0 stays 0.
 
-    The sign must pass the gradient on, as `weights.ClippedSign` does where `|w| <= 1`. The weights must not be centered
-    before the sign.
+    The weight binarizer must pass g on unchanged, as `weights.ClippedSign` does where `|w| <= 1`. It must not center
+    the weights before it takes their signs.
 
     Helwegen et al., "Latent Weights Do Not Exist: Rethinking Binarized Neural Network Optimization", NeurIPS 2019,
     arXiv 1906.02107, algorithm 1.
 
     Args:
-      threshold: the paper's tau.
+      threshold: a weight flips only if |m| is larger; the paper calls it tau.
       gamma: adaptivity rate, a number or a schedule of the step. The paper lowers it during the training, like a
         learning rate.
 
     Returns:
-      A transformation. Its `update` needs the parameters and raises ValueError without them.
+      A gradient transformation. Its `update` needs the parameters and raises ValueError without them.
     """
 
     def init(params):
@@ -142,7 +145,7 @@ def with_bop(
     threshold: float = 1e-8,
     gamma: optax.ScalarOrSchedule = 1e-4,
 ) -> optax.GradientTransformation:
-    """Applies Bop to the parameters at the paths `kernels`, and `rest` to all other parameters.
+    """Returns an optimizer that applies Bop to the parameters at `kernels`, and `rest` to all other parameters.
 
     Args:
       rest: optimizer of all other parameters.

@@ -1,4 +1,4 @@
-"""Paths as users type them: `~` is the home folder, and addresses of other machines are refused."""
+"""Reads paths as users type them: replaces `~` by the home folder, and refuses addresses of other machines."""
 
 import os
 import re

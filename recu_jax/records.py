@@ -1,4 +1,4 @@
-"""The files in which a run records its results, and functions that read them.
+"""Writes and reads the files in which a run records its results.
 
 - `metrics.jsonl` and `diagnostics.jsonl`: one JSON object per epoch.
 - `run.json`: the config, and for each start of the run its versions, hardware and time.
@@ -28,7 +28,8 @@ class EpochRecords:
     A resumed run repeats the epochs after its checkpoint. `start_epoch` is the first of them. The constructor removes
     the rows that an earlier process wrote from `start_epoch` on, and also a half-written last line.
 
-    Of several processes one has `writes=True`. The others only keep `rows` and `diagnostics` in memory.
+    Where several processes train, one of them has `writes=True`. The others only keep `rows` and `diagnostics` in
+    memory.
     """
 
     def __init__(self, workdir: str | pathlib.Path, start_epoch: int = 1, writes: bool = True):
@@ -44,7 +45,7 @@ class EpochRecords:
                     kept.write("".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def write(self, row: dict[str, Any], diagnostics: dict[str, Any] | None = None) -> None:
-        """Appends the metrics of one epoch, and its diagnostics if given. They are on the disk when it returns."""
+        """Appends the metrics of one epoch, and its diagnostics if given. Returns once they are on the disk."""
         kept = ((self._paths[0], self.rows, row), (self._paths[1], self.diagnostics, diagnostics))
         for path, rows, new in kept:
             if new is not None:
@@ -61,7 +62,7 @@ def _append(path, row):
 
 
 def read_epochs(path: str | pathlib.Path) -> list[dict[str, Any]]:
-    """Reads the rows of a `metrics.jsonl` or `diagnostics.jsonl`; without this file the list is empty.
+    """Reads the rows of a `metrics.jsonl` or `diagnostics.jsonl`. Returns an empty list if the file does not exist.
 
     Lines that are not rows are skipped, for example a line whose writing was cut off.
     """
@@ -129,12 +130,12 @@ def _hardware(devices):
 
 
 def _cores():
-    """Number of cores that this process may use. Under `taskset` or a batch system the machine has more."""
+    """Returns how many cores this process may use. Under `taskset` or a batch system the machine may have more."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _processor():
-    """Name of the processor where Linux reports it; otherwise its architecture."""
+    """Returns the name of the processor if Linux reports it, otherwise the processor's architecture."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

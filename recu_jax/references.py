@@ -1,4 +1,4 @@
-"""Objects of a user's own modules, by names like `"package.module:name"`, for the fields of a config."""
+"""Loads and calls objects of a user's own modules. A config field names them as `"package.module:name"`."""
 
 import importlib
 import os
@@ -10,28 +10,29 @@ from recu_jax.errors import UserError, one_line, unknown
 
 
 def is_reference(name: object) -> bool:
-    """Whether a name has the form `module:name`."""
+    """Tells whether a name has the form `module:name`."""
     return isinstance(name, str) and ":" in name
 
 
 def load(what: str, reference: str) -> Any:
     """Imports the module of a reference and returns the object that it names.
 
-    Modules in the working directory are found too: `recu` is a console script, for which Python does not look there.
+    Modules in the working directory are found too. For a console script like `recu`, Python itself does not search this
+    directory.
 
     Args:
       what: what the object is, for the messages, such as `"model"`.
       reference: `"package.module:name"`.
 
     Raises:
-      UserError: there is no such module, it raises an error, or it has no such name.
+      UserError: the module does not exist, its import raises an error, or it does not define the name.
     """
     module, _, name = reference.partition(":")
     if not module or not name or module.startswith("."):
         raise UserError(f"{what} is {reference!r}; it must be 'module:name', as in 'my_package.my_module:name'")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    # Python remembers which files a folder had. A module that was written since would not be found.
+    # Python caches which files a folder holds. Without this line, the import might miss a module written since then.
     importlib.invalidate_caches()
     try:
         found = importlib.import_module(module)
@@ -53,13 +54,13 @@ def load(what: str, reference: str) -> Any:
 def call(
     what: str, reference: str, function: Callable[..., Any], *args: Any, doing: str = "its call", **kwargs: Any
 ) -> Any:
-    """Calls what a reference names, and returns the result.
+    """Calls an object that a reference names, and returns the result.
 
     Args:
       what, reference: as in `load`.
-      function: the object, or another function of it.
+      function: the object, or a function that uses it.
       *args, **kwargs: arguments of the call.
-      doing: what the call does, for the message.
+      doing: what the call does, as the error message names it.
 
     Raises:
       UserError: the call raised an exception.

@@ -1,7 +1,7 @@
-"""Schedules of tau, of the training's progress and of the learning rate (SPEC.md section 4), as optax schedules.
+"""Defines the schedules of tau, of the training's progress and of the learning rate (SPEC.md section 4), for optax.
 
-A schedule maps a step to a value. All schedules are constant within an epoch, as in the authors' code: the value at a
-step is that of epoch e = step // steps_per_epoch. With `steps_per_epoch=1` a schedule maps an epoch to a value.
+A schedule maps a step to a value. All schedules are constant within an epoch, as in the authors' code: a step has the
+value of its epoch, e = step // steps_per_epoch. With `steps_per_epoch=1` a schedule maps an epoch to a value.
 """
 
 import math
@@ -20,9 +20,10 @@ def _epoch(step, steps_per_epoch: int):
 def exponential_tau(
     total_epochs: int, steps_per_epoch: int = 1, tau_min: float = 0.85, tau_max: float = 0.99
 ) -> optax.Schedule:
-    """`tau(e) = A exp(e / E) + B` with `A = (tau_max - tau_min) / (e1 - 1)`, `B = tau_min - A` and e1 = 2.71828...
+    """Returns the exponential schedule of the paper, `tau(e) = A exp(e / E) + B`, with E = `total_epochs`.
 
-    tau is `tau_min` at epoch 0. The formula gives `tau_max` at epoch E = `total_epochs`, one epoch after the last.
+    `A = (tau_max - tau_min) / (e1 - 1)` and `B = tau_min - A`, where e1 = 2.71828... tau is `tau_min` at epoch 0. The
+    formula reaches `tau_max` at epoch E, one epoch after the last.
 
     Raises:
       UserError: `0.5 < tau_min <= tau_max <= 1` does not hold.
@@ -36,10 +37,9 @@ def exponential_tau(
 def linear_tau(
     total_epochs: int, steps_per_epoch: int = 1, tau_min: float = 0.85, tau_max: float = 0.99
 ) -> optax.Schedule:
-    """`tau(e) = tau_min + (tau_max - tau_min) e / E`, for comparison.
+    """Returns a linear schedule, for comparison: `tau(e) = tau_min + (tau_max - tau_min) e / E`.
 
-    Both ends and the errors are as in `exponential_tau`. With `tau_min == tau_max` tau is fixed. This holds for all
-    three schedules of tau.
+    Both ends and the errors are as in `exponential_tau`. In all three schedules tau is fixed if `tau_min == tau_max`.
     """
     check_tau_range(tau_min, tau_max)
     return lambda step: tau_min + (tau_max - tau_min) * _epoch(step, steps_per_epoch) / total_epochs
@@ -48,7 +48,7 @@ def linear_tau(
 def cosine_tau(
     total_epochs: int, steps_per_epoch: int = 1, tau_min: float = 0.85, tau_max: float = 0.99
 ) -> optax.Schedule:
-    """`tau(e) = tau_max - (tau_max - tau_min) (1 + cos(pi e / E)) / 2`, for comparison.
+    """Returns a cosine schedule, for comparison: `tau(e) = tau_max - (tau_max - tau_min) (1 + cos(pi e / E)) / 2`.
 
     Both ends and the errors are as in `exponential_tau`.
     """
@@ -62,12 +62,12 @@ def cosine_tau(
 
 
 def training_progress(total_epochs: int, steps_per_epoch: int = 1) -> optax.Schedule:
-    """`e / E`, the share of the training that is over. Annealed binarizers need it."""
+    """Returns the schedule `e / E`, the share of the training that is over. Annealed binarizers need it."""
     return lambda step: _epoch(step, steps_per_epoch) / total_epochs
 
 
 def _after_warmup(decay, base: float, steps_per_epoch: int, warmup_epochs: int) -> optax.Schedule:
-    """`base (e + 1) / W` for e < W, then `base * decay(e)`."""
+    """Returns the schedule `base (e + 1) / W` for e < W, then `base * decay(e)`, with W = `warmup_epochs`."""
 
     def schedule(step):
         e = _epoch(step, steps_per_epoch)
@@ -79,7 +79,7 @@ def _after_warmup(decay, base: float, steps_per_epoch: int, warmup_epochs: int) 
 def cosine_learning_rate(
     base: float, total_epochs: int, steps_per_epoch: int = 1, warmup_epochs: int = 5
 ) -> optax.Schedule:
-    """Warm-up over W = `warmup_epochs` epochs, then half a cosine down to 0.
+    """Returns a schedule with a warm-up over W = `warmup_epochs` epochs, then half a cosine down to 0.
 
     The cosine starts at epoch W - 1, the last of the warm-up, and is 0 at epoch E = `total_epochs`.
     """
@@ -91,11 +91,11 @@ def cosine_learning_rate(
 def linear_learning_rate(
     base: float, total_epochs: int, steps_per_epoch: int = 1, warmup_epochs: int = 5
 ) -> optax.Schedule:
-    """Warm-up over W epochs, then `base * (E - e + s) / (E - s)` with s = W - 1 (0 without warm-up).
+    """Returns a schedule with a warm-up over W epochs, then `base * (E - e + s) / (E - s)`, with s = W - 1.
 
-    This formula reproduces the recorded rates of the authors. Their numerator counts the warm-up twice. The rate
-    therefore jumps up by `base * s / (E - s)` after the warm-up, and is still this much above 0 at epoch E. Published
-    results depend on this formula.
+    W is `warmup_epochs` and E is `total_epochs`; s is 0 without a warm-up. The formula reproduces the rates that the
+    authors recorded. Its numerator counts the warm-up twice. Therefore each rate after the warm-up is higher by
+    `base * s / (E - s)` than on a line down to 0 at epoch E. The formula stays because published results depend on it.
     """
     start = max(warmup_epochs - 1, 0)
     span = max(total_epochs - start, 1)
@@ -105,7 +105,10 @@ def linear_learning_rate(
 def step_learning_rate(
     base: float, milestones: Sequence[int], steps_per_epoch: int = 1, warmup_epochs: int = 5, factor: float = 0.1
 ) -> optax.Schedule:
-    """Warm-up over `warmup_epochs` epochs. The rate is multiplied by `factor` at each epoch of `milestones`."""
+    """Returns a schedule with a warm-up over `warmup_epochs` epochs, then steps down.
+
+    At each epoch in `milestones` the rate is multiplied by `factor`. A milestone within the warm-up counts after it.
+    """
 
     def decay(e):
         return factor ** sum((e >= m).astype(float) for m in milestones)

@@ -9,8 +9,9 @@ NNX, in the training step, before the call of the model:
     set_tau(model, tau)
     logits = model(x)
 
-Annealed binarizers (EDE, ReSTE, Libra) also need `progress=`. Evaluation needs neither: tau and progress change only
-gradients. With `alpha="mean"`, tau also changes the outputs.
+Annealed binarizers (EDE, ReSTE, Libra) also need `progress=`. Evaluation needs neither tau nor progress, because they
+change only gradients. There is one exception: with `alpha="mean"` tau changes the outputs, and evaluation without tau
+uses the tau of the last training step.
 """
 
 import math
@@ -29,10 +30,10 @@ from recu_jax.functional import check_tau
 
 
 def _spread(value: jax.Array | float, parameters: list[Any]) -> jax.Array:
-    """Broadcasts `value` to the shape of the smallest of a layer's parameters.
+    """Broadcasts `value` to the shape of a layer's smallest parameter.
 
-    `nn.scan` and `nn.vmap` stack all parameters of a layer along one axis, which may be any axis. They split all of
-    them along this axis. A value of a parameter's shape is split in the same way.
+    `nn.scan` and `nn.vmap` stack the entries of `params` along one axis, which may be any axis, and split every entry
+    along it. A value in the shape of a parameter has this axis too, so it can be split.
     """
     shape = min((jnp.shape(nn.meta.unbox(p)) for p in parameters), key=math.prod)
     return jnp.broadcast_to(jnp.asarray(value, jnp.result_type(float)), shape)
@@ -41,7 +42,7 @@ def _spread(value: jax.Array | float, parameters: list[Any]) -> jax.Array:
 def with_tau(
     variables: Mapping[str, Any], tau: jax.Array | float, progress: jax.Array | float | None = None
 ) -> dict[str, Any]:
-    """Returns variables with which all binary layers of a Linen model train at this tau, for `model.apply`.
+    """Returns variables for `model.apply` with which all binary layers of a Linen model train at this tau.
 
     This applies to layers that are called without `tau` and `train`. An argument of a call takes precedence.
 
@@ -78,14 +79,14 @@ def with_tau(
 
 
 def set_tau(model: Any, tau: jax.Array | float | None, progress: jax.Array | float | None = None) -> None:
-    """Sets tau and progress of all binary layers of an NNX model. A call of a layer uses them unless it gives its own.
+    """Sets tau and progress of all binary layers of an NNX model. An argument of a layer's call takes precedence.
 
     This changes `model`. Both values are kept in variables of the type `recu_jax.nnx.Tau`. `Tau` is not an `nnx.Param`,
     so optimizers do not change it.
 
     The first call adds these variables to the model's state. A jitted step that was compiled before this call is
-    compiled once more. None removes the variables, for example before saving: the model's state is then as before the
-    first call.
+    compiled once more. `set_tau(model, None)` removes the variables, for example before saving. The model's state is
+    then as before the first call.
 
     Args:
       model: an `nnx.Module`.

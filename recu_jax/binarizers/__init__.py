@@ -1,23 +1,23 @@
-"""Binarizers of weights and of activations, with one interface.
+"""Provides the binarizers of weights and of activations, all with the same interface.
 
     from recu_jax.binarizers import activations, weights
 
     BinaryConv(64, (3, 3), kernel_binarizer=weights.Libra(), input_binarizer=activations.EDE())  # IR-Net
     create_model("cifar_resnet20", conv=partial(BinaryConv, kernel_binarizer=weights.XNORNet(), alpha="none"))
 
-Every pair of binarizers can be combined. The fields `config.weight_binarizer` and `config.activation_binarizer` choose
-them by name, or one of a user's own as `"package.module:name"`.
+Each binarizer of weights works with each binarizer of activations. The fields `config.weight_binarizer` and
+`config.activation_binarizer` choose them by name. `"package.module:name"` chooses a binarizer of a user's own module.
 
-A binarizer is a small frozen object; see `interface`. All binarizers return signs, with sign(0) = +1. They differ in
-their gradients and in the scale of the weights. Annealed binarizers (EDE, ReSTE, Libra) depend on the progress of the
-training: give the layers `progress`, from 0 to 1, beside `tau`.
+A binarizer is a small frozen object. All binarizers return signs, with sign(0) = +1. They differ in their gradients and
+in the scale of the weights. Annealed binarizers (EDE, ReSTE, Libra) change their gradient during the training: give the
+layers `progress`, from 0 to 1, beside `tau`.
 
 | file | contents |
 |---|---|
 | `interface` | the two base classes |
 | `signs` | the sign with each paper's gradient, as functions of arrays |
 | `weights`, `activations` | the binarizers |
-| `own` | binarizers of a user's own module, by name |
+| `own` | loads binarizers of a user's own module by name |
 | `react` | ReActNet's RPReLU, the nonlinearity that goes with `activations.RSign` |
 """
 
@@ -56,11 +56,11 @@ def weight_binarizer(name: str, **recu: Any) -> WeightBinarizer:
     """Returns the binarizer of weights called `name`.
 
     Args:
-      name: a key of `WEIGHTS`, or `"package.module:name"`; see `own`.
+      name: a key of `WEIGHTS`, or `"package.module:name"` of a user's own binarizer.
       **recu: attributes of `weights.ReCU`; other binarizers ignore them.
 
     Raises:
-      UserError: there is no binarizer of this name, or a user's own is none.
+      UserError: no binarizer has this name, or the object of a user's own module is not a binarizer of weights.
     """
     if is_reference(name):
         return own.weight_binarizer(name)
@@ -73,7 +73,7 @@ def activation_binarizer(name: str) -> ActivationBinarizer:
     """Returns the binarizer of activations called `name`, a key of `ACTIVATIONS` or `"package.module:name"`.
 
     Raises:
-      UserError: there is no binarizer of this name, or a user's own is none.
+      UserError: no binarizer has this name, or the object of a user's own module is not a binarizer of activations.
     """
     if is_reference(name):
         return own.activation_binarizer(name)

@@ -1,6 +1,6 @@
-"""Binarizers of activations. All return `sign(x)`, except RSign, which returns `sign(x - shift)`.
+"""Defines the binarizers of activations. All return `sign(x)`, except RSign, which returns `sign(x - shift)`.
 
-Each docstring gives the slope. The backward pass multiplies the gradient by this slope.
+Each docstring gives the slope, by which the backward pass multiplies the gradient.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from recu_jax.ops.conv import per_channel
 
 @dataclasses.dataclass(frozen=True)
 class ReCU(ActivationBinarizer):
-    """Slope `max(0, 2 - 2|x0|)`, where x0 are the activations divided by the standard deviation of their sample.
+    """Sign with slope `max(0, 2 - 2|x0|)`, where x0 is x divided by the standard deviation of its sample.
 
     The gradient also flows through the division. SPEC.md section 2. Xu et al., "ReCU: Reviving the Dead Weights in
     Binary Neural Networks", ICCV 2021, arXiv 2103.12369, and the authors' code.
@@ -32,13 +32,13 @@ class ReCU(ActivationBinarizer):
     def lets_through(
         self, x: jax.Array, *, sample_ndim: int, progress: Number | None = None, **parameters: jax.Array
     ) -> jax.Array:
-        """True where `|x0| < 1`."""
+        """Returns True where `|x0| < 1`."""
         return jnp.abs(functional.normalize_sample(x, sample_ndim)) < 1
 
 
 @dataclasses.dataclass(frozen=True)
 class ClippedSign(ActivationBinarizer):
-    """Slope 1 where `|x| <= clip`, else 0.
+    """Sign with slope 1 where `|x| <= clip`, else 0.
 
     Courbariaux et al., "Binarized Neural Networks", 2016, arXiv 1602.02830, section 1.3.
     """
@@ -51,7 +51,7 @@ class ClippedSign(ActivationBinarizer):
 
 @dataclasses.dataclass(frozen=True)
 class ApproxSign(ActivationBinarizer):
-    """Slope `max(0, 2 - 2|x|)`, the derivative of a piecewise polynomial.
+    """Sign with slope `max(0, 2 - 2|x|)`, the derivative of a piecewise polynomial.
 
     Liu et al., "Bi-Real Net", ECCV 2018, arXiv 1808.00278, section 3.3.
     """
@@ -62,9 +62,10 @@ class ApproxSign(ActivationBinarizer):
 
 @dataclasses.dataclass(frozen=True)
 class SwishSign(ActivationBinarizer):
-    """Slope `beta (2 - beta x tanh(beta x / 2)) / (1 + cosh(beta x))`.
+    """Sign with slope `beta (2 - beta x tanh(beta x / 2)) / (1 + cosh(beta x))`, the derivative of a smooth curve.
 
-    Darabi et al., "BNN+: Improved Binary Network Training", 2018, arXiv 1812.11800; see `signs.swish_sign`.
+    `signs.swish_sign` describes the curve. Darabi et al., "BNN+: Improved Binary Network Training", 2018, arXiv
+    1812.11800, section 3.
     """
 
     beta: float = 5.0
@@ -75,7 +76,7 @@ class SwishSign(ActivationBinarizer):
 
 @dataclasses.dataclass(frozen=True)
 class EDE(ActivationBinarizer):
-    """Slope `k t (1 - tanh^2(t x))`, `t = t_min (t_max / t_min)^progress`, `k = max(1 / t, 1)`; see `signs.ede_sign`.
+    """Sign with slope `k t (1 - tanh^2(t x))`, where `t = t_min (t_max / t_min)^progress` and `k = max(1 / t, 1)`.
 
     Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural Networks" (IR-Net), CVPR 2020,
     arXiv 1909.10788, section 3.3. The authors' CIFAR-10 code uses t_min = 1e-3.
@@ -95,15 +96,15 @@ class EDE(ActivationBinarizer):
 
 @dataclasses.dataclass(frozen=True)
 class ReSTE(ActivationBinarizer):
-    """Slope `(1 / o) |x|^((1 - o) / o)` where `near < |x| <= far`, constant below `near`, 0 beyond `far`.
+    """Sign with slope `(1 / o) |x|^((1 - o) / o)` for `near < |x| <= far`, a constant nearer to 0, and 0 beyond `far`.
 
-    `o = 1 + (o_end - 1) (1 - cos(pi progress / 2))`: the authors' code raises o from 1 to o_end in this way. See
-    `signs.reste_sign`. Wu et al., "Estimator Meets Equilibrium Perspective: A Rectified Straight Through Estimator for
-    Binary Neural Networks Training", ICCV 2023, arXiv 2308.06689.
+    `o = 1 + (o_end - 1) (1 - cos(pi progress / 2))`, as in the authors' code, rises from 1 to o_end during the
+    training. `signs.reste_sign` gives the constant. Wu et al., "Estimator Meets Equilibrium Perspective: A Rectified
+    Straight Through Estimator for Binary Neural Networks Training", ICCV 2023, arXiv 2308.06689.
 
     Attributes:
       o_end: o at the end of the training.
-      near, far: bounds of `|x|` between which the slope is that of the power function.
+      near, far: bounds of `|x|` between which the slope is the derivative of `|x|^(1 / o)`.
     """
 
     annealed: ClassVar[bool] = True
@@ -121,7 +122,7 @@ class ReSTE(ActivationBinarizer):
 class RSign(ActivationBinarizer):
     """`sign(x - shift)` with slope `max(0, 2 - 2|x - shift|)`, and one learned shift per channel.
 
-    It can follow a relu, whose outputs have no other sign than +1 before a shift: start the shift above 0.
+    After a relu, start the shift above 0: with a shift of 0 every sign is +1.
 
     The gradient of a shift is minus the sum of the gradients of its channel's activations. Liu et al., "ReActNet:
     Towards Precise Binary Neural Network with Generalized Activation Functions", ECCV 2020, arXiv 2003.03488, section
@@ -135,7 +136,7 @@ class RSign(ActivationBinarizer):
 
     @property
     def parameters(self) -> Mapping[str, Callable[..., jax.Array]]:  # type: ignore[override]
-        """Name and initializer of the learned parameter."""
+        """Name and initializer of the learned parameter `shift`."""
         return {"shift": jax.nn.initializers.constant(self.initial_shift)}
 
     def __call__(  # type: ignore[override]

@@ -1,6 +1,7 @@
-"""The interface of binarizers: frozen objects whose call returns signs and defines the gradient.
+"""Defines the interface of binarizers, which are frozen objects whose call returns signs and defines the gradient.
 
-To write your own binarizer, derive a frozen dataclass from one of the two classes of this file:
+To write your own binarizer, derive a frozen dataclass from one of the two classes of this file. The example uses
+`sign_with_slope` of the module `signs`:
 
     @dataclasses.dataclass(frozen=True)
     class Triangle(ActivationBinarizer):
@@ -11,7 +12,7 @@ To write your own binarizer, derive a frozen dataclass from one of the two class
 
     BinaryConv(64, (3, 3), input_binarizer=Triangle(0.5))
 
-Binarizers hold no running statistics. They compute all statistics from the array that they get.
+Binarizers hold no running statistics. They compute all statistics from the array that they binarize.
 """
 
 import dataclasses
@@ -31,7 +32,7 @@ class WeightBinarizer:
     Attributes:
       annealed: whether the gradient depends on `progress`.
       scaled: whether the binarizer returns a scale. A learned alpha multiplies this scale.
-      keeps_signs: whether the signs are those of the latent weights. The optimizer Bop requires this.
+      keeps_signs: whether each sign is the sign of its latent weight. The optimizer Bop requires this.
     """
 
     annealed: ClassVar[bool] = False
@@ -40,7 +41,7 @@ class WeightBinarizer:
 
     @property
     def needs_tau(self) -> bool:
-        """Whether training needs tau. A layer then raises an error where tau is not given."""
+        """Whether training needs tau. If so, the layer raises an error when it trains without tau."""
         return False
 
     def __call__(
@@ -53,23 +54,24 @@ class WeightBinarizer:
 
         Args:
           kernel: latent weights, (*window, in_features / groups, features).
-          tau: ReCU's tau, in (0.5, 1]; None clamps nothing.
-          progress: share of the training that is over, from 0 to 1; None means its beginning.
+          tau: ReCU's tau, in (0.5, 1]; None turns the clamp off.
+          progress: share of the training that is over, from 0 to 1; None means 0.
 
         Returns:
-          The signs, +1 and -1 in the shape and dtype of `kernel`, and the scale, (features,) in this dtype, or None.
+          The signs, +1 and -1 in the shape and dtype of `kernel`; and the scale, (features,) in the dtype of `kernel`,
+          or None.
         """
         raise NotImplementedError
 
     def standardized(self, kernel: jax.Array) -> jax.Array:
-        """Returns the real weights whose signs are taken, before any clamp, in the shape of `kernel`.
+        """Returns the real weights whose signs the binarizer takes, before any clamp, in the shape of `kernel`.
 
-        In this base class they are the latent weights.
+        This base class takes the signs of the latent weights themselves.
         """
         return kernel
 
     def bound(self, standardized: jax.Array, tau: Number | None = None) -> jax.Array:
-        """Returns the magnitude to which `standardized` weights are clamped, (); infinite if they are not clamped."""
+        """Returns the largest magnitude after the clamp of the `standardized` weights, (); infinite without a clamp."""
         return jnp.full((), jnp.inf, standardized.dtype)
 
 
@@ -95,7 +97,7 @@ class ActivationBinarizer:
           x: (*batch, *sample), channels last.
           sample_ndim: number of trailing axes that make one sample.
           train: whether gradients are wanted; the signs do not depend on it.
-          progress: share of the training that is over, from 0 to 1; None means its beginning.
+          progress: share of the training that is over, from 0 to 1; None means 0.
 
         Returns:
           +1 and -1 in the shape and dtype of `x`.

@@ -1,7 +1,7 @@
-"""Binarizers of a user's own modules, for `config.weight_binarizer = "package.module:name"`.
+"""Loads binarizers of a user's own modules, for `config.weight_binarizer = "package.module:name"`.
 
-The name is that of a binarizer, of its class, or of a function without arguments that returns one. `interface` says how
-to write one.
+The name belongs to a binarizer, to its class, or to a function without arguments that returns a binarizer. `interface`
+says how to write a binarizer.
 """
 
 from typing import Any
@@ -13,7 +13,8 @@ from recu_jax import references
 from recu_jax.binarizers.interface import ActivationBinarizer, WeightBinarizer
 from recu_jax.errors import UserError
 
-# A kernel, (height, width, in_features, features), and activations, (batch, height, width, channels), to try them on.
+# Shapes of a kernel, (height, width, in_features, features), and of activations, (batch, height, width, channels). Each
+# binarizer is called once on an abstract array of one of these shapes, so that a mistake in it shows before the run.
 _KERNEL, _INPUT = ((3, 3, 4, 8), (2, 5, 5, 4))
 
 
@@ -24,7 +25,7 @@ def weight_binarizer(reference: str) -> WeightBinarizer:
       reference: `"package.module:name"`.
 
     Raises:
-      UserError: there is no such name, it is no binarizer of weights, or its call does not return signs and a scale.
+      UserError: the name does not exist or is not a binarizer of weights, or its call does not return signs and scale.
     """
     binarizer = _load("weight binarizer", reference, WeightBinarizer)
     kernel = jax.ShapeDtypeStruct(_KERNEL, jnp.float32)
@@ -45,7 +46,7 @@ def activation_binarizer(reference: str) -> ActivationBinarizer:
       reference: `"package.module:name"`.
 
     Raises:
-      UserError: there is no such name, it is no binarizer of activations, or its call does not return signs.
+      UserError: the name does not exist or is not a binarizer of activations, or its call does not return signs.
     """
     binarizer = _load("activation binarizer", reference, ActivationBinarizer)
     x = jax.ShapeDtypeStruct(_INPUT, jnp.float32)

@@ -1,7 +1,7 @@
-"""ReActNet's layers between convolutions: learned shifts, PReLU, and RPReLU, which combines both.
+"""Defines ReActNet's layers between convolutions: learned shifts, PReLU, and RPReLU, which combines both.
 
 Liu et al., "ReActNet: Towards Precise Binary Neural Network with Generalized Activation Functions", ECCV 2020, arXiv
-2003.03488. Its RSign is `recu_jax.binarizers.activations.RSign`, or a `Move` before any other sign.
+2003.03488. ReActNet's RSign is `recu_jax.binarizers.activations.RSign`, or a `Move` before another binarizer.
 """
 
 from typing import Any
@@ -44,10 +44,10 @@ class PRelu(nn.Module):
 
 
 class RPRelu(nn.Module):
-    """RPReLU of section 4.2. With `y = x + before`: `y + after` where y is positive, `slope * y + after` elsewhere.
+    """Computes RPReLU: `y + after` where `y = x + before` is positive, and `slope * y + after` elsewhere.
 
-    The paper's two shifts are `-before` and `after`. The gradient is the true one, not an estimate. With respect to x
-    it is 1 where y > 0, and slope elsewhere. With respect to `slope` it is y where y is not positive, and 0 elsewhere.
+    Section 4.2 of the paper, whose two shifts are `-before` and `after`. The gradient is exact. With respect to x and
+    `before` it is 1 where y > 0, and slope elsewhere. With respect to `slope` it is 0 where y > 0, and y elsewhere.
     With respect to `after` it is 1.
 
     Variables: `params/move1/bias` (before), `params/nonlinear/slope`, `params/move2/bias` (after), each (channels,).

@@ -1,7 +1,8 @@
-"""The sign, with sign(0) = +1, and the gradients that papers use instead of its own, which is 0 almost everywhere.
+"""Defines signs with the gradients that papers use. The true gradient of a sign is 0 almost everywhere.
 
-Every function here returns `sign(x)`. Its docstring gives the slope. The backward pass multiplies the gradient by this
-slope. The identity (`ste_sign`) and Bi-Real Net's gradient (`approx_sign`) are in `recu_jax.functional`.
+The functions named `..._sign` return `sign(x)`, with sign(0) = +1. Each docstring gives the slope, by which the
+backward pass multiplies the gradient. `recu_jax.functional` has two more such functions: `ste_sign`, with slope 1, and
+Bi-Real Net's `approx_sign`.
 """
 
 import jax
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 from recu_jax.functional import sign
 from recu_jax.ops.reductions import wide
 
-# Limit of beta |x|. Beyond it the slope of the swish sign is less than 1e-32, and exp(beta |x|) soon becomes infinite.
+# Upper limit of beta |x|. There the magnitude of the swish sign's slope is below 1e-31 for beta up to 35. Without the
+# limit an infinite x would multiply infinity by exp(-infinity) = 0, which is NaN.
 _FAR = 80.0
 
 
@@ -41,7 +43,7 @@ def clipped_slope(x: jax.Array, clip: float = 1.0) -> jax.Array:
 
 
 def clipped_sign(x: jax.Array, clip: float = 1.0) -> jax.Array:
-    """Slope 1 where `|x| <= clip`, else 0: the clipped straight-through estimator.
+    """Returns `sign(x)` with slope 1 where `|x| <= clip`, else 0: the clipped straight-through estimator.
 
     Courbariaux et al., "Binarized Neural Networks", 2016, arXiv 1602.02830, section 1.3, with clip 1.
     """
@@ -49,11 +51,12 @@ def clipped_sign(x: jax.Array, clip: float = 1.0) -> jax.Array:
 
 
 def swish_sign(x: jax.Array, beta: float = 5.0) -> jax.Array:
-    """Slope `beta (2 - beta x tanh(beta x / 2)) / (1 + cosh(beta x))`: the derivative of the "SignSwish".
+    """Returns `sign(x)` with slope `beta (2 - beta x tanh(beta x / 2)) / (1 + cosh(beta x))`.
 
-    SignSwish is the curve `2 s(beta x) (1 + beta x (1 - s(beta x))) - 1` with the logistic function s. Its derivative
-    is negative where `beta |x| > 2.4`, because the curve overshoots 1. Darabi et al., "BNN+: Improved Binary Network
-    Training", 2018, arXiv 1812.11800, section 3. The paper uses beta = 5 among other values.
+    The slope is the derivative of the paper's "SignSwish", the curve `2 s(beta x) (1 + beta x (1 - s(beta x))) - 1`
+    with the logistic function s. The slope is negative where `beta |x| > 2.4`, because the curve overshoots 1. Darabi
+    et al., "BNN+: Improved Binary Network Training", 2018, arXiv 1812.11800, section 3. The paper uses beta = 5 among
+    other values.
     """
     z = jnp.minimum(beta * _wide_magnitude(x), _FAR)
     # With u = exp(-z), 1 + cosh(z) = (1 + u)^2 / 2u and tanh(z / 2) = (1 - u) / (1 + u). These forms do not overflow.
@@ -62,7 +65,7 @@ def swish_sign(x: jax.Array, beta: float = 5.0) -> jax.Array:
 
 
 def ede_sign(x: jax.Array, t: jax.Array | float) -> jax.Array:
-    """Slope `k t (1 - tanh^2(t x))` with `k = max(1 / t, 1)`: the derivative of `k tanh(t x)`.
+    """Returns `sign(x)` with slope `k t (1 - tanh^2(t x))`, the derivative of `k tanh(t x)`; `k = max(1 / t, 1)`.
 
     The slope is near 1 while t is small. Qin et al., "Forward and Backward Information Retention for Accurate Binary
     Neural Networks" (IR-Net), CVPR 2020, arXiv 1909.10788, section 3.3, the "error decay estimator".
@@ -72,10 +75,11 @@ def ede_sign(x: jax.Array, t: jax.Array | float) -> jax.Array:
 
 
 def reste_sign(x: jax.Array, o: jax.Array | float, near: float = 0.1, far: float = 1.5) -> jax.Array:
-    """Slope `(1 / o) |x|^((1 - o) / o)`, the derivative of `sign(x) |x|^(1 / o)`, for `near < |x| <= far`.
+    """Returns `sign(x)` with slope `(1 / o) |x|^((1 - o) / o)` for `near < |x| <= far`.
 
-    Where `|x| <= near` the slope is that of the chord, `near^(1 / o) / near`, because the derivative is infinite at 0.
-    Beyond `far` the slope is 0. With o = 1 this is the straight-through estimator clipped at `far`. Wu et al.,
+    The slope is the derivative of `sign(x) |x|^(1 / o)`. This derivative is infinite at 0. Where `|x| <= near`, the
+    slope is therefore `near^(1 / o) / near`, which the chord of the curve from 0 to `near` has. Beyond `far` it is 0.
+    With o = 1 this is the straight-through estimator clipped at `far`. Wu et al.,
     "Estimator Meets Equilibrium Perspective: A Rectified Straight Through Estimator for Binary Neural Networks
     Training", ICCV 2023, arXiv 2308.06689. `near` and `far` have the values of the authors' code.
     """

@@ -1,7 +1,8 @@
-"""Binarizers of weights.
+"""Defines the binarizers of weights.
 
-Each docstring gives the forward result and the gradient with respect to w. w are the latent weights of one output
-channel, and n is their number. The layer convolves with the forward result; g is the gradient with respect to it.
+Each docstring gives the forward result, with which the layer convolves, and the backward result, the gradient with
+respect to w. w are the latent weights of one output channel, and n is their number. g is the gradient with respect to
+the forward result.
 """
 
 import dataclasses
@@ -19,7 +20,10 @@ from recu_jax.ops.reductions import wide
 
 
 def _mean_magnitude(kernel: jax.Array) -> jax.Array:
-    """Returns `mean|w|` of each output channel, (features,), without a gradient; at least the smallest normal float."""
+    """Returns `mean|w|` of each output channel, (features,), without a gradient.
+
+    The result is at least the smallest normal float, so that it can be a divisor.
+    """
     return lax.stop_gradient(jnp.maximum(functional.mean_alpha(kernel), jnp.finfo(kernel.dtype).tiny))
 
 
@@ -31,8 +35,8 @@ class ReCU(WeightBinarizer):
     in Binary Neural Networks", ICCV 2021, arXiv 2103.12369.
 
     Attributes:
-      standardize: False leaves out the standardization.
-      clamp: False leaves out the clamp.
+      standardize: whether to standardize.
+      clamp: whether to clamp.
       b: Laplace scale b* of the standardized weights.
       center: False standardizes without subtracting the mean of each channel.
     """
@@ -46,7 +50,7 @@ class ReCU(WeightBinarizer):
 
     @property
     def needs_tau(self) -> bool:
-        """Whether training needs tau: with `clamp`."""
+        """Whether training needs tau. It does if `clamp` is True."""
         return self.clamp
 
     def __call__(
@@ -91,8 +95,8 @@ class ClippedSign(WeightBinarizer):
 class XNORNet(WeightBinarizer):
     """Forward `a sign(w)`, `a = mean|w|`; backward `g (1 / n + a [|w| <= 1])`.
 
-    The term 1 / n is the gradient of the scale a, as in the paper: it is how a depends on w_i within the product
-    `a sign(w_i)`. The paper leaves out how w_i changes the products of the other weights through a.
+    The term 1 / n comes from the scale, as in the paper: it is `sign(w_i) da / dw_i`. The paper leaves out that w_i
+    also changes, through a, the products `a sign(w_j)` of the other weights.
 
     Rastegari et al., "XNOR-Net: ImageNet Classification Using Binary Convolutional Neural Networks", ECCV 2016, arXiv
     1603.05279, section 3.1. Two parts of the paper are not included: the scale of the activations, and centering and
@@ -105,18 +109,18 @@ class XNORNet(WeightBinarizer):
         self, kernel: jax.Array, tau: Number | None = None, progress: Number | None = None
     ) -> tuple[jax.Array, jax.Array | None]:
         scale = _mean_magnitude(kernel)
-        # The layer multiplies g by the scale (see `WeightBinarizer.__call__`); dividing here cancels it.
+        # The layer multiplies g by the scale, as `WeightBinarizer.__call__` says. The division cancels this factor.
         own = 1 / (math.prod(kernel.shape[:-1]) * lax.expand_dims(scale, range(kernel.ndim - 1)))
         return sign_with_slope(kernel, clipped_slope(kernel) + own), scale
 
 
 @dataclasses.dataclass(frozen=True)
 class MagnitudeAwareSign(WeightBinarizer):
-    """Forward `a sign(w)`, `a = mean|w|`; backward `g a` where `|w| <= 1`, else 0. The scale counts as a constant.
+    """Forward `a sign(w)`, `a = mean|w|`; backward `g a` where `|w| <= 1`, else 0. No gradient flows through a.
 
     Liu et al., "Bi-Real Net", ECCV 2018, arXiv 1808.00278, section 3.3, "magnitude-aware gradient". The paper removes
-    the scale from the trained network and adapts batch norm. Here the scale stays; the function of the network is the
-    same.
+    the scale from the trained network and adapts batch norm. Here the scale stays. The network computes the same
+    function either way.
     """
 
     scaled: ClassVar[bool] = True
@@ -141,7 +145,7 @@ class DoReFa(WeightBinarizer):
         self, kernel: jax.Array, tau: Number | None = None, progress: Number | None = None
     ) -> tuple[jax.Array, jax.Array | None]:
         mean = jnp.maximum(functional.laplace_scale(kernel).astype(kernel.dtype), jnp.finfo(kernel.dtype).tiny)
-        # The layer multiplies g by the scale (see `WeightBinarizer.__call__`); dividing here cancels it.
+        # The layer multiplies g by the scale, as `WeightBinarizer.__call__` says. The division cancels this factor.
         return sign_with_slope(kernel, jnp.full_like(kernel, 1 / mean)), jnp.full(kernel.shape[-1:], mean)
 
 
@@ -150,8 +154,8 @@ class Libra(WeightBinarizer):
     """Forward `2^s sign(v)`, `v = (w - mean(w)) / std(w)`, `s = round(log2(mean|v|))`; backward as in `signs.ede_sign`.
 
     The gradient with respect to v is `g 2^s k t (1 - tanh^2(t v))`, with `t = t_min (t_max / t_min)^progress` and
-    `k = max(1 / t, 1)`. The exponent s counts as a constant. The gradient also flows through the mean and the standard
-    deviation. The variance is unbiased, plus 1e-5.
+    `k = max(1 / t, 1)`. No gradient flows through the exponent s. The gradient also flows through the mean and the
+    standard deviation, which is the square root of the unbiased variance plus 1e-5.
 
     Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural Networks" (IR-Net), CVPR 2020,
     arXiv 1909.10788, sections 3.2, "Libra parameter binarization", and 3.3. The authors' CIFAR-10 code uses t_min =
@@ -178,10 +182,10 @@ class Libra(WeightBinarizer):
 
     def standardized(self, kernel: jax.Array) -> jax.Array:
         """Returns the weights v, with mean 0 and standard deviation 1."""
-        # A Laplace distribution of scale sqrt(0.5) has the standard deviation 1.
+        # A Laplace distribution with scale b = sqrt(0.5) has the standard deviation 1.
         return functional.standardize(kernel, b=math.sqrt(0.5))
 
 
 def geometric(start: float, end: float, progress: Number | None) -> Number:
-    """Returns `start (end / start)^progress`; without progress, `start`."""
+    """Returns `start (end / start)^progress`, or `start` if progress is None."""
     return start if progress is None else start * (end / start) ** progress

@@ -32,7 +32,8 @@ def model_cost(model: Any, *args: Any, **kwargs: Any) -> ModelCost:
     figures.
 
     Args:
-      model: a Linen module, or an `nnx.Module`. Its arrays may be abstract (`nnx.eval_shape`). It is not changed.
+      model: a Linen module, or an `nnx.Module`, whose arrays may be abstract (`nnx.eval_shape`). The model is not
+        changed.
       *args, **kwargs: arguments of the call in evaluation. `jax.ShapeDtypeStruct` may stand for an array. Use a batch
         of one for the cost of one image.
 

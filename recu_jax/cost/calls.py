@@ -1,4 +1,4 @@
-"""Records the calls of a model's modules while it is traced, and assigns the costs to the modules."""
+"""Records which modules a model calls while the model is traced, and assigns the costs to the modules."""
 
 import dataclasses
 import math
@@ -28,8 +28,8 @@ class Calls:
     """Traces a model and records which modules are called.
 
     Args:
-      args, kwargs: arguments of the model's call. Arrays and their shapes are traced. Other values are passed
-        unchanged, because the model may branch on them.
+      args, kwargs: arguments of the model's call. Arrays and abstract arrays (`jax.ShapeDtypeStruct`) are traced. All
+        other values are passed unchanged, because the model may branch on them.
     """
 
     def __init__(self, args: Sequence[Any], kwargs: Mapping[str, Any]):
@@ -78,13 +78,13 @@ class Calls:
           kind: name of the module's class.
           call: calls one method of the module.
           layer: the 1-bit layer that `call` computes, or None.
-          kernel_shape: returns the kernel's shape of this layer, (*window, in_features / groups, features), after the
-            call.
+          kernel_shape: returns the shape of this layer's kernel, (*window, in_features / groups, features). It is
+            called after `call`, and only with a layer.
 
         Returns:
           The result of `call()`.
         """
-        if self._within and self._within[-1] == path:  # a method that calls another of its module
+        if self._within and self._within[-1] == path:  # a method that calls another method of its module
             return call()
         with layer_scope(self._numbers.setdefault(path, len(self._numbers))):
             self._within.append(path)
@@ -109,7 +109,7 @@ class Calls:
         """Computes the cost of the traced model. The layers are in the order of their calls.
 
         Args:
-          parameters, statistics: the model's arrays or shapes, by the path of their module and their name.
+          parameters, statistics: arrays or abstract arrays of the model, by the path of their module and their name.
         """
         owned: dict[Path, tuple[dict[str, Any], dict[str, Any]]] = defaultdict(lambda: ({}, {}))
         for kind, arrays in enumerate((parameters, statistics)):
@@ -135,8 +135,8 @@ class Calls:
         if call.layer is not None and call.layer.binary_weights:
             binary = kernel.size
             if call.layer.alpha == "mean":
-                # Alpha is computed from the real weights. Inference keeps alpha, one number per output channel, and not
-                # the real weights.
+                # Alpha is computed from the real weights. Inference keeps alpha, one number per output channel, instead
+                # of the real weights.
                 constants = kernel.size // call.products
         total = sum(array.size for array in parameters.values())
         shape = None if kernel is None else tuple(kernel.shape)
@@ -148,12 +148,12 @@ def traced(
 ) -> Calls:
     """Traces a model with these arguments, and returns the recorded calls.
 
-    JAX traces a part compiled within a model (`nn.jit`, `nnx.jit`) only once per process. A later trace then misses its
-    calls. If calls are missing, the model is traced again with compilation disabled.
+    JAX traces a part that is compiled within a model (`nn.jit`, `nnx.jit`) only once per process. A later trace then
+    misses the calls in this part. If calls are missing, the model is traced again with compilation disabled.
 
     Args:
       args, kwargs: arguments of the model's call.
-      trace: traces the model with the `Calls` that it gets.
+      trace: function that traces the model with the given `Calls`.
       parameters: paths of the parameters; all their modules must be called.
     """
     calls = Calls(args, kwargs)

@@ -1,4 +1,4 @@
-"""The counted numbers of a layer and of a model.
+"""Defines what is counted for a layer and for a model, and derives the published measures from these counts.
 
 A weight of a 1-bit layer takes one bit. Every other number that inference needs takes 32 bits: parameters of real
 layers, scale and bias of batch norm, learned scales, running statistics and computed scales.
@@ -25,14 +25,14 @@ class LayerCost:
     """The cost of one layer. The parameters of its submodules are not included.
 
     Attributes:
-      path: path of the module in the model, such as `layer1_0/conv1`; empty for the model itself.
-      kind: name of its class.
-      output_shape: shape of its first call's output.
-      kernel_shape: shape of its `kernel`, or None.
+      path: path of the layer in the model, such as `layer1_0/conv1`; empty for the model itself.
+      kind: name of the layer's class.
+      output_shape: shape of the output of the layer's first call.
+      kernel_shape: shape of the layer's `kernel`, or None.
       binary_parameters: number of 1-bit weights.
       real_parameters: number of all other parameters.
       constants: number of other real numbers that inference needs: running statistics, computed scales.
-      macs: multiply-accumulates of all its calls.
+      macs: multiply-accumulates of all calls of the layer.
     """
 
     path: str
@@ -134,7 +134,7 @@ class ModelCost:
         return sum(self.macs.values()) - self.binary_macs * (1 - 1 / 64)
 
     def as_json(self) -> dict[str, Any]:
-        """Returns all numbers in a form for JSON. Keys such as `"1x1"` mean weight bits x activation bits."""
+        """Returns all numbers as dicts and lists for JSON. Keys such as `"1x1"` mean weight bits x activation bits."""
         totals = {
             name: getattr(self, name)
             for name in (

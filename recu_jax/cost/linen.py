@@ -12,7 +12,7 @@ from recu_jax.cost.counts import ModelCost
 
 
 def linen_cost(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> ModelCost:
-    """Computes the cost of `model.apply(variables, *args, **kwargs)`; see `model_cost`."""
+    """Computes the cost of `model.apply(variables, *args, **kwargs)`, as `model_cost` defines it."""
 
     def init(*args, **kwargs):
         return model.init(jax.random.key(0), *args, **kwargs)

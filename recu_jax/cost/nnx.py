@@ -15,7 +15,7 @@ _CALL = "__call__"
 
 
 def nnx_cost(model: nnx.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> ModelCost:
-    """Computes the cost of `model(*args, **kwargs)` in evaluation mode; see `model_cost`."""
+    """Computes the cost of `model(*args, **kwargs)` in evaluation mode, as `model_cost` defines it."""
     model = nnx.merge(*nnx.split(model))  # a copy, because it is changed below
     model.eval()
     modules = [(path, node) for path, node in nnx.iter_graph(model) if isinstance(node, nnx.Module)]
@@ -42,7 +42,7 @@ def _arrays(state: Any) -> dict[Path, Any]:
 
 @contextlib.contextmanager
 def _recorded(types: set[type], calls: Calls) -> Iterator[None]:
-    """Records calls of modules of these types within the block, by replacing `__call__`, as `nnx.tabulate` does."""
+    """Records the calls of modules of these types within the block. Replaces `__call__`, as `nnx.tabulate` does."""
     callable_types = [t for t in types if any(_CALL in parent.__dict__ for parent in t.__mro__)]
     own = {t: t.__dict__[_CALL] for t in callable_types if _CALL in t.__dict__}
     recording = {t: _recording(getattr(t, _CALL), calls) for t in callable_types}

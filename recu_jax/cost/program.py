@@ -1,11 +1,11 @@
 """Counts the multiply-accumulates of a traced program, by layer.
 
 While a model is traced, the operations of each layer are in a scope (`jax.named_scope`) with the layer's number. The
-result of a 1-bit layer also passes through a barrier. The scope of the barrier says how many products each number of
-the result sums.
+result of a 1-bit layer also passes through a barrier (`optimization_barrier`), whose scope says of how many products
+each number of the result is the sum.
 
-Two things follow. `vmap`, `scan` and other transformations multiply the counts of a layer without extra code. And the
-method of a 1-bit layer does not matter: it may convolve +-1 numbers, or count bits by xor and popcount.
+This has two advantages. `vmap`, `scan` and other transformations multiply the counts of a layer without extra code. And
+the counts do not depend on how a 1-bit layer computes: by convolving +-1 numbers, or by xor and popcount of bits.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ def layer_scope(number: int) -> Iterator[None]:
 
 
 def declare_products(y: jax.Array, products: int, weight_bits: int, activation_bits: int) -> jax.Array:
-    """Returns `y`, and declares how many products each of its numbers sums.
+    """Returns `y`, and declares of how many products each number in `y` is the sum.
 
     This count replaces the count of the operations in the layer's scope.
 
@@ -47,10 +47,10 @@ def declare_products(y: jax.Array, products: int, weight_bits: int, activation_b
 
 
 def count_macs(jaxpr: Jaxpr) -> dict[int | None, Macs]:
-    """Counts the multiply-accumulates of a program by layer; operations in no layer's scope are under None.
+    """Counts the multiply-accumulates of a program by layer. Operations outside the scopes of layers are under None.
 
     Convolutions and matrix products count, in the precision of their operands. The body of a `scan` counts as often as
-    it runs, and the body of a `while` once. A `cond` counts as its most expensive branch. Taps on a convolution's
+    it runs, and the body of a `while` once. A `cond` counts as its most expensive branch. A convolution's products with
     padding count too.
     """
     found: dict[int | None, Counter] = defaultdict(Counter)
@@ -70,8 +70,8 @@ class _Operation(NamedTuple):
 def _operations(jaxpr: Jaxpr, layer: int | None = None, times: int = 1) -> Iterator[_Operation]:
     for eqn in jaxpr.eqns:
         scope, primitive = str(eqn.source_info.name_stack), eqn.primitive.name
-        # The scope of an inner program may lack the scopes around it. It then belongs to the layer of the outer
-        # program.
+        # Within a sub-program, such as the body of a `scan`, scopes may lack the outer scopes. An operation whose scope
+        # names no layer then belongs to the layer of the enclosing operation.
         inner = int(marks[-1]) if (marks := _LAYER.findall(scope)) else layer
         if primitive == "optimization_barrier" and (said := _PRODUCTS.search(scope)):
             products, weight_bits, activation_bits = map(int, said.groups())
@@ -98,7 +98,7 @@ def _conv_macs(left, right, out, params):
     out_features = right.shape[params["dimension_numbers"].rhs_spec[0]]
     if math.prod(params["lhs_dilation"]) == 1:
         return out.size * (right.size // out_features)
-    # A transposed convolution. The zeros between the inputs do not count.
+    # This is a transposed convolution. Products with the zeros between the inputs do not count.
     in_features = left.shape[params["dimension_numbers"].lhs_spec[1]]
     return left.size * (right.size // in_features)
 
@@ -117,7 +117,7 @@ def _bits(array) -> int:
 def _repeats(primitive, params) -> int:
     if primitive == "scan":
         return params["length"]
-    # Within `shard_map` shapes are those of one device.
+    # Within `shard_map` the shapes are those of one device's part.
     return params["mesh"].size if primitive == "shard_map" else 1
 
 

@@ -22,17 +22,17 @@ def measure_inputs(
     Args:
       model: any Linen module with layers of recu_jax. It needs no preparation, because `nn.intercept_methods` records
         the calls.
-      variables: its variables.
-      *inputs, **options: arguments of its call, one batch.
+      variables: variables of the model.
+      *inputs, **options: arguments of the model's call on one batch.
 
     Returns:
-      For each name of a layer, scalars in [0, 1]. For a layer with several calls, the mean over the calls.
+      Scalars in [0, 1] by path of the layer. If a layer is called several times, each is the mean over the calls.
 
       - `positive_signs`: share of +1 among the signs of the inputs.
-      - `constant_channels`: share of the channels whose signs are the same for every example of the batch. With 1 the
-        layer has the same output for every example.
+      - `constant_channels`: share of the channels whose signs are the same for every example of the batch. If it is 1,
+        the layer has the same output for every example.
       - `in_window`: share of the inputs through which a gradient passes. A gradient passes where the slope of the
-        input binarizer is positive. For ReCU this is where `|a0| < 1`: a0 are the activations divided by the standard
+        input binarizer is positive. For ReCU this is where `|a0| < 1`. a0 are the activations divided by the standard
         deviation of their sample, as in training (SPEC.md 2).
       - `nan_inputs`: share of NaN among the inputs.
     """
@@ -50,17 +50,17 @@ def measure_inputs(
 def activation_windows(
     model: nn.Module, variables: Mapping[str, Any], *inputs: Any, **options: Any
 ) -> dict[str, jax.Array]:
-    """Returns `in_window` of `measure_inputs`, which takes the same arguments: a scalar by name of the layer."""
+    """Returns only `in_window` of `measure_inputs`, a scalar by path of the layer. It takes the same arguments."""
     found = measure_inputs(model, variables, *inputs, **options)
     return {name: measures["in_window"] for name, measures in found.items()}
 
 
 def reporting(report: Callable[[nn.Module, jax.Array, dict[str, jax.Array]], jax.Array]) -> Callable[..., Any]:
-    """Makes an interceptor for `nn.intercept_methods`, which calls `report(layer, x, measures)` for each binary layer.
+    """Returns an interceptor for `nn.intercept_methods` that calls `report(layer, x, measures)` for each binary layer.
 
     Args:
-      report: gets the bound layer, its inputs and the measures of one call, as `measure_inputs` describes them. The
-        layer is called with what it returns.
+      report: function of the bound layer, its inputs, and the measures of one call, which `measure_inputs` describes.
+        The layer then gets the array that `report` returns as its inputs.
     """
 
     def listen(call, arguments, keywords, context):

@@ -1,10 +1,10 @@
-"""Checks whether the binary layers of a model can learn: one batch, one call, one line for each layer.
+"""Checks on one batch whether the binary layers of a model can learn.
 
     print(recu_jax.check_model(model, variables, images))    # Linen
     print(recu_jax.check_model(model, images))               # NNX
 
 A layer is **dead** if its signs are the same for every example of the batch, if no gradient passes through its inputs,
-or if its inputs hold NaN. Then the network cannot learn, although nothing else fails.
+or if its inputs hold NaN. The network then cannot learn, although no error is raised.
 """
 
 import dataclasses
@@ -26,13 +26,14 @@ from recu_jax.errors import UserError, first_few
 
 _WIDTH = 120
 _NORM = "put a normalization, such as nn.BatchNorm, before it"
-# Shares from which a layer that is not dead is mentioned.
+# A layer that is not dead is still reported if at least this share of its channels is constant, or if a gradient passes
+# through less than this share of its inputs.
 _MANY_CONSTANT, _FEW_IN_WINDOW = 0.5, 0.02
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerCheck:
-    """One call of a binary layer.
+    """The measures of one call of a binary layer.
 
     Attributes:
       path: path of the layer's parameters, as in `BinaryLayer`.
@@ -56,13 +57,13 @@ class LayerCheck:
 
     @property
     def problem(self) -> str:
-        """What is wrong and what to do, in words; empty if nothing is."""
+        """What is wrong and what to do, in words; empty if nothing is wrong."""
         return problem(dataclasses.asdict(self))
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelCheck:
-    """The result of `check_model`. `print` shows a table, and below the table what is wrong.
+    """The result of `check_model`. `print` shows a table, and below the table what is wrong, in words.
 
     Attributes:
       layers: one entry for each call of a binary layer, in the order of the calls.
@@ -106,7 +107,7 @@ def is_dead(measures: Mapping[str, Any]) -> bool:
 
 
 def problem(measures: Mapping[str, Any]) -> str:
-    """Says in words what is wrong with a layer with these measures (`measure_inputs`), and what to do.
+    """Says what is wrong with a layer that has these measures (`measure_inputs`), and what to do.
 
     Returns:
       One line; empty if nothing is wrong.
@@ -134,7 +135,7 @@ def dead_layers(measured: Mapping[str, Mapping[str, Any]]) -> str:
     """Names the dead layers, and says what is wrong with the first of them.
 
     Args:
-      measured: measures (`measure_inputs`) by name of the layer.
+      measured: measures (`measure_inputs`) by path of the layer.
 
     Returns:
       One line; empty if no layer is dead.
@@ -150,15 +151,15 @@ def dead_layers(measured: Mapping[str, Mapping[str, Any]]) -> str:
 def check_model(model: Any, *args: Any, **kwargs: Any) -> ModelCheck:
     """Runs one batch through a model and checks each binary layer.
 
-    `print` shows the result. A table has one row for each call of a layer: the share of +1 among the signs of its
-    inputs, the channels whose signs are the same for every example, the share of its inputs through which a gradient
-    passes, and the share of NaN. Below the table, words say what is wrong and what to do.
+    `print` shows the result. A table has one row for each call of a layer. The row gives the share of +1 among the
+    signs of its inputs, the number of channels whose signs are the same for every example, the share of its inputs
+    through which a gradient passes, and the share of NaN. The lines below the table say what is wrong and what to do.
 
     The model is not changed. The call compiles the forward pass once.
 
     Args:
-      model: a Linen module, or an `nnx.Module`, which runs in the mode that it is in. In training mode it needs tau:
-        call `recu_jax.set_tau` first, or `model.eval()`.
+      model: a Linen module, or an `nnx.Module`, which runs in its current mode. In training mode it needs tau: first
+        call `recu_jax.set_tau`, or switch the mode with `model.eval()`.
       *args: for a Linen module its variables and the arguments of its call, `check_model(model, variables, images)`;
         for an NNX module the arguments of its call. Give a batch of several different examples.
       **kwargs: keyword arguments of `model.apply`, such as `train=True, mutable=["batch_stats"]`, or of the call.
@@ -170,7 +171,8 @@ def check_model(model: Any, *args: Any, **kwargs: Any) -> ModelCheck:
     found = _Found()
     jax.block_until_ready(jax.jit(found.listening(run))(arrays))
     if not expected <= found.traced:
-        # JAX traces a part that is compiled within a model only once per process, and then its calls are not seen.
+        # JAX traces a part that is compiled within a model only once per process. The calls in a part that was traced
+        # before are not reported.
         found = _Found()
         with jax.disable_jit():
             jax.block_until_ready(found.listening(run)(arrays))
@@ -183,8 +185,8 @@ class _Found:
     """Collects the measures of all calls.
 
     The measures leave the program by a callback, because they cannot be returned from within `nn.scan` or `nn.remat`.
-    `nn.scan` refuses a callback that is not a part of the data flow. So the callback returns a zero, which is added to
-    the layer's inputs.
+    `nn.scan` refuses a callback whose result is not used. Therefore the callback returns a zero, which is added to the
+    layer's inputs.
     """
 
     def __init__(self):
@@ -221,17 +223,17 @@ class _Found:
         return np.float32(0)
 
     def in_order(self) -> tuple[LayerCheck, ...]:
-        """The calls in the order of the program. Those that do not depend on each other run in any order."""
+        """Returns the calls in the order of the program. Independent calls may have run in another order."""
         return tuple(LayerCheck(**layer) for _, layer in sorted(self.layers, key=lambda found: found[0]))
 
 
 def _path(module):
-    # A layer of NNX computes by a Linen layer, which `_runner` named by its path.
+    # An NNX layer computes with a Linen layer of its own. `_runner` gives it the path of the NNX layer as its name.
     return "/".join(module.path) or module.name or ""
 
 
 def _runner(model, args, kwargs):
-    """Returns a function of arrays that runs the model, the arrays, and the paths of modules that it should call."""
+    """Returns a function of arrays that runs the model, these arrays, and the paths of the modules that must run."""
     if isinstance(model, nn.Module):
         if not args or not isinstance(args[0], Mapping):
             raise UserError("check_model: a Linen module needs its variables: check_model(model, variables, images)")
@@ -240,7 +242,7 @@ def _runner(model, args, kwargs):
         function, arguments = model.apply, (variables, *inputs)
         expected = {"/".join(path[:-1]) for path in flat}
     else:
-        from flax import nnx  # as in `nnx_layers`
+        from flax import nnx  # imported here for the reason that `nnx_layers` gives
 
         copy = nnx.clone(model)
         for path, layer in nnx_layers(copy):

@@ -1,6 +1,6 @@
-"""Measures of the standardized latent weights of one layer. `theory` has the expected values.
+"""Computes measures of the standardized latent weights of one layer. `theory` has the values to expect.
 
-Weights are arrays of any shape, float32 or wider, before the clamp. `scale` is their `b = mean|w|`.
+Arguments named `weights` are arrays of any shape, float32 or wider, before the clamp. `scale` is their `b = mean|w|`.
 """
 
 import jax
@@ -30,7 +30,8 @@ def laplace_distance(counts: jax.Array) -> jax.Array:
     """Computes the Kolmogorov distance of a histogram from the Laplace fit; 0 is a perfect fit.
 
     This is the largest difference between the two distribution functions at the inner edges. For n weights from a
-    Laplace distribution, noise makes it about `0.8 / sqrt(n)`. For a normal distribution it is 0.04.
+    Laplace distribution it is about `0.8 / sqrt(n)`, because of noise. For many weights from a normal distribution it
+    is 0.04.
 
     Args:
       counts: result of `histogram`, (BINS,).
@@ -55,14 +56,14 @@ def entropy(
 ) -> jax.Array:
     """Estimates the information entropy of the weights clamped to +-`bound`, in nats, from their histogram.
 
-    The weights at each bound are a point mass with the term `-p ln p`. The weights between the bounds have a density
-    with the term `-sum p_i ln(p_i / width_i)` over the bins. The outermost bins end at the bound, or at the `largest`
-    magnitude if it is smaller. A histogram of n weights underestimates the entropy. The correction of Miller and Madow
-    adds (number of filled bins - 1) / 2n.
+    The weights at each bound are a point mass and add `-p ln p`. The weights between the bounds have a density and add
+    `-sum p_i ln(p_i / width_i)` over the bins. The outermost bins end at the bound, or at the `largest` magnitude if
+    that is smaller. A histogram of n weights underestimates the entropy, so the correction of Miller and Madow is
+    added: (number of filled bins and point masses - 1) / 2n.
 
     Args:
       counts: histogram of the weights before the clamp, (BINS,).
-      scale, bound, largest: scalars.
+      scale, bound, largest: scalars; `largest` is the largest magnitude before the clamp.
       clipped: number of weights below -bound, and above bound.
 
     Returns:
@@ -82,6 +83,6 @@ def entropy(
 
 
 def _beyond(counts, outside):
-    """Counts how many of each bin's weights are among the `outside` smallest weights."""
+    """Counts, for each bin, how many of its weights are among the `outside` smallest of all weights."""
     before = jnp.cumsum(counts) - counts
     return jnp.clip(outside - before, 0, counts)

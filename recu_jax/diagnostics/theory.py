@@ -1,4 +1,4 @@
-"""Predictions of the Laplace model of the weights for ReCU: the closed forms of SPEC.md section 5, `s = 2 - 2 tau`.
+"""Predicts measures from ReCU's Laplace model of the weights: the formulas of SPEC.md section 5, with `s = 2 - 2 tau`.
 
 All functions take and return scalars or arrays. `tau` is in (0.5, 1]; 1 clips nothing.
 """

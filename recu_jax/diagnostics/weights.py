@@ -3,13 +3,14 @@
 A weight is **dead** after an epoch if both hold:
 
 - Its sign has not flipped for `DEAD_EPOCHS` epochs, including this one.
-- At the pace of this epoch, the full learning rate would need more than `DEAD_CROSSING` epochs to move it to 0:
-  `DEAD_CROSSING * |w1 - w1 an epoch ago| < share * |w1|`. w1 are the latent weights after the standardization of the
-  layer's kernel binarizer. share is the learning rate of this epoch divided by the largest of the run.
+- At the pace of this epoch, scaled to the largest learning rate of the run, it would need more than `DEAD_CROSSING`
+  epochs to reach 0: `DEAD_CROSSING * |w1 - w1 an epoch ago| < share * |w1|`. w1 are the latent weights after the
+  standardization of the layer's kernel binarizer. share is the learning rate of this epoch divided by the largest
+  learning rate of the run.
 
-The division by the rate matters: when a schedule lowers the rate to 0, all weights stop, but they do not die. Where the
-share is below `LEAST_RATE`, a weight moves too little to tell, and float32 rounds its steps away. There a dead weight
-stays dead until it flips, and no other weight dies.
+The share is in the condition because a schedule may lower the learning rate to 0. All weights then stop, but they are
+not dead. Where the share is below `LEAST_RATE`, weights move too little for this test, and float32 rounds their steps
+away. In such epochs a dead weight stays dead until it flips, and no other weight becomes dead.
 
 No weight is dead in the first `DEAD_EPOCHS - 1` epochs. A `Memory` carries the values of earlier epochs.
 """
@@ -30,12 +31,12 @@ from recu_jax.ops.reductions import wide
 DEAD_EPOCHS = 5
 DEAD_CROSSING = 100
 LEAST_RATE = 0.01
-# Epochs without a flip are counted in uint8, so at most this many.
+# Largest count of epochs without a flip, because the count is uint8.
 _MOST_EPOCHS = 255
 _AS_THEY_ARE = ("scale", "quantile", "histogram", "quantization_error", "flipped", "dead")
 
 # Three arrays of the kernel's shape for each layer name. `weights`: w1 after the last epoch, float32. `unflipped`:
-# epochs since each weight's sign flipped, uint8. `dead`: whether it was dead after the last epoch, bool.
+# epochs since each weight's sign flipped, uint8. `dead`: whether each weight was dead after the last epoch, bool.
 Memory = dict[str, dict[str, jax.Array]]
 
 
@@ -70,8 +71,8 @@ def measure_weights(
       variables: variables of a model with layers of recu_jax.
       memory: result of `remember`, or of the previous epoch's call.
       layers: result of `binary_layers`; each layer is measured with its own kernel binarizer.
-      tau: tau of the epoch that ended. None counts as 1, and so does a binarizer that does not clamp.
-      rate: learning rate of this epoch divided by the largest of the run.
+      tau: tau of the epoch that ended; None means 1. For a binarizer that does not clamp, tau counts as 1.
+      rate: learning rate of this epoch divided by the largest learning rate of the run.
       dead_epochs: epochs without a flip that make a weight dead, from 1 to 255.
       dead_crossing: a dead weight would need more than this number of epochs, at the full rate, to reach 0.
 
@@ -131,7 +132,7 @@ def _standardized(binarizer: WeightBinarizer, kernel: jax.Array) -> jax.Array:
 
 
 def _pass_over(binarizer, kernel, before, tau, rate, dead_epochs, dead_crossing):
-    """Computes the measures that need the weights themselves: the inputs of `_derive`, and the memory."""
+    """Computes what needs the weights themselves: the inputs of `_derive`, and the memory for the next epoch."""
     weights = _standardized(binarizer, kernel)
     scale = functional.laplace_scale(weights)
     bound = binarizer.bound(weights, tau)
@@ -158,7 +159,7 @@ def _pass_over(binarizer, kernel, before, tau, rate, dead_epochs, dead_crossing)
 
 
 def _derive(passed):
-    """Computes the diagnostics of one layer. Its caller maps it over all layers, which saves seconds of compilation."""
+    """Computes the diagnostics of one layer. `jax.vmap` maps it over all layers, which saves seconds of compilation."""
     counts, scale, tau = passed["histogram"], passed["scale"], passed["tau"]
     clipped = (passed["below"], passed["above"])
     return {name: passed[name] for name in _AS_THEY_ARE} | {

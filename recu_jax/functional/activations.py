@@ -1,4 +1,4 @@
-"""Activations to binary activations (SPEC.md section 2)."""
+"""Turns real activations into binary activations (SPEC.md section 2)."""
 
 import math
 
@@ -38,7 +38,8 @@ def _normalize_sample_fwd(x, sample_ndim):
 def _normalize_sample_bwd(sample_ndim, saved, dy):
     x, mean, inverse = saved
     rows, dy = (wide(a).reshape(mean.shape[0], -1) for a in (x, dy))
-    # d inverse / d x = -inverse^3 (x - mean) / (n - 1). The mean adds nothing, because sum(x - mean) = 0.
+    # d inverse / d x = -inverse^3 (x - mean) / (n - 1). The derivative of the mean has no term here, because it is
+    # multiplied by sum(x - mean) = 0.
     slope = sum_columns(dy * rows)[:, None] * inverse**3 / max(rows.shape[1] - 1, 1)
     dx = dy * inverse - (rows - mean) * slope
     return (dx.reshape(x.shape).astype(x.dtype),)
@@ -59,7 +60,7 @@ def binarize_activations(x: jax.Array, sample_ndim: int, *, train: bool) -> jax.
     Args:
       x: (*batch, *sample).
       sample_ndim: number of trailing axes that make one sample.
-      train: whether to divide.
+      train: whether to divide each sample by its standard deviation.
 
     Returns:
       +1 and -1 in the shape and dtype of `x`.

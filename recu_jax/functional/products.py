@@ -1,4 +1,4 @@
-"""1-bit convolutions and dense layers of binary activations and binary weights (SPEC.md section 3)."""
+"""Computes 1-bit convolutions and dense layers from binary activations and binary weights (SPEC.md section 3)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,12 +23,12 @@ def conv_of_signs(
     precision: Any = None,
     binary: bool = True,
 ) -> jax.Array:
-    """1-bit convolution `alpha * conv(signs, weights)` of binarized activations and binarized weights (SPEC.md 3).
+    """Computes the 1-bit convolution `alpha * conv(signs, weights)` of binary activations and weights (SPEC.md 3).
 
-    Zero padding is added to the signs. A tap outside the image thus counts 0, not +1 or -1.
+    Zero padding is added to the signs. A kernel position outside the image thus adds 0 to the sum, not +1 or -1.
 
-    A NaN among the signs or weights gives NaN in each output that depends on it. The compiled kernels of CPUs give NaN
-    in all outputs of its sample or channel.
+    A NaN among the signs or weights gives NaN in each output that depends on it. The compiled CPU kernels give NaN in
+    all outputs of the sample whose signs hold the NaN, or of the output channel whose weights hold it.
 
     Args:
       signs: (batch, *spatial, in_features), +1 and -1; their dtype is the dtype of the computation.
@@ -39,9 +39,10 @@ def conv_of_signs(
         (low, high) per spatial dimension.
       kernel_dilation: an int, or one per spatial dimension.
       feature_group_count: groups of channels; `in_features` groups make a depthwise convolution.
-      input_dilation: an int, or one per spatial dimension. The zeros between the signs count 0, as padding does.
-      precision: as in `nn.Conv`; sums of signs are exact with any.
-      binary: False for real weights: only the activations are 1 bit, as in stage 1 of two-stage training (SPEC.md 7).
+      input_dilation: an int, or one per spatial dimension. The zeros between the signs add 0 to a sum, like padding.
+      precision: as in `nn.Conv`; sums of signs are exact with every precision.
+      binary: False if the weights are real. Only the activations are then 1 bit, as in stage 1 of two-stage training
+        (SPEC.md 7).
 
     Returns:
       (batch, *out_spatial, features) in the dtype of `signs`.
@@ -60,13 +61,13 @@ def conv_of_signs(
 def dense_of_signs(
     signs: jax.Array, weights: jax.Array, alpha: jax.Array | None = None, *, precision: Any = None
 ) -> jax.Array:
-    """1-bit dense layer `alpha * (signs @ weights)` of binarized activations and binarized weights.
+    """Computes the 1-bit dense layer `alpha * (signs @ weights)` of binary activations and weights.
 
     Args:
       signs: (..., in_features), +1 and -1.
       weights: (in_features, features), +1 and -1.
       alpha: scale, (features,), or None.
-      precision: as in `nn.Dense`; sums of signs are exact with any.
+      precision: as in `nn.Dense`; sums of signs are exact with every precision.
 
     Returns:
       (..., features) in the dtype of `signs`.

@@ -1,4 +1,4 @@
-"""Signs and their straight-through estimators (SPEC.md sections 1.4 and 2)."""
+"""Defines signs and their straight-through estimators (SPEC.md sections 1.4 and 2)."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def sign(x: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def ste_sign(x: jax.Array) -> jax.Array:
-    """Sign with the straight-through estimator of the weights: its gradient is the identity (SPEC.md 1.4)."""
+    """Returns `sign(x)`. The gradient passes unchanged: the straight-through estimator of the weights (SPEC.md 1.4)."""
     return sign(x)
 
 
@@ -27,7 +27,7 @@ def _ste_sign_jvp(primals, tangents):
 
 @jax.custom_jvp
 def approx_sign(x: jax.Array) -> jax.Array:
-    """Sign with the gradient `max(0, 2 - 2|x|)` of Bi-Real Net's piecewise polynomial (SPEC.md 2)."""
+    """Returns `sign(x)` with the gradient `max(0, 2 - 2|x|)` of Bi-Real Net's piecewise polynomial (SPEC.md 2)."""
     return sign(x)
 
 

@@ -1,4 +1,4 @@
-"""Latent weights to binary weights and their scale (SPEC.md sections 1 and 3).
+"""Turns latent weights into binary weights and their scale (SPEC.md sections 1 and 3).
 
 A kernel is (*window, in_features / groups, features): its last axis is the output channel.
 """
@@ -64,7 +64,7 @@ def standardize(kernel: jax.Array, *, b: float = 2.0, center: bool = True) -> ja
     return (w * (math.sqrt(2) * b / jnp.sqrt(variance + EPSILON))).astype(kernel.dtype)
 
 
-# `clamped_weights` has an argument named `standardize`, which hides the function.
+# A second name, because the argument `standardize` of `clamped_weights` hides the function.
 _standardize = standardize
 
 
@@ -96,12 +96,12 @@ def laplace_quantile(scale: jax.Array | float, tau: jax.Array | float) -> jax.Ar
     """
     check_tau(tau)
     tau = jnp.asarray(tau, jnp.result_type(scale, float))
-    # 0 times the infinite logarithm would be NaN.
+    # At tau = 1 the formula gives infinity, except with a scale of 0, where 0 times infinity is NaN.
     return jnp.where(tau < 1, -scale * jnp.log(2.0 - 2.0 * tau), jnp.inf)
 
 
 def recu(weights: jax.Array, tau: jax.Array | float) -> jax.Array:
-    """Rectified clamp unit: clamps weights to `[-Q(tau), Q(tau)]` of the layer's Laplace fit (SPEC.md 1.3).
+    """Applies the rectified clamp unit: clamps weights to `[-Q(tau), Q(tau)]` of the layer's Laplace fit (SPEC.md 1.3).
 
     The gradient is 1 inside the interval and 0 outside. No gradient flows to Q. The clamp clips a share of about
     `2 (1 - tau)` of the weights.
@@ -140,7 +140,7 @@ def clamped_weights(
 
     Args:
       kernel: latent weights, (*window, in_features / groups, features).
-      tau: in (0.5, 1]; None clamps nothing.
+      tau: in (0.5, 1]; None turns the clamp off.
       standardize: whether to standardize.
       clamp: whether to clamp.
       b, center: arguments of `functional.standardize`.
@@ -160,14 +160,14 @@ def binarize_weights(kernel: jax.Array, tau: jax.Array | float | None = None, **
 
     Args:
       kernel: latent weights, (*window, in_features / groups, features).
-      tau: in (0.5, 1]; None clamps nothing.
+      tau: in (0.5, 1]; None turns the clamp off.
       **options: keyword arguments of `clamped_weights`.
 
     Returns:
       +1 and -1 in the shape and dtype of `kernel`.
 
     Raises:
-      UserError: see `clamped_weights`.
+      UserError: `tau` is a Python number outside (0.5, 1], or a channel has fewer than two weights to standardize.
     """
     return ste_sign(clamped_weights(kernel, tau, **options))
 

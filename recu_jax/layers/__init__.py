@@ -1,13 +1,13 @@
-"""Linen layers with 1-bit weights and activations, drop-in for `nn.Conv` and `nn.Dense`.
+"""Provides Linen layers with 1-bit weights and activations, drop-in replacements for `nn.Conv` and `nn.Dense`.
 
     y = BinaryConv(64, (3, 3))(x, tau=tau, train=True)
 
 Both layers hold real latent weights (`kernel`) and, by default, one learned scale per output channel (`alpha`). They
 binarize as ReCU does, or with other binarizers of `recu_jax.binarizers`.
 
-Training with ReCU needs `tau`; `tau=None` clamps nothing. Tau changes the gradients. It does not change the outputs,
-except with `alpha="mean"`. If a model does not pass tau to its layers, use `recu_jax.with_tau`: it gives tau to all
-layers and sets train=True.
+Training with ReCU needs `tau`; `tau=None` turns the clamp off. Tau changes the gradients. It does not change the
+outputs, except with `alpha="mean"`. If a model does not pass tau to its layers, use `recu_jax.with_tau`, which gives
+tau to all layers and sets train=True.
 """
 
 from recu_jax.layers.binary import BinaryConv, BinaryDense

@@ -1,4 +1,4 @@
-"""The 1-bit layers."""
+"""Defines the 1-bit Linen layers `BinaryConv` and `BinaryDense`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,7 +26,8 @@ class BinaryConv(OneBitLayer):
     - `batch_stats/tau`: (), with `alpha="mean"`.
     - `params` also holds the parameters that the input binarizer learns, such as `shift`: (in_features,).
 
-    All arguments of `nn.Conv` are taken, or refused with a UserError that gives the reason.
+    The layer has all arguments of `nn.Conv`. It refuses values of some arguments with a UserError that gives the
+    reason.
 
     Attributes:
       features: output channels.
@@ -34,21 +35,22 @@ class BinaryConv(OneBitLayer):
       strides: an int, or one per spatial dimension.
       padding: `"SAME"`, `"SAME_LOWER"`, `"VALID"`, `"CIRCULAR"`, `"REFLECT"`, `"CAUSAL"` (1-D), an int, or one int or
         (low, high) per spatial dimension. Zeros are added after the sign, so they are neither +1 nor -1. `"SAME"` pads
-        as in JAX; at stride 2 PyTorch's `padding=1` pads in another way.
-      input_dilation: an int, or one per spatial dimension. The zeros between the signs count 0, as padding does.
+        as in JAX, which differs from PyTorch's `padding=1` at stride 2.
+      input_dilation: an int, or one per spatial dimension. The zeros between the signs add 0 to a sum, like padding.
       kernel_dilation: an int, or one per spatial dimension.
       feature_group_count: groups of channels; `in_features` groups make a depthwise convolution.
-      use_bias: whether to add a bias. The default is False, unlike in `nn.Conv`, because a normalization follows 1-bit
-        layers.
-      mask, conv_general_dilated, conv_general_dilated_cls: refused unless None, with the reason.
+      use_bias: whether to add a bias. The default is False, unlike in `nn.Conv`, because a normalization usually
+        follows a 1-bit layer.
+      mask, conv_general_dilated, conv_general_dilated_cls: must be None; any other value raises UserError.
       dtype: dtype of the computation; None infers it from the input and `param_dtype`.
-      param_dtype: dtype of the parameters. Weights are standardized in it, also when `dtype` is bfloat16.
-      precision: as in `nn.Conv`. It matters with `binary_weights=False` and in gradients: sums of signs are exact.
-      promote_dtype: as in `nn.Conv`; it gives the dtype of the input. The signs of the kernel follow.
-      preferred_element_type: floating dtype of the products and of the outputs, as in `nnx.Conv`; None is `dtype`.
+      param_dtype: dtype of the parameters. Weights are standardized in this dtype even if `dtype` is bfloat16.
+      precision: as in `nn.Conv`. It matters only with `binary_weights=False` and in gradients, because sums of signs
+        are exact.
+      promote_dtype: as in `nn.Conv`; it decides the dtype of the signs of the input and of the kernel.
+      preferred_element_type: floating dtype of the products and of the outputs, as in `nnx.Conv`; None means `dtype`.
       kernel_init, bias_init, alpha_init: initializers.
-      alpha: scale of each output channel: `"learned"` (the authors' code), `"mean"` of the clamped weights' magnitude
-        (the paper), or `"none"`. If the kernel binarizer has a scale of its own, the outputs are multiplied by both.
+      alpha: scale of each output channel: `"learned"` (the authors' code), `"mean"`, the mean magnitude of the clamped
+        weights (the paper), or `"none"`. If the kernel binarizer returns a scale too, both multiply the outputs.
       binary_weights: False uses the latent weights without binarization. Only the activations are then 1 bit, as in
         stage 1 of two-stage training (SPEC.md 7).
       kernel_binarizer: binarizer of the latent weights, `ReCU()` or another of `recu_jax.binarizers.weights`.
@@ -84,23 +86,24 @@ class BinaryConv(OneBitLayer):
     ) -> jax.Array:
         """Applies the layer.
 
-        A NaN in the inputs or in the kernel gives NaN, as in `nn.Conv`; see `functional.conv_of_signs`.
+        A NaN in the inputs or in the kernel gives NaN, as in `nn.Conv`. `functional.conv_of_signs` says in which
+        outputs.
 
         Args:
           inputs: (*batch, *spatial, in_features); any number of batch dimensions, including zero.
-          tau: in (0.5, 1], a Python number or a scalar array. Left out, it is the tau of `recu_jax.with_tau`. None
-            clamps nothing.
-          train: whether gradients are wanted. ReCU then normalizes each sample, which sets the window of the gradient.
-            None trains only if tau comes from `recu_jax.with_tau`.
-          progress: share of the training that is over, from 0 to 1, for annealed binarizers; evaluation needs none.
+          tau: in (0.5, 1], a Python number or a scalar array. If it is left out, the layer uses the tau of
+            `recu_jax.with_tau`. None turns the clamp off.
+          train: whether gradients are wanted. If True, ReCU normalizes each sample, which decides where the gradient is
+            not 0. None means True if tau comes from `recu_jax.with_tau`, and otherwise False.
+          progress: share of the training that is over, from 0 to 1, for annealed binarizers in training.
 
         Returns:
           (*batch, *out_spatial, features) in the dtype of the computation.
 
         Raises:
           UserError: tau is outside (0.5, 1], the channels do not divide into groups, the padding or alpha is unknown,
-            alpha is `"mean"` with a binarizer other than ReCU, a binarizer that clamps trains without tau, or an
-            annealed one without progress; or tau is None although `recu_jax.with_tau` gave one.
+            or alpha is `"mean"` with a binarizer other than ReCU. In training also: a binarizer that clamps gets no
+            tau, an annealed binarizer gets no progress, or tau is None although `recu_jax.with_tau` set it.
         """
         tau, train, progress = self._training(tau, train, progress)
         window = (self.kernel_size,) if isinstance(self.kernel_size, int) else tuple(self.kernel_size)
@@ -134,7 +137,7 @@ class BinaryConv(OneBitLayer):
 class BinaryDense(OneBitLayer):
     """1-bit dense layer over the last axis. Attributes and variables are as in `BinaryConv`.
 
-    `dot_general` and `dot_general_cls` are refused unless None, with the reason.
+    `dot_general` and `dot_general_cls` must be None; any other value raises UserError.
     """
 
     use_bias: bool = False
@@ -157,7 +160,7 @@ class BinaryDense(OneBitLayer):
     def __call__(
         self, inputs: jax.Array, tau: Tau = NOT_GIVEN, train: bool | None = None, progress: Number | None = None
     ) -> jax.Array:
-        """Applies the layer to (..., in_features), and returns (..., features). All else is as in `BinaryConv`."""
+        """Applies the layer to (..., in_features). Returns (..., features). All arguments are as in `BinaryConv`."""
         tau, train, progress = self._training(tau, train, progress)
         kernel = self.param("kernel", self.kernel_init, (inputs.shape[-1], self.features), self.param_dtype)
         signs_of_kernel, alpha = self._weights_and_alpha(kernel, tau, progress, train)

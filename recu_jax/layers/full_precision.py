@@ -1,4 +1,4 @@
-"""Flax's own layers, with the calls of the 1-bit layers."""
+"""Defines Flax's layers with the call arguments of the 1-bit layers, so that a model can use either kind."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from recu_jax.layers.one_bit_layer import kaiming_normal
 
 
 class Conv(nn.Conv):
-    """`nn.Conv` that takes and ignores `tau`, `train` and `progress`: the full-precision twin of `BinaryConv`."""
+    """Full-precision counterpart of `BinaryConv`: an `nn.Conv` that takes and ignores `tau`, `train` and `progress`."""
 
     use_bias: bool = False
     kernel_init: Callable[..., jax.Array] = kaiming_normal
@@ -20,7 +20,7 @@ class Conv(nn.Conv):
 
 
 class Dense(nn.Dense):
-    """`nn.Dense` that takes and ignores `tau`, `train` and `progress`: the full-precision twin of `BinaryDense`."""
+    """Full-precision counterpart of `BinaryDense`: an `nn.Dense` that takes and ignores `tau`, `train`, `progress`."""
 
     def __call__(self, inputs: jax.Array, tau: Any = None, train: bool = False, progress: Any = None) -> jax.Array:
         return super().__call__(inputs)

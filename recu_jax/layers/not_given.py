@@ -1,4 +1,4 @@
-"""The default of `tau`, by which a layer tells that no tau was given from `tau=None`, which asks for no clamp."""
+"""Defines `NOT_GIVEN`, the default of `tau`. It tells a missing tau from `tau=None`, which turns the clamp off."""
 
 import enum
 
@@ -8,7 +8,7 @@ from recu_jax.binarizers.interface import Number
 
 
 class NotGiven(enum.Enum):
-    """Type of `NOT_GIVEN`, the default of `tau`. It differs from None, which asks for no clamp.
+    """Type of `NOT_GIVEN`, the default of `tau`. `NOT_GIVEN` differs from None, which turns the clamp off.
 
     A model that passes tau on to its layers uses the same default:
 
@@ -24,5 +24,5 @@ class NotGiven(enum.Enum):
 #: The default of `tau`: no tau was given.
 NOT_GIVEN = NotGiven.NOT_GIVEN
 Tau = Number | NotGiven | None
-# As None, it passes through `jit`, `nn.remat` and `nn.scan`, which take arrays alone.
+# `jit`, `nn.remat` and `nn.scan` accept only arrays as arguments, None, and types registered as static.
 jax.tree_util.register_static(NotGiven)

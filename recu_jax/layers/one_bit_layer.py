@@ -1,4 +1,4 @@
-"""What `BinaryConv` and `BinaryDense` share: tau and progress of a call, signs, scales, refused arguments."""
+"""Defines what `BinaryConv` and `BinaryDense` share: tau and progress of a call, signs, scales, refused arguments."""
 
 from typing import Any, Literal, get_args
 
@@ -18,7 +18,7 @@ ALPHAS = get_args(Alpha)
 TAU, PROGRESS = "recu_tau", "recu_progress"
 
 # Arguments of Flax's layers that a 1-bit layer refuses, and the reason.
-_REPLACES = "it would replace the product, and a 1-bit layer counts bits instead; leave it out, or use Flax's own layer"
+_REPLACES = "a 1-bit layer counts bits and cannot use another product; leave it out, or use Flax's own layer"
 _REFUSED = {
     "mask": "a masked weight is 0, but a 1-bit weight is +1 or -1; use feature_group_count, or Flax's own layer",
     **dict.fromkeys(("conv_general_dilated", "conv_general_dilated_cls", "dot_general", "dot_general_cls"), _REPLACES),
@@ -30,7 +30,7 @@ alpha_init = nn.initializers.uniform(scale=1.0)
 
 
 class OneBitLayer(nn.Module):
-    """The part that both layers share: tau, binarization, scale of the outputs, dtype of the computation."""
+    """Base class of `BinaryConv` and `BinaryDense`: tau, binarization, output scale, dtype of the computation."""
 
     features: int
 
@@ -38,7 +38,7 @@ class OneBitLayer(nn.Module):
         super().__post_init__()
         for name, reason in _REFUSED.items():
             given = getattr(self, name, None)
-            # NNX names the functions of lax where Linen has None.
+            # The default of these arguments is None in Linen, and the function of lax in NNX.
             if given is not None and given is not lax.conv_general_dilated and given is not lax.dot_general:
                 raise UserError(f"{type(self).__name__}: {name} is given; {reason}")
         wanted = self.preferred_element_type
@@ -49,7 +49,7 @@ class OneBitLayer(nn.Module):
             )
 
     def _training(self, tau: Tau, train: bool | None, progress: Any) -> tuple[Any, bool, Any]:
-        """Checks the arguments of a call, and takes missing ones from the variables of `recu_jax.with_tau`."""
+        """Returns tau, train and progress of a call. Takes missing ones from the variables of `recu_jax.with_tau`."""
         kept = self.get_variable("params", TAU).ravel()[0] if self.has_variable("params", TAU) else None
         if train is None:
             train = kept is not None and (tau is None or tau is NOT_GIVEN)
@@ -76,12 +76,12 @@ class OneBitLayer(nn.Module):
         return self.promote_dtype(x, kernel, None, dtype=self.dtype)[0]
 
     def _needs_tau(self) -> bool:
-        """Whether training needs tau. Creating the variables needs none."""
+        """Tells whether training needs tau. The initialization needs no tau."""
         used = self.binary_weights or self.alpha == "mean"
         return used and self.kernel_binarizer.needs_tau and not self.is_initializing()
 
     def _check_tau_is_given(self, tau: Tau, kept: jax.Array | None) -> None:
-        """Raises UserError if a training call has no tau, or if it asks for None and `recu_jax.with_tau` gave one."""
+        """Raises UserError if a training call gets no tau, or if it passes tau=None although `with_tau` set one."""
         where = "/".join(self.path) or type(self).__name__
         if tau is NOT_GIVEN and kept is None:
             raise UserError(
@@ -107,7 +107,7 @@ class OneBitLayer(nn.Module):
     def _weights_and_alpha(
         self, kernel: jax.Array, tau: Any, progress: Any, train: bool
     ) -> tuple[jax.Array, jax.Array | None]:
-        """Returns the weights of the product, and the scale of each output channel, (features,), or None."""
+        """Returns the weights to multiply with, and the scale of each output channel, (features,), or None."""
         binarizer, alpha = self.kernel_binarizer, None
         if self.alpha == "learned":
             alpha = self.param("alpha", self.alpha_init, (self.features,), self.param_dtype)
@@ -131,7 +131,10 @@ class OneBitLayer(nn.Module):
         return functional.mean_alpha(self.kernel_binarizer.clamped(kernel, self._remembered_tau(tau, train)))
 
     def _remembered_tau(self, tau: jax.Array | float | None, train: bool) -> jax.Array | float:
-        """Returns `tau`, or without one the tau of the last training step: the computed scale depends on it."""
+        """Returns the tau for the computed scale: `tau` if it is given, else 1 in training and the last tau otherwise.
+
+        The last tau is the tau of the last training step. A training step stores it in `batch_stats`.
+        """
         last = self.variable("batch_stats", "tau", lambda: jnp.ones((), self.param_dtype))
         if tau is None:
             return 1.0 if train else last.value

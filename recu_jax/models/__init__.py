@@ -1,4 +1,4 @@
-"""Models by name: `create_model("cifar_resnet20", num_classes=10)`."""
+"""Creates models by name: `create_model("cifar_resnet20", num_classes=10)`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,17 +17,17 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     **react_resnet.MODELS,
     **resnet.MODELS,
 }
-# Models that cannot take a 1-bit `conv`: after their relu every sign is +1.
+# Models that cannot take a 1-bit `conv`, because every sign after their relu is +1.
 FULL_PRECISION = frozenset(resnet.MODELS)
 # Models with a fixed nonlinearity: relu, or ReActNet's RPReLU.
 OWN_NONLINEARITY = FULL_PRECISION | frozenset(react_resnet.MODELS)
 
-# Names of the last layer, which gives the logits.
+# Names that the models give their last layer, which computes the logits.
 LAST_LAYERS = ("linear", "fc")
 
 
 def num_classes_of(params: Mapping[str, Any]) -> int | None:
-    """The number of logits of a network with these parameters; None if its last layer has another name."""
+    """Returns the number of logits of a network with these parameters; None if its last layer has another name."""
     last = (params[name] for name in LAST_LAYERS if name in params)
     return next((layer["kernel"].shape[-1] for layer in last if "kernel" in layer), None)
 
@@ -43,16 +43,17 @@ def create_model(
         logits = model.apply(variables, x)                                      # evaluates
 
     Args:
-      name: a key of `MODELS`, or `"package.module:factory"`; see `recu_jax.models.own`.
+      name: a key of `MODELS`, or `"package.module:factory"` for a user's own model. `recu_jax.models.own` says what a
+        factory must do.
       num_classes: number of logits.
       dtype: dtype of the computation; None infers it from input and parameters, as in Flax.
       param_dtype: dtype of the parameters. Keep float32 (or float64) even if `dtype` is bfloat16.
       **kwargs: fields of the model, such as `widths`, `norm_axis`, `nonlinearity` or `conv`.
-        `conv=recu_jax.layers.Conv` makes the full-precision twin. The models in `FULL_PRECISION` are always full
-        precision.
+        `conv=recu_jax.layers.Conv` makes all convolutions full precision. The models in `FULL_PRECISION` are always
+        full precision.
 
     Raises:
-      UserError: there is no model of this name, or a user's own cannot be made.
+      UserError: no model has this name, or the factory of a user's own model fails.
     """
     if is_reference(name):
         types = {"dtype": dtype} if param_dtype == jnp.float32 else {"dtype": dtype, "param_dtype": param_dtype}

@@ -1,4 +1,4 @@
-"""Batch normalization with Flax's variables, PyTorch's constants and a hand-written backward pass."""
+"""Defines batch normalization with Flax's variables, PyTorch's constants and a hand-written backward pass."""
 
 import functools
 from collections.abc import Callable
@@ -19,20 +19,20 @@ Normalized = Callable[[jax.Array, jax.Array, str | None], tuple[jax.Array, jax.A
 
 
 class BatchNorm(nn.Module):
-    """Normalizes each channel, the last axis, over all other axes; a drop-in for `nn.BatchNorm`.
+    """Normalizes each channel, the last axis, over all other axes; a drop-in replacement for `nn.BatchNorm`.
 
-    With autodiff XLA computes the sums of the backward pass, and its CPU compiler is slow at them. Here the forward and
-    the backward pass compute their sums with `recu_jax.ops.reductions`.
+    XLA's CPU compiler is slow at the sums that automatic differentiation puts into the backward pass. Here the forward
+    and the backward pass compute their sums with `recu_jax.ops.reductions`.
 
-    Statistics are float32 or wider. The running variance is biased, as in Flax. PyTorch's is n / (n - 1) times as
-    large.
+    Statistics are float32 or wider. The running variance is biased, as in Flax. For n values per channel, PyTorch's is
+    n / (n - 1) times as large.
 
     Variables: `params/scale`, `params/bias`, `batch_stats/mean`, `batch_stats/var`, all (channels,).
 
     Attributes:
       dtype: dtype of the result; None infers it from the input and `param_dtype`.
       param_dtype: dtype of the variables.
-      axis_name: mapped axis over which the statistics are averaged; with None each device has its own.
+      axis_name: mapped axis over which the statistics are averaged; with None each device has its own statistics.
       scale_init: initializer of `scale`.
     """
 
@@ -49,8 +49,9 @@ class BatchNorm(nn.Module):
           x: (..., channels).
           use_running_average: True normalizes by the running statistics. False normalizes by the statistics of x and
             updates the running ones.
-          normalized: function of scale, bias and `axis_name` that computes what `normalize` computes of x, and perhaps
-            what comes before and after it. Then of `x` only the channels and the dtype count.
+          normalized: function of scale, bias and `axis_name` that replaces `normalize` and returns what it returns. It
+            may also compute the operations before and after the normalization, as `recu_jax.ops.unit` does. Of x, only
+            the number of channels and the dtype are then used.
 
         Returns:
           The normalized x, in the shape of x.
@@ -66,7 +67,7 @@ class BatchNorm(nn.Module):
             wide = x.astype(factor.dtype)
             y = (wide - per_channel(running_mean.value, wide)) * per_channel(factor, wide) + per_channel(bias, wide)
             return y.astype(dtype)
-        # `init` runs outside of the mapped axis.
+        # `init` runs outside of the mapped axis, so JAX would not know its name.
         axis_name = None if self.is_initializing() else self.axis_name
         y, mean, var = normalized(scale, bias, axis_name) if normalized else normalize(x, scale, bias, axis_name)
         if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
@@ -76,7 +77,7 @@ class BatchNorm(nn.Module):
 
 
 def _average(x: jax.Array, axis_name: str | None) -> jax.Array:
-    """Averages the rows of x, (rows, channels), and over the mapped axis."""
+    """Averages x, (rows, channels), over its rows and over the mapped axis, to (channels,)."""
     mean = sum_rows(x) / x.shape[0]
     return mean if axis_name is None else lax.pmean(mean, axis_name)
 

@@ -1,4 +1,4 @@
-"""Residual networks for 32x32 images (SPEC.md section 6), such as `cifar_resnet20` and `cifar_resnet18`.
+"""Defines residual networks for 32x32 images (SPEC.md section 6), such as `cifar_resnet20` and `cifar_resnet18`.
 
 The first convolution and the last linear layer are full precision. All other convolutions are 1 bit. Submodules have
 the names of the official state_dicts, with `_` instead of `.` between a stage and its blocks.
@@ -19,10 +19,10 @@ from recu_jax.models.unit import conv_of_units, unit
 
 
 def shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
-    """Shortcut without parameters, (batch, height, width, channels).
+    """Returns the shortcut of x, (batch, height, width, channels), without parameters.
 
-    At stride 2 it halves the image by 2x2 average pooling. It adds missing channels as zeros, half of them before and
-    half after the others.
+    Stride 2 halves height and width by 2x2 average pooling. Missing channels are added as zeros, half of them before
+    and half of them after the channels of x.
     """
     if stride != 1:
         x = nn.avg_pool(x, (stride, stride), (stride, stride))
@@ -31,7 +31,7 @@ def shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
 
 
 class TwoShortcutBlock(nn.Module):
-    """`y = hardtanh(BN(conv(x)) + short(x))`, `z = hardtanh(BN(conv(y)) + y)`.
+    """Computes `y = hardtanh(BN(conv(x)) + short(x))` and returns `hardtanh(BN(conv(y)) + y)`.
 
     The field `nonlinearity` may replace hardtanh.
     """
@@ -51,7 +51,7 @@ class TwoShortcutBlock(nn.Module):
 
 
 class OneShortcutBlock(nn.Module):
-    """`y = hardtanh(BN(conv(x)))`, `z = hardtanh(BN(conv(y)) + short(x))`.
+    """Computes `y = hardtanh(BN(conv(x)))` and returns `hardtanh(BN(conv(y)) + short(x))`.
 
     The field `nonlinearity` may replace hardtanh.
     """
@@ -81,10 +81,11 @@ class CifarResNet(nn.Module):
       num_classes: number of logits.
       dtype: dtype of the computation; None infers it from input and parameters.
       param_dtype: dtype of the parameters.
-      conv: convolution of the blocks; `recu_jax.layers.Conv` makes the full-precision twin.
+      conv: convolution of the blocks; `recu_jax.layers.Conv` makes the model full precision.
       norm_axis: name of the mapped axis over which batch norm averages; with None each device has its own statistics.
       nonlinearity: nonlinearity of the blocks, one of `parts.NONLINEARITIES`.
-      fused: whether compiled kernels compute whole units in training, on CPUs alone; see `models.unit`.
+      fused: whether compiled kernels compute each convolution together with its batch norm, shortcut and hardtanh
+        (`models.unit`). This applies to training on CPUs only.
     """
 
     stage_sizes: Sequence[int]
@@ -111,7 +112,7 @@ class CifarResNet(nn.Module):
 
         Args:
           x: normalized images, (batch, height, width, channels).
-          tau: in (0.5, 1]; left out, or None: see `recu_jax.BinaryConv`.
+          tau: in (0.5, 1]. It may be left out or None, with the meaning that `recu_jax.BinaryConv` describes.
           train: whether to train.
           progress: share of the training that is over, from 0 to 1, for annealed binarizers.
 
@@ -149,6 +150,6 @@ MODELS = {
     "cifar_resnet18b": partial(_resnet18_like, stage_sizes=(2, 2, 2, 2), widths=(32, 64, 128, 256)),
     "cifar_resnet18c": partial(_resnet18_like, stage_sizes=(2, 2, 2, 2), widths=(64, 64, 128, 256)),
     "cifar_resnet34": partial(_resnet18_like, stage_sizes=(3, 4, 6, 3), widths=(64, 128, 256, 512)),
-    # Three blocks, for the 8x8 digits. This demonstration needs no download.
+    # Three blocks, for the data set of 8x8 digits, which needs no download.
     "digits_resnet8": partial(_resnet20_like, stage_sizes=(1, 1, 1), widths=(64, 64, 128)),
 }

@@ -1,4 +1,4 @@
-"""VGG-small for 32x32 images (SPEC.md section 6)."""
+"""Defines VGG-small for 32x32 images (SPEC.md section 6)."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,7 +14,7 @@ from recu_jax.models.batch_norm import BatchNorm
 from recu_jax.models.parts import PAD_1, first_conv, nonlinearity
 from recu_jax.models.unit import conv_of_units, unit
 
-# N(0, sqrt(2 / (k k C_out))). It uses the fan-out; the residual networks use the fan-in.
+# N(0, sqrt(2 / (k k C_out))): it depends on the fan-out, unlike the initializer of the residual networks.
 _fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -27,10 +27,11 @@ class CifarVgg(nn.Module):
       num_classes: number of logits.
       dtype: dtype of the computation; None infers it from input and parameters.
       param_dtype: dtype of the parameters.
-      conv: all convolutions except the first; `recu_jax.layers.Conv` makes the full-precision twin.
+      conv: all convolutions except the first; `recu_jax.layers.Conv` makes the model full precision.
       norm_axis: name of the mapped axis over which batch norm averages; with None each device has its own statistics.
       nonlinearity: nonlinearity after all convolutions except the first, one of `parts.NONLINEARITIES`.
-      fused: whether compiled kernels compute whole units in training, on CPUs alone; see `models.unit`.
+      fused: whether compiled kernels compute each convolution without pooling together with its batch norm and hardtanh
+        (`models.unit`). This applies to training on CPUs only.
     """
 
     widths: Sequence[int] = (128, 128, 256, 256, 512, 512)
@@ -55,7 +56,7 @@ class CifarVgg(nn.Module):
 
         Args:
           x: normalized images, (batch, height, width, channels).
-          tau: in (0.5, 1]; left out, or None: see `recu_jax.BinaryConv`.
+          tau: in (0.5, 1]. It may be left out or None, with the meaning that `recu_jax.BinaryConv` describes.
           train: whether to train.
           progress: share of the training that is over, from 0 to 1, for annealed binarizers.
 
@@ -63,7 +64,7 @@ class CifarVgg(nn.Module):
           (batch, num_classes).
 
         Raises:
-          UserError: a side of the images is smaller than 2 to the number of poolings.
+          UserError: height or width is smaller than 2 to the power of the number of poolings.
         """
         least = 2 ** len(self.pooled)
         if min(x.shape[1:3]) < least:

@@ -1,7 +1,7 @@
-"""Residual networks for 224x224 images (SPEC.md section 6): `imagenet_resnet18` and `imagenet_resnet34`.
+"""Defines residual networks for 224x224 images (SPEC.md section 6): `imagenet_resnet18` and `imagenet_resnet34`.
 
-Stem, projection shortcuts and last linear layer are full precision. All other convolutions are 1 bit. Submodules have
-the names of the official state_dicts, with `_` instead of `.` before a number.
+The first convolution, the projection shortcuts and the last linear layer are full precision. All other convolutions are
+1 bit. Submodules have the names of the official state_dicts, with `_` instead of `.` before a number.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,12 +26,13 @@ from recu_jax.models.parts import (
 )
 from recu_jax.models.unit import conv_of_units, unit
 
-# Initial scale of every batch norm except the last (SPEC.md 6). With it a block initially equals its shortcut.
+# Initial scale of every batch norm except the last (SPEC.md 6). It is so small that a block initially equals its
+# shortcut.
 SMALL_SCALE = 1e-8
 
 
 class ProjectionBlock(nn.Module):
-    """`y = hardtanh(BN(conv(x)) + short(x))`, `z = hardtanh(BN(conv(y)) + y)`.
+    """Computes `y = hardtanh(BN(conv(x)) + short(x))` and returns `hardtanh(BN(conv(y)) + y)`.
 
     `short` is a projection where the shape changes, and otherwise the identity. The field `nonlinearity` may replace
     hardtanh.
@@ -61,10 +62,11 @@ class ImagenetResNet(nn.Module):
       num_classes: number of logits.
       dtype: dtype of the computation; None infers it from input and parameters.
       param_dtype: dtype of the parameters.
-      conv: convolution of the blocks; `recu_jax.layers.Conv` makes the full-precision twin.
+      conv: convolution of the blocks; `recu_jax.layers.Conv` makes the model full precision.
       norm_axis: name of the mapped axis over which batch norm averages; with None each device has its own statistics.
       nonlinearity: nonlinearity of the blocks, one of `parts.NONLINEARITIES`.
-      fused: whether compiled kernels compute whole units in training, on CPUs alone; see `models.unit`.
+      fused: whether compiled kernels compute each convolution together with its batch norm, shortcut and hardtanh
+        (`models.unit`). This applies to training on CPUs only.
     """
 
     stage_sizes: Sequence[int]
@@ -89,7 +91,7 @@ class ImagenetResNet(nn.Module):
 
         Args:
           x: normalized images, (batch, height, width, channels).
-          tau: in (0.5, 1]; left out, or None: see `recu_jax.BinaryConv`.
+          tau: in (0.5, 1]. It may be left out or None, with the meaning that `recu_jax.BinaryConv` describes.
           train: whether to train.
           progress: share of the training that is over, from 0 to 1, for annealed binarizers.
 

@@ -1,9 +1,9 @@
-"""Models of a user's own modules, for `config.model = "package.module:factory"`.
+"""Creates and checks models of a user's own modules, for `config.model = "package.module:factory"`.
 
-The factory is a Flax module or a function that returns one. It is called with `num_classes=`, and with those of
-`dtype=`, `param_dtype=`, `conv=`, `norm_axis=` and `nonlinearity=` that it takes; see `create_model`. The model takes
-images, (batch, height, width, channels), and may take `tau`, `train` and `progress`, as the models of this folder do. A
-model that takes no tau gets it by `recu_jax.with_tau`.
+The factory is a class of Flax modules, or a function that returns a Flax module. It is called with `num_classes=`, and
+with each of `dtype=`, `param_dtype=`, `conv=`, `norm_axis=` and `nonlinearity=` that it accepts. `create_model`
+describes these arguments. The model takes images, (batch, height, width, channels). It may also take `tau`, `train` and
+`progress`, as the models of this folder do. If it does not take tau, its layers get tau from `recu_jax.with_tau`.
 """
 
 import functools
@@ -22,14 +22,14 @@ _COLLECTIONS = {"params", "batch_stats"}
 
 
 def create(reference: str, **arguments: Any) -> nn.Module:
-    """Calls a factory.
+    """Calls the factory that a reference names, and returns its model.
 
     Args:
       reference: `"package.module:factory"`.
-      **arguments: of the call.
+      **arguments: arguments of the call.
 
     Raises:
-      UserError: there is no such factory, its call fails, or it returns no Linen module.
+      UserError: the factory does not exist, its call fails, or it returns no Linen module.
     """
     factory = references.load("model", reference)
     if not callable(factory):
@@ -46,7 +46,7 @@ def create(reference: str, **arguments: Any) -> nn.Module:
 
 
 def accepts(function: Callable[..., Any], argument: str) -> bool:
-    """Whether `function` takes an argument of this name, also by `**kwargs`."""
+    """Tells whether `function` takes an argument of this name, as a parameter or by `**kwargs`."""
     try:
         taken = inspect.signature(function).parameters
     except ValueError:  # some classes in C have no signature
@@ -55,14 +55,14 @@ def accepts(function: Callable[..., Any], argument: str) -> bool:
 
 
 def accepted(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns those `arguments` that a model takes. The models of recu_jax take all of them.
+    """Returns those `arguments` that the factory of a model takes. The models of recu_jax take all of them.
 
     Args:
-      name: as for `create_model`.
-      arguments: for `create_model`.
+      name: name of the model, as in `create_model`.
+      arguments: arguments for `create_model`.
 
     Raises:
-      UserError: there is no such factory.
+      UserError: the factory does not exist.
     """
     if not references.is_reference(name):
         return dict(arguments)
@@ -76,10 +76,10 @@ def in_training(
     """Calls a model in training mode.
 
     Args:
-      model: a model of recu_jax, or one that takes less than they do.
-      variables: of the model.
-      x: images.
-      tau, progress: as for the models of recu_jax.
+      model: a model of recu_jax, or a user's own model, which may lack the arguments `tau`, `progress` and `train`.
+      variables: variables of the model.
+      x: images, (batch, height, width, channels).
+      tau, progress: as in the models of recu_jax.
 
     Returns:
       The logits, and the changed collections.
@@ -92,17 +92,17 @@ def in_training(
 
 
 def check(name: str, model: nn.Module, image: jax.ShapeDtypeStruct, num_classes: int, axis: str) -> None:
-    """Creates and calls a model without computing, in training and in evaluation.
+    """Checks a user's own model: traces its initialization, evaluation and training on one image, without computing.
 
     Args:
-      name: the reference.
-      model: what the factory returned.
+      name: reference to the factory, for the error messages.
+      model: the model that the factory returned.
       image: one image, (1, height, width, channels).
       num_classes: number of logits that the model must return.
       axis: name of the mapped axis of training steps.
 
     Raises:
-      UserError: a call fails, returns other shapes, or the model has variables that a run would not keep.
+      UserError: a call fails or does not return logits, or the model has collections besides params and batch_stats.
     """
     tried = functools.partial(references.call, "model", name)
     variables: Any = tried(jax.eval_shape, model.init, jax.random.key(0), image, doing="its init on images")

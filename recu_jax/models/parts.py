@@ -1,4 +1,4 @@
-"""The full-precision parts that the models share."""
+"""Defines the full-precision parts that the models share."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -13,7 +13,7 @@ from recu_jax.errors import UserError, unknown
 from recu_jax.layers import Tau, kaiming_normal
 from recu_jax.ops.conv import per_channel
 
-# PyTorch's padding=1. "SAME" differs: at stride 2 it pads 0 before and 1 after.
+# PyTorch's padding=1. "SAME" differs at stride 2, where it pads 0 before and 1 after an even number of pixels.
 PAD_1 = ((1, 1), (1, 1))
 PAD_3 = ((3, 3), (3, 3))
 # Nonlinearities between the binary convolutions. The paper's models use hardtanh.
@@ -26,12 +26,12 @@ pointwise_conv = partial(first_conv, kernel_size=(1, 1), padding="VALID")
 
 
 def stem_pool(x: jax.Array) -> jax.Array:
-    """3x3 max pooling with stride 2 and padding 1: halves height and width of (batch, height, width, channels)."""
+    """Halves height and width of x, (batch, height, width, channels), by 3x3 max pooling, stride 2 and padding 1."""
     return nn.max_pool(x, (3, 3), (2, 2), PAD_1)
 
 
 def nonlinearity(kind: str, **types: Any) -> Callable[[jax.Array, str], jax.Array]:
-    """Returns a function of x and a name that applies a nonlinearity.
+    """Returns a function of two arguments, x and a name, that applies a nonlinearity to x.
 
     Call the function within a module. If the nonlinearity has variables, it becomes the submodule of this name.
 
@@ -40,7 +40,7 @@ def nonlinearity(kind: str, **types: Any) -> Callable[[jax.Array, str], jax.Arra
       **types: `dtype` and `param_dtype`.
 
     Raises:
-      UserError: there is no such nonlinearity.
+      UserError: `kind` is unknown.
     """
     if kind not in NONLINEARITIES:
         raise unknown("nonlinearity", kind, NONLINEARITIES)
@@ -50,7 +50,7 @@ def nonlinearity(kind: str, **types: Any) -> Callable[[jax.Array, str], jax.Arra
 
 
 def hard_tanh(x: jax.Array, name: str) -> jax.Array:
-    """The nonlinearity of the paper's models. It has no variables, so it ignores the name."""
+    """Applies hardtanh, the nonlinearity of the paper's models. It has no variables, so the name is not used."""
     return jax.nn.hard_tanh(x)
 
 
@@ -62,9 +62,9 @@ def projection(
     norm: Callable[..., nn.Module],
     train: bool,
 ) -> jax.Array:
-    """Shortcut of a block: `x` itself, or a 1x1 convolution and batch norm where the shape changes.
+    """Returns the shortcut of a block: `x` itself, or a 1x1 convolution and batch norm of x where the shape changes.
 
-    Call it within a block. The layers become the block's submodules `downsample_0` and `downsample_1`.
+    Call this function within a block. The layers become the block's submodules `downsample_0` and `downsample_1`.
     """
     if stride == 1 and x.shape[-1] == features:
         return x

@@ -1,7 +1,7 @@
-"""ReActNet-style residual networks for 224x224 images (SPEC.md section 6): `react_resnet18` and `react_resnet34`.
+"""Defines ReActNet-style networks for 224x224 images (SPEC.md section 6): `react_resnet18` and `react_resnet34`.
 
-Each block has one convolution, and learned shifts before and after the nonlinearity. Submodules have the names of the
-official state_dicts, with `_` instead of `.` before a number.
+Each block has one convolution. Learned shifts stand before the convolution, before the PReLU and after it. Submodules
+have the names of the official state_dicts, with `_` instead of `.` before a number.
 
 Stage 1 of two-stage training needs real weights and binary activations:
 `conv=partial(BinaryConv, binary_weights=False)`. `conv=recu_jax.layers.Conv` makes the activations real too.
@@ -30,7 +30,7 @@ from recu_jax.models.parts import (
 
 
 class ReactBlock(nn.Module):
-    """`move2(PReLU(move1(BN(conv(move0(x))) + short(x))))`.
+    """Computes `move2(PReLU(move1(BN(conv(move0(x))) + short(x))))`.
 
     `move0` and the sign of `conv` form RSign. `move1`, PReLU and `move2` form RPReLU. Where the shape changes, `short`
     is 2x2 average pooling, a 1x1 convolution and batch norm. Otherwise it is the identity.
@@ -53,7 +53,7 @@ class ReactBlock(nn.Module):
             x = self.shortcut_conv(self.features, name="downsample_1")(x)
             x = self.norm(name="downsample_2")(x, use_running_average=not train)
         nonlinearity = RPRelu(**self.types)
-        # In the official names the moves and PReLU belong to the block itself. RPReLU has no submodule of its own.
+        # In the official state_dicts the moves and PReLU are entries of the block itself, not of a submodule RPReLU.
         nn.share_scope(self, nonlinearity)
         return nonlinearity(y + x)
 
@@ -67,7 +67,7 @@ class ReactResNet(nn.Module):
       num_classes: number of logits.
       dtype: dtype of the computation; None infers it from input and parameters.
       param_dtype: dtype of the parameters.
-      conv: convolution of the blocks; `recu_jax.layers.Conv` makes the full-precision twin.
+      conv: convolution of the blocks; `recu_jax.layers.Conv` makes the model full precision.
       norm_axis: name of the mapped axis over which batch norm averages; with None each device has its own statistics.
     """
 
@@ -91,7 +91,7 @@ class ReactResNet(nn.Module):
 
         Args:
           x: normalized images, (batch, height, width, channels).
-          tau: in (0.5, 1]; left out, or None: see `recu_jax.BinaryConv`.
+          tau: in (0.5, 1]. It may be left out or None, with the meaning that `recu_jax.BinaryConv` describes.
           train: whether to train.
           progress: share of the training that is over, from 0 to 1, for annealed binarizers.
 

@@ -1,4 +1,4 @@
-"""Full-precision residual networks for 224x224 images, the teachers of the two-stage recipe (SPEC.md section 7).
+"""Defines full-precision ResNets for 224x224 images, the teachers of the two-stage recipe (SPEC.md section 7).
 
 He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv 1512.03385. In `resnet50` the 3x3
 convolution of a block has the stride, not the first 1x1 convolution ("v1.5"). Names, shapes and initialization are
@@ -21,7 +21,7 @@ _fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions: `relu(BN(conv(relu(BN(conv(x))))) + short(x))`."""
+    """Computes `relu(BN(conv(relu(BN(conv(x))))) + short(x))` with two 3x3 convolutions."""
 
     features: int
     stride: int
@@ -39,7 +39,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions with one shortcut over all three. The last has four times the channels."""
+    """Applies 1x1, 3x3 and 1x1 convolutions with one shortcut over all three. The last has 4 * `features` channels."""
 
     features: int
     stride: int
@@ -67,8 +67,8 @@ class ResNet(nn.Module):
     Attributes:
       stage_sizes: blocks per stage. The first block of every stage except the first stage has stride 2.
       block: `BasicBlock` or `Bottleneck`.
-      widths: channels per stage; `Bottleneck` has four times as many outputs. The first convolution has as many
-        channels as the first stage.
+      widths: channels per stage; a `Bottleneck` returns four times as many channels. The first convolution has
+        `widths[0]` channels.
       num_classes: number of logits.
       dtype: dtype of the computation; None infers it from input and parameters.
       param_dtype: dtype of the parameters.

@@ -1,7 +1,7 @@
-"""A 1-bit convolution, its batch norm, the shortcut and the nonlinearity, as one unit of a model.
+"""Computes a 1-bit convolution, its batch norm, the shortcut and the nonlinearity as one unit of a model.
 
-`conv_of_units` lets a model compute its units in training by the compiled kernels of `recu_jax.ops.unit`. Variables and
-results are those of the four parts, up to rounding.
+`conv_of_units` lets a model compute its units in training with the compiled kernels of `recu_jax.ops.unit`. The
+variables are those of the four parts computed one by one, and the results are equal up to rounding.
 """
 
 from collections.abc import Callable
@@ -20,10 +20,11 @@ from recu_jax.ops.conv import ConvSpec
 
 
 class UnitConv(BinaryConv):
-    """A `BinaryConv` that may compute the whole unit.
+    """A `BinaryConv` that can compute the whole unit.
 
     Attributes:
-      finish: function of the input, the signs of the kernel and alpha. It replaces the product.
+      finish: function of the input, the signs of the kernel, and alpha. It computes the whole unit in place of the
+        convolution. With None the layer only convolves.
     """
 
     finish: Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array] | None = None
@@ -35,7 +36,7 @@ class UnitConv(BinaryConv):
 
 
 def conv_of_units(conv: Callable[..., nn.Module], fused: bool) -> Callable[..., nn.Module]:
-    """Replaces `BinaryConv`, also in a `functools.partial`, if `fused`. Returns any other convolution as it is."""
+    """Returns `conv`, with `UnitConv` in place of `BinaryConv` if `fused`. `conv` may be a `functools.partial`."""
     if not fused:
         return conv
     if conv is BinaryConv:
@@ -46,7 +47,7 @@ def conv_of_units(conv: Callable[..., nn.Module], fused: bool) -> Callable[..., 
 
 
 def fused(model: nn.Module) -> nn.Module:
-    """Returns the model with `fused=True`, or the model as it is where it has no such field."""
+    """Returns the model with `fused=True`, or the model itself if it has no field `fused`."""
     return model.clone(fused=True) if hasattr(model, "fused") else model
 
 
@@ -66,9 +67,9 @@ def unit(
 
     Args:
       x: (batch, height, width, channels).
-      conv, norm: they make the modules `conv{number}` and `bn{number}`.
+      conv, norm: factories of the modules `conv{number}` and `bn{number}`.
       nonlinear: function of an array and the name `nonlinear{number}`.
-      number: of the unit in the model.
+      number: number of the unit in the block or model.
       shortcut: an array of the result's shape, or None; it may be `x`.
       tau, progress, train: as in `BinaryConv`.
     """
@@ -84,10 +85,10 @@ def unit(
 
 
 def _fused_spec(conv, batch_norm, x):
-    """The geometry of the convolution, or None if the compiled kernels do not compute such a unit."""
+    """Returns the geometry of the convolution, or None if the compiled kernels cannot compute this unit."""
     if batch_norm.is_initializing() or not isinstance(conv, partial) or conv.func is not UnitConv:
         return None
-    layer = conv(parent=None)  # outside of any model, to read its fields
+    layer = conv(parent=None)  # bound to no model; only its fields are read
     spec = ConvSpec.create(
         layer.kernel_size, layer.strides, layer.padding, layer.kernel_dilation, layer.feature_group_count,
         layer.input_dilation, layer.precision,

@@ -1,5 +1,6 @@
-"""Signs packed as bits, 32 to a word, and their convolution by xor and popcount.
+"""Packs signs as bits, 32 to a word, and convolves them by xor and popcount.
 
-`binary_conv` has the operations for programs of your own. `packed` chooses between compiled kernels and XLA;
-`scaled_conv` uses it for training, and `recu_jax.deploy` for files of bits. Only jax and NumPy are needed.
+`binary_conv` has the operations for a user's own programs. `packed` chooses between compiled kernels and XLA.
+`scaled_conv` uses `packed` in training, and `recu_jax.deploy` uses it to run exported files. Only jax and NumPy are
+needed.
 """

@@ -1,4 +1,4 @@
-"""Settings that make each backend correct and fast.
+"""Chooses settings that make each backend correct and fast.
 
 - CPU: YNNPACK fusions are off, because they return wrong numbers for some programs. Long sums are matrix products. One
   dispatch holds one training step.
@@ -42,7 +42,7 @@ def set_xla_flags() -> None:
 
 
 def keep_compiled_programs(folder: str | None) -> None:
-    """Makes XLA store compiled programs in `folder` and reuse them. None changes nothing.
+    """Makes XLA store compiled programs in `folder` and reuse them. With `folder=None` it does nothing.
 
     Raises:
       UserError: the folder cannot be created or written to.
@@ -67,7 +67,7 @@ def steps_per_dispatch(steps_per_epoch: int, platform: str) -> int:
 
     Args:
       steps_per_epoch: training steps of an epoch.
-      platform: of the device, as `jax.Device.platform`.
+      platform: platform of the device, as in `jax.Device.platform`.
     """
     best = _STEPS_PER_DISPATCH.get(platform, _STEPS_PER_DISPATCH_ACCELERATOR)
     return min(best, steps_per_epoch)

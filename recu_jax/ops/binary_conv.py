@@ -1,4 +1,4 @@
-"""Binary convolution and dense layers of signs that are packed as bits, for programs of one's own.
+"""Convolves and multiplies signs that are packed as bits, for a user's own programs.
 
 Pack the signs first, then convolve the words:
 
@@ -34,7 +34,7 @@ def binary_conv(
     feature_group_count: int = 1,
     backend: str | None = None,
 ) -> jax.Array:
-    """Convolves packed signs with packed signs. A convolution of floats gives the same sums.
+    """Convolves packed signs with packed signs. The sums equal those of a convolution of +-1 floats.
 
     Args:
       x: uint32, (batch, *spatial, groups * words), the result of `pack(..., groups)`; any number of spatial dimensions.
@@ -55,7 +55,7 @@ def binary_conv(
             f"kernel is {kernel.shape} for {in_features} input channels in {groups} groups; its last axis must be "
             f"{kernel_word_count(in_features // groups)}, the words that hold a group's channels"
         )
-    # These paddings copy other pixels, so they work on packed words too.
+    # "CIRCULAR" and "REFLECT" copy pixels, so they can be applied to packed words.
     x, spec = wrap_padding(x, window, ConvSpec.create(window, strides, padding, kernel_dilation, groups))
     geometry = Geometry.create(
         x.shape[0], x.shape[1:-1], window, in_features, kernel.shape[0], spec.strides, spec.padding,
@@ -84,7 +84,7 @@ def _checked(backend: str) -> str:
 
 
 def binary_dense(x: jax.Array, kernel: jax.Array, in_features: int, backend: str | None = None) -> jax.Array:
-    """Multiplies packed signs with packed signs.
+    """Multiplies packed signs with packed signs, as a dense layer.
 
     Args:
       x: uint32, (..., words).

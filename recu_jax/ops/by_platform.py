@@ -1,10 +1,10 @@
-"""Functions that have one form for CPUs and another for GPUs and TPUs.
+"""Runs functions that have one form for CPUs and another for GPUs and TPUs.
 
 A function is traced on one device and may be compiled for another: `jax.jit` compiles for the device of its arguments,
 `jax.export` for any platform. So the form is chosen when a traced program is lowered, not while it is traced.
 
-`jax.lax.platform_dependent` chooses at the same time. It also leaves a conditional in every program. And it takes
-compiled kernels into exported programs, which must run where recu_jax is not installed.
+`jax.lax.platform_dependent` also chooses at lowering. It is not used alone, for two reasons. It leaves a conditional in
+every program. And it puts compiled kernels into exported programs, which must run where recu_jax is not installed.
 """
 
 import functools
@@ -43,8 +43,8 @@ def compiled_or_xla(*args: Any, compiled: Callable, xla: Callable) -> Any:
 
     Args:
       *args: trees of arrays.
-      compiled: takes the backend, an instruction set of `native.instruction_sets()`, and the arrays. It is never
-        traced where there are no kernels.
+      compiled: function of the backend, which is an instruction set of `native.instruction_sets()`, and of the arrays.
+        It is not traced on a machine without compiled kernels.
       xla: as `default` of `by_platform`.
     """
 
@@ -57,7 +57,7 @@ def compiled_or_xla(*args: Any, compiled: Callable, xla: Callable) -> Any:
 
 @functools.cache
 def _needs_devices():
-    """A program whose presence in another makes JAX tell `_lower` the devices, which `partitioned.over_batch` needs."""
+    """Returns a program to embed in others, so that JAX tells `_lower` the devices. `over_batch` requires this."""
     call = custom_partitioning(lambda x: x)
     call.def_partition(None)
     return jax.make_jaxpr(call)(jnp.float32(0))

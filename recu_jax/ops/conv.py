@@ -1,4 +1,4 @@
-"""The geometry of a convolution, channels last: converts the arguments of `nn.Conv` to those of XLA."""
+"""Converts the arguments of `nn.Conv` to XLA's geometry of a convolution, channels last."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class ConvSpec:
       kernel_dilation: one per spatial dimension.
       feature_group_count: groups of channels that are convolved separately.
       input_dilation: one per spatial dimension; None if the input is not dilated.
-      precision: `jax.lax.Precision` of XLA's products. The compiled kernels need none: they count.
+      precision: `jax.lax.Precision` of XLA's products. The compiled kernels ignore it, because they count bits.
     """
 
     strides: tuple[int, ...]
@@ -50,7 +50,7 @@ class ConvSpec:
         """Converts the forms that `nn.Conv` accepts to one number per spatial dimension. Strings may have any case.
 
         Raises:
-          UserError: `nn.Conv` would not accept the padding either.
+          UserError: the padding is unknown, or it is `"SAME"` or `"SAME_LOWER"` with an input dilation.
         """
 
         def each(value):
@@ -62,7 +62,7 @@ class ConvSpec:
             pads = (((window[0] - 1) * dilation[0], 0),)
         elif pads not in ("SAME", "SAME_LOWER", "VALID", *_PAD_MODES):
             pads = _pairs(pads, len(window))
-        elif pads == "VALID":  # XLA takes no name of a padding for a dilated input
+        elif pads == "VALID":  # XLA accepts only numbers as the padding of a dilated input
             pads = ((0, 0),) * len(window)
         inner = dilated if any(d != 1 for d in dilated) else None
         if inner and pads in ("SAME", "SAME_LOWER"):
@@ -108,7 +108,7 @@ def per_channel(values: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def convolve(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
-    """`lax.conv_general_dilated` with the geometry of `spec`."""
+    """Calls `lax.conv_general_dilated` with the geometry of `spec`."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -141,8 +141,8 @@ def _varying_axes(x: jax.Array) -> frozenset[str]:
 def match_varying_axes(*arrays: jax.Array | None) -> list[jax.Array | None]:
     """Within `jax.shard_map`, makes all arrays vary over each mesh axis over which one of them varies.
 
-    The transpose of this operation sums the gradient of a shared kernel over the devices. JAX does this for its own
-    operations. For a `custom_vjp` JAX 0.12 does it; 0.10 and older do not.
+    The transpose of this operation sums the gradient of a shared kernel over the devices. JAX inserts the operation for
+    its own functions. For a `custom_vjp` JAX 0.12 inserts it, but 0.10 and older versions do not.
     """
     axes = frozenset().union(*(_varying_axes(x) for x in arrays if x is not None))
 

@@ -1,4 +1,4 @@
-"""The shapes of a packed convolution: input, window and output."""
+"""Computes the shapes of a packed convolution: input, window and output."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ COMPILED_DIMENSIONS = 3  # largest number of spatial dimensions in the compiled 
 
 
 def is_compiled(spec: ConvSpec) -> bool:
-    """Whether the compiled kernels have convolutions of this kind."""
+    """Tells whether the compiled kernels support this kind of convolution."""
     return len(spec.strides) <= COMPILED_DIMENSIONS and spec.input_dilation is None
 
 
@@ -27,7 +27,7 @@ class Geometry:
     Attributes:
       batch: number of images.
       spatial: size of the input, one int per spatial dimension.
-      window, strides, dilation: of the kernel, one int per spatial dimension.
+      window, strides, dilation: of the kernel, one int each per spatial dimension.
       padding: (low, high) for each spatial dimension; a negative number crops.
       groups: groups of channels that are convolved separately.
       channels, features: input and output channels of one group.
@@ -56,7 +56,9 @@ class Geometry:
         kernel_dilation: int | Sequence[int] | None = 1,
         groups: int = 1,
     ) -> "Geometry":
-        """Accepts the forms of `nn.Conv`, except `"CIRCULAR"` and `"REFLECT"`; for these see `conv.wrap_padding`.
+        """Creates a geometry from arguments in the forms of `nn.Conv`.
+
+        `conv.wrap_padding` must have replaced the paddings `"CIRCULAR"` and `"REFLECT"` before.
 
         Raises:
           UserError: the channels do not divide into groups, or the padding is unknown.
@@ -75,7 +77,7 @@ class Geometry:
 
     @classmethod
     def of(cls, x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> "Geometry":
-        """The geometry of the convolution of x, (batch, *spatial, in_features), with a kernel, by `spec`."""
+        """Returns the geometry by `spec` of the convolution of x, (batch, *spatial, in_features), with a kernel."""
         *window, _, features = kernel.shape
         return cls.create(
             x.shape[0], x.shape[1:-1], window, x.shape[-1], features, spec.strides, spec.padding, spec.kernel_dilation,
@@ -124,7 +126,7 @@ class Geometry:
         return len(self.window) <= COMPILED_DIMENSIONS
 
     def numbers(self) -> np.ndarray:
-        """The geometry as the compiled kernels read it: int64, (22,)."""
+        """Returns the geometry as the compiled kernels read it: int64, (22,)."""
         missing = COMPILED_DIMENSIONS - len(self.window)
         low = [p[0] for p in self.padding]
         triples = ((self.spatial, 1), (self.out, 1), (self.window, 1), (self.strides, 1), (self.dilation, 1), (low, 0))

@@ -31,7 +31,7 @@ TARGETS = (
 
 @functools.cache
 def instruction_sets() -> tuple[str, ...]:
-    """Lists the instruction sets that the kernels are compiled for and this processor has, fastest first.
+    """Lists the instruction sets for which kernels are compiled and which this processor has, fastest first.
 
     The list is empty without compiled kernels. The first call registers the kernels with XLA. It warns if there are no
     kernels, or if they were built from other sources.
@@ -41,8 +41,8 @@ def instruction_sets() -> tuple[str, ...]:
     if found and is_of_its_sources(found[0]):
         return load(found[0])
     logging.getLogger(__name__).warning(
-        "%s in %s; 1-bit models run by XLA on +-1 numbers: as exact, but several times slower. With a C++ compiler "
-        "there, type in the clone of recu_jax: pip install -e .",
+        "%s in %s; 1-bit models run by XLA on +-1 numbers, as exact but several times slower. If a C++ compiler is "
+        "installed, type in the clone of recu_jax: pip install -e .",
         "the compiled kernels are older or newer than their sources" if found else "there are no compiled kernels",
         folder,
     )
@@ -50,7 +50,7 @@ def instruction_sets() -> tuple[str, ...]:
 
 
 def is_of_its_sources(kernels: pathlib.Path) -> bool:
-    """Tells whether a library was built from the sources beside it; True without sources, as in a wheel."""
+    """Tells whether a library was built from the sources beside it; True if there are no sources, as in a wheel."""
     # setup.py computes the same digest and stores it in the library.
     sources = sorted(path for path in (kernels.parent / "csrc").glob("*") if path.suffix in (".cc", ".h"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
@@ -58,7 +58,7 @@ def is_of_its_sources(kernels: pathlib.Path) -> bool:
 
 
 def load(path: pathlib.Path) -> tuple[str, ...]:
-    """Registers the kernels of the shared library `path`; the result is that of `instruction_sets`."""
+    """Registers the kernels of the shared library `path`. Returns the list that `instruction_sets` describes."""
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
@@ -71,7 +71,7 @@ def load(path: pathlib.Path) -> tuple[str, ...]:
             jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     except jax.errors.JaxRuntimeError as error:
         logging.getLogger(__name__).warning(
-            "jaxlib %s does not take the compiled kernels of recu_jax (%s); 1-bit models run by XLA, slower",
+            "jaxlib %s refuses the compiled kernels of recu_jax (%s); 1-bit models run by XLA, several times slower",
             jaxlib.__version__, one_line(error, 200),
         )  # fmt: skip
         return ()
@@ -80,5 +80,5 @@ def load(path: pathlib.Path) -> tuple[str, ...]:
 
 
 def cpu_backend() -> str:
-    """Returns the backend of programs for this machine's CPU: the fastest of `instruction_sets()`, or "xla" without."""
+    """Returns the backend for this machine's CPU: the fastest of `instruction_sets()`, or "xla" if there is none."""
     return next(iter(instruction_sets()), "xla")

@@ -1,10 +1,10 @@
-"""Operations on packed signs, by the compiled kernels of CPUs or by XLA. They can be called inside `jit`.
+"""Computes with packed signs, by the compiled kernels of CPUs or by XLA. The functions can be called inside `jit`.
 
 On x86 CPUs the operations run the C++ code of csrc/ through XLA's FFI. On other devices, or with `backend="xla"`, XLA
-convolves +-1 numbers. The CPU uses float32. GPU and TPU use bfloat16 and sum in float32. Both are exact for fewer than
-2^24 products.
+convolves +-1 numbers. The CPU uses float32. GPU and TPU use bfloat16 and sum in float32. Both are exact for sums of
+fewer than 2^24 products.
 
-Zero padding is added after the sign, so taps outside the image count nothing (SPEC.md section 2).
+Zero padding is added after the sign, so taps outside the image add 0 to a sum (SPEC.md section 2).
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from recu_jax.ops.packing import (
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["backend"])
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """Weights in the layout of a backend; `arrange_kernel` creates it.
+    """Weights in the layout of a backend, created by `arrange_kernel`.
 
     Attributes:
       arrays: the weights.
@@ -49,8 +49,8 @@ def pack(x: jax.Array, groups: int = 1, backend: str | None = None, norm: jax.Ar
     Args:
       x: (..., channels).
       groups: groups of channels; each begins a new word.
-      backend: an instruction set of `native.instruction_sets()`, or "xla"; None takes the fastest of the device that
-        the program is compiled for.
+      backend: an instruction set of `native.instruction_sets()`, or "xla"; None means the fastest backend of the device
+        that the program is compiled for.
       norm: (3, channels), mean, factor and bias of a `batch_norm` that is applied to x first, or None; only with one
         group.
 
@@ -95,8 +95,8 @@ def arrange_kernel(words: AnyArray, channels: int, groups: int, backend: str | N
       words: uint32, (features, *window, words), the result of `pack_kernel`.
       channels: input channels of a group.
       groups: groups of channels.
-      backend: an instruction set of `native.instruction_sets()`, or "xla"; None takes the fastest of this machine's
-        CPU.
+      backend: an instruction set of `native.instruction_sets()`, or "xla"; None means the fastest backend of this
+        machine's CPU.
     """
     backend = backend or native.cpu_backend()
     xp: Any = np if isinstance(words, np.ndarray) else jnp
@@ -110,7 +110,8 @@ def arrange_kernel(words: AnyArray, channels: int, groups: int, backend: str | N
     panels = words.reshape(groups, per_group, taps, words.shape[-1])
     panels = xp.pad(panels, [(0, 0), (0, blocks * BLOCK - per_group), (0, 0), (0, even - words.shape[-1])])
     panels = panels.reshape(groups, blocks, BLOCK, taps, even // 2, 2)
-    # The sum that a tap outside the image would add: its words are 0, which means all signs -1.
+    # The compiled kernels subtract these sums for taps outside the image. There the input words are 0, which stand for
+    # signs of -1 in all channels.
     minus = np.int32(channels) - 2 * _popcount(panels).sum((-2, -1), dtype=np.int32)
     tap_sums = xp.moveaxis(minus, 2, 3)
     return Kernel((xp.moveaxis(panels, 2, 4), tap_sums), backend)
@@ -123,7 +124,7 @@ def _popcount(words):
 def call(target: str, shapes: Any, *args: jax.Array, **attributes: Any) -> Any:
     """Calls a compiled kernel of `native.TARGETS`."""
     results = jax.ffi.ffi_call(target, shapes, vmap_method="sequential")(*args, **attributes)
-    # Within `jax.shard_map` JAX does not know that the results vary over the devices as the arguments do.
+    # Within `jax.shard_map` JAX does not know that the results differ between devices where the arguments do.
     return jax.tree.map(lambda result: match_varying_axes(result, *args)[0], results)
 
 
@@ -140,7 +141,7 @@ def conv_sums(x: jax.Array, kernel: Kernel, geometry: Geometry) -> jax.Array:
     Args:
       x: packed activations, uint32, `geometry.input_shape`.
       kernel: packed weights.
-      geometry: of the convolution.
+      geometry: geometry of the convolution.
 
     Returns:
       Exact integer sums: int32, `geometry.output_shape`.
@@ -173,7 +174,7 @@ def _sums_of_floats(geometry, dtype, x, kernel):
 
 
 def conv_thresholds(x: jax.Array, kernel: Kernel, geometry: Geometry, thresholds: jax.Array) -> jax.Array:
-    """Convolves packed signs and packs the bits `direction * sum >= threshold`.
+    """Convolves packed signs and packs the results of `direction * sum >= threshold` as bits.
 
     Args:
       x, kernel, geometry: as in `conv_sums`; one group.
@@ -226,7 +227,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry, backend: st
     Args:
       x: packed activations, uint32, `geometry.input_shape`.
       dy: float32, `geometry.output_shape`.
-      geometry: of the convolution.
+      geometry: geometry of the convolution.
       backend: an instruction set of `native.instruction_sets()`.
 
     Returns:

@@ -18,12 +18,12 @@ AnyArray = TypeVar("AnyArray", np.ndarray, jax.Array)
 
 
 def word_count(channels: int) -> int:
-    """Number of 32-bit words for one group of packed activations; always even."""
+    """Returns the number of 32-bit words for one group of packed activations, which is always even."""
     return 2 * (-(-channels // (2 * WORD_BITS)))
 
 
 def kernel_word_count(channels: int) -> int:
-    """Number of 32-bit words for one tap of a kernel, for one group."""
+    """Returns the number of 32-bit words for one tap of a kernel of one group."""
     return -(-channels // WORD_BITS)
 
 

@@ -17,15 +17,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 def over_batch(
     function: Callable[..., jax.Array], *args: jax.Array, batched: Sequence[bool], summed: bool = False
 ) -> jax.Array:
-    """Computes `function(*args)`. Where the batch is sharded, each device computes its part.
+    """Computes `function(*args)`. If the batch is sharded, each device computes its part of the batch.
 
-    Under `vmap` each device makes its calls one after the other, as `jax.ffi.ffi_call` does. A mapped axis may be
+    Under `vmap` each device makes its calls one after the other, as `jax.ffi.ffi_call` does. The axis of `vmap` may be
     sharded too. The result has no derivative: callers define one.
 
     Args:
       function: takes arrays and returns one array. The part of the batch that it gets may have any size.
-      *args: its arguments.
-      batched: for each argument, whether its first axis is the batch. All devices get the whole of the others.
+      *args: arguments of `function`.
+      batched: for each argument, whether its first axis is the batch. Each device gets all of the other arguments.
       summed: whether the result is a sum over the batch. Otherwise its first axis is the batch.
     """
     if not all(math.prod(arg.shape) for arg in args):
@@ -47,7 +47,11 @@ def over_batch(
 
 
 def _partitioned(function, args, mapped, batched, summed):
-    """Calls `function`, or maps it over the first axis of the arguments that are `mapped`; the batch comes after it."""
+    """Computes `function(*args)`, each device on its part of the batch.
+
+    `function` is mapped over the first axis of the arguments that are `mapped`. If such an argument has a batch, the
+    batch is its second axis.
+    """
 
     def whole(*args):
         if not any(mapped):
@@ -61,7 +65,7 @@ def _partitioned(function, args, mapped, batched, summed):
         return lax.map(one, over)
 
     def shardings(mesh, arg_shapes):
-        """The axes of the mesh over which the batch is sharded, and the shardings of arguments and result."""
+        """Returns the mesh axes over which the batch is sharded, and the shardings of the arguments and the result."""
 
         def axes_of(flags, position):
             for arg, flag, m in zip(arg_shapes, flags, mapped, strict=True):
@@ -100,7 +104,10 @@ def _partitioned(function, args, mapped, batched, summed):
 
 
 def _rule(args, mapped, batched, summed, result_ndim):
-    """Shardy's rule: `a` is the mapped axis, `b` the batch; every other axis has its own name and is not sharded."""
+    """Returns Shardy's rule, and the names of the axes that are not sharded.
+
+    `a` is the mapped axis and `b` the batch. Every other axis has a name of its own and is not sharded.
+    """
     names = iter(first + second for first in string.ascii_lowercase[2:] for second in string.ascii_lowercase)
     fixed = []
 

@@ -1,4 +1,4 @@
-"""Names the way out where a function with a hand-written backward pass meets forward-mode differentiation."""
+"""Raises a helpful error where forward-mode differentiation meets a function with a hand-written backward pass."""
 
 import functools
 from collections.abc import Callable
@@ -10,7 +10,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def reverse_mode(function: _Function) -> _Function:
-    """Makes `function`, which calls a `jax.custom_vjp`, raise UserError under `jax.jvp`, instead of JAX's TypeError."""
+    """Wraps `function`, which calls a `jax.custom_vjp`. Under `jax.jvp` it raises UserError, not JAX's TypeError."""
 
     @functools.wraps(function)
     def checked(*args, **kwargs):

@@ -1,22 +1,21 @@
-"""Convolution of signs with one scale per output channel, with a hand-written backward pass.
+"""Convolves signs, with one scale per output channel and a hand-written backward pass.
 
-If both sides are signs and the compiled kernels exist (`recu_jax.ops`), the forward pass counts bits. Its sums are
-exactly the same. In float32 the backward pass keeps the bits, a 32nd of the memory, and computes both gradients from
-them.
+If both sides are signs and the compiled kernels exist (`recu_jax.ops`), the forward pass counts bits, which gives the
+exact sums. In float32 the backward pass computes both gradients from the bits, which take a 32nd of the memory.
 
 Otherwise the forward pass is `lax.conv_general_dilated`. The backward pass is hand-written for the speed on CPUs. XLA's
 CPU compiler fuses the operations before the convolution (normalization, sign) into the layout change that the kernel
-gradient needs. It then recomputes them with strided access: 60% of a train step. An `optimization_barrier` on the saved
-arrays prevents this.
+gradient needs. It then recomputes them with strided access, which took 60% of a train step. An `optimization_barrier`
+on the saved arrays prevents this.
 
-The kernel gradient as matrix products over patches needs no layout change by XLA, but was slower. A `cifar_resnet20`
-step took 2.2 s instead of 2.0 s on jax 0.10.1, and 1.8 s instead of 1.3 s on 0.12.
+The kernel gradient can also be computed as matrix products over patches. These need no layout change by XLA, but were
+slower: a `cifar_resnet20` step took 2.2 s instead of 2.0 s on jax 0.10.1, and 1.8 s instead of 1.3 s on 0.12.
 
 `y = alpha * conv(x, k)` is linear in `k`. So the gradient of alpha is a sum over the kernel gradient:
 `d alpha_c = sum_k K_c * k_c` with `K = dconv/dk(x, dy)`. The output of the convolution is neither kept nor read again.
 
-XLA's convolution computes second derivatives (Hessian-vector products, gradient penalties). They need `x`, so the
-backward pass takes `x` too. A first derivative does not read `x`, and XLA does not keep it.
+Second derivatives (Hessian-vector products, gradient penalties) are computed by XLA's convolution. They need `x`, so
+the backward pass takes `x` too. A first derivative from bits does not read `x`, and XLA then does not keep it.
 """
 
 import dataclasses
@@ -43,7 +42,7 @@ def scaled_conv(
 
     Args:
       x: (batch, *spatial, in_features).
-      kernel: (*window, in_features / groups, features), dtype of `x`.
+      kernel: (*window, in_features / groups, features), in the dtype of `x`.
       alpha: scale, (features,), or None.
       spec: geometry.
       signs: whether `x` and `kernel` hold only +1 and -1.
@@ -79,14 +78,14 @@ def _pack(spec, backend, x):
 
 
 def _no_words(spec, x):
-    """Stands for the words where XLA convolves; nothing reads them."""
+    """Returns zeros in place of the words for programs in which XLA convolves. Nothing reads them."""
     groups = spec.feature_group_count
     words = jnp.zeros((*x.shape[:-1], groups * word_count(x.shape[-1] // groups)), jnp.uint32)
     return match_varying_axes(words, x)[0]
 
 
 def _counted(spec, backend, words, x, kernel):
-    """The convolution of the signs `x`, which are packed in `words`, with the signs `kernel`."""
+    """Convolves the signs `x`, which are packed in `words`, with the signs `kernel`, by counting bits."""
     geometry, groups = Geometry.of(x, kernel, spec), spec.feature_group_count
     arranged = ops.arrange_kernel(ops.pack_signs_of_kernel(kernel, backend), geometry.channels, groups, backend)
 
@@ -99,10 +98,10 @@ def _counted(spec, backend, words, x, kernel):
 
 
 def _nan_marks(x, kernel):
-    """Returns NaN where a sample of `x` or a channel of `kernel` holds a NaN, and 0 elsewhere; broadcasts over y.
+    """Returns NaN where a sample of `x` or an output channel of `kernel` holds a NaN, and 0 elsewhere.
 
-    Bits cannot hold a NaN. The marks are products with zeros, as 0 times NaN is NaN. On the CPU a product reads an
-    array faster than a reduction.
+    The result broadcasts to the output of the convolution. It is added there, because bits cannot hold a NaN. It is a
+    product with zeros, because 0 times NaN is NaN. On the CPU a product reads an array faster than a reduction.
     """
     rows, columns = x.reshape(len(x), -1), kernel.reshape(-1, kernel.shape[-1])
     of_samples = rows @ lax.optimization_barrier(jnp.zeros(rows.shape[1], x.dtype))
@@ -121,7 +120,7 @@ def _backward(spec, signs, saved, dy):
         )  # fmt: skip
     if alpha is None:
         return dx, dkernel, None
-    # Up to thousands of products are summed. bfloat16 is too coarse for that.
+    # Thousands of products may be summed. The sums are in the dtype of alpha, because bfloat16 is too coarse for them.
     products = dkernel.astype(alpha.dtype) * kernel.astype(alpha.dtype)
     dalpha = products.sum(axis=tuple(range(kernel.ndim - 1)))
     return dx, dkernel * per_channel(alpha, kernel), dalpha
@@ -131,7 +130,7 @@ _scaled_conv.defvjp(_forward, _backward)
 
 
 def _gradients_of_floats(spec, words, x, kernel, alpha, dy):
-    """Gradients of `sum(dy * alpha * conv(x, kernel))` for x, and of `sum(dy * conv(x, kernel))` for the kernel."""
+    """Differentiates `sum(dy * alpha * conv(x, kernel))` by x, and `sum(dy * conv(x, kernel))` by the kernel."""
     x, kernel, alpha, dy = lax.optimization_barrier((x, kernel, alpha, dy))
     scaled_kernel = kernel if alpha is None else kernel * per_channel(alpha, kernel)
     (dx,) = jax.linear_transpose(lambda x: convolve(x, scaled_kernel, spec), x)(dy)
@@ -140,7 +139,7 @@ def _gradients_of_floats(spec, words, x, kernel, alpha, dy):
 
 
 def _gradients_of_bits(spec, backend, words, x, kernel, alpha, dy):
-    """As `_gradients_of_floats`, from `words`, which hold the signs `x`."""
+    """Computes the results of `_gradients_of_floats` from `words`, which hold the signs `x`."""
     geometry = Geometry.of(x, kernel, spec)
     words, kernel, alpha, dy = lax.optimization_barrier((words, kernel, alpha, dy))
 

@@ -1,8 +1,9 @@
-"""A training unit by compiled kernels: `hardtanh(batch_norm(alpha * conv(sign(x), sign(w))) + shortcut)`.
+"""Computes a unit in training by compiled kernels: `hardtanh(batch_norm(alpha * conv(sign(x), sign(w))) + shortcut)`.
 
-On CPUs XLA reads and writes each activation some twenty times between two convolutions. Here every array is read and
-written as seldom as the two sums over the batch allow: the statistics of the batch norm, and those of its gradient.
-The sums of a convolution are integers. They are stored as int16, and their statistics are exact.
+On CPUs XLA reads and writes each activation some twenty times between two convolutions. The kernels go through the
+activations less often. A new pass is needed only after a sum over the batch: after the statistics of the batch norm,
+and after the sums in its gradient. The sums of a convolution are integers. They are stored as int16, and their
+statistics are exact.
 """
 
 import functools
@@ -18,7 +19,8 @@ from recu_jax.ops import packed as ops
 from recu_jax.ops.conv import ConvSpec, per_channel
 from recu_jax.ops.geometry import Geometry, is_compiled
 
-# The squares of the sums of a tile are added up in int32.
+# Largest number of products in a sum of the convolution. The kernel adds the squares of up to 16 sums in int32, which
+# larger sums could overflow.
 LARGEST_SUM = 8192
 
 
@@ -55,7 +57,7 @@ def unit(
       alpha, scale, bias: (features,), float32.
       shortcut: (batch, *out_spatial, features), float32; "identity", which is x itself; or None.
       spec: geometry.
-      epsilon: of the batch norm; it is added to the variance.
+      epsilon: number that batch norm adds to the variance.
       axis_name: mapped axis over which the statistics are averaged, or None.
 
     Returns:
@@ -76,7 +78,7 @@ def _forward(x, kernel, alpha, scale, bias, shortcut, spec, identity, epsilon, a
     kernel_words = ops.pack_signs_of_kernel(kernel, backend)
     arranged = ops.arrange_kernel(kernel_words, geometry.channels, geometry.groups, backend)
     words, sums, moments = _sums(x, arranged, geometry)
-    # Bits cannot hold a NaN of the weights.
+    # 0, or NaN where the weights of a channel hold a NaN, which their bits cannot hold.
     nan = kernel.sum(tuple(range(kernel.ndim - 1))) * 0
     mean, var = moments[0] + nan, moments[1] + nan
     if axis_name is not None:
@@ -86,7 +88,7 @@ def _forward(x, kernel, alpha, scale, bias, shortcut, spec, identity, epsilon, a
     inverse = lax.rsqrt(alpha**2 * var + epsilon)
     added = x if identity else shortcut
     z = _normalize(sums, jnp.stack([mean, alpha * inverse * scale, bias]), added, backend)
-    # Of the shortcut only its being there is kept: a pytree without leaves, or with an empty one.
+    # The backward pass needs only to know whether there is a shortcut: None, or an empty array in its place.
     has_shortcut = None if shortcut is None else jnp.zeros(0)
     saved = x, words, sums, z, kernel, kernel_words, alpha, scale, mean, inverse, has_shortcut
     return (z, alpha * mean, alpha**2 * var), saved
@@ -115,11 +117,11 @@ _unit.defvjp(_forward, _backward)
 
 
 def _sums(x: jax.Array, kernel: ops.Kernel, geometry: Geometry) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Packs activations and convolves them; compiled kernels alone.
+    """Packs activations and convolves them with compiled kernels.
 
     Args:
       x: float32, (batch, *spatial, groups * channels).
-      kernel, geometry: as in `packed.conv_sums`; at most 8,192 products a sum.
+      kernel, geometry: as in `packed.conv_sums`; at most `LARGEST_SUM` products per sum.
 
     Returns:
       The packed activations, uint32, `geometry.input_shape`; the sums, int16, `geometry.output_shape`; mean and biased
@@ -141,7 +143,7 @@ def _normalize(sums: jax.Array, coefficients: jax.Array, shortcut: jax.Array | N
 
 
 def _gradient_sums(dz: jax.Array, z: jax.Array, sums: jax.Array, mean: jax.Array, backend: str) -> jax.Array:
-    """Sums g and `g * (sums - mean)` per channel, (2, features), where g is dz where `-1 < z < 1` and else 0."""
+    """Sums g and `g * (sums - mean)` per channel, (2, features). g is dz where `-1 < z < 1`, and 0 elsewhere."""
     shape = jax.ShapeDtypeStruct((2, sums.shape[-1]), jnp.float32)
     return ops.call("recu_unit_gradient_sums", shape, dz, z, sums, mean, isa=backend)
 
@@ -163,14 +165,14 @@ def _gradients(
     """Computes the gradients of a unit with respect to its input, its kernel and its shortcut.
 
     Args:
-      x, words, sums: of `_sums`.
+      x, words, sums: argument and results of `_sums`.
       kernel: as in `packed.input_gradient`.
       alpha: (features,).
-      dz, z: as in `_gradient_sums`; it also defines g.
+      dz, z: as in `_gradient_sums`, which also defines g.
       coefficients: (4, features). The gradient of the scaled convolution is
         `g * coefficients[1] + (sums - coefficients[0]) * coefficients[2] + coefficients[3]`.
       geometry, backend: as in `packed.kernel_gradient`.
-      identity: whether the shortcut is x. Its gradient is then added to that of x.
+      identity: whether the shortcut is x. The gradient of the shortcut is then added to the gradient of x.
       has_shortcut: whether the gradient of a shortcut is wanted.
 
     Returns:

@@ -1,4 +1,4 @@
-"""PyTorch checkpoints: reads and writes the files, and converts names, layouts and variables.
+"""Reads and writes PyTorch checkpoints, and converts their names and layouts to and from Flax variables.
 
 Both public functions take the name of a model:
 

@@ -1,6 +1,6 @@
 """Reads files of `torch.save` and of safetensors as NumPy arrays, and writes files of `torch.save`.
 
-Only this file imports PyTorch, which is optional. Files of safetensors need none.
+Only this file imports PyTorch, which is optional. Files of safetensors are read without PyTorch.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from recu_jax.errors import UserError, one_line, unknown
 from recu_jax.pytorch import safetensors_files
 from recu_jax.pytorch.stand_ins import STAND_INS
 
-# Keys of the best top-1 accuracy in percent: of the authors' code, and of PyTorch's ImageNet example.
+# Keys of the best top-1 accuracy in percent, in files of the authors' code and of PyTorch's ImageNet example.
 _BEST_KEYS = ("best_prec1", "best_acc1")
 _LONGEST_NAME = 300
 # Allowed bytes in memory per byte of the file: 4, because 8-bit numbers become float32, times 4, because entries may
@@ -32,10 +32,10 @@ _BYTES_A_BYTE = 16
 
 @dataclasses.dataclass(frozen=True)
 class TorchFile:
-    """The content of a file.
+    """The content of a file of `torch.save` or safetensors.
 
     Attributes:
-      state_dict: dict from the name in the authors' code to the array.
+      state_dict: the arrays by name, such as `layer1.0.conv1.weight`.
       key: entry of the file that holds the state_dict; None if the file is a bare state_dict.
       epoch: number of epochs done; None if the file lacks it.
       best_top1: best top-1 accuracy in percent; None if the file lacks it.
@@ -52,28 +52,28 @@ def _torch():
         import torch
     except ImportError as error:
         raise UserError(
-            "PyTorch is not installed, and reads and writes its files; pip install torch (on Python 3.11 torch==2.13.0 "
-            "is a CPU build)"
+            "PyTorch is not installed; it is needed to read and write its files: pip install torch (on Python 3.11 "
+            "torch==2.13.0 is a CPU build)"
         ) from error
     return torch
 
 
 def read(path: str | pathlib.Path, key: str | None = None) -> TorchFile:
-    """Reads a bare state_dict, a dict that holds one under any key, or a file of safetensors.
+    """Reads a file that holds a state_dict, alone or in a dict under any key, or a file of safetensors.
 
-    Only tensors, numbers and containers are read. Nothing that a file names is imported or run. Numbers and arrays of
-    NumPy, `argparse.Namespace` and paths may lie beside the weights.
+    Only tensors, numbers and containers are read. Nothing that a file names is imported or run. The file may also hold
+    numbers and arrays of NumPy, `argparse.Namespace` and paths.
 
     Args:
       path: file to read.
-      key: entry that holds the state_dict. None takes the only one that does.
+      key: key of the state_dict in the file; None means the only key that holds one.
 
     Returns:
       The content. Floating arrays are float32, except that float64 arrays stay float64. Other arrays keep their dtype.
 
     Raises:
-      UserError: PyTorch is not installed, the file does not exist, it is no complete file of `torch.save` or
-        safetensors, it holds code, or it holds no state_dict or several.
+      UserError: PyTorch is not installed, or the file does not exist, is no complete file of `torch.save` or
+        safetensors, holds code, holds no state_dict, or holds several of them and no key is given.
     """
     path = paths.local(path)
     if safetensors_files.is_one(path):
@@ -98,7 +98,7 @@ def read(path: str | pathlib.Path, key: str | None = None) -> TorchFile:
 
 
 def _chosen(path, content, key):
-    """The entry of a file that holds its weights; None for the file itself."""
+    """Returns the key of the entry that holds the weights; None if the file itself is the state_dict."""
     inner = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Mapping)}
     candidates = [k for k, v in inner.items() if _has_weights(v)]
     if key is not None and key not in candidates:
@@ -108,12 +108,12 @@ def _chosen(path, content, key):
             f"{path} holds {len(candidates)} state_dicts: {', '.join(map(one_line, candidates))}; choose one with recu "
             "import-torch --key=NAME, and start from the workdir that it makes"
         )
-    # Without candidates, the messages about the usual key say most.
+    # Without candidates, the usual key gives the most helpful error message.
     return key or next(iter(candidates), "state_dict" if "state_dict" in inner else None)
 
 
 def _has_weights(content: Mapping[Any, Any]) -> bool:
-    """Whether this is a state_dict. States of optimizers and histories of metrics have other names."""
+    """Tells whether a dict holds weights: a tensor whose name ends in `weight`, as no optimizer's state does."""
     torch = _torch()
     return any(
         isinstance(k, str) and k.rpartition(".")[2] == "weight" and isinstance(v, torch.Tensor)
@@ -143,24 +143,27 @@ def _load(torch: Any, path: str | pathlib.Path) -> Any:
         named = re.search(r"GLOBAL (\w[\w.]*)", str(error))
         what = f"carries code, {named[1]}," if named else "is a damaged file or a pickle with more than tensors,"
         raise UserError(
-            f"{path} {what} and is not loaded: only tensors, numbers and containers of them are; where it comes from, "
+            f"{path} {what} and is not loaded: only tensors, numbers and containers are; in the program that wrote it, "
             "save model.state_dict() alone"
         ) from error
     except Exception as error:  # PyTorch raises many types of errors for damaged bytes
         raise UserError(
-            f"{path} is no whole file of torch.save: cut off, damaged or of another kind; fetch or save it again"
+            f"{path} is no whole file of torch.save: it is cut off, damaged or of another kind; fetch or save it again"
         ) from error
 
 
 def _check_packing(path, nbytes):
-    """Refuses compressed files. torch.save does not compress, and a compressed file may unpack to any size."""
+    """Raises UserError if a file is compressed: it could unpack to any size. torch.save does not compress."""
     with zipfile.ZipFile(path) as file:
         if sum(entry.file_size for entry in file.infolist()) > nbytes:
             raise UserError(f"{path} has {nbytes} bytes and unpacks to more; save it again with torch.save")
 
 
 def _check_sizes(torch, path, nbytes, content):
-    """Checks that the file can hold its tensors. Counts them as float32, and shared tensors once per entry."""
+    """Raises UserError if the tensors need too much memory for the size of the file.
+
+    Numbers count as 4 bytes or more, and a tensor that several entries share counts once per entry.
+    """
     rest, seen, total = [content], set(), 0
     while rest:
         value = rest.pop()
@@ -177,8 +180,8 @@ def _check_sizes(torch, path, nbytes, content):
             total += _nbytes(torch, value)
     if total > _BYTES_A_BYTE * nbytes:
         raise UserError(
-            f"{path} has {nbytes} bytes and states tensors of {total}; it is damaged, or holds views of few numbers: "
-            "save tensors that are contiguous"
+            f"{path} has {nbytes} bytes and declares tensors of {total} bytes; it is damaged, or its tensors are views "
+            "of few numbers: save contiguous tensors"
         )
 
 
@@ -211,7 +214,7 @@ def _array(path: str | pathlib.Path, name: Any, value: Any) -> np.ndarray:
 
 
 def _number(value: Any) -> float | None:
-    """Converts a number, or a tensor of one element, to a float; None if it is neither, or not finite."""
+    """Converts a number, or a tensor of one element, to a float. Returns None for anything else or if not finite."""
     if hasattr(value, "numel"):
         try:
             value = value.item()

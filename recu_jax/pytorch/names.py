@@ -69,7 +69,7 @@ def _variables(name: str, conv: str, num_classes: int, in_channels: int) -> dict
     shapes = {}
 
     def init(x):
-        # Recorded within the trace, because eval_shape sorts its result.
+        # Recorded within the trace, because the result of eval_shape is sorted and loses the order of the calls.
         shapes.update({path: leaf.shape for path, leaf in flatten_dict(model.init(jax.random.key(0), x)).items()})
 
     # All models accept images of 32x32. A larger image changes only the shape of VGG's linear layer.
@@ -79,7 +79,10 @@ def _variables(name: str, conv: str, num_classes: int, in_channels: int) -> dict
 
 
 def _paths_and_shapes(name: str, conv: str, state_dict: Mapping[str, np.ndarray]) -> dict[str, tuple[Path, tuple]]:
-    """Returns path and official shape by official name, for the number of classes and channels of `state_dict`."""
+    """Returns path and official shape of each variable by official name.
+
+    The shapes of `state_dict` give the number of classes and of input channels.
+    """
     weights = [v for k, v in state_dict.items() if k.endswith("weight")]
     classes = next((len(v) for v in reversed(weights) if v.ndim == 2), 10)
     channels = next((v.shape[1] for v in weights if v.ndim == 4), 3)
@@ -92,7 +95,7 @@ def _paths_and_shapes(name: str, conv: str, state_dict: Mapping[str, np.ndarray]
 def without_wrappers(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Returns `state_dict` as arrays, without the prefixes of wrappers and without ignored buffers.
 
-    Prefixes are `common_prefix`, and `module.` and `_orig_mod.` of single entries.
+    Removes the `common_prefix` of all names, then `module.` and `_orig_mod.` from each name that begins with them.
     """
     prefix = common_prefix(state_dict)
     given = {_WRAPPERS.sub("", k.removeprefix(prefix)): np.asarray(v) for k, v in state_dict.items()}
@@ -100,9 +103,12 @@ def without_wrappers(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def common_prefix(state_dict: Mapping[str, Any]) -> str:
-    """Returns the modules around a network, which begin every name, such as `module.` or `model.backbone.`; or ""."""
+    """Returns the names of the modules around a network, such as `module.` or `model.backbone.`, or "".
+
+    They begin the name of every entry.
+    """
     prefix, names = "", list(state_dict)
-    # At least a module and a leaf stay of every name, as in `linear.weight`.
+    # Every name keeps at least a module and a leaf, as in `linear.weight`.
     while names and all(name.count(".") > 1 for name in names) and len({name.split(".")[0] for name in names}) == 1:
         prefix += names[0].split(".")[0] + "."
         names = [name.partition(".")[2] for name in names]
@@ -135,8 +141,9 @@ def from_torch(name: str, state_dict: Mapping[str, Any], conv: str = "binary") -
     Args:
       name: name of the model, as for `create_model`. The shape of the last linear layer gives the number of classes.
       state_dict: arrays (or CPU tensors) by official name. Names may have the prefixes of DataParallel (`module.`) and
-        torch.compile (`_orig_mod.`). The buffers `num_batches_tracked` and `tau` are left out.
-      conv: "binary", or "float" for the twin with real weights, which has no `alpha`.
+        torch.compile (`_orig_mod.`), or a common prefix. The buffers `num_batches_tracked`, `n_averaged` and `tau` are
+        left out.
+      conv: "binary", or "float" for the model with real weights, which has no `alpha`.
 
     Returns:
       `{"params": ..., "batch_stats": ...}` of NumPy arrays in the given dtypes.
@@ -158,7 +165,7 @@ def to_torch(name: str, variables: Mapping[str, Any], conv: str = "binary") -> d
     Args:
       name: name of the model.
       variables: `{"params": ..., "batch_stats": ...}`.
-      conv: "binary", or "float" for the twin with real weights.
+      conv: "binary", or "float" for the model with real weights.
 
     Returns:
       NumPy arrays by official name, in the order of the model's modules.

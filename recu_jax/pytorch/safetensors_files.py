@@ -9,7 +9,7 @@ from recu_jax.errors import UserError, one_line
 
 
 def is_one(path: str | pathlib.Path) -> bool:
-    """Tells by name and first bytes whether a file is one of safetensors."""
+    """Tells by its name and its first bytes whether a file is a safetensors file."""
     if pathlib.Path(path).suffix == ".safetensors":
         return True
     try:

@@ -1,8 +1,8 @@
-"""Stand-ins for types that training scripts save beside the weights, so that PyTorch reads such files.
+"""Defines stand-ins for types that training scripts save beside the weights, so that PyTorch can read such files.
 
-`torch.load(weights_only=True)` refuses all types but tensors, numbers and containers. Here it makes a stand-in where
-the file names one of a few harmless types. Nothing of these types is imported or run: a number of NumPy becomes a
-number of Python, and everything else becomes `Ignored`.
+`torch.load(weights_only=True)` refuses all types but tensors, numbers and containers. With `STAND_INS` it also reads
+files that name a few harmless types, and creates a stand-in for each object of these types. Nothing of the types
+themselves is imported or run: a number of NumPy becomes a number of Python, and everything else becomes `Ignored`.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ class _Dtype(Ignored):
 
 
 def _scalar(dtype: Any = None, data: Any = b"", *_: Any) -> Any:
-    """Stands for NumPy's function of this name. Makes a number of its bytes."""
+    """Stands for NumPy's function `scalar`. Returns the number that `data` holds."""
     if isinstance(dtype, _Dtype) and isinstance(data, bytes) and dtype.text[:1] in _NUMBERS:
         with contextlib.suppress(TypeError, ValueError):
             numbers = np.frombuffer(data, np.dtype(dtype.order + dtype.text))

@@ -1,7 +1,7 @@
 """Loads variables from PyTorch files, and saves them to PyTorch files.
 
-A file is a checkpoint of the authors' code (`*.pth.tar`), a bare state_dict, a dict that holds one under any key, a
-weight file of torchvision, or a file of safetensors.
+A file is a checkpoint of the authors' code (`*.pth.tar`), a bare state_dict, a dict that holds a state_dict under any
+key, a weight file of torchvision, or a file of safetensors.
 """
 
 import pathlib
@@ -18,7 +18,7 @@ from recu_jax.pytorch.names import CONVS, differences, from_torch, models_that_f
 
 __all__ = ["from_torch", "load_variables", "save_torch", "to_torch", "variables_of"]
 
-_LISTED = 3  # number of differences in an error's message; all of them would fill the screen
+_LISTED = 3  # number of differences that an error message lists; all of them would fill the screen
 
 
 def load_variables(path: str | pathlib.Path, name: str, conv: str | None = None) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def load_variables(path: str | pathlib.Path, name: str, conv: str | None = None)
       path: a file that `recu_jax.pytorch.files.read` reads. A prefix that all names have, such as `backbone.`, is left
         out.
       name: name of the model, as for `create_model`. The shape of the last linear layer gives the number of classes.
-      conv: "binary", or "float" for the twin with real weights. None means "binary" if the file has an `alpha`, and
+      conv: "binary", or "float" for the model with real weights. None means "binary" if the file has an `alpha`, and
         "float" otherwise.
 
     Returns:
@@ -50,7 +50,7 @@ def conv_of(file: torch_files.TorchFile) -> str:
 
 
 def variables_of(path: str | pathlib.Path, file: Any, name: str, conv: str) -> dict[str, Any]:
-    """Converts a `file` of `pytorch.files.read` to variables. Arguments and errors are as in `load_variables`."""
+    """Converts a file that `pytorch.files.read` returned. Arguments and errors are as in `load_variables`."""
     if name not in MODELS:
         raise unknown("model", name, sorted(MODELS))
     problems = differences(name, file.state_dict, conv)
@@ -86,7 +86,7 @@ def save_torch(
 
     The file holds a dict with `epoch`, `model`, `state_dict` and `best_prec1`. It has no `optimizer` and no
     `lr_scheduler`, so training from this file starts with zero momentum. The running variances are not converted. They
-    are biased; PyTorch's own would be n / (n - 1) times as large.
+    are biased: for n values per channel, PyTorch's own would be n / (n - 1) times as large.
 
     Args:
       path: file to write; an existing file is replaced.
@@ -96,7 +96,7 @@ def save_torch(
       best_top1: best top-1 accuracy, in percent.
       tau: tau of the last epoch, for the buffer `tau` of every binary convolution.
       steps: number of optimizer steps done, for the buffer `num_batches_tracked` of every batch norm.
-      conv: "binary", or "float" for the twin with real weights.
+      conv: "binary", or "float" for the model with real weights.
 
     Raises:
       UserError: PyTorch is not installed, the variables are not those of the model, or the file cannot be written.

@@ -18,7 +18,7 @@ COMMAND = [
         lambda d: ["--config=digits", "--config.model=resnet19"], "summary"),
     Row("a command that does not exist", "command is 'trian', which does not exist; did you mean 'train'?",
         lambda d: [], "trian"),
-    Row("a mode for a command that has one", "--mode is not an argument of `recu train`, whose name says it",
+    Row("a mode for a command that has one", "--mode is not an argument of `recu train`, which sets the mode itself",
         lambda d: ["--config=digits", "--mode=eval", f"--workdir={d / 'run'}"], "train"),
     the_command("a part that the config has not",
         "it must be one of: stage1, stage2", config="configs/imagenet_two_stage.py:stage3"),

@@ -224,7 +224,7 @@ TORCH_FILES = [
         "params/bn1/bias must be floats",
         lambda d: bad.torch_file(d, **{"bn1.bias": np.zeros(16, np.int32)}),
     ),
-    torch_import("a tensor of a million million views of a number", "states tensors of 4000000000000", bad.views),
+    torch_import("a tensor of a million million views of a number", "declares tensors of 4000000000000", bad.views),
     Row(
         "import into a workdir that is there",
         "already holds checkpoints; give another --workdir",

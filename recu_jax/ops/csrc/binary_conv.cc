@@ -14,7 +14,7 @@
 namespace recu {
 namespace {
 
-// Items per thread. With several items per thread, other threads take over the items of a delayed thread.
+// With several items per thread, other threads can take over the items of a delayed thread.
 constexpr int64_t kItemsPerThread = 4;
 
 // Some output pixels, and for each of them the input words of all its taps, stored side by side.
@@ -35,9 +35,9 @@ class Tile {
     pixels_ = last - first;
     std::fill(outside_count_.begin(), outside_count_.end(), 0);
     any_outside_ = false;
-    // One row of output pixels at a time. Two bounds then tell which pixels have a tap outside the image, and the input
-    // pixels of the others are evenly spaced. Gathering with a test and a copy per pixel took half as much time as
-    // counting (64 channels).
+    // Gathers one row of output pixels at a time. Two bounds then tell which pixels have a tap outside the image. The
+    // input pixels of all others are evenly spaced. A test and a copy per pixel took half as much time as the counting
+    // (64 channels).
     for (int64_t pixel = first; pixel < last;) {
       const int64_t at = pixel % g_.out[2];
       const int64_t count = std::min(g_.out[2] - at, last - pixel);
@@ -49,16 +49,16 @@ class Tile {
   const uint64_t* gathered() const { return gathered_.get(); }
   int pixels() const { return static_cast<int>(pixels_); }
 
-  // Subtracts from the sums, (pixels, kBlock), what taps outside the image have added.
+  // Subtracts from the sums, (pixels, kBlock), the contributions of taps outside the image.
   void CorrectBorder(const Isa& isa, const int32_t* tap_sums, int32_t* sums) const {
     if (any_outside_) isa.border({pixels(), outside_count_.data(), outside_.get(), g_.taps(), tap_sums, sums});
   }
 
  private:
-  // Gathers `count` pixels of output row `row` from column `at` on. Rows count over batch and outer dimensions.
+  // Gathers `count` pixels of output row `row` from column `at` on. Rows are numbered over batch and outer dimensions.
   void GatherRow(const uint64_t* x, int64_t group, int64_t row, int64_t at, int64_t count, int64_t into) {
-    // Local copies: for members the compiler must assume that writes to the gathered words overwrite them. Members took
-    // a quarter of the time of a layer of 64 channels.
+    // Copies members into local variables. The compiler must assume that a write to the gathered words changes members,
+    // and would read them again. This took a quarter of the time of a layer of 64 channels.
     const Geometry g = g_;
     const int64_t words = g.words(), pixel_words = g.groups * words, stride = g.stride[2], pixels = pixels_;
     const int64_t image = row / (g.out[0] * g.out[1]);
@@ -73,22 +73,22 @@ class Tile {
         const bool inside = 0 <= in0 && in0 < g.in[0] && 0 <= in1 && in1 < g.in[1];
         const int64_t column = ((image * g.in[0] + in0) * g.in[1] + in1) * g.in[2];
         for (int64_t k2 = 0; k2 < g.window[2]; ++k2, ++tap, target += words * pixels) {
-          // Input column of the first pixel at this tap. Each next pixel is `stride` further.
+          // Input column of the first pixel at this tap. The column of each next pixel is `stride` further.
           const int64_t in2 = at * stride + k2 * g.dilation[2] - g.low[2];
           int64_t from = 0, to = inside ? count : 0;
-          // Nearly always all pixels have this tap inside the image. This test needs no division.
+          // Nearly always this tap is inside the image for all pixels. Testing this first avoids the divisions.
           if (inside && (in2 < 0 || in2 + (count - 1) * stride >= g.in[2])) {
             from = in2 < 0 ? std::min((-in2 + stride - 1) / stride, count) : 0;
             to = in2 >= g.in[2] ? 0 : std::min((g.in[2] - in2 + stride - 1) / stride, count);
             to = std::max(from, to);
           }
-          // Outside the image, computing a pointer would already be invalid.
+          // Without the test, computing a pointer outside the image would already be undefined behavior.
           if (to > from) {
             const uint64_t* seen = source + (column + in2 + from * stride) * pixel_words;
             const int64_t step = stride * pixel_words;
             const int64_t n = to - from;
-            // A full tile of adjacent words (12 with AVX-512, 8 with AVX2). With a constant size the copy takes few
-            // moves, which saves 5% of the time of a layer of 64 channels.
+            // A full tile of adjacent words has 12 words with AVX-512 and 8 with AVX2. A copy of constant size takes
+            // few instructions, which saves 5% of the time of a layer of 64 channels.
             if (step == 1 && n == 12) {
               std::memcpy(target + from, seen, 12 * sizeof(uint64_t));
             } else if (step == 1 && n == 8) {
@@ -117,7 +117,7 @@ class Tile {
   const Geometry& g_;
   int64_t group_ = -1, first_ = -1, pixels_ = 0;
   std::unique_ptr<uint64_t[]> gathered_;
-  // For each pixel, its taps outside the image.
+  // For each pixel, the taps that are outside the image.
   std::unique_ptr<int32_t[]> outside_;
   std::vector<int64_t> outside_count_;
   bool any_outside_ = false;
@@ -171,7 +171,7 @@ void BinaryConv(const Geometry& g, const uint64_t* x, const Kernel& kernel, cons
                 const Workers& workers) {
   const int64_t pixels = g.pixels(), blocks = g.blocks();
   if (pixels == 0 || g.features == 0) return;
-  // Tiles of nearly the same size: 49 pixels make five tiles of 9 or 10, not four of 12 and one of 1.
+  // All tiles have nearly the same size: 49 pixels make five tiles of 9 or 10 pixels, not four of 12 and one of 1.
   const int64_t tiles = (pixels + isa.max_pixels - 1) / isa.max_pixels;
   const int32_t all_taps = static_cast<int32_t>(g.taps() * g.channels);
 
@@ -185,7 +185,7 @@ void BinaryConv(const Geometry& g, const uint64_t* x, const Kernel& kernel, cons
     tile.CorrectBorder(isa, kernel.tap_sums + panel * g.taps() * kBlock, sums);
     Finish(g, epilogue, isa, group, block, first, tile.pixels(), sums, worker);
   };
-  // A step is one tile and 16 output channels. A tile is gathered again only if an item begins within it.
+  // A step computes 16 output channels of one tile. A tile is gathered again only if an item begins within its steps.
   const int64_t steps = g.groups * tiles * blocks;
   const int64_t items = std::min(steps, workers.threads > 1 ? kItemsPerThread * workers.threads : 1);
   workers.Each(items, [&](int64_t item, int worker) {
@@ -198,7 +198,7 @@ void BinaryConv(const Geometry& g, const uint64_t* x, const Kernel& kernel, cons
 void PackSigns(const float* x, int64_t rows, int64_t channels, const float* norm, uint64_t* words, const Isa& isa,
                const Workers& workers) {
   const int64_t row_words = (channels + 63) / 64;
-  // Fewer numbers are packed in less time than it takes to wake another thread.
+  // It takes less time to pack fewer numbers than to wake another thread.
   constexpr int64_t kWorthAThread = 1 << 15;
   const int64_t calls = std::min(rows, 1 + rows * channels / kWorthAThread);
   const auto part = [&](int64_t call, int) {

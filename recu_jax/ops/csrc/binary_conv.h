@@ -1,8 +1,8 @@
-// Convolution of signs by xor and popcount over packed channels, and the operations that follow it in a network.
+// Convolves signs by xor and popcount over packed channels, and computes the operations that follow in a network.
 //
-// A sign is a bit: 1 for +1, 0 for -1. A product of two signs is -1 if their bits differ. So n products have the sum n
-// - 2 popcount(x xor w). Channels are packed into 64-bit words, and each group begins a new word. The bits after the
-// last channel are 0 on both sides, so they never differ. Taps outside the image count nothing (SPEC.md section 2).
+// A sign is a bit: 1 for +1, 0 for -1. A product of two signs is -1 if their bits differ. So the sum of n products is
+// n - 2 popcount(x xor w). Channels are packed into 64-bit words, and each group begins a new word. The bits after the
+// last channel are 0 on both sides, so they never differ. Taps outside the image add 0 to a sum (SPEC.md section 2).
 
 #pragma once
 
@@ -15,7 +15,7 @@ namespace recu {
 // Output channels per pass over the gathered pixels: two AVX-512 registers of 64-bit counters.
 constexpr int kBlock = 16;
 
-// Geometry with three spatial dimensions. If there are fewer, the first ones are 1. Counts are per image or per group.
+// Geometry with three spatial dimensions. A convolution with fewer dimensions has size 1 in the first ones.
 struct Geometry {
   int64_t batch = 1;
   int64_t in[3] = {1, 1, 1};
@@ -42,7 +42,7 @@ struct Geometry {
 // Weights in the layout of recu_jax.ops.packed.arrange_kernel.
 struct Kernel {
   const uint64_t* panels;   // (groups, blocks, depth, kBlock)
-  const int32_t* tap_sums;  // (groups, blocks, taps, kBlock): sum of a tap on signs that are all -1
+  const int32_t* tap_sums;  // (groups, blocks, taps, kBlock): what a tap adds where all input signs are -1
 };
 
 // Writes integer sums, (pixels, output_features).
@@ -50,16 +50,17 @@ struct Sums {
   int32_t* out;
 };
 
-// Writes bits, (pixels, output_words): direction * sum >= threshold. One group only.
+// Writes `direction * sum >= threshold` as bits, (pixels, output_words). One group only.
 struct Thresholds {
   const int32_t* threshold;  // (blocks, kBlock)
   const int32_t* direction;  // (blocks, kBlock): +1 or -1
   uint64_t* bits;
 };
 
-// Writes fma(fma(sum, alpha, -mean), factor, bias) + shortcut, optionally clamped, and its signs. One group only.
+// Writes fma(fma(sum, alpha, -mean), factor, bias) + shortcut, optionally clamped, and the signs of this result. One
+// group only.
 struct Affine {
-  const float* alpha;  // (blocks, kBlock); the same for mean, factor and bias
+  const float* alpha;  // (blocks, kBlock), like mean, factor and bias
   const float* mean;
   const float* factor;
   const float* bias;
@@ -69,13 +70,13 @@ struct Affine {
   uint64_t* bits;         // (pixels, output_words)
 };
 
-// Writes sums as int16, (pixels, output_features), and adds them and their squares up.
+// Writes sums as int16, (pixels, output_features), and adds the sums and their squares to totals per channel.
 struct Moments {
   int16_t* out;
   int64_t* totals;  // (workers, 2, groups * blocks, kBlock)
 };
 
-// The operation on the sums. Exactly one is not null.
+// The operation on the sums of the convolution. Exactly one pointer is not null.
 struct Epilogue {
   const Sums* sums = nullptr;
   const Thresholds* thresholds = nullptr;

@@ -1,4 +1,4 @@
-// The operations as XLA calls them. recu_jax/ops/native.py registers them. They check the sizes of the arguments and
+// Defines the functions that XLA calls and recu_jax/ops/native.py registers. They check the sizes of the arguments and
 // call the kernels.
 
 #include <string>

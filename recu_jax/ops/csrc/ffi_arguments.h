@@ -1,4 +1,4 @@
-// Checks and conversions of the arguments that XLA gives.
+// Checks and converts the arguments that XLA passes.
 
 #pragma once
 
@@ -21,7 +21,7 @@ using Floats = ffi::Buffer<ffi::F32>;
 template <typename Buffer>
 using Out = ffi::Result<Buffer>;
 
-// Workers that run on XLA's threads.
+// Returns workers that run on XLA's threads.
 inline recu::Workers MakeWorkers(ffi::ThreadPool pool) {
   recu::Workers workers;
   // XLA returns 0 if it has no pool.

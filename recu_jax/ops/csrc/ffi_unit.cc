@@ -1,4 +1,4 @@
-// The operations of a training unit as XLA calls them; see unit.h.
+// Defines the functions that XLA calls for a training unit. unit.h describes what they compute.
 
 #include <string>
 

@@ -1,4 +1,5 @@
-// Parts of the two gradients of a convolution of signs: some output rows, or some input rows.
+// Computes parts of the two gradients of a convolution of signs: what some output rows add to the kernel gradient, and
+// some rows of the input gradient.
 
 #pragma once
 
@@ -14,8 +15,8 @@ constexpr int64_t kLanes = 16;  // channels per vector
 
 inline int64_t CeilOf(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// The contribution of some output rows to the kernel gradient of 16 features. Sums have the axes (taps, channel pairs,
-// 16 features, vectors, 16 channels).
+// Computes what some output rows add to the kernel gradient of 16 features. Sums have the axes (taps, pairs, 16
+// features, vectors, 16 channels). A pair has one or two vectors.
 class KernelPart {
  public:
   explicit KernelPart(const Geometry& g)
@@ -23,11 +24,11 @@ class KernelPart {
 
   int64_t size() const { return g_.taps() * pairs_ * kLanes * vectors_ * kLanes; }
 
-  // Rows count over batch and outer dimensions.
+  // Adds the contribution of output rows to the sums. Rows are numbered over batch and outer dimensions.
   void Add(const uint64_t* x, const float* dy, int64_t group, int64_t block, int64_t first_row, int64_t last_row,
            const Isa& isa, float* sums) const;
 
-  // Adds the parts of all `slices` and writes them in the kernel's layout.
+  // Adds up the sums of all slices of the rows, and writes the result in the kernel's layout.
   void Finish(const float* parts, int64_t slices, int64_t slice_step, int64_t group, int64_t block, float* out) const;
 
  private:
@@ -49,12 +50,12 @@ class InputRows {
   // kernel is a TurnedKernel; alpha is (groups * features) or null.
   InputRows(const Geometry& g, const uint16_t* kernel, const float* alpha, const Isa& isa);
 
-  // Computes one row of out from dy. Rows count over batch and outer dimensions.
+  // Computes one row of out from dy. Rows are numbered over batch and outer dimensions.
   void Row(const float* dy, int64_t row, int64_t group, float* out);
 
  private:
-  // Hits tells whether tap k of some output position is input position i. `Output` returns this position, and Inside
-  // also checks that it is within the output.
+  // Hits tells whether tap k of some output position, perhaps outside the output, reads input position i. Output
+  // returns this output position. Inside also checks that it is within the output.
   bool Hits(int d, int64_t i, int64_t k) const { return (i + g_.low[d] - k * g_.dilation[d]) % g_.stride[d] == 0; }
   int64_t Output(int d, int64_t i, int64_t k) const { return (i + g_.low[d] - k * g_.dilation[d]) / g_.stride[d]; }
   bool Inside(int d, int64_t i, int64_t k) const {

@@ -19,7 +19,7 @@ struct Tap {
   int64_t k[3];
 };
 
-// Input position of tap k at output position `out`, in one dimension.
+// Returns the input position that tap k reads for output position `out`, in one dimension.
 int64_t Seen(const Geometry& g, int dimension, int64_t out, int64_t k) {
   return out * g.stride[dimension] + k * g.dilation[dimension] - g.low[dimension];
 }
@@ -123,7 +123,7 @@ std::vector<uint16_t> TurnedKernel(const Geometry& g, const uint64_t* kernel) {
 
 InputRows::InputRows(const Geometry& g, const uint16_t* kernel, const float* alpha, const Isa& isa)
     : g_(g), kernel_(kernel), alpha_(alpha), isa_(isa) {
-  // If the stride between pixels were a power of two, all pixels would fall into a few sets of the L1 cache.
+  // With a large power of two as the stride between pixels, all pixels would fall into a few sets of the L1 cache.
   step_ = g.features + (g.features % 256 == 0 ? kLanes : 0);
   for (int64_t k = 0; k < g.window[2]; ++k) {
     for (int64_t i = 0; i < g.in[2]; ++i) {
@@ -152,7 +152,7 @@ void InputRows::Row(const float* dy, int64_t row, int64_t group, float* out) {
       slots_.push_back(k0 * g.window[1] + k1);
     }
   }
-  // Pixels at a distance of `stride` have the same taps.
+  // A phase holds the pixels at distances of `stride`. They read the same taps.
   for (int64_t phase = 0; phase < std::min(g.stride[2], g.in[2]); ++phase) Phase(row, group, phase, out);
 }
 
@@ -165,7 +165,7 @@ void InputRows::Phase(int64_t row, int64_t group, int64_t phase, float* out) {
   for (int64_t block = 0; block < channel_blocks; block += 2) {
     const int vectors = block + 1 < channel_blocks ? 2 : 1;
     const OuterSteps steps = {1, taps * g.features, 1, step_};
-    // Blocks with nearly the same number of pixels.
+    // All blocks have nearly the same number of pixels.
     const int64_t most = vectors == 2 ? 12 : kLanes, blocks = CeilOf(pixels, most);
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t first = b * pixels / blocks, last = (b + 1) * pixels / blocks;

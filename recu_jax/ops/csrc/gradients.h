@@ -1,5 +1,5 @@
-// Gradients of a convolution of signs: sums of real numbers times signs. One multiply-add computes 16 products, as in a
-// convolution of floats. Bits instead of floats of +1 and -1 save memory traffic.
+// Computes the gradients of a convolution of signs, which are sums of real numbers times signs. One multiply-add
+// computes 16 products, as in a convolution of floats. Signs are bits instead of floats to save memory traffic.
 
 #pragma once
 

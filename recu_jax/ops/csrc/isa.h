@@ -1,4 +1,4 @@
-// The inner loops, compiled once for each instruction set. The program chooses the set at run time.
+// Declares the inner loops, which are compiled once for each instruction set. The program chooses the set at run time.
 
 #pragma once
 
@@ -6,7 +6,7 @@
 
 namespace recu {
 
-// Sums of one tile and 16 output channels. The contributions of taps outside the image are subtracted from them.
+// Sums of one tile and 16 output channels, from which the contributions of taps outside the image are subtracted.
 struct BorderTile {
   int pixels;
   const int64_t* counts;    // (pixels): number of taps outside
@@ -21,7 +21,7 @@ struct AffineTile {
   const int32_t* sums;  // (pixels, 16)
   int pixels;
   int features;  // used channels of the 16
-  const float* alpha;  // 16 numbers; the same for mean, factor and bias
+  const float* alpha;  // 16 numbers, like mean, factor and bias
   const float* mean;
   const float* factor;
   const float* bias;
@@ -43,7 +43,7 @@ struct ThresholdTile {
   int64_t bits_stride;
 };
 
-// Some steps of a sum of outer products: signs of 16-bit parts times numbers.
+// Steps of a sum of outer products. Each step multiplies the signs in 16-bit parts by numbers.
 struct OuterRun {
   const uint16_t* bits;
   const float* numbers;
@@ -58,7 +58,7 @@ struct OuterSteps {
   int64_t number_row;
 };
 
-// What follows is of a training unit; see unit.h.
+// The declarations from here to UnitIsa belong to the training units of unit.h. A run is a sequence of numbers.
 
 // Sums of one tile and 16 output channels, which are stored as int16 and added up.
 struct MomentTile {
@@ -71,7 +71,7 @@ struct MomentTile {
   int64_t* squares;  // (16)
 };
 
-// A run of numbers of a normalization. The coefficients are repeated for each number.
+// A run of numbers to normalize. mean, factor and bias have one coefficient for each number.
 struct NormalizeTile {
   int64_t count;
   const int16_t* sums;
@@ -83,7 +83,7 @@ struct NormalizeTile {
   float* z;
 };
 
-// A run of numbers of its gradient.
+// A run of numbers of the gradient of a normalization.
 struct GradientTile {
   int64_t count;
   const float* dz;
@@ -96,7 +96,7 @@ struct GradientTile {
 struct SignTile {
   const float* x;
   float* dsigns;    // the gradient of the signs; overwritten
-  const float* dz;  // with z as in GradientTile: the gradient of the shortcut, added to dx; or null
+  const float* dz;  // with z as in GradientTile: the gradient of the shortcut, which is added to dx; or null
   const float* z;
   float* dx;
 };
@@ -105,11 +105,12 @@ struct UnitIsa {
   bool (*has_nan)(const float* x, int64_t count);
   // The squares of all sums of a tile must fit into int32.
   void (*moments)(const MomentTile&);
-  // z = (sums - mean) * factor + bias + shortcut, clamped to [-1, 1] if so wanted.
+  // z = (sums - mean) * factor + bias + shortcut, clamped to [-1, 1] if `clamp`.
   void (*normalize)(const NormalizeTile&);
-  // Adds g and g * (sums - mean), where g is dz where z is inside (-1, 1).
+  // Adds g to totals and g * (sums - mean) to products. g is dz where z is inside (-1, 1), and 0 elsewhere.
   void (*gradient_sums)(const GradientTile&, float* totals, float* products);
-  // out = g * of_gradient + (sums - mean) * of_sum + constant; stores g too, unless `unclamped` is null.
+  // out = g * of_gradient + (sums - mean) * of_sum + constant, with the g of gradient_sums. Writes g to `unclamped`
+  // unless this is null.
   void (*norm)(const GradientTile&, const float* of_gradient, const float* of_sum, const float* constant, float* out,
                float* unclamped);
   void (*signs)(const SignTile&, int64_t count);
@@ -134,11 +135,11 @@ struct Isa {
 };
 
 const Isa& PortableIsa();
-// Null if the compiler or the processor does not support it.
+// Null if the compiler or the processor does not support the instruction set.
 const Isa* Avx2Isa();
 const Isa* Avx512Isa();
 
-// Finds "portable", "avx2" or "avx512"; null if it is not supported. An empty name finds the fastest.
+// Finds "portable", "avx2" or "avx512"; returns null if it is not supported. An empty name finds the fastest one.
 const Isa* FindIsa(const char* name);
 
 }  // namespace recu

@@ -1,4 +1,5 @@
-// AVX2 has no popcount instruction. A byte shuffle looks up the count of each half byte.
+// Implements the inner loops with AVX2. AVX2 has no popcount instruction, so a byte shuffle looks up the count of each
+// half byte.
 
 #include "isa.h"
 
@@ -75,8 +76,9 @@ inline uint16_t NotBelow(const int32_t* a, const int32_t* direction, const int32
 
 inline Vector Broadcast(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 
-// Table of the 8 signs in each byte. A table needs one load; computing the signs from bits takes four instructions. The compiler
-// fills the table. Code that fills it when the library is loaded would also run on processors without AVX2.
+// Table of the 8 signs in each byte. Reading the table takes one load. Computing the signs from bits takes four
+// instructions. The compiler fills the table, because code that fills it when the library is loaded would also run on
+// processors without AVX2.
 struct SignTable {
   alignas(32) float signs[256][8];
   constexpr SignTable() : signs() {
@@ -114,19 +116,20 @@ inline Vector FirstOnes(int n) {
   for (int i = 0; i < n; ++i) part[i] = 1.f;
   return Load(part);
 }
-// Six rows of one vector are twelve sums; with two signs and a number they take 15 of the 16 registers. Two rows of two
-// vectors need as many loads for eight sums.
+// A vector takes two registers. The sums of six rows of one vector take twelve; with the signs and one number they take
+// 15 of the 16 registers. Two rows of two vectors need as many loads for only eight registers of sums.
 constexpr int kOuterRows[] = {0, 6, 0};
 
 #include "tile.h"
 #include "outer.h"
 #include "unit_tile.h"
 
-// One word adds at most 8 to a byte counter, so 31 words fit into a byte. Then the bytes are summed into 64 bits.
+// One word adds at most 8 to a byte counter, so a byte can count 31 words. After 31 words the byte counters are summed
+// into 64-bit counters.
 constexpr int64_t kWordsPerByteCounter = 31;
 
-// Each of P pixels has four registers of four output channels. With P = 2 the counters, the table and the mask fill the
-// sixteen registers.
+// Each of P pixels has four registers, each with the counters of four output channels. With P = 2 the counters, the
+// table and the mask fill the sixteen registers.
 template <int P>
 inline void CountOf(const uint64_t* gathered, int64_t stride, const uint64_t* panel, int64_t depth,
                         int32_t all, int32_t* sums) {

@@ -1,4 +1,4 @@
-// AVX-512 with VPOPCNTDQ: eight 64-bit popcounts per instruction.
+// Implements the inner loops with AVX-512 and VPOPCNTDQ, which counts the bits of eight 64-bit words per instruction.
 
 #include "isa.h"
 
@@ -39,8 +39,8 @@ inline uint16_t NotBelow(const int32_t* a, const int32_t* direction, const int32
 
 inline Vector Broadcast(float x) { return _mm512_set1_ps(x); }
 inline Vector Signs(uint16_t bits) { return _mm512_mask_blend_ps(bits, _mm512_set1_ps(-1.f), _mm512_set1_ps(1.f)); }
-// 12 rows of two vectors: sums, signs and a number take 27 of the 32 registers. With one vector, numbers are read
-// straight from memory.
+// With 12 rows of two vectors, the sums, the signs and a number take 27 of the 32 registers. With one vector, the
+// instructions read the numbers straight from memory.
 constexpr int kOuterRows[] = {0, 16, 12};
 
 inline Vector FromShorts(const int16_t* x) {
@@ -67,13 +67,14 @@ inline Vector FirstOnes(int n) { return _mm512_maskz_mov_ps(First(n), _mm512_set
 constexpr int kMaxPixels = 12;
 
 inline void StoreSums(int32_t* to, int32_t all, __m512i count) {
-  // Here and above the mask selects all lanes. Without a mask GCC 12 warns about its own header.
+  // The mask selects all lanes, here and in the functions above. Without a mask GCC 12 warns about its own header.
   const __m256i narrow = _mm512_maskz_cvtepi64_epi32(0xff, count);
   const __m256i sum = _mm256_sub_epi32(_mm256_set1_epi32(all), _mm256_add_epi32(narrow, narrow));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), sum);
 }
 
-// Each of P pixels has two registers of eight output channels. With P = 12 the counters take 24 of the 32 registers.
+// Each of P pixels has two registers, each with the counters of eight output channels. With P = 12 the counters take 24
+// of the 32 registers.
 template <int P>
 void CountOf(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int32_t all, int32_t* sums) {
   __m512i first[P], second[P];

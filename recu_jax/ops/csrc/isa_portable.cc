@@ -1,4 +1,4 @@
-// Plain C++, for processors without AVX2 and AVX-512, and for compilers that cannot target them.
+// Implements the inner loops in plain C++, for processors and compilers without AVX2 and AVX-512.
 
 #include <cmath>
 #include <cstring>

@@ -1,8 +1,8 @@
 // Sums of outer products of signs and numbers. Each isa_*.cc includes this file within its target region and unnamed
 // namespace, after tile.h. In addition to the functions for tile.h, it must define:
 // - Signs(uint16_t), a vector of +1 where the bit is 1 and -1 elsewhere;
-// - kOuterRows[v], the number of rows of v vectors that fit into the registers; kOuterRows[2] = 0 where it is faster to
-//   sum one vector after the other.
+// - kOuterRows[v], the number of rows of v vectors whose sums fit into the registers; kOuterRows[2] is 0 where it is
+//   faster to compute the sums of one vector after the other.
 
 // Computes sums of P rows of V vectors of 16 lanes.
 template <int P, int V>

@@ -21,8 +21,8 @@ inline void FinishAffine(const AffineTile& t) {
   const Vector alpha = Load(t.alpha), mean = Load(t.mean), factor = Load(t.factor), bias = Load(t.bias);
   const bool whole = t.features == 16;
   for (int p = 0; p < t.pixels; ++p) {
-    // Same order and roundings as XLA's code for `(alpha * sum - mean) * factor + bias` on processors with FMA. Signs
-    // then equal those of the Flax model even if the result is a rounding error away from 0.
+    // The order and the roundings are those of XLA's code for `(alpha * sum - mean) * factor + bias` on processors with
+    // FMA. The signs thus equal those of the Flax model even if the result is a rounding error away from 0.
     Vector y = MultiplyAdd(MultiplySubtract(FromInts(t.sums + 16 * p), alpha, mean), factor, bias);
     if (t.shortcut != nullptr) {
       const float* shortcut = t.shortcut + p * t.stride;
@@ -54,8 +54,8 @@ inline void PackRow(const float* x, int64_t channels, const float* norm, uint64_
     for (int64_t part = from; part < from + 64 && part < channels; part += 16) {
       Vector v = load(x, part);
       if (norm != nullptr) {
-        // Rounded as in XLA's code for `(x - mean) * factor + bias` on processors with FMA. The product with 1 is
-        // exact.
+        // The roundings are those of XLA's code for `(x - mean) * factor + bias` on processors with FMA. The product
+        // with 1 is exact.
         const Vector centred = MultiplySubtract(v, Broadcast(1.f), load(norm, part));
         v = MultiplyAdd(centred, load(norm + channels, part), load(norm + 2 * channels, part));
       }

@@ -14,17 +14,18 @@ namespace recu {
 namespace {
 
 constexpr int64_t kItemsPerThread = 4;
-constexpr int64_t kSlices = 16;        // of the batch, for sums over it
-constexpr int64_t kRun = 256;          // smallest number of repeated coefficients
+constexpr int64_t kSlices = 16;        // number of parts into which sums over the batch are split
+constexpr int64_t kRun = 256;          // smallest length of a run, for which coefficients are repeated
 constexpr int64_t kSliceBytes = 1 << 20;  // largest kernel gradient that each slice of the batch sums up for itself
 constexpr int64_t kChunk = 1 << 16;    // numbers of a chunk of samples, which stay in the second-level cache
 
-// Coefficients per channel, repeated: a run begins at a multiple of its length.
+// Coefficients per channel, repeated for several pixels. A run of numbers that begins at a pixel thus has one
+// coefficient of each row for each number.
 class Repeated {
  public:
   Repeated(const float* rows, int64_t count, int64_t channels)
       : length_(channels * std::max<int64_t>(1, CeilOf(kRun, channels))), numbers_(count * length_) {
-    // Runs of whole vectors.
+    // Lengthens the rows to whole vectors.
     while (length_ % kLanes != 0 && length_ < kLanes * channels) length_ += channels;
     numbers_.resize(count * length_);
     for (int64_t row = 0; row < count; ++row) {
@@ -56,7 +57,7 @@ void UnitSums(const Geometry& g, const float* x, const Kernel& kernel, uint64_t*
   const int64_t rows = g.batch * g.in[0] * g.in[1] * g.in[2] * g.groups, parts = Parts(rows, workers);
   std::atomic<bool> has_nan(false);
   workers.Each(parts, [&](int64_t part, int) {
-    // A few pixels at a time, so that the second look at them finds them in the first-level cache.
+    // Handles a few pixels at a time, so that they are still in the first-level cache when they are packed.
     for (int64_t row = part * rows / parts, last = (part + 1) * rows / parts; row < last;) {
       const int64_t to = std::min(last, row + std::max<int64_t>(1, 4096 / g.channels));
       if (isa.unit.has_nan(x + row * g.channels, (to - row) * g.channels)) has_nan = true;
@@ -105,7 +106,7 @@ void UnitGradientSums(int64_t rows, int64_t features, const float* dz, const flo
     std::vector<float> lanes(2 * length);
     double* to = parts.data() + slice * 2 * features;
     const int64_t first = slice * rows / slices * features, last = (slice + 1) * rows / slices * features;
-    // Floats add up at most 64 numbers; these sums are added as doubles.
+    // At most 64 numbers are summed as floats; these partial sums are added as doubles.
     EachRun(first, last, 64 * length, [&](int64_t from, int64_t count) {
       std::fill(lanes.begin(), lanes.end(), 0.f);
       EachRun(from, from + count, length, [&](int64_t at, int64_t n) {
@@ -136,7 +137,7 @@ void UnitGradients(const Geometry& g, const UnitGradientCall& call, const Isa& i
   const int64_t sample_in = g.in[0] * g.in[1] * g.in[2] * g.groups * g.channels;
   const int64_t sample_out = g.out[0] * g.out[1] * g.out[2] * features, words = g.input_words() / g.batch;
   const Repeated repeated(call.coefficients, 4, features);
-  // The gradient of alpha * conv of the samples [first, last).
+  // Computes the gradient of alpha * conv for the samples [first, last).
   const auto differentiate_norm = [&](int64_t first, int64_t last, float* d) {
     EachRun(first * sample_out, last * sample_out, repeated.length(), [&](int64_t at, int64_t n) {
       isa.unit.norm({n, call.dz + at, call.z == nullptr ? nullptr : call.z + at, call.sums + at, repeated.row(0)},
@@ -155,7 +156,7 @@ void UnitGradients(const Geometry& g, const UnitGradientCall& call, const Isa& i
   const int64_t part_size = whole.size();
 
   if (blocks * part_size * static_cast<int64_t>(sizeof(float)) > kSliceBytes) {
-    // Large kernels have few pixels: the whole batch at once.
+    // Layers with large kernels have few pixels. Each step then handles the whole batch at once.
     std::unique_ptr<float[]> d(new float[g.batch * sample_out]);
     const int64_t parts = Parts(g.batch, workers);
     workers.Each(parts, [&](int64_t part, int) {

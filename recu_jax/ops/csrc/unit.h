@@ -1,6 +1,6 @@
-// A training unit: hardtanh(norm(alpha * conv(sign(x), sign(w))) + shortcut), with batch norm and the gradient of the
-// signs as in SPEC.md section 2. Between two convolutions each array is read and written as seldom as the sums over the
-// batch allow.
+// Computes a training unit: hardtanh(norm(alpha * conv(sign(x), sign(w))) + shortcut). norm is batch norm, and the
+// gradient of the signs is as in SPEC.md section 2. A new pass over the arrays is needed only after a sum over the
+// batch.
 
 #pragma once
 
@@ -9,8 +9,9 @@
 namespace recu {
 
 // Packs the signs of x, (batch, *in, groups * channels), into words. Writes the sums of the convolution, (pixels,
-// output_features), and their mean and biased variance per channel, moments (2, output_features), which are NaN where x
-// holds a NaN. A tile's squares must fit into int32: taps * channels <= 8192.
+// output_features), and moments, (2, output_features): mean and biased variance of the sums per channel. If x holds a
+// NaN, all moments are NaN. taps * channels must be at most 8192, because the squares of a tile's sums are added up in
+// int32.
 void UnitSums(const Geometry& geometry, const float* x, const Kernel& kernel, uint64_t* words, int16_t* sums,
               float* moments, const Isa& isa, const Workers& workers);
 
@@ -37,7 +38,7 @@ struct UnitGradientCall {
   const float* coefficients;  // (4, output_features)
   bool identity;              // whether the shortcut is x: its gradient is added to dx
   float* dx;
-  float* dkernel;             // of conv, without alpha: (taps, channels, output_features)
+  float* dkernel;             // kernel gradient of conv without alpha, (taps, channels, output_features)
   float* dshortcut;           // or null
 };
 void UnitGradients(const Geometry& geometry, const UnitGradientCall& call, const Isa& isa, const Workers& workers);

@@ -1,5 +1,5 @@
-// Operations of a training unit on runs of numbers. Each isa_*.cc includes this file within its target region and
-// unnamed namespace, after tile.h. In addition to the functions for tile.h, it must define:
+// Defines the operations of a training unit on runs of numbers. Each isa_*.cc includes this file within its target
+// region and unnamed namespace, after tile.h. In addition to the functions for tile.h, it must define:
 // - FromShorts(const int16_t*), 16 numbers; Subtract(a, b); Multiply(a, b);
 // - IfInside(z, v), which is v where -1 < z < 1, and 0 elsewhere;
 // - Slope(x) = max(0, 2 - 2|x|); AnyNan(v); FirstOnes(n), which is n ones and then zeros.
@@ -35,7 +35,7 @@ inline double Total(const Vector& v) {
   return sum;
 }
 
-// Sums what step(i, n) returns. Floats add up at most 64 vectors, and these sums are added as doubles.
+// Sums the results of step(i, n). At most 64 vectors are summed as floats; these partial sums are added as doubles.
 template <typename Step>
 inline double SumOfRuns(int64_t count, const Step& step) {
   constexpr int64_t kMost = 64 * 16;
@@ -88,7 +88,7 @@ void NormalizeRun(const NormalizeTile& t) {
   });
 }
 
-// The gradient before the clamp.
+// Returns the gradient with respect to the input of the clamp.
 inline Vector Unclamped(const float* dz, const float* z, int64_t i, int n) {
   const Vector gradient = Some(dz + i, n);
   return z == nullptr ? gradient : IfInside(Some(z + i, n), gradient);

@@ -13,8 +13,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 // kLinger: how long a thread waits for the next job before it sleeps. kWait: how long a caller waits for the last items
-// of other threads before it sleeps. XLA cannot use a thread that waits: with a kLinger of 100 us, threads still waited
-// when the stem of the next cifar_vgg_small began.
+// of other threads before it sleeps. XLA cannot use a thread that waits. With a kLinger of 100 us, threads still waited
+// when XLA began the first convolution of the next call of cifar_vgg_small.
 constexpr std::chrono::microseconds kLinger(50), kWait(100);
 
 inline void Pause() {
@@ -23,7 +23,7 @@ inline void Pause() {
 #endif
 }
 
-// Waits at most `most` for `done`, and returns whether it became true.
+// Waits at most the time `most` until done() is true, and returns its last result.
 template <typename Done>
 bool Spin(std::chrono::microseconds most, const Done& done) {
   if (done()) return true;
@@ -57,11 +57,11 @@ class Job {
   // part in every call of the same size, so the memory of this part is in its cache.
   int Join() { return helpers_.fetch_add(1, std::memory_order_relaxed); }
 
-  // Does the worker's own part and returns its number of items, for Report. `item_` lives only until all items are
-  // done. A thread that joins later uses only the other members.
+  // Runs the items of the worker's own part and returns their number, for Report. `item_` lives only until all items
+  // are done. A thread that joins later finds no items left and does not use `item_`.
   int64_t WorkOwn(int worker) { return Work(worker, worker); }
 
-  // Does the items that other workers have not started, and returns their number.
+  // Runs the items that other workers have not started, and returns their number.
   int64_t WorkOthers(int worker) {
     int64_t mine = 0;
     for (int p = 1; p < threads_; ++p) mine += Work((worker + p) % threads_, worker);
@@ -87,8 +87,8 @@ class Job {
   int64_t Work(int part, int worker) {
     const int64_t end = (part + 1) * count_ / threads_;
     int64_t mine = 0;
-    // The loop ends after the last item of a part, without reading the counter again. If the cores are far from each
-    // other, this read takes up to a microsecond.
+    // The loop ends after the last item of a part, without another read of the counter. Between distant cores such a
+    // read takes up to a microsecond.
     int64_t i;
     do {
       i = parts_[part].next++;
@@ -115,8 +115,8 @@ class Job {
 
 // A place where a thread waits for a short time for its next job.
 struct alignas(64) Seat {
-  // null: the seat is free. Nothing(): its thread is ready for a job, now or after the remaining items of its last one.
-  // A job: it was handed out, or its thread works on it.
+  // null: the seat is free. Nothing(): the thread in the seat can be given a job, which it starts after the remaining
+  // items of its last job. A job: the thread in the seat was given this job.
   std::atomic<Job*> job{nullptr};
 };
 constexpr int kSeats = 64;
@@ -171,7 +171,7 @@ void Help(Job* job, int most_seated) {
   while (job != nullptr) {
     const int worker = job->Join();
     const int64_t mine = job->WorkOwn(worker);
-    // The thread takes its seat before it reports, because the caller may then have the next job at once.
+    // The thread takes its seat before it reports, because the caller may have its next job right after the report.
     if (seat == nullptr) {
       seat = SitDown(most_seated);
     } else {
