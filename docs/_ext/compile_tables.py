@@ -1,4 +1,4 @@
-"""The table of programs that were compiled for devices that are not there: experiments/results/compile_only."""
+"""Makes the table of steps compiled for GPUs and TPUs without such a device, from experiments/results/compile_only."""
 
 import json
 import pathlib
@@ -12,7 +12,7 @@ _HEADER = (
 
 
 def compile_only() -> str:
-    """A row for each record, by device and model; training before evaluation."""
+    """Returns the table with a row for each record, sorted by device and model, training before evaluation."""
     records = [json.loads(path.read_text()) for path in sorted(_FOLDER.glob("*.json"))]
     records.sort(key=lambda row: (row["devices"], row["target"], row["model"], row["dtype"], row["kind"] != "train"))
     rows = [_row(record) for record in records]
