@@ -37,7 +37,7 @@ class BuildKernels(build_ext):
                 extension.extra_compile_args += ["-isystem", jax.ffi.include_dir()]
             super().run()
         except Exception as error:  # no compiler, a compiler that fails, no jax
-            print(f"recu_jax is installed without its compiled kernels ({error}); 1-bit models will run in XLA, which is slower")
+            print(f"recu_jax is installed without its compiled kernels ({error}); 1-bit models run in XLA, slower")
 
 
 class OneWheel(bdist_wheel):
@@ -110,7 +110,7 @@ setup(
         "docs": ["docutils>=0.22", "furo", "matplotlib", "myst-parser", "sphinx>=7.4", "sphinx-copybutton"],
         # What the scripts in experiments/ import.
         "experiments": [*PHOTOS, "matplotlib>=3.6", "plotly>=6", "scipy"],
-        # Before 2.6 a loaded file could run code in spite of weights_only=True. On Python 3.11 `torch==2.13.0` is a CPU build.
+        # Before 2.6 loaded files could run code despite weights_only. On Python 3.11 `torch==2.13.0` is a CPU build.
         "torch": ["torch>=2.6"],
     },
     classifiers=[

@@ -12,7 +12,7 @@ Each of these steps runs in a process of its own and prints to DIR/STEP.log:
 5. `forward`: `benchmarks/gpu_forward.py`, convolutions of signs in float32, bfloat16, int8 and fp8;
 6. `resnet20_600`: the paper's whole recipe, stopped when `--minutes` are over; the same command continues it.
 
-`--data` is a file for the data set `npz`. It may instead have the encoded images of each split end to end (`train_bytes`,
+`--data` is a file for the data set `npz`. It may instead have each split's encoded images end to end (`train_bytes`,
 `train_sizes`, `train_labels`, `test_bytes`, ...), and is then decoded first. `--rehearse` does all of it on a CPU, with
 small inputs and the digits.
 """

@@ -110,7 +110,9 @@ def evaluation() -> str:
 _SINGLE = {
     "memory cifar_resnet20": "peak memory of a `cifar_resnet20` train step, batch 256, divided by PyTorch's",
     "import: import recu_jax": "`import recu_jax`, divided by `import flax.linen`",
-    "import: from recu_jax import BinaryConv, create_model": "`from recu_jax import BinaryConv, create_model`, divided by `import flax.linen`",
+    "import: from recu_jax import BinaryConv, create_model": (
+        "`from recu_jax import BinaryConv, create_model`, divided by `import flax.linen`"
+    ),
     "input_pipeline 2 workers / 1": "photographs a second with 2 workers, divided by those with 1 worker",
     "input_pipeline / Pillow": "photographs a second, divided by those of the same pipeline in Pillow",
     "input_pipeline growth over 20,000 images, MB": "growth of memory over 20,000 photographs, MB",
@@ -224,7 +226,7 @@ def exports() -> str:
 
 
 def said_by(name: str) -> str:
-    """Returns the text of a record, such as `RECORD/README.md`, without its title. Links point to the record's folder."""
+    """Returns the text of a record, such as `RECORD/README.md`, without its title. Links lead to its folder."""
     path = _RESULTS / name
     folder = f"../experiments/results/{path.parent.relative_to(_RESULTS)}"
     text = re.sub(r"^# .*\n", "", path.read_text(), count=1)

@@ -3,8 +3,9 @@
     python experiments/paper/quantization.py [--budget=paper --data_dir=DIR]
 
 The networks are the runs of the recipe, which the other experiments share. The latent weights of their best checkpoints
-are standardized and clamped at each tau, and measured as in training (`recu_jax.diagnostics.measures`). `sweep` describes
-the options.
+are standardized and clamped at each tau, and measured as in training (`recu_jax.diagnostics.measures`).
+
+`sweep` describes the options.
 """
 
 import functools

@@ -68,7 +68,7 @@ def arguments_of(experiment: Experiment, argv: Sequence[str] | None = None) -> a
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, which begin at 0")
     parser.add_argument("--runs", type=pathlib.Path, default=REPOSITORY / "runs" / "paper")
     parser.add_argument("--out", type=pathlib.Path, default=REPOSITORY / "experiments" / "results")
-    parser.add_argument("--most_runs", type=int, default=10**6, help="number of runs to train now; the same command trains the rest")
+    parser.add_argument("--most_runs", type=int, default=10**6, help="train so many runs now, at most")
     chosen = parser.parse_args(argv)
     for name, value in BUDGETS[chosen.budget].items():
         if getattr(chosen, name) is None:
@@ -173,7 +173,7 @@ def mean_over_epochs(key: str) -> Callable[[Run], float | None]:
 
 
 def table(experiment: Experiment, by_label: Mapping[str, Sequence[Run]], chosen: argparse.Namespace) -> str:
-    """Returns Markdown: mean and deviation over the seeds, and whether the difference from the first variant is noise."""
+    """Returns Markdown: mean and deviation over the seeds, and whether the difference from the first row is noise."""
     measures = {
         "test top-1 (%)": lambda run: run.rows[-1]["test_top1"],
         "best (%)": lambda run: run.best["test_top1"],
@@ -192,8 +192,8 @@ def table(experiment: Experiment, by_label: Mapping[str, Sequence[Run]], chosen:
     lines += [
         "",
         f"Mean and deviation over {seeds} seeds. The last column is the difference in test top-1 after the last epoch, "
-        f"with the p of Welch's t-test; if p is {SIGNIFICANT} or more, it is within the noise. The p values are not corrected "
-        "for the number of rows: of twenty variants without an effect, about one will seem to have an effect.",
+        f"with the p of Welch's t-test; if p is {SIGNIFICANT} or more, it is within the noise. The p values are not "
+        "corrected for the number of rows: of twenty variants without an effect, about one will seem to have one.",
         "",
         "![](figure.png)",
     ]
@@ -240,7 +240,7 @@ def _difference(first, runs):
 
 
 def figure(experiment: Experiment, by_label: Mapping[str, Sequence[Run]], path: pathlib.Path) -> None:
-    """Writes a figure: each seed's top-1 with mean and deviation, and beside it the panel that `experiment.draw` draws."""
+    """Writes a figure: each seed's top-1 with mean and deviation, and beside it what `experiment.draw` draws."""
     height = max(3.4, 1.4 + 0.32 * len(by_label))
     picture, (left, right) = plt.subplots(1, 2, figsize=(11, height), dpi=130, layout="constrained")
     for i, runs in enumerate(by_label.values()):
