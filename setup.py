@@ -11,7 +11,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "recu_jax" / "__init__.py").read_text()).group(1)
 
-# TFDS reads array_record files without TensorFlow; it forgets to ask for importlib_resources.
+# TFDS reads array_record files without TensorFlow. It imports importlib_resources but does not require it.
 TFDS = ["tensorflow-datasets>=4.9.9", "array_record", "importlib_resources", "opencv-python-headless>=4.12"]
 # Photographs that stay on disk: ImageNet of TFDS, Tiny-ImageNet, folders of images.
 PHOTOS = [*TFDS, "grain>=0.2.18", "pillow>=11.0"]
@@ -20,7 +20,7 @@ NOTEBOOK = ["ipykernel", "nbclient", "nbformat"]
 
 KERNELS = pathlib.Path("recu_jax") / "ops" / "csrc"
 SOURCES = sorted(path for path in (ROOT / KERNELS).iterdir() if path.suffix in (".cc", ".h"))
-# Built in place, kernels outlive what they were built of: recu_jax.ops.native compares.
+# Kernels that were built in place stay when their sources change. recu_jax.ops.native notices by this digest.
 DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()
 
 
@@ -33,15 +33,15 @@ class BuildKernels(build_ext):
             import jax.ffi
 
             for extension in self.extensions:
-                # As a system's, so that warnings are about our code alone.
+                # -isystem: the compiler warns about recu_jax's code, and not about XLA's headers.
                 extension.extra_compile_args += ["-isystem", jax.ffi.include_dir()]
             super().run()
         except Exception as error:  # no compiler, a compiler that fails, no jax
-            print(f"recu_jax is installed without its compiled kernels ({error}); 1-bit models will run by XLA, slower")
+            print(f"recu_jax is installed without its compiled kernels ({error}); 1-bit models run in XLA, slower")
 
 
 class OneWheel(bdist_wheel):
-    """XLA calls the kernels, Python only loads them: one wheel of a platform serves every version of Python."""
+    """Tags the wheel for all versions of Python 3: XLA calls the kernels and Python only loads them."""
 
     def get_tag(self):
         return ("py3", "none", super().get_tag()[2])
@@ -54,7 +54,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    # The experiments go along, so that --config=configs/digits.py finds them without a checkout (`config_flag`).
+    # The wheel has the configs, so that --config=configs/digits.py works without a checkout (`config_flag`).
     packages=[*find_packages(include=["recu_jax", "recu_jax.*"]), "recu_jax.configs"],
     package_dir={"recu_jax": "recu_jax", "recu_jax.configs": "configs"},
     package_data={"": ["py.typed", "*.pyi", "*.html", "*.css", "*.js"]},
@@ -65,7 +65,7 @@ setup(
             sources=[str(KERNELS / path.name) for path in SOURCES if path.suffix == ".cc"],
             depends=[str(KERNELS / path.name) for path in SOURCES if path.suffix == ".h"],
             define_macros=[("RECU_SOURCES", f'"{DIGEST}"')],
-            # Multiply-adds are fused where the code says so, and nowhere else: signs hang on it.
+            # Only the code's own calls of fma may fuse: another rounding could flip a sign.
             extra_compile_args=["-std=c++17", "-O3", "-Wall", "-Wextra", "-ffp-contract=off"],
             language="c++",
         )
@@ -95,14 +95,14 @@ setup(
         "imagenet": PHOTOS,
         # Downloading and preparing the original archives needs TensorFlow, once.
         "prepare": [*PHOTOS, "tensorflow"],
-        # jax.export writes and reads its artifacts with it.
+        # jax.export writes and reads its artifacts with flatbuffers.
         "stablehlo": ["flatbuffers"],
         "qonnx": ["qonnx"],
-        # TPU's compiler, for programs that are compiled where there is no TPU. On a TPU machine install jax[tpu].
+        # The TPU compiler, to compile programs for TPUs on other machines. On a TPU machine install jax[tpu].
         "tpu": ["libtpu"],
-        # report.html
+        # For report.html.
         "report": ["plotly>=6"],
-        # Experiment trackers, of `config.tracker`.
+        # Experiment trackers that `config.tracker` may name.
         "wandb": ["wandb>=0.31"],
         "trackio": ["trackio>=0.43"],
         # Tests build the compiled kernels beside their sources, with setuptools, which Python 3.12 no longer brings.
@@ -110,7 +110,7 @@ setup(
         "docs": ["docutils>=0.22", "furo", "matplotlib", "myst-parser", "sphinx>=7.4", "sphinx-copybutton"],
         # What the scripts in experiments/ import.
         "experiments": [*PHOTOS, "matplotlib>=3.6", "plotly>=6", "scipy"],
-        # Before 2.6 a file could run code in spite of weights_only. On Python 3.11 `torch==2.13.0` is a CPU build.
+        # Before 2.6 loaded files could run code despite weights_only. On Python 3.11 `torch==2.13.0` is a CPU build.
         "torch": ["torch>=2.6"],
     },
     classifiers=[

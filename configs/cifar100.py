@@ -2,8 +2,8 @@
 
     python -m recu_jax.main --config=configs/cifar100.py --config.data_dir=DIR
 
-Hardware: not timed; the network and the number of images are those of configs/cifar10.py.
-Expected: not known; it was not run here, and the paper has no figure for it.
+Hardware: not timed; configs/cifar10.py has the times of the same network on as many images.
+Expected: not known; this config was not run here, and the paper has no CIFAR-100 result.
 """
 
 from recu_jax.config import base_config

@@ -1,16 +1,18 @@
 """ImageNet in two stages with a teacher, ReActNet's recipe with ReCU.
 
-Stage 1 trains binary activations on real weights. Stage 2 starts from its best checkpoint and binarizes both.
+Stage 1 trains a network with binary activations and real weights. Stage 2 starts from stage 1's best checkpoint, and
+binarizes activations and weights.
 
     python -m recu_jax.main --config=configs/imagenet_two_stage.py:stage1 --config.data_dir=DIR --config.teacher=FILE
     python -m recu_jax.main --config=configs/imagenet_two_stage.py:stage2 --config.data_dir=DIR --config.teacher=FILE
 
-`FILE` is torchvision's state_dict of a ResNet-34, or the workdir of a run of ours. Each stage is a run of its own;
-the same command continues it. `--config.init_from` says where stage 2 starts if stage 1 had another --workdir.
+`FILE` is torchvision's state_dict of a ResNet-34, or the workdir of a recu_jax run. Each stage is a run of its own; its
+command, repeated, continues it after an interruption. If you gave stage 1 a --workdir, pass that folder to stage 2 as
+`--config.init_from`.
 
-Hardware: a GPU or TPU; hours are not known, as it was not run on one here.
-Expected: 66.4% test top-1 in the paper (SPEC.md section 8); not run in full here. On 200 images:
-experiments/results/imagenet_200_photographs/.
+Hardware: a GPU or TPU. The hours are not known, because this config was not run on either here.
+Expected: 66.4% test top-1 in the paper (SPEC.md section 8); not run in full here. Record of a run on 200
+images: experiments/results/imagenet_200_photographs/.
 """
 
 from recu_jax.config import base_config

@@ -2,10 +2,10 @@
 
     python -m recu_jax.main --config=configs/tiny_imagenet.py --config.data_dir=tiny-imagenet-200
 
-The folder as it is distributed (train/CLASS/images, val/val_annotations.txt), or one with val/CLASS.
+`data_dir` is the folder as it is distributed (train/CLASS/images, val/val_annotations.txt), or a folder with val/CLASS.
 
-Hardware: a GPU or TPU; hours are not known, as it was not run on one here.
-Expected: not known; it was not trained here, and the paper has no figure for it.
+Hardware: a GPU or TPU. The hours are not known, because this config was not run on either here.
+Expected: not known; this config was not run here, and the paper has no Tiny-ImageNet result.
 """
 
 from recu_jax.config import base_config

@@ -1,16 +1,17 @@
-"""Trains one network with every binarizer, three seeds each, and tables and plots its test top-1.
+"""Trains one network with every binarizer, three seeds each, and writes a table and a plot of its test top-1.
 
     python experiments/compare_binarizers.py                                                           # the digits
     python experiments/compare_binarizers.py --dataset=cifar10_subset --config.data_dir=DIR
 
-Each weight binarizer goes with ReCU's activations, each activation binarizer with ReCU's weights, and both as the
-papers pair them. All else is the data set's recipe, which is ReCU's, and the same for all (but for Bop), so this says
-how they fare in each other's place, and not how well each can do. Weights without a scale of their own get the learned
-alpha. `cifar10_subset` is the first 500 training and 200 test images of each class, for a ResNet-8.
+Each weight binarizer is paired with ReCU's activations, and each activation binarizer with ReCU's weights. The pairs of
+the papers are trained too. All other settings are ReCU's recipe for the data set, except for Bop's optimizer. So the
+results show how binarizers do in ReCU's place, and not how well each can do with its own recipe. Weight binarizers
+without a scale of their own get the learned alpha. `cifar10_subset` has the first 500 training and 200 test images of
+each class of CIFAR-10, for a ResNet-8.
 
-Runs that `runs.jsonl` in the results has are not repeated, one that was interrupted goes on where it was; so the same
-command continues. The recorded `runs.jsonl` calls the field `alpha` by its former name, `scale`: add no runs to it,
-give another `--results`. Needs matplotlib.
+The same command continues where it was stopped: runs in `runs.jsonl` are not repeated, and an interrupted run resumes.
+The recorded `runs.jsonl` has the field `alpha` under its former name, `scale`. Do not add runs to it: pass another
+`--results`. Needs matplotlib.
 """
 
 import argparse
@@ -39,13 +40,13 @@ from recu_jax.records import METRICS, read_epochs
 WORKDIR = runs.REPOSITORY / "runs" / "binarizers"
 RESULTS = runs.REPOSITORY / "experiments" / "results" / "binarizers"
 EPOCHS = {"digits": 30, "cifar10_subset": 5}
-# Of each class.
+# Images of each class in `cifar10_subset`.
 TRAIN_IMAGES, TEST_IMAGES = 500, 200
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A row of the table: fields of the config that differ from the recipe's."""
+    """A row of the table: the binarizers, and the other config fields that differ from the recipe."""
 
     name: str
     group: str
@@ -78,7 +79,7 @@ PAIRS = (
 
 
 def recipe(dataset: str, folder: pathlib.Path, data_dir: str | None) -> list[str]:
-    """Arguments of `recu_jax.main` for the data set; makes its file in `folder` where it needs one."""
+    """Returns the arguments of `recu_jax.main` for the data set. Writes the CIFAR-10 subset to `folder` if missing."""
     if dataset == "digits":
         return runs.RECORDED_DIGITS
     path = folder / "cifar10_subset.npz"
@@ -100,7 +101,7 @@ def recipe(dataset: str, folder: pathlib.Path, data_dir: str | None) -> list[str
 
 
 def train(pair: Pair, seed: int, epochs: int, arguments: Sequence[str], workdir: pathlib.Path, prefix: Sequence[str]):
-    """Trains one pair in a process of its own; returns the top-1 on the test set after each epoch."""
+    """Trains one pair in a process of its own. Returns the test top-1 in percent after each epoch."""
     fields = {**pair.fields, "seed": seed, "epochs": epochs, "tensorboard": False, "report": False}
     process = runs.start(
         [*arguments, *(f"--config.{field}={value}" for field, value in fields.items())], workdir,
@@ -122,7 +123,7 @@ def key(row: dict) -> tuple:
 
 
 def summary(rows: Iterable[dict]) -> dict[str, list[tuple[str, dict, list[float]]]]:
-    """For each data set and number of epochs: name, fields and each seed's last top-1, the best mean first."""
+    """Returns, for each data set and number of epochs, (name, fields, last top-1 of each seed), the best mean first."""
     found = collections.defaultdict(dict)
     for row in rows:
         entries = found[f"{row['dataset']}, {row['epochs']} epochs"]
@@ -138,7 +139,7 @@ def deviation(values: Sequence[float]) -> str:
 
 
 def table(rows: Iterable[dict]) -> str:
-    """Markdown: mean and sample deviation over seeds of the last epoch's test top-1, in percent."""
+    """Returns Markdown: mean and sample deviation over seeds of the last epoch's test top-1, in percent."""
     parts = []
     for title, entries in summary(rows).items():
         lines = [
@@ -157,7 +158,7 @@ def table(rows: Iterable[dict]) -> str:
 
 
 def plot(rows: Iterable[dict], path: pathlib.Path) -> None:
-    """A dot for each seed, a line for their mean."""
+    """Plots a dot for each seed and a line for the mean over the seeds."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -183,12 +184,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", choices=EPOCHS, default="digits")
     parser.add_argument("--config.data_dir", dest="data_dir", help="where TFDS keeps cifar10")
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, which begin at 0")
     parser.add_argument("--epochs", type=int, help=f"default: {EPOCHS}")
     parser.add_argument("--groups", nargs="+", choices=sorted({p.group for p in PAIRS}), help="default: all")
-    parser.add_argument("--workdir", type=pathlib.Path, default=WORKDIR, help="of the runs")
+    parser.add_argument("--workdir", type=pathlib.Path, default=WORKDIR, help="folder of the runs")
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS)
-    parser.add_argument("--prefix", default="", help="of each run's command, such as 'taskset -c 0'")
+    parser.add_argument("--prefix", default="", help="put before each run's command, such as 'taskset -c 0'")
     args = parser.parse_args()
     epochs = args.epochs or EPOCHS[args.dataset]
     arguments = recipe(args.dataset, args.workdir, args.data_dir)
@@ -196,7 +197,7 @@ def main():
     args.workdir.mkdir(parents=True, exist_ok=True)
     record = args.results / "runs.jsonl"
     rows = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
-    # Seed by seed, so that what is there at any time compares all pairs.
+    # The outer loop is over seeds, so that an interrupted comparison has all pairs of every finished seed.
     for seed in range(args.seeds):
         for pair in PAIRS:
             row = {

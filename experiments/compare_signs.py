@@ -1,11 +1,12 @@
-"""Counts binary activations of a network's file that are not the Flax model's, on photographs or CIFAR-10's test set.
+"""Counts the binary activations in which other programs of a network differ from its Flax model under `jit`.
 
     python experiments/compare_signs.py --images=DIR --out=signs.json          # imagenet_resnet18 on DIR/*.JPEG
     python experiments/compare_signs.py --workdir=RUN --data_dir=DIR --out=signs.json           # a CIFAR-10 run
 
-Three programs of the same float32 network: the Flax model under `jit`, the same operation by operation, and the file;
-besides, the file with alpha and batch norm multiplied out to one product and one sum, which it does not do.
-Photographs go through random weights (those of the golden values), as no trained ImageNet network is at hand.
+The images are photographs or CIFAR-10's test set. The other programs compute the same float32 network: the Flax model
+without `jit`, the exported file, and the file with alpha and batch norm folded into one product and one sum. Exported
+files do not fold them. The network for photographs has the random weights of the golden-value tests, because no trained
+ImageNet network is available.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from tests.support.random_networks import file_of, flax_outputs
 
 
 def multiplied_out(arrays):
-    """Each affine as one product and one sum, computed in float64."""
+    """Folds alpha and batch norm of each layer into one product and one sum, computed in float64."""
 
     def fold(rows):
         alpha, mean, factor, bias = np.float64(rows)
@@ -42,7 +43,7 @@ def multiplied_out(arrays):
 
 
 def watched(nodes):
-    """A function of images that gives the logits and the signs that go into each binary convolution."""
+    """Returns a function from images to the logits and the signs that go into each binary convolution."""
     inputs = [node.inputs[0] for node in nodes if node.op == "binary_conv"]
     function, arrays = runtime.compile_steps(nodes, native.cpu_backend(), [*inputs, len(nodes) - 1])
     compiled = jax.jit(function)
@@ -61,7 +62,7 @@ def main():
     parser.add_argument("--workdir")
     parser.add_argument("--data_dir")
     parser.add_argument("--batch", type=int, default=24)
-    parser.add_argument("--count", type=int, default=24, help="how many images")
+    parser.add_argument("--count", type=int, default=24, help="number of images")
     parser.add_argument("--out", type=pathlib.Path)
     args = parser.parse_args()
     set_xla_flags()

@@ -1,19 +1,20 @@
-"""Everything worth measuring on one GPU, in one call, recorded as it goes.
+"""Runs all measurements for one GPU in one call, and records each as it ends.
 
     python experiments/gpu_session.py --data=cifar10.npz --out=DIR [--minutes=25] [--rehearse]
 
-Runs, each in a process of its own, and writes what it prints to DIR:
+Each of these steps runs in a process of its own and prints to DIR/STEP.log:
 
 1. `devices`: versions and hardware;
-2. `tests`: golden tests of layers and models on the CPU of that machine (float64);
+2. `tests`: golden tests of layers and models in float64, on the machine's CPU;
 3. `speed_*`: train steps a second of the three CIFAR models, batch 256, float32 and bfloat16, by `recu_jax.main`'s
    own loop on the arrays of `--data`;
 4. `benchmarks`: `benchmarks/gpu.py`, train steps against eager and compiled PyTorch;
 5. `forward`: `benchmarks/gpu_forward.py`, convolutions of signs in float32, bfloat16, int8 and fp8;
-6. `resnet20_600`: the paper's whole recipe, stopped when the minutes are over; the same command continues it.
+6. `resnet20_600`: the paper's whole recipe, stopped when `--minutes` are over; the same command continues it.
 
-`--data` is a file of data set npz, or one with the encoded images in a row (`train_bytes, train_sizes, train_labels`,
-and the same for test), which is decoded first. `--rehearse` does all of it in seconds, on a CPU, with the digits.
+`--data` is a file for the data set `npz`. It may instead have each split's encoded images end to end (`train_bytes`,
+`train_sizes`, `train_labels`, `test_bytes`, ...), and is then decoded first. `--rehearse` does all of it on a CPU, with
+small inputs and the digits.
 """
 
 import argparse
@@ -27,7 +28,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
 
 def unpack(packed, path):
-    """Writes the file of data set npz for encoded images that stand in a row."""
+    """Decodes images that are encoded end to end, and writes the file for the data set `npz`."""
     import io
 
     import numpy as np

@@ -2,7 +2,7 @@
 
     python experiments/plot_runs.py --out=FILE.png LABEL=metrics.jsonl [LABEL=metrics.jsonl ...]
 
-A line of a file has `epoch` and `test_top1`, and may have `train_loss`. Needs matplotlib.
+Each line of a file has `epoch` and `test_top1`, and may have `train_loss`. Needs matplotlib.
 """
 
 import argparse

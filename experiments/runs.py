@@ -1,4 +1,4 @@
-"""Training runs as real processes: started, watched, and compared bit for bit. For the experiments and the tests."""
+"""Starts training runs as processes, reads their files and compares them bit for bit, for experiments and tests."""
 
 import json
 import os
@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
-# What differs between two runs with the same result.
+# Fields of metrics.jsonl that differ between two runs with the same result, because they measure time.
 NOT_COMPARED = {"images_per_second", "data_wait"}
-# The digits as they were trained when the results of `paper/` and `compare_binarizers.py` were recorded.
+# Flags of the digits runs behind the recorded results of `paper/` and `compare_binarizers.py`.
 RECORDED_DIGITS = ["--config=configs/digits.py", "--config.batch_size=64", "--config.weight_decay=5e-4"]
 
 
@@ -27,15 +27,15 @@ def start(
     """Starts `python -m recu_jax.main`; its output is appended to WORKDIR.log.
 
     Args:
-      arguments: of the command, without --workdir.
-      workdir: of the run.
+      arguments: arguments of the command, without --workdir.
+      workdir: folder of the run.
       cache: folder for compiled programs, so that a restart takes seconds.
-      environment: added to this process's.
-      prefix: of the command, such as `taskset -c 0`.
-      log: where its output goes instead.
+      environment: variables that are added to those of this process.
+      prefix: words before the command, such as `taskset -c 0`.
+      log: file for the output instead of WORKDIR.log.
     """
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    # jax 0.10 tells a page of what each program that comes from the cache was compiled for.
+    # jax 0.10 logs a page about the target machine for each program that it reads from the cache.
     env["TF_CPP_MIN_LOG_LEVEL"] = "3"
     if cache is not None:
         env |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
@@ -51,18 +51,18 @@ def log_path(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def log(workdir: pathlib.Path) -> str:
-    """What the runs in `workdir` have printed so far."""
+    """Returns what the runs in `workdir` have printed so far."""
     path = log_path(workdir)
     return path.read_text(errors="replace") if path.exists() else ""
 
 
 def rows(workdir: pathlib.Path) -> list[dict]:
-    """Rows of metrics.jsonl, without what differs between two runs with the same result."""
+    """Returns the rows of metrics.jsonl, without the fields in `NOT_COMPARED`."""
     return [{k: v for k, v in row.items() if k not in NOT_COMPARED} for row in _lines(workdir, "metrics.jsonl")]
 
 
 def measured(workdir: pathlib.Path) -> list[dict]:
-    """What was measured of the layers after each epoch, by their names."""
+    """Returns the diagnostics after each epoch, by the names of the layers."""
     return [row["layers"] for row in _lines(workdir, "diagnostics.jsonl")]
 
 
@@ -72,7 +72,7 @@ def _lines(workdir, name):
 
 
 def final_state(workdir: pathlib.Path) -> dict[str, np.ndarray]:
-    """Leaves of the newest checkpoint's state by path."""
+    """Returns the leaves of the newest checkpoint's state by path."""
     import jax
 
     from recu_jax.training.checkpoint import saved
@@ -82,7 +82,7 @@ def final_state(workdir: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def differences(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> list[str]:
-    """Paths at which two states differ in any bit."""
+    """Returns the paths at which two states differ in any bit, or which only one of them has."""
     return sorted(
         path for path in a.keys() | b.keys() if path not in a or path not in b or a[path].tobytes() != b[path].tobytes()
     )

@@ -1,4 +1,4 @@
-"""Four virtual CPU devices, XLA flags, no silent broadcasting between ranks; slow tests only where asked for."""
+"""Sets up all tests: four virtual CPU devices, XLA flags, errors for rank promotion, and a count of slow tests."""
 
 import logging
 import os
@@ -7,8 +7,9 @@ import pathlib
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
 
-# A program is compiled once for all workers, processes and later calls of pytest. Entries are found by the program and
-# XLA's version and flags. With a limit of size JAX locks the folder, so that none reads what another is writing.
+# Compiled programs are kept for all workers, processes and later calls of pytest. The key of a program has XLA's
+# version and flags. JAX locks the folder only if its size is limited. Without the lock, a process could read an entry
+# that another process is still writing.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled")
 )
@@ -24,14 +25,14 @@ import pytest
 
 from tests.support import compiled_kernels, processes
 
-# Before the first test: with and without them, runs that are compared bit for bit are rounded differently.
+# Builds the kernels before the first test. Runs with and without them round differently, and tests compare bit for bit.
 compiled_kernels.build()
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Most tests compile much and compute little. LLVM's optimisations are two thirds of that (8 of 13 s of processor time
-# for a small train step), and change no result but in its last bit. What users get with them is seen by tests marked
-# `as_users_compile`, and by most that start a process.
+# Most tests compile much and compute little. LLVM's optimizations take two thirds of their time (8 of 13 s of processor
+# time for a small train step), and change results in the last bit only. Tests marked `as_users_compile`, and most tests
+# that start a process, compile with them, as users do.
 jax.config.update("jax_disable_most_optimizations", True)
-# Of a damaged checkpoint every array that was being read says so, at length, after the error was raised.
+# If a checkpoint is damaged, asyncio logs a long message for each array that was being read, after the error.
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 _LEFT_OUT = pytest.StashKey[int]()
@@ -40,7 +41,7 @@ _OF_WORKER = "slow_tests_left_out"
 
 @pytest.fixture
 def x64():
-    """float64 within one test."""
+    """Turns on float64 for one test."""
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
@@ -48,7 +49,7 @@ def x64():
 
 @pytest.fixture(autouse=True)
 def _as_users_compile(request):
-    """Programs with all of XLA's optimisations in tests marked so."""
+    """Turns on all of XLA's optimizations in tests with the mark `as_users_compile`."""
     marked = request.node.get_closest_marker("as_users_compile") is not None
     if marked:
         jax.config.update("jax_disable_most_optimizations", False)
@@ -59,7 +60,7 @@ def _as_users_compile(request):
 
 @pytest.fixture(autouse=True)
 def _no_run_outlives_its_test():
-    """Also where the test fails: a process that still runs would be an error of its own at the end of all tests."""
+    """Ends all runs after a test, even if it fails. A process that still ran after all tests would be an error."""
     yield
     processes.end_all()
 
@@ -73,14 +74,14 @@ def pytest_deselected(items):
 
 
 def pytest_sessionfinish(session):
-    """Workers of pytest-xdist collect and leave out; all of them the same."""
+    """Passes on the count of a worker of pytest-xdist. All workers leave out the same tests."""
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput[_OF_WORKER] = session.config.stash.get(_LEFT_OUT, 0)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node):
-    """What a worker of pytest-xdist counted."""
+    """Takes the count of a worker of pytest-xdist."""
     counted = getattr(node, "workeroutput", {}).get(_OF_WORKER, 0)
     node.config.stash[_LEFT_OUT] = max(node.config.stash.get(_LEFT_OUT, 0), counted)
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Checks that a file is written whole or not at all."""
 
 import os
 import stat
@@ -35,7 +35,7 @@ def test_a_folder_that_is_not_there(tmp_path):
 
 
 def test_a_pipe_stays_a_pipe(tmp_path):
-    """And so does a device; root could replace /dev/null."""
+    """A device stays a device, too. Otherwise root could replace /dev/null."""
     pipe, read = tmp_path / "pipe", []
     os.mkfifo(pipe)
     reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))

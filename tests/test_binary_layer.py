@@ -1,4 +1,4 @@
-"""Which layers of a model are binary, and with which binarizers: Linen and NNX."""
+"""Checks which layers of a model are found binary, and with which binarizers, in Linen and NNX."""
 
 import flax.linen as nn
 import jax
@@ -80,7 +80,7 @@ OPTIONS = {"scan of no alpha": {"alpha": "none"}}
 
 
 class ForeignNNX(nnx.Module):
-    """A plain layer, three that are scanned, and a normalisation, which are called with nothing but x."""
+    """A plain layer, three that are scanned, and a normalization, which are called with nothing but x."""
 
     def __init__(self, rngs):
         @nnx.split_rngs(splits=3)
@@ -168,7 +168,7 @@ def test_one_bit_weights_of_models():
 
     class Twin(nnx.Module):
         def __init__(self):
-            # Flax before 0.12 takes a list as it is.
+            # Flax before 0.12 takes a plain list.
             listed = getattr(nnx, "List", list)
             self.layers = listed([recu_jax.nnx.BinaryDense(6, 4, rngs=nnx.Rngs(0))])
 

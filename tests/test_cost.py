@@ -1,4 +1,4 @@
-"""What models cost, against counts by hand and published figures."""
+"""Compares the costs of models with counts by hand and with published figures."""
 
 import functools
 import io
@@ -82,10 +82,10 @@ def test_real_weights_on_binary_activations():
 
 
 def test_a_bi_real_style_resnet18_is_as_published():
-    """11.7 M parameters and 4.03 MB: larq zoo, whose 11,699,112 are with running statistics.
+    """larq zoo: 11.7 M parameters (11,699,112 with running statistics) and 4.03 MB.
 
-    33.6 Mbit with a scale per channel and without statistics, in full precision 374.1 Mbit and 1.81e9
-    multiply-accumulates, 1.63e8 operations: Liu et al. 2018, arXiv 1808.00278.
+    Liu et al. 2018, arXiv 1808.00278: 33.6 Mbit with a scale per channel and without statistics, and 1.63e8 operations;
+    in full precision 374.1 Mbit and 1.81e9 multiply-accumulates.
     """
     bi_real = create_model("resnet18", 1000, conv=functools.partial(BinaryConv, alpha="none"))
     cost = model_cost(bi_real, IMAGE)
@@ -118,7 +118,7 @@ class Repeated(nn.Module):
         return nn.vmap(BinaryDense, in_axes=None, axis_size=5, **stacked)(6, name="mapped")(x)
 
 
-@pytest.mark.parametrize("attempt", [1, 2])  # the second meets what the first has left compiled
+@pytest.mark.parametrize("attempt", [1, 2])  # the second attempt finds the first one's compiled program
 def test_transformations_and_shared_layers(attempt):
     cost = model_cost(Repeated(), jnp.zeros((2, 4)))
     assert macs(cost) == {

@@ -1,4 +1,4 @@
-"""A run's diagnostics are those of the binarizers that its layers hold: every ablation of ReCU, every binarizer."""
+"""Checks a run's diagnostics against the definitions, for every ablation of ReCU and every other binarizer."""
 
 import json
 
@@ -20,14 +20,14 @@ SMALLEST = {
 
 
 def standardized(kernel, b, center=True):
-    """SPEC.md 1.1, in float64."""
+    """Computes SPEC.md 1.1 in float64."""
     flat = np.asarray(kernel, np.float64).reshape(-1, kernel.shape[-1])
     centered = flat - flat.mean(0) if center else flat
     return (centered * np.sqrt(2) * b / np.sqrt(flat.var(0, ddof=1) + 1e-5)).reshape(kernel.shape)
 
 
 def by_hand(kernel, tau, fields):
-    """Weights before the clamp and its bound, by the definitions of SPEC.md section 1 and of the binarizers' papers."""
+    """Returns the weights before the clamp and the clamp's bound, by SPEC.md section 1 and the binarizers' papers."""
     name = fields.get("weight_binarizer", "recu")
     if name == "libra":  # standard deviation 1
         return standardized(kernel, np.sqrt(0.5)), np.inf
@@ -97,7 +97,7 @@ def test_they_are_those_of_the_run(fields, images, tmp_path):
 
 @pytest.mark.slow
 def test_a_rate_that_falls_kills_no_weight(images, tmp_path):
-    """The last epochs have a hundredth of the rate. Weights move as much less; they are not dead for that."""
+    """The last epochs have a hundredth of the rate. Weights move as much less, and are not dead for this reason."""
     config = get_config()
     fields = {"epochs": 8, "lr_schedule": "step", "lr_milestones": (6, 7), "data_dir": images}
     config.update({**SMALLEST, **fields})

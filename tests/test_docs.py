@@ -1,4 +1,4 @@
-"""The documentation says what is so: its programs run, its commands parse, what it names is there, the site builds."""
+"""Checks the documentation: its programs run, its commands parse, all that it names exists, and the site builds."""
 
 import ast
 import functools
@@ -24,14 +24,14 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 DOCS = REPOSITORY / "docs"
 PAGES = sorted(p for p in DOCS.rglob("*.md") if not p.relative_to(DOCS).parts[0].startswith("_"))
 NAMES = [str(p.relative_to(DOCS)) for p in PAGES]
-# Before a block that is not executed; the reason follows.
+# This line, followed by the reason, stands before a block that is not executed.
 NOT_RUN = "% not run:"
 _FENCE = re.compile(r"^(`{3,}|:{3,}).*?^\1$", re.DOTALL | re.MULTILINE)
 _CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
 
 def blocks(page: pathlib.Path, language: str) -> list[tuple[int, str, str]]:
-    """Line, content and the line before each block of a language."""
+    """Returns the line number, content and preceding line of each block of a language."""
     found, lines = [], page.read_text().splitlines()
     for i, line in enumerate(lines):
         if line == f"```{language}":
@@ -41,12 +41,12 @@ def blocks(page: pathlib.Path, language: str) -> list[tuple[int, str, str]]:
 
 
 def prose(page: pathlib.Path) -> str:
-    """A page without its blocks."""
+    """Returns a page without its blocks."""
     return _FENCE.sub("", page.read_text())
 
 
 def run_blocks(page: pathlib.Path) -> dict:
-    """Executes the Python of a page, in one namespace."""
+    """Executes the Python blocks of a page in one namespace. Returns the namespace."""
     namespace = {"__name__": page.stem}
     for line, block, before in blocks(page, "python"):
         if before.startswith(NOT_RUN):
@@ -59,7 +59,7 @@ def run_blocks(page: pathlib.Path) -> dict:
 WITH_PYTHON = [name for name, page in zip(NAMES, PAGES, strict=True) if blocks(page, "python")]
 
 
-# They train a network.
+# These pages train a network.
 SLOW = {"deploy.md", "own_model.md", "train.md", "weights.md"}
 
 
@@ -112,7 +112,7 @@ def _value(text):
 
 @functools.cache
 def help_of(command: str) -> str:
-    """What a command prints with `--help`."""
+    """Returns what a command prints with `--help`."""
     module = ["recu_jax.main"] if command == "main" else ["recu_jax", command]
     return subprocess.run(
         [sys.executable, "-m", *module, "--help"], capture_output=True, text=True, check=True, cwd=REPOSITORY
@@ -123,7 +123,7 @@ _COMMAND = re.compile(r"(?<![\w./-])(recu|python -m recu_jax(?:\.main)?)(?=\s)([
 
 
 def commands() -> list[tuple[str, str, list[str]]]:
-    """Page, command and arguments of each command of ours in a block for the shell, and in the prose."""
+    """Returns page, command and arguments of each recu_jax command in shell blocks and in the prose."""
     found = []
     for name, page in zip(NAMES, PAGES, strict=True):
         text = "\n".join(block for _, block, _ in blocks(page, "sh")).replace("\\\n", " ")
@@ -137,7 +137,7 @@ def commands() -> list[tuple[str, str, list[str]]]:
 @pytest.mark.parametrize("page, command, given", commands())
 def test_command(page, command, given, monkeypatch, tmp_path):
     monkeypatch.chdir(REPOSITORY)
-    # The user's own module of the pages.
+    # my_module.py, the user's own module in the pages.
     own = [block for p in PAGES for _, block, _ in blocks(p, "python") if block.startswith("# my_module.py")]
     (tmp_path / "my_module.py").write_text("\n".join(own))
     monkeypatch.syspath_prepend(tmp_path)
@@ -188,12 +188,12 @@ def test_scripts_and_extras():
 
 
 def slug(heading: str) -> str:
-    """The anchor of a heading."""
+    """Returns the anchor of a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def anchors(page: pathlib.Path) -> set[str]:
-    """Of the headings of a page."""
+    """Returns the anchors of a page's headings."""
     return {slug(h.replace("`", "")) for h in re.findall(r"^#+ (.+)$", _FENCE.sub("", page.read_text()), re.MULTILINE)}
 
 
@@ -224,7 +224,7 @@ def test_files(name):
 
 
 def resolve(path: str):
-    """What a dotted name means; raises AttributeError or ImportError."""
+    """Returns the object of a dotted name. Raises AttributeError or ImportError."""
     parts = path.split(".")
     for length in range(len(parts), 0, -1):
         try:
@@ -246,12 +246,12 @@ _WHERE = (
     "recu_jax.nnx",
     "recu_jax.layers",
 )
-# Of the reader's own program.
+# Names of the reader's own program, which are not looked up.
 _OWN = {"get_config", "model", "layer"}
 
 
 def find(name: str):
-    """What a name without its module means in the pages."""
+    """Returns the object that a name without its module means in the pages."""
     first, _, rest = name.partition(".")
     candidates = [f"{_OTHERS[first]}.{rest}"] if first in _OTHERS else [f"{where}.{name}" for where in _WHERE]
     for candidate in [*candidates, name]:
@@ -263,7 +263,7 @@ def find(name: str):
 
 
 def check_names(text: str) -> None:
-    """Raises where a text names what is not there: roles, dotted names, calls with their keyword arguments."""
+    """Raises if a name in a text does not exist: in roles, dotted names, calls and their keyword arguments."""
     for role in re.findall(r"\{py:\w+\}`([^`]+)`", text):
         target = re.search(r"<(.+)>$", role)
         resolve((target[1] if target else role).lstrip("~"))
@@ -320,7 +320,7 @@ def test_every_measure_is_explained(tmp_path, monkeypatch):
 
 
 def test_the_likeliest_troubles_come_first():
-    """A network that cannot learn, no tau, buckets, data that is not all there, others' weights, more epochs."""
+    """These are: a network that cannot learn, no tau, buckets, missing data, other people's weights, more epochs."""
     text = (DOCS / "trouble.md").read_text()
     first, *_ = re.findall(r"^## (.+)$", text, re.MULTILINE)
     terms = re.findall(r"^(.+)\n: (.+(?:\n  .+)*)", text.partition(f"## {first}\n")[2], re.MULTILINE)[:6]
@@ -332,7 +332,7 @@ def test_the_likeliest_troubles_come_first():
 
 def test_common_errors_are_those_of_the_code():
     source = " ".join(p.read_text() for p in (REPOSITORY / "recu_jax").rglob("*.py"))
-    # A message's literals may be split over lines.
+    # The literals of a message may be split over lines.
     source = re.sub(r'" *\n\s*f?"', "", source)
     text = (DOCS / "trouble.md").read_text()
     listed = [text.partition(f"## {title}")[2].partition("\n## ")[0] for title in ("First of all", "Common errors")]

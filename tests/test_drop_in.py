@@ -1,4 +1,4 @@
-"""The layers in place of Flax's: every argument of the installed Flax, and strict promotion of dtypes."""
+"""Checks the layers in place of Flax's: every argument of the installed Flax, and strict promotion of dtypes."""
 
 import inspect
 
@@ -42,7 +42,7 @@ REFUSED = {"mask", "conv_general_dilated", "conv_general_dilated_cls", "dot_gene
 
 
 def layer(kind, **arguments):
-    """A layer of ours, as a function of its input."""
+    """Returns a recu_jax layer as a function of its input."""
     ours, _, needed = PAIRS[kind]
     if kind.startswith("nnx"):
         made = ours(**needed, rngs=nnx.Rngs(0), **arguments)
@@ -68,7 +68,7 @@ def test_every_argument_of_flax_is_taken_or_refused_with_a_reason(kind):
         y = jax.eval_shape(layer(kind, **{name: VALUES[name]}, **beside), X)
         changes = {"strides", "padding", "input_dilation", "dtype", "preferred_element_type", "promote_dtype"}
         assert (y != default) == (name in changes), name
-    # The arguments that can be given by position have Flax's positions.
+    # Arguments that can be given by position have Flax's positions.
     if not kind.startswith("nnx"):
         positions = [n for n in inspect.signature(theirs).parameters if n not in ("parent", "name")]
         assert list(inspect.signature(ours).parameters)[: len(positions)] == positions
@@ -141,7 +141,7 @@ def strict():
     ids=str,
 )
 def test_strict_promotion_with_bfloat16(options, param_dtype):
-    """As `nn.Conv` with a dtype. Dtypes are promoted while a program is traced, so nothing needs to run."""
+    """Works as `nn.Conv` with a dtype does. Dtypes are promoted while a program is traced, so nothing needs to run."""
     options = {"use_bias": True, "dtype": jnp.bfloat16, "param_dtype": param_dtype, **options}
     for made in (recu_jax.BinaryConv(4, (3, 3), **options), recu_jax.BinaryDense(4, **options)):
 

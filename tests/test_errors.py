@@ -1,4 +1,4 @@
-"""Messages: one line, what there is, and what is meant: by meaning, by a part of the name, by spelling."""
+"""Checks messages about unknown names: one line with the valid names and a suggestion, by meaning or spelling."""
 
 import pytest
 

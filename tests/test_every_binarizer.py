@@ -1,4 +1,4 @@
-"""Every pair of binarizers, in Linen and in NNX, with tau and progress given by the call or to the whole model."""
+"""Compares every pair of binarizers in Linen and NNX, with tau and progress given to the call or to the model."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ X = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype(np.float32)
 
 
 def pair(kind, kernel_binarizer, input_binarizer):
-    """The same layer in Linen, with its variables, and in NNX, with shifts (of RSign) that are not 0."""
+    """Returns a Linen layer, its variables, and the equal NNX layer. The shifts of RSign are not 0."""
     binarizers = {"kernel_binarizer": kernel_binarizer, "input_binarizer": input_binarizer}
     rngs = nnx.Rngs(0)
     if kind == "conv":

@@ -1,4 +1,4 @@
-"""The method against NumPy, SciPy, closed-form gradients and Monte Carlo."""
+"""Compares the method with NumPy, SciPy, closed-form gradients and Monte Carlo."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def normal(shape, dtype="float32", seed=0):
 
 
 def binary_conv(x, kernel, alpha=None, tau=None, train=False, **options):
-    """All of SPEC.md sections 1 to 3."""
+    """Computes all of SPEC.md sections 1 to 3."""
     signs = F.binarize_activations(x, x.ndim - 1, train=train)
     return F.conv_of_signs(signs, F.binarize_weights(kernel, tau, **options), alpha)
 
@@ -50,7 +50,7 @@ def test_b_and_center_reach_the_weights_of_a_convolution():
     np.testing.assert_array_equal(
         binary_conv(x, kernel, center=False), binary_conv(x, jnp.sign(kernel), standardize=False)
     )
-    # b stretches the weights, so it stretches the gradient, and changes no sign.
+    # b scales the weights and their gradient, and changes no sign.
     np.testing.assert_array_equal(binary_conv(x, kernel, b=0.7), binary_conv(x, kernel))
     gradients = [jax.grad(lambda k: binary_conv(x, k, b=b, train=True).sum())(kernel) for b in (1.0, 3.0)]
     np.testing.assert_allclose(3 * gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
@@ -148,7 +148,7 @@ def test_dtypes_are_kept(dtype):
 
 
 def test_bfloat16_statistics_are_float32():
-    # 4096 ones and a spread that bfloat16 sums, with 8 bits, would lose.
+    # 4096 numbers whose spread a sum in bfloat16, with 8 bits, would lose.
     x = (normal((1, 64, 64, 8)) + 4).astype("bfloat16")
     exact = np.asarray(x, np.float64).std(ddof=1)
     np.testing.assert_allclose(

@@ -1,4 +1,4 @@
-"""Layers and whole models against the official code, in float64."""
+"""Compares layers and whole models with the official code, in float64."""
 
 import flax.linen as nn
 import jax
@@ -20,7 +20,7 @@ from tests.support import golden_values as golden
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-# Name of the record: our model, classes.
+# By name of the record, the recu_jax model and its number of classes.
 MODELS = {
     "cifar_resnet20": ("cifar_resnet20", 10),
     "cifar100_resnet20": ("cifar_resnet20", 100),
@@ -31,12 +31,12 @@ MODELS = {
     "two_stage_resnet18": ("react_resnet18", 1000),
     "two_stage_resnet34": ("react_resnet34", 1000),
 }
-# Records of SGD steps: weight decay and what it reaches.
+# Records of SGD steps: weight decay, and the parameters that it applies to.
 SGD = {"cifar_resnet20": (5e-4, "all"), "imagenet_resnet18": (1e-4, "conv_and_linear")}
-# XLA has no fast float64 convolution on the CPU, 1 GFLOP/s: the gradients of the larger models alone would take six
-# minutes. These models go through `float64_conv`, held to the real one below.
+# XLA's float64 convolution on the CPU is slow, 1 GFLOP/s: the gradients of the larger models alone would take six
+# minutes. Models that are not in SMALL use `float64_conv`, which a test below compares with XLA's.
 SMALL = ("cifar_resnet20", "cifar100_resnet20")
-# Each is another one with more blocks or classes. That one's gradients are compared; they take two thirds of the time.
+# These models have more blocks or classes than another one, whose gradients are compared. Gradients take most time.
 WITHOUT_GRADIENTS = ("cifar100_resnet20", "imagenet_resnet34", "two_stage_resnet34")
 QUICK_COMPILE = {"xla_backend_optimization_level": 0}
 
@@ -71,7 +71,7 @@ def test_outputs_and_gradients_of_a_layer(layer_case):
     def apply(params, x):
         return layer.apply({"params": params}, x, tau=z["tau"], train=True)
 
-    @jax.jit  # one program, where there were a hundred
+    @jax.jit  # one program instead of a hundred
     def run(params, x, dy):
         y, vjp = jax.vjp(apply, params, x)
         return y, *vjp(dy)
@@ -85,7 +85,7 @@ def test_outputs_and_gradients_of_a_layer(layer_case):
 
 
 def loss_and_gradients(model, tau, compiler_options, gradients):
-    """Step of (params, batch_stats, x, y): ((loss, (logits, batch_stats)), gradients or None)."""
+    """Returns a step: (params, batch_stats, x, y) -> ((loss, (logits, batch_stats)), gradients or None)."""
 
     def loss(params, batch_stats, x, y):
         variables = {"params": params, "batch_stats": batch_stats}
@@ -97,7 +97,7 @@ def loss_and_gradients(model, tau, compiler_options, gradients):
 
 
 def with_unbiased_variance(model, variables, x, after):
-    """Running statistics with the batch's share of the variance times n / (n - 1), as PyTorch keeps it."""
+    """Returns running statistics with the batch's variance times n / (n - 1), as PyTorch keeps it."""
     counts = {}
 
     def record(next_function, args, kwargs, context):
@@ -106,7 +106,7 @@ def with_unbiased_variance(model, variables, x, after):
         return next_function(*args, **kwargs)
 
     with nn.intercept_methods(record):
-        # A new function each time: a trace that is remembered would record nothing.
+        # A new function each time. With a remembered trace nothing would be recorded.
         jax.eval_shape(lambda variables, x: model.apply(variables, x), variables, x)
     before, after = flatten_dict(variables["batch_stats"]), flatten_dict(after)
     for path, n in counts.items():
@@ -167,14 +167,14 @@ def test_model(record_name, monkeypatch):
         np.testing.assert_allclose(
             golden.norm_and_projection(key, got[key]), (norm, projection), rtol=1e-8, err_msg=key
         )
-    # In the same test, so that the step is compiled once.
+    # SGD is checked in the same test, so that the step is compiled once.
     if record_name in SGD:
         losses = golden.load(f"{record_name}_sgd")[0]["train_step_losses"]
         np.testing.assert_allclose(sgd_losses(step, variables, x, y, len(losses), *SGD[record_name]), losses, rtol=1e-7)
 
 
 def sgd_losses(step, variables, x, y, count, weight_decay, decay_groups):
-    """The loss before each of `count` steps of the recipe of SPEC.md section 7."""
+    """Returns the loss before each of `count` steps of the recipe in SPEC.md section 7."""
     params, batch_stats = variables["params"], variables["batch_stats"]
     decay = optax.add_decayed_weights(weight_decay, decay_mask(params, decay_groups))
     optimizer = optax.chain(decay, optax.sgd(0.1, 0.9))

@@ -1,4 +1,4 @@
-"""The Linen layers as users of `nn.Conv` and `nn.Dense` meet them."""
+"""Tests the Linen layers as users of `nn.Conv` and `nn.Dense` use them."""
 
 import copy
 import functools
@@ -133,7 +133,7 @@ def test_parts_can_be_switched_off():
     def gradient(layer):
         return jax.grad(lambda p: layer.apply(p, x, tau=0.8, train=True)[0, 0, 0].sum())(params)["params"]["kernel"]
 
-    # Without the clamp every tap under the first output pixel has a gradient; with it the outer ones have none.
+    # Without the clamp all weights under the first output pixel have a gradient. With it the outer ones have none.
     unclamped = gradient(BinaryConv(8, (3, 3), kernel_binarizer=weights.ReCU(standardize=False, clamp=False)))
     clamped = gradient(plain)
     bound = -np.abs(kernel).mean() * np.log(2 - 2 * 0.8)
@@ -202,7 +202,7 @@ def test_a_dense_layer_normalizes_each_token_by_itself():
 
 
 class Net(nn.Module):
-    """A model that passes tau on, as docs/own_model.md shows."""
+    """A model that passes tau to its layers, as docs/own_model.md shows."""
 
     options: dict
 
@@ -215,7 +215,7 @@ WITHOUT_TAU = r"dense trains without tau.*give the call tau=.*recu_jax\.with_tau
 
 
 def test_training_without_tau_is_an_error():
-    """ReCU would clamp nothing, and nobody would know."""
+    """Without the error, ReCU would silently clamp nothing."""
     model, x = Net({}), 2 * normal((3, 4))
     variables = model.init(jax.random.key(0), x, train=True)  # creates variables, trains nothing
     with pytest.raises(UserError, match=WITHOUT_TAU):

@@ -1,4 +1,4 @@
-"""The house: few entries, short files, imports without circles and from floor to floor downwards, a test for each."""
+"""Checks the layout: few entries per folder, short files, no circular or upward imports, a test file per module."""
 
 import ast
 import pathlib
@@ -46,7 +46,7 @@ TESTED_AS_A_WHOLE = {
 
 
 def modules():
-    """Path of each module's file, by its dotted name."""
+    """Returns the path of each module's file, by the module's dotted name."""
     found = {}
     for file in sorted(PACKAGE.rglob("*.py")):
         parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
@@ -55,7 +55,7 @@ def modules():
 
 
 def imports(file, names):
-    """(imported module of ours, whether within a function) of each import in a file, of the deepest module named."""
+    """Yields (deepest recu_jax module named, whether within a function) for each import in a file."""
     tree = ast.parse(file.read_text())
     later = {
         node for function in ast.walk(tree)
@@ -103,8 +103,8 @@ def test_every_room_has_its_floor():
 
 
 def test_no_module_imports_itself_by_others():
-    """As Python runs them: an import within a function comes later, and is let pass."""
-    # Whoever imports a module runs its packages' `__init__` too, but within the package that is under way already.
+    """Only imports that run on import count. An import within a function runs later, and may be circular."""
+    # Importing a module runs its packages' `__init__` too, except for a package that is being imported already.
     graph = {name: {other for other, later in found if not later and other != name} for name, found in IMPORTS.items()}
     circles, state = [], {}
 
@@ -135,7 +135,7 @@ def test_rooms_import_downwards():
 
 
 def test_imports_within_functions_are_few():
-    """They hide what a module needs; each has its reason beside it."""
+    """Such imports hide what a module needs. Each has its reason in a comment."""
     later = {(name, other) for name, found in IMPORTS.items() for other, inside in found if inside}
     assert len(later) <= 24, sorted(later)
 

@@ -1,4 +1,4 @@
-"""Losses against their formulas."""
+"""Compares losses with their formulas."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""The command line in real processes: what a run prints and leaves; mistakes are in `robustness/bad_input.py`."""
+"""Checks what a run prints and leaves, in real processes. `robustness/bad_input.py` has users' mistakes."""
 
 import functools
 import json
@@ -76,7 +76,7 @@ LINES = (
 @pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 120])
 def test_no_line_on_a_terminal_is_torn(columns, tmp_path):
-    """From start to end, with Control-C and the same command again."""
+    """The run is stopped with Control-C, and continued by the same command."""
     arguments = [DIGITS, f"--workdir={tmp_path / 'run'}", "--config.epochs=2", "--config.log_every_steps=4"]
     stopped, first = terminals.run("main", arguments, columns, interrupt_at=r"epoch 2/2:[^\n]*loss")
     ended, second = terminals.run("main", arguments, columns)
@@ -90,7 +90,7 @@ def test_no_line_on_a_terminal_is_torn(columns, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["digits", "photographs"])
 def test_a_run_says_at_once_what_it_does(kind, tmp_path):
-    """Before it compiles, on the plain log too: within the time of the imports and two seconds."""
+    """It says so before it compiles, in the plain log too: two seconds after the imports at most."""
     arguments = [DIGITS]
     if kind == "photographs":
         images = image_folders.write(tmp_path / "images", 8, 4, ".jpg", lambda r: r.integers(0, 256, (50, 60, 3), "u1"))

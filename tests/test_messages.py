@@ -1,4 +1,4 @@
-"""Every argument, field and option that an error message names exists where the message is read."""
+"""Checks that every argument, field and option that an error message names exists for the reader."""
 
 import ast
 import dataclasses
@@ -28,7 +28,7 @@ FUNCTIONS = [
 
 
 def raised_messages():
-    """The constant text of each message that the library raises, by file and line."""
+    """Returns the constant text of each message that the library raises, by file and line."""
     for file in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if not isinstance(node, ast.Raise) or node.exc is None:
@@ -45,7 +45,7 @@ def test_what_messages_name_exists():
             named += 1
             if name not in fields | {"base_config", "FIELD"}:
                 wrong.append((where, name))
-        # Fields are said with `=` too: `a run with alpha='mean'`.
+        # Messages write fields with `=` too: `a run with alpha='mean'`.
         for name in ARGUMENT.findall(re.sub(r"--\S+", "", text)):
             named += 1
             if name not in arguments | fields:

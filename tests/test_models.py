@@ -1,4 +1,4 @@
-"""What the golden values do not show of the models: initialisation, types, twins with real weights."""
+"""Tests the models where golden values do not: initialization, dtypes, twins with real weights."""
 
 import functools
 
@@ -138,7 +138,7 @@ FUSIBLE = [
 
 
 def trained(name, fields, side, **changes):
-    """Loss, changed statistics and gradients of a step in training; and the text of its program."""
+    """Returns loss, changed statistics and gradients of a training step, and the text of its program."""
     model = create_model(name, 10, **fields, **changes)
     r = np.random.default_rng(0)
     x, weights = r.normal(size=(3, side, side, 3)).astype("f"), r.normal(size=(3, 10)).astype("f")
@@ -163,7 +163,8 @@ def test_fused_units_train_as_their_parts(name, fields, side):
     got, expected = (dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in (got, expected))
     assert got.keys() == expected.keys()
     for path, value in expected.items():
-        # The gradient of alpha is nearly 0: a batch norm undoes a scale. Its terms are as large as those of the kernel.
+        # The gradient of alpha is nearly 0, because batch norm undoes a scale. It is a sum of terms as large as the
+        # kernel's.
         size = expected.get((*path[:-1], jax.tree_util.DictKey("kernel")), value)
         # Exactness is for tests/ops/test_unit.py. Here a sign at the border may be rounded to the other side, which
         # changes all that follows by a percent.

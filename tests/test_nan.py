@@ -1,4 +1,4 @@
-"""NaN in, NaN out, as in `nn.Conv`; and ReCU of a kernel of zeros, whose bound is 0 times infinity."""
+"""Checks that NaN inputs give NaN outputs, as in `nn.Conv`, and ReCU of zeros, whose bound is 0 times infinity."""
 
 import flax.linen as nn
 import jax
@@ -16,7 +16,7 @@ X = np.random.default_rng(0).normal(size=(3, 6, 6, 40)).astype(np.float32)
 
 @pytest.fixture(params=["kernels", pytest.param("xla", marks=SLOW)])
 def backend(request, monkeypatch):
-    """With the compiled kernels, and with XLA's convolution, which other backends have."""
+    """Runs a test with the compiled kernels, and with XLA's convolution, which other backends use."""
     if request.param == "xla":
         monkeypatch.setattr(native, "cpu_backend", lambda: "xla")
     elif native.cpu_backend() == "xla":
@@ -47,7 +47,7 @@ def test_a_nan_among_the_activations(input_name, train, dtype):
     got = run(x)
     np.testing.assert_array_equal(got[0], whole[0])
     np.testing.assert_array_equal(got[2], whole[2])
-    # `nn.Conv` gives NaN in the outputs whose window holds it; here they are NaN at least.
+    # `nn.Conv` gives NaN in the outputs whose window has a NaN. At least these must be NaN here.
     theirs = nn.Conv(8, (3, 3)).init_with_output(jax.random.key(0), x)[0]
     assert np.isnan(theirs[1]).any() and np.isnan(got[1])[np.isnan(theirs[1])].all()
 

@@ -1,4 +1,4 @@
-"""The NNX layers against the Linen layers, and as users of `nnx.Conv`, `nnx.Linear` and `nnx.BatchNorm` meet them."""
+"""Compares the NNX layers with the Linen layers, and tests them as users of Flax's NNX layers use them."""
 
 import functools
 import inspect
@@ -178,7 +178,7 @@ def test_in_features_counts_the_channels_of_all_groups():
 
 
 def test_a_call_without_tau_does_not_remember_the_tau_of_the_call_before():
-    """The clamp changes gradients: a small tau stops those of most weights."""
+    """The gradients show tau: with a small tau, the clamp stops those of most weights."""
     x = normal((2, 5, 5, 3))
     layer = BinaryConv(3, 4, (3, 3), rngs=nnx.Rngs(0))
     layer.train()

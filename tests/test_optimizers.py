@@ -1,4 +1,4 @@
-"""Which parameters weight decay reaches and which are frozen, and Bop against a loop of the paper's algorithm."""
+"""Checks which parameters are decayed and frozen, and compares Bop with a loop of the paper's algorithm."""
 
 import functools
 
@@ -60,7 +60,7 @@ def test_unknown_groups():
 
 
 def algorithm_1(w, gradients, threshold, gamma):
-    """Weights after each step: one weight at a time."""
+    """Yields the weights after each step. It computes one weight at a time."""
     w, m, history = w.copy(), np.zeros_like(w), []
     for step, g in enumerate(gradients):
         rate = gamma(step) if callable(gamma) else np.float32(gamma)
@@ -79,7 +79,7 @@ def algorithm_1(w, gradients, threshold, gamma):
 def test_the_papers_algorithm(gamma, magnitude):
     r = np.random.default_rng(0)
     w = (magnitude * r.choice([-1, 1], 50)).astype(np.float32)
-    # Some mean more than their noise, some nothing, some exactly nothing.
+    # Some gradients have a mean above their noise, some do not, and some are exactly 0.
     gradients = (r.normal(size=(120, 50)) + r.normal(size=50)).astype(np.float32) * (np.arange(50) < 40)
     expected = algorithm_1(w, gradients, 0.02, gamma)
     optimizer = bop(threshold=0.02, gamma=gamma)
@@ -152,7 +152,7 @@ def test_bop_leaves_kernels_of_real_weights_to_the_other_optimizer():
 
 
 def test_the_state_of_bop_keeps_its_dtypes():
-    """`lax.scan` over steps needs that, also for bfloat16 with a float32 rate."""
+    """`lax.scan` over steps needs equal dtypes, also for bfloat16 with a float32 rate."""
     params = {"kernel": jnp.ones((4,), jnp.bfloat16)}
     optimizer = bop(gamma=lambda step: jnp.float32(0.5))
     state = optimizer.init(params)

@@ -1,4 +1,4 @@
-"""Models and binarizers of a user's own module: by config, through the command line."""
+"""Runs models and binarizers of a user's own module through the command line."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""Paths as people type them, by every command and every field of the config that takes one."""
+"""Checks that every command and config field takes paths as people type them."""
 
 import inspect
 import os
@@ -19,7 +19,7 @@ BUCKET = "recu_jax reads and writes folders of this machine alone"
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """The home folder. The current folder is another one."""
+    """Sets the home folder. The current folder is another one."""
     (tmp_path / "home").mkdir()
     (tmp_path / "here").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -78,7 +78,7 @@ def test_every_command_expands_its_paths(home, main, arguments, line, capsys):
 
 @pytest.mark.parametrize("module", [export, export_torch, import_torch, predict, report])
 def test_no_argument_is_forgotten(module):
-    """Every argument that the help calls a file or a folder has the type that expands it."""
+    """Checks that every argument that the help calls a file or folder has the type that expands `~`."""
     for argument in inspect.getsource(module).split("add_argument(")[1:]:
         is_path = any(f'metavar="{kind}"' in argument for kind in ("WORKDIR", "FILE", "DIR", "IMAGE"))
         assert is_path == ("type=local_path" in argument), argument
@@ -108,7 +108,7 @@ def test_python_expands_as_the_commands_do(home):
 
 @pytest.mark.slow
 def test_a_run_of_the_home_folder(home):
-    """All that a run reads and writes; nothing lands in a folder called `~`."""
+    """All that a run reads and writes is in the home folder. No folder is called `~`."""
     r = np.random.default_rng(0)
     images, labels = r.integers(0, 256, (20, 8, 8, 1), np.uint8), np.arange(20) % 10
     np.savez(home / "x.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)

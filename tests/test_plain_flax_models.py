@@ -1,4 +1,4 @@
-"""Plain Flax models, which know nothing of binary layers, train with ours in place of `nn.Conv` or `nnx.Linear`."""
+"""Trains plain Flax models with recu_jax layers in place of `nn.Conv` or `nnx.Linear`."""
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,7 @@ STEPS = 40
 
 @pytest.fixture(scope="module")
 def digits():
-    """128 images (batch, height, width, 1) about zero, and their classes."""
+    """Returns 128 images (batch, height, width, 1) with values around 0, and their classes."""
     pixels, classes = load_digits(return_X_y=True)
     return jnp.asarray(pixels[:128].reshape(-1, 8, 8, 1) / 8 - 1, "float32"), jnp.asarray(classes[:128])
 
@@ -114,7 +114,7 @@ def test_nnx_vit(digits):
         optimizer.update(model, gradients)
         return value
 
-    set_tau(model, 0.85)  # or the first two steps are compiled
+    set_tau(model, 0.85)  # otherwise step 2 would compile again
     model.train()
     values = [float(train_step(model, optimizer, 0.85 + 0.14 * i / STEPS)) for i in range(STEPS)]
     assert values[-1] < 0.6 * values[0], values

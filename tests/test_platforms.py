@@ -1,4 +1,4 @@
-"""A model of one's own, exported from this machine for every platform, and compiled for a TPU that is not there."""
+"""Exports a user's own model for every platform, and compiles it for a TPU without having one."""
 
 import functools
 
@@ -19,7 +19,7 @@ X = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
 
 
 class OwnModel(nn.Module):
-    """Small, with both layers, a real convolution and batch norm."""
+    """A small model with both binary layers, a real convolution and batch norm."""
 
     @nn.compact
     def __call__(self, x, train):

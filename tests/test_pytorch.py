@@ -1,4 +1,4 @@
-"""PyTorch files read and written: wrappers, precisions, files that must be refused."""
+"""Tests reading and writing of PyTorch files: wrappers, precisions, files that must be refused."""
 
 import sys
 
@@ -39,7 +39,7 @@ def test_other_files_that_are_refused(tmp_path, official):
     refused({"state_dict": {**state_dict, "bn1.bias": [0.0] * 16}}, "entry 'bn1.bias' is a list, not a tensor")
     refused({**state_dict, "bn1.bias": torch.zeros(16).to_sparse()}, "'bn1.bias' is a tensor without plain")
     refused({**state_dict, "bn1.bias": torch.zeros(17)}, r"misshapen bn1.bias \(17,\), should be \(16,\)")
-    # A prefix that all names have would be left out.
+    # Two prefixes, because a prefix that all names share would be removed.
     two = {f"{'stem' if 'layer' in k else 'body'}.{k}": v for k, v in state_dict.items()}
     refused(two, "and 235 more; it fits no model of this library")
     for path, message in ((tmp_path / "none.pth", "does not exist"), (tmp_path, "cannot be read: Is a directory")):

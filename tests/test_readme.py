@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands."""
+"""Runs the Python blocks of the README."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What a run writes down: rows that a resumed run takes back."""
+"""Tests the records of a run, and that a resumed run removes rows after its checkpoint."""
 
 import json
 

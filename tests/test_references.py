@@ -1,4 +1,4 @@
-"""Names like `module:name`. Each mistake in such a name gets one line."""
+"""Tests names like `module:name`. Each mistake in such a name gives an error of one line."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from recu_jax.references import is_reference, load
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """A module in the working directory, as a console script meets it: Python does not look there by itself."""
+    """Writes a module to the working directory, which is not in sys.path, as in a console script."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "of_test_references.py").write_text("Triangle, _hidden = 3, 4\n")
     (tmp_path / "lacks_another.py").write_text("import a_package_that_is_not_there\n")

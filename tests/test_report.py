@@ -1,4 +1,4 @@
-"""The report: what is in the page, parsed; and opened in Chromium where that is installed."""
+"""Tests the report: parses the page, and opens it in Chromium if that is installed."""
 
 import dataclasses
 import html.parser
@@ -17,7 +17,7 @@ from tests.support.written_runs import LAYERS, RECORDED, write_run
 
 
 class Page(html.parser.HTMLParser):
-    """Ids, addresses of anything outside, text, and the JSON within."""
+    """A parser of ids, outside addresses, text, and the JSON in the page."""
 
     def __init__(self, content):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The full-precision networks against a PyTorch version with torchvision's names, written from the papers."""
+"""Compares the full-precision networks with a PyTorch version, written from the papers with torchvision's names."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ nn = torch.nn
 
 
 class Block(nn.Module):
-    """Convolutions of the given (kernel, channels), the one of `strided` with the stride, and a shortcut."""
+    """Convolutions of the given (kernel, channels) and a shortcut. The convolution number `strided` has the stride."""
 
     def __init__(self, in_channels, convs, strided, stride):
         super().__init__()

@@ -1,4 +1,4 @@
-"""`from recu_jax import ...`: real types for type checkers, each name imported when it is first used."""
+"""Tests `from recu_jax import ...`: type checkers see real types, and each name is imported when first used."""
 
 import pathlib
 import subprocess
@@ -40,7 +40,7 @@ def test_every_public_name_is_there():
     assert len(names) > 30 and {"BinaryConv", "binary_layers", "recu", "nnx"} <= set(names)
     for name in names:
         assert getattr(recu_jax, name) is not None
-    # A function, although a module of nearly its name is imported.
+    # `binary_layers` stays a function, although a module of nearly the same name is imported.
     assert callable(recu_jax.binary_layers)
     with pytest.raises(AttributeError, match="BinaryConvolution"):
         _ = recu_jax.BinaryConvolution

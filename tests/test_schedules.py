@@ -1,4 +1,4 @@
-"""Schedules against the authors' recorded values of every epoch."""
+"""Compares schedules with the authors' recorded values of every epoch."""
 
 import json
 
@@ -42,7 +42,7 @@ def test_every_epoch(name):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_float32(name):
-    # Near its end a cosine is a difference of nearly equal numbers: absolute, in units of the base rate.
+    # Near its end a cosine is a difference of nearly equal numbers, so the tolerance is absolute.
     got = jax.vmap(SCHEDULES[name](1))(np.arange(len(RECORDED[name])))
     np.testing.assert_allclose(got, RECORDED[name], rtol=1e-6, atol=1e-7)
 

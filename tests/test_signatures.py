@@ -1,4 +1,4 @@
-"""Public functions and methods state the types of what they take and give."""
+"""Checks that public functions and methods annotate their arguments and results."""
 
 import ast
 import pathlib

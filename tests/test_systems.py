@@ -1,4 +1,4 @@
-"""On a system that lacks what Windows lacks, the package imports, trains, exports and predicts."""
+"""Checks that the package imports, trains, exports and predicts without what Windows lacks, such as signals."""
 
 import math
 import os
@@ -14,7 +14,7 @@ from recu_jax.data import workers
 from recu_jax.training import recipe
 from tests.support import ROOT, commands
 
-# Run by Python before anything else in a process whose PYTHONPATH begins with its folder.
+# Python runs this text first, as sitecustomize.py, in a process whose PYTHONPATH begins with its folder.
 AS_ON_WINDOWS = """
 import asyncio, concurrent.futures.process, os, signal, sys  # first what only works with all that this system has
 try:

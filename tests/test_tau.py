@@ -1,4 +1,4 @@
-"""tau for models that know nothing of it: `with_tau` and `set_tau`."""
+"""Tests `with_tau` and `set_tau`, which give tau to models without a tau argument."""
 
 import functools
 
@@ -57,7 +57,7 @@ OPTIONS = {"scan of no alpha": {"alpha": "none"}}
 
 
 def layers_apart(around, params):
-    """The parameters of the three layers, one by one, and the axis along which they were stacked."""
+    """Returns the parameters of each of the three layers, and the axis along which they were stacked."""
     if "blocks" not in params:
         return [params[f"block{i}"]["dense"] for i in range(3)]
     axis = int(around == "scan along axis 1")
@@ -76,7 +76,7 @@ def layers_apart(around, params):
     ],
 )
 def test_with_tau_reaches_every_layer(around):
-    """Gradients of a model that passes no tau on are those of the same layers called one by one with tau."""
+    """Compares the gradients with those of the same layers called one by one with tau."""
     model, layer = Foreign(around), BinaryDense(6, **OPTIONS.get(around, {}))
     params = jit(model.init)(jax.random.key(0), X)["params"]
     assert not [path for path in flatten_dict(params) if "tau" in path[-1]]
@@ -139,7 +139,7 @@ class WithNorm(nn.Module):
 
 
 class PassesNoneOn(nn.Module):
-    """A model whose own default is None, as that of a layer was once."""
+    """A model whose own tau is None by default, and which passes it on."""
 
     @nn.compact
     def __call__(self, x, tau=None, train=False):
@@ -147,7 +147,7 @@ class PassesNoneOn(nn.Module):
 
 
 def test_none_beside_the_tau_of_with_tau_is_an_error():
-    """Else a model that passes its own default on would train without the tau that it was given."""
+    """Otherwise a model that passes on its own default would train without the tau of `with_tau`."""
     model = PassesNoneOn()
     variables = model.init(jax.random.key(0), X)
     with pytest.raises(UserError, match=r"dense trains with tau=None, and recu_jax.with_tau .*recu_jax.NOT_GIVEN"):
@@ -185,7 +185,7 @@ def test_mistakes_are_named():
 
 
 class ForeignNNX(nnx.Module):
-    """A plain layer, three that are scanned, and a normalisation, which are called with nothing but x."""
+    """A plain layer, three that are scanned, and a normalization, which are called with nothing but x."""
 
     def __init__(self, rngs):
         @nnx.split_rngs(splits=3)

@@ -1,4 +1,4 @@
-"""Linen and NNX layers under JAX's transformations and under those of the two, against loops that do without."""
+"""Compares Linen and NNX layers under the transformations of JAX, Linen and NNX with plain loops."""
 
 import functools
 
@@ -13,7 +13,7 @@ from jax.sharding import Mesh, PartitionSpec
 import recu_jax
 import recu_jax.nnx
 
-# Layers of 4 channels that take what they give, and what one sample is to them.
+# Layers with 4 input and 4 output channels, and the shape of one sample.
 SAMPLES = {"conv": (6, 6, 4), "grouped": (6, 6, 4), "dense": (5, 4)}
 GROUPS = {"conv": 1, "grouped": 2}
 # The programs are small: most of their time goes into compiling them.
@@ -37,7 +37,7 @@ def images(kind, batch=4):
 
 
 def pure(flavour, kind):
-    """A function of (parameters, x), a layer in training, and parameters of three such layers."""
+    """Returns a training layer as a function of (parameters, x), and the parameters of three such layers."""
     if flavour == "linen":
         layer = linen_layer(kind)
         init = jit(layer.init)
@@ -112,7 +112,7 @@ def test_scan_over_layers(flavour, kind):
 @kinds
 @pytest.mark.parametrize("shared", ["parameters", "images"])
 def test_shard_map(flavour, kind, shared):
-    """Four devices with a share of the images each, or with a layer each for the same images."""
+    """Each of four devices has a share of the images, or a layer of its own for the same images."""
     f, parameters = pure(flavour, kind)
     mesh = Mesh(np.array(jax.devices()[:4]), ("devices",))
     split, whole = PartitionSpec("devices"), PartitionSpec()
@@ -134,7 +134,7 @@ def test_shard_map(flavour, kind, shared):
         value, gradients = jax.value_and_grad(functools.partial(loss, f), (0, 1))(p, x)
         return jax.lax.psum(value, "devices"), gradients
 
-    # Every gradient has the placement of what it is the gradient of: those of shared arrays are summed over devices.
+    # A gradient is placed as its array is. Gradients of arrays on all devices are summed over the devices.
     got = jit(jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=(whole, specs)))(p, x)
     expected = jit(jax.value_and_grad(functools.partial(loss, reference), (0, 1)))(p, x)
     close(got, expected)
@@ -210,7 +210,7 @@ def test_nnx_transformations(kind):
         return nnx.to_pure_dict(found)
 
     def without(f):
-        """The same of layers that are taken apart before anything is mapped."""
+        """Returns the gradients of `f` for layers that are split before anything is mapped."""
         apart = [jax.tree.map(lambda p: p[i], state) for i in range(3)]
         found = jit(jax.grad(lambda states: (f([nnx.merge(structure, one) for one in states]) ** 2).sum()))(apart)
         return stack([nnx.to_pure_dict(one) for one in found])

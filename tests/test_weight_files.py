@@ -1,4 +1,4 @@
-"""Files of other people's weights: what lies beside them, under which entry they lie, and how their names begin."""
+"""Tests files of other people's weights: other content beside the weights, their entry, prefixes of names."""
 
 import argparse
 import os
@@ -75,7 +75,7 @@ class Call:
 
 
 def test_nothing_is_run_for_it(tensors, tmp_path):
-    """A file may call the stand-ins with any arguments. Types that are not on the list are still refused."""
+    """A file may call the stand-ins for types with any arguments. Types that are not on the list are refused."""
     trace = tmp_path / "ran"
     scalar, reconstruct = np.float64(1).__reduce__()[0], np.arange(3).__reduce__()[0]
     calls = [

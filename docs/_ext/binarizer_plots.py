@@ -1,7 +1,8 @@
-"""`{binarizer-plot} weights.recu`: forward and gradient of a binarizer, computed by the code itself.
+"""Plots a binarizer's forward function and gradient, computed by the code itself: `{binarizer-plot} weights.recu`.
 
-Drawn is the diagonal of the Jacobian: the slope of each output with respect to its own input, by `jax.grad`. Inputs are
-1,000 numbers at the quantiles of a distribution, so that what depends on a whole channel or sample has one.
+The gradient's plot shows the diagonal of the Jacobian: the slope of each output with respect to its own input, by
+`jax.grad`. The inputs are 1,000 quantiles of a distribution. Together they are one channel of weights or one sample of
+activations, because some binarizers use statistics of the whole channel or sample.
 """
 
 import functools
@@ -14,19 +15,19 @@ from sphinx.util.docutils import SphinxDirective
 _COUNT = 1000
 _COLORS = ("#3b82f6", "#f97316", "#10b981")
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
-# Of text and lines, and of the page.
+# Color of text and lines, and color of the page.
 _SCHEMES = {"light": ("#374151", "#ffffff"), "dark": ("#d1d5db", "#131416")}
 _INPUTS = {"weights": "w, the latent weight", "activations": "x, the activation"}
 _FOLDER = "_generated"
 
-# What the curves of a plot differ in: label and arguments of the call.
+# The curves of a plot: label, and the arguments of the binarizer in which they differ.
 _PROGRESS = [(f"progress {p}", {"progress": p}) for p in (0.0, 0.5, 1.0)]
 _TAU = [(f"tau {tau}", {"tau": tau}) for tau in (0.85, 0.95)] + [("tau 1: no clamp", {"tau": 1.0})]
 _SHIFT = [(f"shift {shift}", {"shift": shift}) for shift in (0.0, 0.5)]
 
 
 def curves(name: str) -> list[tuple[str, Any, Any, Any]]:
-    """Label, inputs, outputs and slopes of each curve of `weights.NAME` or `activations.NAME`."""
+    """Returns label, inputs, outputs and slopes of each curve of `weights.NAME` or `activations.NAME`."""
     import jax
     import jax.numpy as jnp
 
@@ -36,7 +37,7 @@ def curves(name: str) -> list[tuple[str, Any, Any, Any]]:
     shares = (jnp.arange(_COUNT) + 0.5) / _COUNT
     if kind == "weights":
         binarizer = binarizers.weight_binarizer(key)
-        # Laplace quantiles of standard deviation 1.
+        # Quantiles of the Laplace distribution with standard deviation 1.
         x = jnp.where(shares < 0.5, jnp.log(2 * shares), -jnp.log(2 - 2 * shares)) / jnp.sqrt(2.0)
         variants = _TAU if key == "recu" else _PROGRESS if binarizer.annealed else [("", {})]
 
@@ -63,7 +64,7 @@ def curves(name: str) -> list[tuple[str, Any, Any, Any]]:
 
 
 def draw(name: str, scheme: str, folder: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
-    """Writes both plots for a light or dark page as SVG: what is drawn, and the file."""
+    """Writes both plots for a light or dark page as SVG. Returns ("forward" or "gradient", file) for each."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -95,7 +96,7 @@ def draw(name: str, scheme: str, folder: pathlib.Path) -> list[tuple[str, pathli
 
 
 def _limits(slopes):
-    """From 0, or below it, to a little above the most."""
+    """Returns limits of the y axis that leave a margin around 0 and all slopes."""
     least, most = min(float(s.min()) for s in slopes), max(float(s.max()) for s in slopes)
     return min(least, -0.05 * most) - 0.05 * (most - least), most * 1.12
 

@@ -1,4 +1,4 @@
-"""Tables of what the code itself says: fields of the config, exit statuses, commands, models, public names."""
+"""Makes tables from the code: fields of the config, exit statuses, commands, models, public names."""
 
 import ast
 import functools
@@ -6,7 +6,7 @@ import pathlib
 
 from sphinx.util.docutils import SphinxDirective
 
-# Marks what a resumed run may change.
+# Marks a field that a resumed run may change.
 _FREE = "\N{NO-BREAK SPACE}{sup}`r`"
 
 
@@ -34,7 +34,7 @@ def _kind(field):
 
 
 def config_fields() -> str:
-    """A table for each section of the config."""
+    """Returns one table for each section of the config, as Markdown."""
     from recu_jax.config.fields import FIELDS
 
     parts = []
@@ -49,7 +49,7 @@ def config_fields() -> str:
 
 
 def exit_statuses() -> str:
-    """The exit statuses of all commands, and of runs besides."""
+    """Returns the table of exit statuses: those of all commands, then those of `train` and `eval` alone."""
     from recu_jax.commands.arguments import EXIT_STATUSES, RUN_EXIT_STATUSES
 
     rows = [f"| {status} | {meaning} | all |" for status, meaning in EXIT_STATUSES.items()]
@@ -58,7 +58,7 @@ def exit_statuses() -> str:
 
 
 def commands() -> str:
-    """The commands, as `recu --help` lists them."""
+    """Returns the table of commands, as `recu --help` lists them."""
     from recu_jax.__main__ import COMMANDS
 
     rows = [f"| `recu {name}` | {about} |" for name, (_, about) in COMMANDS.items()]
@@ -66,7 +66,7 @@ def commands() -> str:
 
 
 def model_sizes() -> str:
-    """Parameters and bytes of every model by name, counted by `recu_jax.model_cost`."""
+    """Returns the table of models: parameters and size of each, counted by `recu_jax.model_cost`."""
     import jax
 
     from recu_jax import create_model, layers, model_cost
@@ -89,7 +89,7 @@ def model_sizes() -> str:
 
 @functools.cache
 def _stub():
-    """Names of the root by the module that they are from."""
+    """Returns the names that `recu_jax` imports, by the submodule that they come from."""
     stub = pathlib.Path(__file__).parents[2] / "recu_jax" / "__init__.pyi"
     where: dict[str, list[str]] = {}
     for node in ast.parse(stub.read_text()).body:
@@ -99,7 +99,7 @@ def _stub():
 
 
 def _from_root(app, env, node, contnode):
-    """`recu_jax.NAME` leads to where the name is described."""
+    """Links `recu_jax.NAME` to the page of the submodule that describes NAME."""
     name = node.get("reftarget", "").removeprefix("recu_jax.")
     for module, names in _stub().items():
         if name in names:
@@ -109,7 +109,7 @@ def _from_root(app, env, node, contnode):
 
 
 def public_names() -> str:
-    """The names of `import recu_jax`, each a link to where it is described."""
+    """Returns the table of the names in `recu_jax`, each a link to its description."""
     rows = []
     for module, names in _stub().items():
         links = ", ".join(f"{{py:obj}}`~recu_jax.{module}.{name}`" for name in names)
@@ -118,7 +118,7 @@ def public_names() -> str:
 
 
 class _FromCode(SphinxDirective):
-    """`{from-code} NAME`: the Markdown that the function of that name gives."""
+    """Inserts the Markdown that the function NAME of this module returns: `{from-code} NAME`."""
 
     required_arguments = 1
 

@@ -1,4 +1,4 @@
-"""The table of programs that were compiled for devices that are not there: experiments/results/compile_only."""
+"""Makes the table of steps compiled for GPUs and TPUs without such a device, from experiments/results/compile_only."""
 
 import json
 import pathlib
@@ -18,13 +18,13 @@ _IMAGES, _EPOCHS = 1_281_167, 200
 
 
 def compile_only() -> str:
-    """A row for each record, by device and model; training before evaluation."""
+    """Returns the table with a row for each record, sorted by device and model, training before evaluation."""
     records = _records()
     return f"{_table(_HEADER, 2, map(_row, records))}\n\n{_made_by(records)}"
 
 
 def scale() -> str:
-    """ImageNet's ResNet-18 on one chip and on slices of the same kind: a row for each number of chips and batch."""
+    """Returns the table of ImageNet's ResNet-18 on TPUs, with a row for each number of chips and each batch."""
     of_tpus = [r for r in _records() if r["kernels"] is None and r["kind"] == "train"]
     return _table(_SCALE_HEADER, 2, [_scale_row(r) for r in of_tpus if r["model"] == "imagenet_resnet18"])
 
@@ -36,7 +36,7 @@ def _records():
 
 
 def _table(header, names, rows):
-    """The first `names` columns are text, the others numbers."""
+    """Returns a table whose first `names` columns are text and whose other columns are numbers."""
     lines = [header, ["---"] * names + ["--:"] * (len(header) - names), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

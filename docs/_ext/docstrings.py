@@ -1,8 +1,8 @@
-"""What the docstrings write in Markdown, said in reStructuredText, before napoleon reads their Google sections.
+"""Converts Markdown in docstrings to reStructuredText, before napoleon reads their Google sections.
 
-- An indented block after a blank line, at the top level of a docstring, is a program.
-- A table of `|` cells is a table.
-- `*` and `|` outside of backticks are themselves, but for **words in bold** and bullets.
+- An indented block after a blank line, at the top level of a docstring, becomes a code block.
+- Rows of `|` cells become a table.
+- `*` and `|` outside of backticks are escaped, except in **bold words** and bullets.
 """
 
 import inspect
@@ -13,18 +13,18 @@ from sphinx.ext.napoleon.docstring import GoogleDocstring
 
 _SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Yields|Example|Examples|Note|Notes|References):$")
 _FIELDS = ("param_dtype", "kernel_init", "bias_init", "alpha_init")
-# Lines of reStructuredText, among them those that `_list_table` makes.
+# Lines that are reStructuredText already, such as those that `_list_table` makes.
 _GENERATED = re.compile(r"   \* - |     - | *\.\. | *:\w")
 _RULE = re.compile(r"\|[-|: ]+\|$")
 
 
 def convert(lines: list[str]) -> list[str]:
-    """The lines of a docstring, converted."""
+    """Converts the lines of a docstring."""
     return _programs(_tables(_single(_joined(lines))))
 
 
 def _joined(lines):
-    """A list of arguments that share a description is one line, whatever its length."""
+    """Joins the names of arguments that share a description into one line, whatever its length."""
     found = []
     for line in lines:
         if found and re.fullmatch(r"  \S[\w, ]*,", found[-1]) and line.startswith("    "):
@@ -44,7 +44,7 @@ def _plain(line):
 
 
 def _single(lines):
-    """Attributes that share a description each get it, as napoleon does it with arguments."""
+    """Repeats a shared description for each of its attributes, as napoleon does for arguments."""
     found, i, section = [], 0, ""
     while i < len(lines):
         line = lines[i]
@@ -73,7 +73,7 @@ def _tables(lines):
         if len(rows) > 1 and _RULE.match(rows[1].strip()):
             found += _list_table([rows[0], *rows[2:]])
         else:
-            found += rows  # text that begins so
+            found += rows  # text that begins with "|"
         if i < len(lines):
             found.append(lines[i])
             i += 1
@@ -123,7 +123,7 @@ def _process(app, what, name, obj, options, lines):
 
 
 def _signature(app, what, name, obj, options, signature, returned):
-    """Defaults as one would write them, without what Flax adds to every module."""
+    """Writes defaults as in source code, and removes the parameters that Flax adds to every module."""
     del app, name, options
     if what == "class" and signature == "(*args, **kwargs)" and obj.__init__ is not object.__init__:
         # NNX's metaclass hides the signature.
@@ -138,21 +138,21 @@ def _signature(app, what, name, obj, options, signature, returned):
 
 
 def _skip(app, what, name, obj, skip, options):
-    """Fields of a module whose default has a docstring of its own, and what Flax adds to its dataclasses."""
+    """Skips fields whose default has a docstring of its own, and the method that Flax adds to its dataclasses."""
     del app, obj, options
     return True if what == "class" and (name in _FIELDS or name == "replace") else skip
 
 
 def _whole_returns(self, preprocess_types=False):
-    """What is returned, as it is written: no type stands before a colon, the annotation has it."""
+    """Returns a Returns section as it is written. Napoleon would read the text before a colon as the type."""
     del preprocess_types
     return [("", "", self._dedent(self._consume_to_next_section()))]
 
 
 def setup(app):
-    """Comes before napoleon, whose priority is 500."""
+    """Registers the conversion before napoleon, whose priority is 500."""
     for field in PyObject.doc_field_types:
-        if field.name == "variable":  # "Variables", which Flax has others of
+        if field.name == "variable":  # "Variables" by default, which in Flax means another thing
             field.label = "Attributes"
     GoogleDocstring._consume_returns_section = _whole_returns
     app.connect("autodoc-skip-member", _skip)

@@ -1,4 +1,4 @@
-"""Pictures lead to themselves in their full size, which a phone needs."""
+"""Links every picture to its file in full size, which is needed on a phone."""
 
 from docutils import nodes
 
@@ -7,7 +7,7 @@ def _link(app, doctree):
     del app
     for image in doctree.findall(nodes.image):
         if "width" not in image and not any(name.startswith("only-") for name in image["classes"]):
-            image["width"] = "100%"  # Sphinx links what is scaled to the file
+            image["width"] = "100%"  # Sphinx links a scaled image to its file
 
 
 def setup(app):

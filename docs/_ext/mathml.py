@@ -1,4 +1,4 @@
-"""Formulas as MathML, which every current browser draws by itself: no script, no network."""
+"""Renders formulas as MathML, which every current browser draws without a script or the network."""
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml

@@ -1,10 +1,10 @@
-"""Tables made of the recorded results in experiments/results, so that no figure is copied by hand."""
+"""Makes tables from the recorded results in experiments/results, so that no figure is copied by hand."""
 
 import json
 import pathlib
 import re
 
-from compile_tables import compile_only, scale  # noqa: F401  (tables: see _Record)
+from compile_tables import compile_only, scale  # noqa: F401  (tables, which _Record finds by their names)
 from sphinx.util.docutils import SphinxDirective
 
 _RESULTS = pathlib.Path(__file__).parents[2] / "experiments" / "results"
@@ -22,13 +22,13 @@ def _table(header, rows):
 
 
 def _spread(value, digits=2):
-    """Median and extremes, on one line."""
+    """Formats median, minimum and maximum on one line."""
     text = f"{value['median']:.{digits}f} ({value['min']:.{digits}f} to {value['max']:.{digits}f})"
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _flat(versions):
-    """Versions of one side, or of ours and of PyTorch's."""
+    """Formats the versions of one side, or those of recu_jax and then those of PyTorch."""
     if not all(isinstance(side, dict) for side in versions.values()):
         return ", ".join(f"{name} {version}" for name, version in versions.items())
     ours: dict[str, str] = {}
@@ -41,7 +41,7 @@ def _flat(versions):
 
 
 def made_by(name: str) -> str:
-    """Date, hardware and versions of a record, and the record itself."""
+    """Returns a line with the date, hardware and versions of a record, and a link to it."""
     record = _read(name)
     said = [record["date"][:10]] if "date" in record else []
     machine = record.get("machine", {})
@@ -57,7 +57,7 @@ def made_by(name: str) -> str:
 
 
 def _training_records():
-    """Records with rows of training, oldest first."""
+    """Returns name and content of the records with training rows, oldest first."""
     found = []
     for path in (_RESULTS / _BENCHMARKS).glob("cpu*.json"):
         record = json.loads(path.read_text())
@@ -67,7 +67,7 @@ def _training_records():
 
 
 def training() -> str:
-    """Against PyTorch: a column for each record."""
+    """Returns the table of training against PyTorch, with a column for each record."""
     records = _training_records()
     models = [row for row in records[0][1]["rows"] if row.startswith("train ")]
     header = ["model"] + [f"{chr(ord('A') + i)}: jax {_jax(of)}" for i, (_, of) in enumerate(records)]
@@ -92,7 +92,7 @@ def _training_cell(row):
 
 
 def evaluation() -> str:
-    """Evaluation against PyTorch."""
+    """Returns the table of evaluation against PyTorch."""
     rows = [
         [
             f"`{row.removeprefix('eval ')}`",
@@ -108,21 +108,23 @@ def evaluation() -> str:
 
 
 _SINGLE = {
-    "memory cifar_resnet20": "peak memory of a `cifar_resnet20` train step, batch 256, of PyTorch's",
-    "import: import recu_jax": "`import recu_jax`, of `import flax.linen`",
-    "import: from recu_jax import BinaryConv, create_model": "`from recu_jax import BinaryConv, create_model`, of it",
-    "input_pipeline 2 workers / 1": "photographs a second with 2 workers, of 1 worker's",
-    "input_pipeline / Pillow": "photographs a second, of the same pipeline made of Pillow",
+    "memory cifar_resnet20": "peak memory of a `cifar_resnet20` train step, batch 256, divided by PyTorch's",
+    "import: import recu_jax": "`import recu_jax`, divided by `import flax.linen`",
+    "import: from recu_jax import BinaryConv, create_model": (
+        "`from recu_jax import BinaryConv, create_model`, divided by `import flax.linen`"
+    ),
+    "input_pipeline 2 workers / 1": "photographs a second with 2 workers, divided by those with 1 worker",
+    "input_pipeline / Pillow": "photographs a second, divided by those of the same pipeline in Pillow",
     "input_pipeline growth over 20,000 images, MB": "growth of memory over 20,000 photographs, MB",
 }
 _FIRST_STEP = {
     "first_step cold": "from the start of the process to the first step on the digits, seconds",
-    "first_step warm": "the same with a warm `--config.compilation_cache_dir`, seconds",
+    "first_step warm": "from the start to the first step with a warm `--config.compilation_cache_dir`, seconds",
 }
 
 
 def start_up() -> str:
-    """Memory, import, first step, input pipeline."""
+    """Returns the table of memory, import, first step and input pipeline."""
     rows = [[said, _spread(_read("cpu.json")["rows"][row]["value"])] for row, said in _SINGLE.items()]
     rows += [[said, _spread(_read("first_step.json")["rows"][row]["value"], 1)] for row, said in _FIRST_STEP.items()]
     return "\n\n".join([_table(["", "median (least to most)"], rows), made_by("cpu.json"), made_by("first_step.json")])
@@ -151,22 +153,22 @@ def _inference(name, wanted):
                 f"{share:.0%}" if share else "",
             ]
         )
-    header = ["", "ms", "times XLA", "times PyTorch", "two threads, of one", "share of the popcount limit"]
+    header = ["", "ms", "times XLA", "times PyTorch", "times faster on two threads", "share of the popcount limit"]
     return f"{_table(header, rows)}\n\n{made_by(name)}"
 
 
 def inference() -> str:
-    """Layers as they stand in a network, and whole networks."""
+    """Returns the table of layers with alpha and batch norm, and of whole networks."""
     return _inference("inference.json", lambda case: not case.startswith(("sums", "real")))
 
 
 def inference_layers() -> str:
-    """Layers that give sums alone, or begin with real activations."""
+    """Returns the table of layers that return sums alone, or begin with real activations."""
     return _inference("inference.json", lambda case: case.startswith(("sums", "real")))
 
 
 def file_sizes() -> str:
-    """Bytes of exported files."""
+    """Returns the table of the sizes of exported files."""
     rows = [
         [f"`{name}`", f"{of['bytes']:,}", f"{of['float32_bytes']:,}", f"{of['times_smaller']:.1f}"]
         for name, of in _read("file_sizes.json").items()
@@ -176,11 +178,11 @@ def file_sizes() -> str:
 
 
 def input_pipeline() -> str:
-    """Photographs a second."""
+    """Returns the table of the input pipeline, in photographs a second."""
     record = _read("input_pipeline.json")
     rows = [
         ["recu_jax, 2 workers", _spread(record["images_per_second"]["recu_jax"], 0)],
-        ["the same made of Pillow, 2 workers", _spread(record["images_per_second"]["pillow"], 0)],
+        ["the same pipeline in Pillow, 2 workers", _spread(record["images_per_second"]["pillow"], 0)],
     ]
     rows += [
         [f"recu_jax, `--config.num_workers={workers}`", f"{speed:.0f}"]
@@ -190,15 +192,15 @@ def input_pipeline() -> str:
 
 
 def overheads() -> str:
-    """What diagnostics and checkpoints cost."""
+    """Returns the table of the time that diagnostics and checkpoints take."""
     digits, cifar = (_read(f"diagnostics_overhead_{name}.json") for name in ("digits", "cifar10_5000"))
     saves = sorted(_read("checkpoint_overhead.json")["overhead_of_each_pair_percent"])
     rows = [
-        ["diagnostics alone, digits, of an epoch", f"{digits['diagnostics_share_of_epoch']:.1%}"],
-        ["diagnostics, events and report, digits, of an epoch", f"{digits['share_of_epoch']:.1%}"],
-        ["the same, 5,000 CIFAR-10 images, of an epoch", f"{cifar['share_of_epoch']:.1%}"],
+        ["diagnostics alone, digits: of an epoch", f"{digits['diagnostics_share_of_epoch']:.1%}"],
+        ["diagnostics, events and report, digits: of an epoch", f"{digits['share_of_epoch']:.1%}"],
+        ["diagnostics, events and report, 5,000 CIFAR-10 images: of an epoch", f"{cifar['share_of_epoch']:.1%}"],
         [
-            "a save after 60 steps of ResNet-20, of these steps",
+            "a save after 60 steps of ResNet-20: of these steps",
             f"{saves[len(saves) // 2]:.1f}% ({saves[0]:.1f} to {saves[-1]:.1f})",
         ],
     ]
@@ -207,7 +209,7 @@ def overheads() -> str:
 
 
 def exports() -> str:
-    """What `recu export --check` said of recorded runs."""
+    """Returns the table of the results of `recu export --check` on recorded runs."""
     rows = []
     for name in ("digits_resnet8", "cifar_resnet20", "cifar_resnet20_80_epochs"):
         of = json.loads((_RESULTS / "export_check" / f"{name}.json").read_text())
@@ -224,7 +226,7 @@ def exports() -> str:
 
 
 def said_by(name: str) -> str:
-    """The text of a record, `RECORD/README.md` say, without its title; its links and images lead to its folder."""
+    """Returns the text of a record, such as `RECORD/README.md`, without its title. Links lead to its folder."""
     path = _RESULTS / name
     folder = f"../experiments/results/{path.parent.relative_to(_RESULTS)}"
     text = re.sub(r"^# .*\n", "", path.read_text(), count=1)
@@ -235,13 +237,13 @@ def said_by(name: str) -> str:
 
 
 def _file(match, folder, shown):
-    """The file of a record that a text names, to be downloaded."""
+    """Makes a name in a text a link to download the file, if the record has a file of that name."""
     there = (folder / match[1]).is_file()
     return f"{{download}}`{match[1].rpartition('/')[2]} <{shown}/{match[1]}>`" if there else match[0]
 
 
 def binarizers() -> str:
-    """Each binarizer's accuracy; without the single seeds, which the record has."""
+    """Returns the table of each binarizer's accuracy, without its last column, the single seeds."""
     folder = _RESULTS / "binarizers"
     lines = [re.sub(r"[^|]*\|$", "", line) if line.startswith("|") else line for line in
              (folder / "table.md").read_text().splitlines()]  # fmt: skip
@@ -249,18 +251,19 @@ def binarizers() -> str:
 
 
 class _Said(SphinxDirective):
-    """`{record} NAME/README.md`: what a record says of itself."""
+    """Inserts the text of a record: `{record} NAME/README.md`."""
 
     required_arguments = 1
 
     def run(self):
         path = _RESULTS / self.arguments[0]
+        # Records are not among Sphinx's sources. Without this it would not notice that one changed.
         self.env.note_dependency(str(path))
         return self.parse_text_to_nodes(said_by(self.arguments[0]))
 
 
 class _Record(SphinxDirective):
-    """`{record-table} NAME`: the Markdown that the function of that name gives."""
+    """Inserts the Markdown that the function NAME of this module returns: `{record-table} NAME`."""
 
     required_arguments = 1
 
@@ -269,8 +272,7 @@ class _Record(SphinxDirective):
 
 
 def setup(app):
-    """Registers the directive."""
+    """Registers the directives."""
     app.add_directive("record-table", _Record)
     app.add_directive("record", _Said)
-    # Records are no sources of Sphinx: it would not see that one changed.
     return {"parallel_read_safe": True, "parallel_write_safe": True}

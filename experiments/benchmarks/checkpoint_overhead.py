@@ -1,11 +1,10 @@
-"""What saving after every epoch costs: epochs of ResNet-20 on CIFAR-10 with a save and without, in turn.
+"""Measures what a save after every epoch costs: trains ResNet-20 on CIFAR-10 in turns with a save and turns without.
 
     python experiments/benchmarks/checkpoint_overhead.py --data_dir=DIR [--pairs=3] [--steps=195] --out=FILE.json
 
-A turn is `--steps` training steps, at the end of which the state is saved in the background, or not; the background
-work falls into the turn that follows, and so does its cost: a turn counts as one with a save if one was begun at its
-start. Reports seconds of each turn, the time that `save` holds the training up, and processor time of a save that is
-waited for.
+A turn is `--steps` training steps. A turn with a save first calls `save`, which goes on in the background during the
+steps. Reports the seconds of each turn, the seconds that the call of `save` holds up training, and the processor time
+of a save that is waited for.
 """
 
 import argparse
@@ -34,7 +33,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=195, help="of a turn; an epoch has 195")
+    parser.add_argument("--steps", type=int, default=195, help="training steps in a turn; an epoch has 195")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     arguments = parser.parse_args()
     backend.set_xla_flags()

@@ -1,18 +1,18 @@
-"""What the trainer's steps are on GPUs and TPUs, from programs compiled for them on a machine that has none.
+"""Compiles the trainer's steps for GPUs and TPUs on a machine that has none, and records what the programs need.
 
     pip install -e '.[tpu]' 'jax[cuda13]'
     python experiments/benchmarks/compile_only.py --targets=h100,v5e --models=cifar_resnet20 --dtypes=bfloat16
     python experiments/benchmarks/compile_only.py --list
 
-Nothing runs on a device, so nothing here is a speed. Memory is what the compiled program asks for. The bound is the
-images a second that the device's published bandwidth and peak allow for the bytes and operations of the program, with
-all bytes taken from memory and none from a cache. Real steps are slower, above all where they consist of hundreds of
+Nothing runs on a device, so nothing here is a measured speed. Memory is what the compiled program asks for. The bound
+is the most images a second that the device's published bandwidth and peak allow for the bytes and operations of the
+program, if every byte comes from memory and none from a cache. Real steps are slower, above all steps of hundreds of
 small kernels.
 
-Each row is a step of `recu train` or of its evaluation, for one batch of uint8 images that lies on the device. The
-augmentation is a part of it. A run on CIFAR keeps the whole data set on the device, another 0.15 GB. The batch is that
-of all devices together. Each row is compiled in a process of its own and is a file in
-experiments/results/compile_only. A row that is there is not compiled again without --again.
+Each row is a training step of `recu train` or a step of its evaluation, with augmentation, for a batch of uint8 images
+on the devices. A run on CIFAR keeps the whole data set on each device, which takes another 0.15 GB. A batch is that of
+all devices together. Each row is compiled in a process of its own and written to a file in
+experiments/results/compile_only. A row that has a file is compiled again only with --again.
 """
 
 import argparse
@@ -50,14 +50,14 @@ OUT = Path(__file__).resolve().parents[1] / "results" / "compile_only"
 
 
 def batches_of(model):
-    """Batches of all devices together: that of the config, and for ImageNet one for many chips."""
+    """Returns batch sizes of all devices together: that of the config, and for ImageNet one for many chips."""
     from recu_jax.config import load
 
     return (load(MODELS[model]).batch_size, *((4096,) if image_size(model) == 224 else ()))
 
 
 def jitted(model, dtype, kind, batch, devices):
-    """The trainer's step on `devices`, and the shapes of its arguments. `batch` is that of each device."""
+    """Returns the trainer's jitted step on `devices`, and the shapes of its arguments. `batch` is per device."""
     import jax
     import numpy as np
 
@@ -89,7 +89,7 @@ def jitted(model, dtype, kind, batch, devices):
 
 
 def operations(model, dtype, kind, batch):
-    """Operations of a step on one device, as XLA counts them in the program before it optimizes it."""
+    """Returns the operations of a step on one device, as XLA counts them before it optimizes the program."""
     import jax
 
     with without_kernels():
@@ -98,7 +98,7 @@ def operations(model, dtype, kind, batch):
 
 
 def compiled_row(target, model, dtype, kind, batch):
-    """Compiles one step, and returns what its program says."""
+    """Compiles one step. Returns its row and the text of the compiled program."""
     from jax.experimental import topologies
 
     from experiments.benchmarks.compiled_program import Program
@@ -152,13 +152,13 @@ def compiled_row(target, model, dtype, kind, batch):
 
 
 def versions(of_platform):
-    """Versions of what compiled: Python, JAX and the compiler of the platform."""
+    """Returns the versions of Python, JAX and the compiler of the platform."""
     names = ["jax", "jaxlib", "flax", "libtpu" if of_platform == "tpu" else "jax-cuda13-plugin"]
     return {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}
 
 
 def environment(target):
-    """The environment of a process that compiles: no device is looked for, and no TPU machine asked for its slice."""
+    """Returns the environment of a process that compiles: JAX uses the CPU, and libtpu queries no TPU machine."""
     tpu = {
         "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_WORKER_ID": "0", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -167,12 +167,12 @@ def environment(target):
 
 
 def row_name(target, model, dtype, kind, batch):
-    """Name of a row's file, without its ending."""
+    """Returns the name of a row's file, without its ending."""
     return f"{target}_{model}_{dtype}_{kind}_{batch}"
 
 
 def in_words(row):
-    """One line of a row."""
+    """Formats a row as one line."""
     memory, bound = row["memory"], row["bound"]
     kernels = "" if row["kernels"] is None else f"{row['kernels']} kernels, "
     return (
@@ -183,7 +183,7 @@ def in_words(row):
 
 
 def listed(known):
-    """Parses names that commas separate, `all` for all of them."""
+    """Returns a parser of names that are separated by commas. `all` means all known names."""
 
     def parse(text):
         names = list(known) if text == "all" else text.split(",")
@@ -203,7 +203,7 @@ def main():
     parser.add_argument("--batch", type=int, metavar="N", help="of all devices; default: that of each model's config")
     parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER")
     parser.add_argument("--programs", type=Path, metavar="FOLDER", help="also write the compiled programs there")
-    parser.add_argument("--again", action="store_true", help="compile rows that are there, too")
+    parser.add_argument("--again", action="store_true", help="also compile rows that have a file")
     parser.add_argument("--list", action="store_true", help="print the names of targets and models")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # the process of one row
     arguments = parser.parse_args()
@@ -220,9 +220,9 @@ def main():
 
 
 def one_row(arguments, target, model, dtype, kind, batch):
-    """Compiles a row and writes its file; returns whether it succeeded.
+    """Compiles a row and writes its file. Returns whether it succeeded.
 
-    It starts another process for this, unless `--here` says that this is already that process.
+    Starts another process, with `--here`, which does the work. With `--here` it works in this process.
     """
     name = row_name(target.name, model, dtype, kind, batch)
     if arguments.here:

@@ -1,8 +1,8 @@
-"""Devices that `compile_only.py` compiles for: names, what XLA must know of them, and their makers' figures.
+"""Lists the devices that `compile_only.py` compiles for: names, descriptions for XLA, and makers' figures.
 
-Peaks and bandwidths are the makers' (cloud.google.com/tpu/docs, NVIDIA's data sheets, dense). A TPU multiplies float32
-in passes of bfloat16, so float32 has the peak of bfloat16 here. On GPUs the peak of float32 is that of TF32, in which
-XLA convolves float32 by default.
+Peaks and bandwidths are from cloud.google.com/tpu/docs and NVIDIA's data sheets, for dense matrices. A TPU multiplies
+float32 in passes of bfloat16, so float32 has the peak of bfloat16 here. On GPUs the peak of float32 is that of TF32, in
+which XLA convolves float32 by default.
 """
 
 import dataclasses
@@ -13,15 +13,15 @@ class Target:
     """One or more equal devices.
 
     Attributes:
-      name: as on the command line.
+      name: name on the command line.
       platform: "tpu" or "cuda".
       topology: name of the smallest topology that XLA builds and that has these devices; "" for a GPU.
-      devices: how many of them run the step.
-      memory: bytes a device.
-      bandwidth: bytes a second and device.
-      links: bytes a second that a device sends to others; 0 for a single device.
-      peaks: operations a second and device, by dtype.
-      description: of a GPU, as text of XLA's GpuTargetConfigProto.
+      devices: number of devices that run the step.
+      memory: bytes per device.
+      bandwidth: bytes per second and device.
+      links: bytes per second that a device can send to the others; 0 for a single device.
+      peaks: operations per second and device, by dtype.
+      description: a GPU as text of XLA's GpuTargetConfigProto; "" for a TPU.
     """
 
     name: str
@@ -35,16 +35,16 @@ class Target:
     description: str = ""
 
 
-# Of a chip: bytes of memory, bytes a second, bytes a second over its links (half of the two directions together),
-# operations a second in bfloat16; dimensions of a slice; devices that XLA sees of a chip. Each of the two cores of a v4
-# chip is a device with half of the chip's memory and speed.
+# For each chip: bytes of memory, bytes a second, bytes a second over its links in one direction, operations a second in
+# bfloat16, dimensions of a slice, and number of devices that XLA sees. Each of the two cores of a v4 chip is a device
+# with half of the chip's memory and speed.
 _TPUS = {
     "v4": (32 * 2**30, 1.228e12, 0.3e12, 275e12, 3, 2),
     "v5e": (16 * 2**30, 0.819e12, 0.2e12, 197e12, 2, 1),
     "v5p": (95 * 2**30, 2.765e12, 0.6e12, 459e12, 3, 1),
     "v6e": (32 * 2**30, 1.64e12, 0.4e12, 918e12, 2, 1),
 }
-# Chips, and the slices that hold them, in 2 and in 3 dimensions. XLA builds no slice smaller than one machine.
+# By number of chips, the slice that holds them, in 2 and in 3 dimensions. XLA builds no slice smaller than a machine.
 _SLICES = {
     1: ("2x2", "2x2x1"),
     4: ("2x2", "2x2x1"),

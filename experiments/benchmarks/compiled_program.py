@@ -10,7 +10,7 @@ _SHAPE = re.compile(r"\b(pred|token|opaque|bf16|f8\w*|[sufc]\d+)\[([\d,]*)\]")
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
 _LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _NAMES = re.compile(r"%([\w.\-]+)")
-# They compute nothing of their own: the host or the compiler does them, or they wait for another.
+# These operations start no kernel: the host or the compiler handles them, or they wait for another operation.
 _NO_KERNEL = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "opt-barrier", "partition-id",
     "replica-id", "while", "call", "conditional",
@@ -25,11 +25,11 @@ class Instruction:
     """A line of the program.
 
     Attributes:
-      name: of the result.
-      shape: of the result, as text.
+      name: name of the result.
+      shape: shape of the result, as text.
       opcode: name of the operation.
-      operands: their names.
-      rest: the text from the operands on.
+      operands: names of the operands.
+      rest: text of the line, from the operands to its end.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Instruction:
 
 
 class Program:
-    """The computations of a compiled program, by name."""
+    """A compiled program, as its computations by name."""
 
     def __init__(self, text: str):
         self.computations: dict[str, list[Instruction]] = {}
@@ -54,7 +54,7 @@ class Program:
                 current.append(_instruction(*found.groups()))
 
     def kernels(self) -> list[Instruction]:
-        """Lists the operations that the device starts, in order. Loops are repeated as often as they run."""
+        """Lists the operations that the device starts, in order. Those of a loop repeat if XLA knows how often."""
         return list(self._run(self.entry))
 
     def _run(self, name):
@@ -68,7 +68,7 @@ class Program:
                 yield line
 
     def bytes_moved(self) -> int:
-        """What all kernels read and write. Of an operand that a kernel only gathers or slices, the part counts."""
+        """Returns the bytes that all kernels read and write. Of a gathered or sliced operand, the part counts."""
         shapes = {line.name: line.shape for lines in self.computations.values() for line in lines}
         total = 0
         for line in self.kernels():
@@ -83,7 +83,7 @@ class Program:
         return self.computations.get(calls[1], []) if calls else []
 
     def collectives(self) -> dict[str, dict[str, int]]:
-        """Number of collectives and the bytes of their results, by kind."""
+        """Returns the number of collectives and the bytes of their results, by kind."""
         found: dict[str, Counter] = {}
         for line in self.kernels():
             kind = line.opcode.removesuffix("-start")
@@ -92,7 +92,7 @@ class Program:
         return {kind: dict(counted) for kind, counted in found.items()}
 
     def convolutions(self) -> dict[str, int]:
-        """Number of convolutions by the dtype of their first operand, fused ones too."""
+        """Returns the number of convolutions, fused ones included, by the dtype of their first operand."""
         found: Counter = Counter()
         for lines in self.computations.values():
             shapes = {line.name: line.shape for line in lines}
@@ -104,7 +104,7 @@ class Program:
 
 
 def size(shape: str) -> float:
-    """Bytes of all arrays of a shape."""
+    """Returns the bytes of all arrays in the text of a shape."""
     total = 0.0
     for dtype, axes in _SHAPE.findall(shape):
         each = _BYTES.get(dtype) or (0 if dtype in _BYTES else 1 if dtype.startswith("f8") else int(dtype[1:]) / 8)
@@ -113,7 +113,7 @@ def size(shape: str) -> float:
 
 
 def _read(body, position):
-    """The most bytes that a fused computation reads of its parameter."""
+    """Returns the bytes that a fused computation reads of a parameter at most; inf if it may read all of it."""
     parameter = next((line for line in body if line.opcode == "parameter" and f"({position})" in line.rest), None)
     users = [line for line in body if parameter and parameter.name in line.operands]
     partial = users and all(u.opcode in _PARTIAL and u.operands[0] == parameter.name for u in users)
@@ -121,7 +121,7 @@ def _read(body, position):
 
 
 def _closed(text, start):
-    """Index after the bracket that closes the one at `start`."""
+    """Returns the index after the bracket that closes the one at `start`."""
     depth = 0
     for i in range(start, len(text)):
         depth += (text[i] in "([{") - (text[i] in ")]}")

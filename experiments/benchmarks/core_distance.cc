@@ -1,5 +1,5 @@
-// Prints how many nanoseconds a store of one core takes to be seen by another: whether the two share a cache. Cores of
-// a virtual machine may be near each other at one time and far at another, which decides what a second thread is worth.
+// Prints how many nanoseconds pass until a core sees the store of another core. They are few if the cores share a
+// cache. On a virtual machine they change over time. They decide how much a second thread gains.
 
 #include <pthread.h>
 #include <sched.h>
@@ -19,7 +19,7 @@ void StayOn(int core) {
   pthread_setaffinity_np(pthread_self(), sizeof cores, &cores);
 }
 
-// Answers every odd number, or even one, with the next.
+// Waits for the numbers first, first + 2, ... in turn, and answers each with the next number.
 void Play(int core, int first) {
   StayOn(core);
   for (int i = first; i < 2 * kRounds; i += 2) {

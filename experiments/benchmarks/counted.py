@@ -1,4 +1,4 @@
-"""Operations and bytes of a train or evaluation step, counted by XLA, and what this machine reaches of either at best.
+"""Counts the operations and bytes of train and evaluation steps by XLA, and measures how many the CPU does a second.
 
 python experiments/benchmarks/counted.py MODEL...          # prints JSON
 """
@@ -15,10 +15,10 @@ from experiments.benchmarks import steps
 
 
 def count(model):
-    """By kind: floating-point operations of the network in floats, and bytes that the compiled program moves.
+    """Returns, by kind of step, its floating-point operations and the bytes that its compiled program moves.
 
-    Bits are counted as the floats that they stand for: a step's work is the same whoever does it. Bytes are those of
-    our own program, compiled kernels included.
+    1-bit operations count as the float operations that they stand for, so that all programs for a step have the same
+    number of operations. Bytes are those of recu_jax's program, its compiled kernels included.
     """
     batch = steps.BATCH_SIZES[model]
     case, dataset = steps.Case(model, batch, batch), steps.random_dataset(model, batch)
@@ -34,7 +34,7 @@ def count(model):
 
 @contextlib.contextmanager
 def without_kernels():
-    """Programs that are traced in this block convolve floats, as on a CPU without the compiled kernels."""
+    """Makes programs that are traced in its block convolve floats, as on a CPU without the compiled kernels."""
     from recu_jax.ops import native
 
     fastest = native.cpu_backend
@@ -52,13 +52,13 @@ def _lower(case, dataset, kind):
 
 
 def analysis(program):
-    """XLA's costs of a lowered or compiled program, by name."""
+    """Returns XLA's costs of a lowered or compiled program, by name."""
     costs = program.cost_analysis()
     return costs[0] if isinstance(costs, list | tuple) else costs
 
 
 def ceiling():
-    """Operations a second of a matrix product of 2048 x 2048, bytes a second (read and written) of 512 MB copied."""
+    """Measures the operations a second of a 2048 x 2048 matrix product, and the bytes a second of a 512 MiB copy."""
     import jax
     import jax.numpy as jnp
 
@@ -73,7 +73,7 @@ def ceiling():
 
 
 def best(function, argument, repeats=10):
-    """Seconds of the fastest of `repeats` calls, compilation aside."""
+    """Returns the seconds of the fastest of `repeats` calls, without compilation."""
     import jax
 
     jax.block_until_ready(function(argument))

@@ -1,11 +1,12 @@
-"""What diagnostics, TensorBoard events and the report cost of an epoch.
+"""Measures what share of an epoch's time diagnostics, TensorBoard events and the report add.
 
     python experiments/benchmarks/diagnostics_overhead.py --config=configs/digits.py --epochs=12 --out=FILE.json
         [--dataset=npz --data_dir=FILE]
 
-Trains as `recu_jax.main` does, in a folder of its own, and times all that is done between the end of an epoch's
-evaluation and the begin of its checkpoint, against the epoch's training and evaluation; the diagnostics' part, as they
-note it themselves, stands beside. The first epoch, in which all of it is compiled, stands apart.
+Trains as `recu_jax.main` does, in a temporary folder. Times all that is done between the end of an epoch's evaluation
+and the start of its checkpoint, and divides it by the time of the epoch's training and evaluation. Reports the share of
+the diagnostics alone, too, from the seconds in diagnostics.jsonl. Reports the first epoch separately, because it
+compiles.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from recu_jax.training.recorder import RunRecorder
 
 
 class TimedRecorder(RunRecorder):
-    """Notes the seconds of each epoch, and those from its end to the begin of its checkpoint."""
+    """Records the seconds of each epoch, and the seconds from its end to the start of its checkpoint."""
 
     epochs, notes = [], []
 

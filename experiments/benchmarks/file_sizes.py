@@ -1,8 +1,8 @@
-"""Bytes of the files that `recu export` writes of some networks, against their parameters in float32.
+"""Compares the bytes of files that `recu export` writes with those of the networks' parameters in float32.
 
     python experiments/benchmarks/file_sizes.py --out=file_sizes.json
 
-The weights are random, which changes no size.
+The weights are random, because the sizes do not depend on them.
 """
 
 import argparse

@@ -1,11 +1,13 @@
-"""Train steps on one GPU: recu_jax in bfloat16, many steps a dispatch, against PyTorch, eager and compiled.
+"""Times train steps on one GPU: recu_jax in bfloat16, with many steps per dispatch, against eager and compiled PyTorch.
 
     python experiments/benchmarks/gpu.py --out=experiments/results/benchmarks/gpu.json
 
-The CIFAR models at batch 256, their data set on the device; `imagenet_resnet18` at batch 512 on uint8 noise. PyTorch:
-eager in float32, and `torch.compile` in bfloat16, channels last. Sides take turns, each in a process of its own; ratios
-are of images a second within each round. Model-flops utilisation: the network's operations in floats, counted by XLA,
-against a large bfloat16 matrix product of the same device. `--rehearse` runs all of it on a CPU, small.
+The CIFAR models run at batch 256, and `imagenet_resnet18` runs at batch 512. Images are noise: for recu_jax a uint8
+data set on the device, for PyTorch one float32 batch. PyTorch runs eagerly in float32, and with `torch.compile` in
+bfloat16, channels last. Each side is a process of its own. The sides take turns, and each round of turns gives one
+ratio of images a second. The model-flops utilization is the network's operations a second, counted by XLA as floats,
+divided by those of a large bfloat16 matrix product on the same device. `--rehearse` runs all of it on a CPU, with small
+inputs.
 """
 
 import argparse
@@ -36,7 +38,7 @@ SIDES = {
 
 
 def measure(model, arguments):
-    """Images a second by side, in each round."""
+    """Returns the images a second of each round by side, and the versions by side."""
     batch, device, images = BATCH_SIZES[model], "gpu", []
     if arguments.rehearse:
         batch, device, images = 8, "cpu", ["--one_batch"]
@@ -59,7 +61,7 @@ def measure(model, arguments):
 
 
 def operations(model):
-    """Of a train step's image, in a process of its own, which may use the CPU alone."""
+    """Returns the operations per image of a train step, counted in another process, which uses the CPU alone."""
     code = (
         "import json; from experiments.benchmarks import counted; "
         f"print(json.dumps(counted.count({model!r})['train']['operations']))"
@@ -70,7 +72,7 @@ def operations(model):
 
 
 def ceiling(rehearse):
-    """Operations a second of a bfloat16 product of two large square matrices, in a process of its own."""
+    """Measures, in another process, the operations a second of a product of two large square bfloat16 matrices."""
     size = 512 if rehearse else 8192
     code = (
         "import jax, jax.numpy as jnp; from experiments.benchmarks import counted; "

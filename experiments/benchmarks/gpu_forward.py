@@ -1,11 +1,11 @@
-"""Forward convolutions of +1 and -1 on one GPU, in every type that may be fast there.
+"""Times forward convolutions of signs, +1 and -1, on one GPU, in each dtype that may be fast there.
 
     python experiments/benchmarks/gpu_forward.py --out=experiments/results/benchmarks/gpu_forward.json
 
-Layers are those of the networks at the batch sizes of `gpu.py`. Sums are integers below 2^24, so that each type is
-exact that multiplies signs and adds in float32 or int32; whether it was is checked here, against float32. A call holds
-what a train step does: from bfloat16 activations to their signs, in the type, and from the sums back to bfloat16. Types
-take turns; `--rehearse` runs on a CPU, small.
+The layers are those of the networks, at the batch sizes of `gpu.py`. Their sums are integers below 2^24, so a dtype
+whose products are added in float32 or int32 should give exact sums. The script compares them with those of float32. A
+timed call does what a train step does: it takes the signs of bfloat16 activations and weights, convolves them in the
+dtype, and converts the sums to bfloat16. Dtypes take turns. `--rehearse` runs on a CPU, with small batches.
 """
 
 import argparse
@@ -42,7 +42,7 @@ LAYERS = {
     "imagenet_resnet18, 256": (512, 14, 256, 256),
     "imagenet_resnet18, 512": (512, 7, 512, 512),
 }
-# The type of the signs, and that in which they are summed. The first is what layers take today in a bfloat16 run.
+# By name, the dtype of the signs and the dtype of their sums. Layers use the first in a bfloat16 run.
 TYPES = {
     "bfloat16": (jnp.bfloat16, jnp.float32),
     "float32": (jnp.float32, jnp.float32),
@@ -53,7 +53,7 @@ TYPES = {
 
 @functools.partial(jax.jit, static_argnames="name")
 def forward(operands, name):
-    """Convolves the signs of x with the signs of the 3x3 kernel, both in the type `name`; returns bfloat16."""
+    """Convolves the signs of x with the signs of the 3x3 kernel, both in the dtype `name`. Returns bfloat16."""
     kind, summed = TYPES[name]
     signs = (jnp.where(a >= 0, 1, -1).astype(kind) for a in operands)
     sums = lax.conv_general_dilated(
@@ -63,7 +63,7 @@ def forward(operands, name):
 
 
 def measure(shape, repeats):
-    """By type: milliseconds of each turn and whether its sums are right, or why there are none."""
+    """Returns by dtype the milliseconds of each turn and whether its sums are exact, or the error that refused it."""
     batch, size, channels, features = shape
     r = np.random.default_rng(0)
     x = jnp.asarray(r.standard_normal((batch, size, size, channels), np.float32), jnp.bfloat16)

@@ -1,17 +1,21 @@
-"""Times 1-bit inference against float32 of the same shape, under XLA and under PyTorch: one image, one thread.
+"""Times 1-bit inference against float32 inference of the same shape in XLA and PyTorch, for one image on one thread.
 
     python experiments/benchmarks/inference.py --torch_python=$HOME/torch-env/bin/python --out=inference.json
 
-Cases: 3x3 binary layers of 64 to 512 channels at ResNet-18's sizes, and whole networks. `layer` is one as it stands in
-a network: from packed signs to real numbers (alpha and batch norm) and their packed signs; `sums_layer` gives the
-integer sums alone, `real_layer` begins with real activations, whose signs it packs first. Against each stands the bare
-float32 convolution. A network goes from uint8 pixels to logits; its float32 self is the twin with real weights and
-activations.
+The cases are 3x3 binary layers of 64 to 512 channels at ResNet-18's sizes, and whole networks:
 
-Each side has a process of its own, pinned to one core (`recu2`: to two); they take turns while the others are idle,
-and the ratio is taken within each turn. Needs Linux; two programs are built with g++: `popcount_bound.cc`, for the
-share of what xor, popcount and add could reach at best, and `core_distance.cc`, which says after each round of turns
-how far the two cores are from each other.
+- `layer` computes what a layer does in a network: from packed signs to real numbers (convolution, alpha, batch norm)
+  and their packed signs.
+- `sums_layer` returns the integer sums of the convolution alone.
+- `real_layer` begins with real activations, whose signs it packs first.
+- A network computes logits from uint8 pixels.
+
+A layer is compared with the bare float32 convolution, and a network with its twin of real weights and activations.
+
+Each side is a process of its own, pinned to one core (`recu2` to two cores). The sides take turns, and each round of
+turns gives one ratio. Needs Linux and g++, which builds two programs. `popcount_bound.cc` measures the most that xor,
+popcount and add can reach on this processor. `core_distance.cc` measures, after each round, how far the two cores are
+from each other.
 """
 
 import argparse
@@ -33,15 +37,15 @@ from experiments.benchmarks.turns import Worker, answers, cpu_model, others_busy
 
 LAYERS = {64: 56, 128: 28, 256: 14, 512: 7}
 NETWORKS = {"imagenet_resnet18": 224, "cifar_vgg_small": 32}
-# Cores of each side.
+# Number of cores of each side.
 SIDES = {"recu": 1, "recu2": 2, "xla": 1, "torch": 1}
 KINDS = ("layer", "sums_layer", "real_layer")
 CASES = [f"{kind}_{channels}" for kind in KINDS for channels in LAYERS] + list(NETWORKS)
-SECONDS = 0.1  # a turn's length
+SECONDS = 0.1  # length of a turn
 
 
 def seconds_of(run, least=0.02):
-    """Seconds of one call: the fastest of as many calls as fill `least`, five at least."""
+    """Returns the seconds of the fastest call, of as many calls as fill `least` seconds, but at least five."""
     times, end = [], time.perf_counter() + least
     while len(times) < 5 or time.perf_counter() < end:
         began = time.perf_counter()
@@ -50,7 +54,7 @@ def seconds_of(run, least=0.02):
     return min(times)
 
 
-# Workers. Each `prepare_*` returns versions and a function by the name of each case.
+# Each `prepare_*` prepares the worker of a side. It returns versions and, by case, a function that runs the case.
 
 
 def prepare_torch(cores):
@@ -170,7 +174,7 @@ def _image(r, size):
 
 
 def work(side, cores):
-    """Serves one side over its pipes: a case in, a JSON line with seconds out."""
+    """Serves one side: reads a case from stdin, and answers with a JSON line that has its seconds."""
     warnings.simplefilter("ignore")
     answer = answers()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
@@ -184,7 +188,7 @@ def work(side, cores):
 
 
 def built(name, folder):
-    """A function of nothing that gives the lines which the program NAME.cc prints."""
+    """Builds NAME.cc. Returns a function that runs the program and returns the lines that it prints."""
     program = pathlib.Path(folder) / name
     source = pathlib.Path(__file__).with_name(f"{name}.cc")
     subprocess.run(["g++", "-O2", "-pthread", str(source), "-o", str(program)], check=True)
@@ -192,7 +196,7 @@ def built(name, folder):
 
 
 def popcount_bounds(folder):
-    """64-bit words a second of xor, popcount and add, by instruction set, on one core."""
+    """Measures the 64-bit words a second of xor, popcount and add on one core, by instruction set."""
     return {name: float(words) for name, words in map(str.split, built("popcount_bound", folder)())}
 
 
@@ -204,7 +208,7 @@ def take_turns(workers, turns):
 
 
 def summarize(case, turns, bound):
-    """Medians, and the median of the ratios within each turn, with their extremes."""
+    """Returns the medians of the sides, and median, minimum and maximum of the ratios of all rounds."""
     seconds = {side: [turn["seconds"] for turn in turns[side]] for side in turns}
     result = {"median_seconds": {side: statistics.median(values) for side, values in seconds.items()}}
     for name, (a, b) in {"xla": ("xla", "recu"), "torch": ("torch", "recu"), "two_threads": ("recu", "recu2")}.items():
@@ -251,7 +255,7 @@ def main():
     print_table(result)
     if args.out:
         seconds = {case: {side: [t["seconds"] for t in turns[case][side]] for side in SIDES} for case in CASES}
-        # The turns, which few read, on one line.
+        # Few read the single turns, so they take one line only.
         text = json.dumps(result, indent=2).removesuffix("\n}")
         args.out.write_text(f'{text},\n  "seconds_of_turns": {json.dumps(seconds)}\n}}\n')
 

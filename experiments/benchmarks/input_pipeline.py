@@ -1,19 +1,19 @@
-"""Times recu_jax's training images, from encoded file to batch, against the same pipeline made of Pillow.
+"""Times recu_jax's training images, from encoded file to batch, against the same pipeline in Pillow.
 
     python experiments/benchmarks/input_pipeline.py --data_dir=$HOME/tensorflow_datasets --out=input_pipeline.json
 
 Both sides read the same records in the same order, draw the same crops, run in the same Grain worker processes, and
-yield the same uint8 batches. They differ in what is done to an image:
+yield the same uint8 batches. They differ in what they do to an image:
 
-- recu_jax: `recu_jax.data.transform`: OpenCV decodes, no further down than the crop reaches, resizes and flips.
-- pillow: open, convert to RGB, crop, resize with the antialiased BILINEAR filter, flip: what torchvision's
-  `RandomResizedCrop` and `RandomHorizontalFlip` do to PIL images, without torchvision.
+- recu_jax uses `recu_jax.data.transform`: OpenCV decodes the rows down to the end of the crop, resizes and flips.
+- pillow opens the image, converts it to RGB, crops, resizes with the antialiased BILINEAR filter and flips, as
+  torchvision's `RandomResizedCrop` and `RandomHorizontalFlip` do with PIL images. It does not import torchvision.
 
-The sides take turns (recu_jax, pillow, recu_jax, ...) while the other one's workers sleep on full buffers, so that a
-busy machine slows both; the ratio is taken within each pair of neighbours and its median over the pairs is reported.
-The ratio of processor times, of the main process and the side's workers, stands beside it: other load moves it less.
-A turn begins when all buffers are full and all workers asleep, with as many batches as were ready, untimed.
-Throughput of recu_jax with fewer workers, and the memory of all its processes over 20,000 images, follow.
+The sides take turns (recu_jax, pillow, recu_jax, ...), so that a busy machine slows both. Meanwhile the workers of the
+other side sleep on full buffers. A turn begins when all buffers are full and all workers sleep. It first takes as many
+batches as may be ready, untimed. Each pair of successive turns gives one ratio, and the median over the pairs is
+reported, with that of the ratios of processor times (main process and workers), which other load moves less.
+Then follow the throughput of recu_jax with fewer workers, and the growth of its processes' memory over 20,000 images.
 Needs Linux: it reads /proc to tell whether other processes disturbed the comparison.
 """
 
@@ -41,7 +41,7 @@ from recu_jax.data import photos, stream
 from recu_jax.data.transform import Transform, random_box
 
 SIDES = ("recu_jax", "pillow")
-# What workers and the main process hold ready for each worker, generously.
+# Upper bound of the batches that a worker and the main process keep ready, for each worker.
 READY_BATCHES = 8
 LOOK_EVERY_SECONDS = 0.5
 MAX_SHARE_OF_OTHERS = 0.05
@@ -50,7 +50,7 @@ WORKER_REPEATS = 3
 
 @dataclasses.dataclass(frozen=True)
 class PillowTransform(Transform):
-    """The same crops and flips, by Pillow."""
+    """Crops and flips as `Transform` does, but with Pillow."""
 
     def train(self, data: bytes, rng: np.random.Generator) -> np.ndarray:
         from PIL import Image
@@ -79,7 +79,7 @@ class Side:
             transform=transform,
             num_workers=num_workers,
         )
-        for _ in range(max(num_workers, 1)):  # the first batch of each worker: then all have started
+        for _ in range(max(num_workers, 1)):  # after a batch of each worker, all have started
             next(self._batches)
         self._workers = {child.pid for child in multiprocessing.active_children()} - before
         if len(self._workers) != num_workers:
@@ -90,12 +90,12 @@ class Side:
         return next(self._batches)
 
     def resident_bytes(self):
-        """Of the main process and the workers."""
+        """Returns the resident memory of the main process and the workers."""
         pids = [os.getpid(), *self._workers]
         return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * os.sysconf("SC_PAGE_SIZE")
 
     def wait_until_asleep(self):
-        """Returns once the workers have filled their buffers, which takes them 2 s after a turn."""
+        """Waits until the workers have filled their buffers, which takes 2 s after a turn."""
         asleep = 0
         while asleep < 2:
             before = self._worker_seconds()
@@ -103,7 +103,7 @@ class Side:
             asleep = asleep + 1 if self._worker_seconds() - before < 0.02 * LOOK_EVERY_SECONDS else 0
 
     def turn(self):
-        """Images a second, processor time of an image, and the share of the processors that others took meanwhile."""
+        """Returns images a second, processor time of an image, and the share of the processors that others took."""
         for _ in range(self._ready):
             next(self._batches)
         images = self._arguments.batches * self._arguments.batch_size
@@ -123,12 +123,12 @@ class Side:
         return time.process_time() + self._worker_seconds()
 
     def _worker_seconds(self):
-        # Each process's own clock, by Linux's numbering of them; /proc/PID/stat counts ticks and misses short naps.
+        # The id of a process's CPU clock on Linux. /proc/PID/stat would count ticks, and miss short naps.
         return sum(time.clock_gettime((~pid << 3) | 2) for pid in self._workers)
 
 
 def compare(records, arguments):
-    """The turns of both sides."""
+    """Returns the turns of both sides."""
     with contextlib.ExitStack() as stack:
         sides = {}
         for name, transform in {"recu_jax": Transform(), "pillow": PillowTransform()}.items():
@@ -144,7 +144,7 @@ def compare(records, arguments):
 
 
 def summarize(turns):
-    """Median and extremes a side, and of the ratios between the sides within each pair of turns."""
+    """Returns median, minimum and maximum for each side, and for the ratios of each pair of turns."""
     rates, costs = (
         {side: [t[key] for t in turns[side]] for side in SIDES} for key in ("images_per_second", "cpu_ms_per_image")
     )
@@ -166,7 +166,7 @@ def spread(values):
 
 
 def by_workers(records, arguments):
-    """Median images a second of recu_jax with 0, 1, ... workers."""
+    """Measures images a second of recu_jax with 0, 1, ... workers; returns all repeats."""
     rates = {n: [] for n in range(arguments.num_workers + 1)}
     for _ in range(WORKER_REPEATS):
         for num_workers in rates:
@@ -176,7 +176,7 @@ def by_workers(records, arguments):
 
 
 def growth(records, arguments):
-    """Bytes by which the main process and two workers grew between image 2,000 and image 22,000."""
+    """Measures the bytes by which the main process and two workers grow between images 2,000 and 22,000."""
     with contextlib.closing(Side(records, Transform(), arguments, min(2, arguments.num_workers))) as side:
         batches, sizes = -(-2000 // arguments.batch_size), []
         for count in (batches, 10 * batches):
@@ -199,7 +199,7 @@ def parse_arguments(given=None):
 
 
 def measure(arguments):
-    """All of it, as it is written to `--out`."""
+    """Measures everything. Returns what is written to `--out`."""
     records = photos.load(arguments.dataset, arguments.data_dir).train
     load = os.getloadavg()[0]
     turns = compare(records, arguments)

@@ -1,5 +1,6 @@
-// What no kernel of xor, popcount and add can exceed on this processor: 64-bit words a second, with all operands in
-// registers. Prints the instruction set and the words. Built and run by inference.py.
+// Measures how many 64-bit words a second xor, popcount and add can process on this processor, with all operands in
+// registers. No kernel of these operations can exceed it. Prints a line for each instruction set: its name and the
+// words a second. inference.py builds and runs it.
 
 #include <immintrin.h>
 
@@ -24,7 +25,7 @@ __attribute__((target("avx512f,avx512vpopcntdq"))) double Avx512() {
   for (long i = 0; i < kRounds; ++i) {
 #pragma GCC unroll 16
     for (int a = 0; a < kAccumulators; ++a) {
-      // Unknown to the compiler, so that it keeps every xor.
+      // Hides the values from the compiler, so that it keeps every xor.
       __asm__ volatile("" : "+v"(x), "+v"(y));
       sums[a] = _mm512_add_epi64(sums[a], _mm512_popcnt_epi64(_mm512_xor_si512(x, y)));
     }

@@ -43,7 +43,7 @@ from experiments.benchmarks import startup, steps
 from experiments.benchmarks.turns import Worker, cpu_model, environment
 
 GROUPS = (*steps.KINDS, "memory", "import", "first_step", "input_pipeline")
-# What each row is to reach: at least, or at most where it says so.
+# The least value that a row is to reach. For the rows in AT_MOST, the largest value that they may have.
 BARS = {
     "train cifar_resnet20": 2.0,
     "train cifar_resnet18": 1.8,
@@ -62,10 +62,10 @@ AT_MOST = {
 # OpenMP threads keep spinning after their last loop, 0.2 s in some runtimes; let them fall asleep before the other
 # side's clock starts.
 SETTLE_SECONDS = 0.3
-# Two turns do not suffer alike from a busy machine: beside another load on 2 cores PyTorch, whose threads wait for each
-# other after every operation, took 2 to 4 times as long, jax 1.8 times.
+# A busy machine does not slow all sides alike. Beside another load on 2 cores, PyTorch took 2 to 4 times as long,
+# because its threads wait for each other after every operation. jax took 1.8 times as long. So a busy row is marked.
 MAX_SHARE_OF_OTHERS = 0.05
-# Sides of the rows of steps: the worker of `steps.py`, and its options.
+# By name of a side of train and eval rows, its `--worker` in `steps.py` and further options.
 SIDES = {
     "jax": ("jax", []),
     "eager": ("torch", []),
@@ -80,14 +80,14 @@ def spread(values):
 
 
 class Bench:
-    """Rows of the table as they come."""
+    """Measures the rows of the table, prints each when it is done, and keeps all for the file."""
 
     def __init__(self, arguments):
         self.arguments = arguments
         self.rows, self.versions, self.counted = {}, {}, {}
 
     def add(self, name, value, unit, others=0.0, **more):
-        """`value` is what the bar is for: a spread; others: the largest share of the processors that others took."""
+        """Adds a row. `value`: a spread, whose median the bar is for. `others`: largest share of CPUs others took."""
         row = {"value": value, "unit": unit, "share_of_others": others, **more}
         if name in BARS:
             row |= {"bar": f">= {BARS[name]}", "reached": value["median"] >= BARS[name]}
@@ -98,7 +98,7 @@ class Bench:
 
     @contextlib.contextmanager
     def sides(self, model, names, *options):
-        """A worker of each side, warmed up one after the other: the first step compiles, the second meets caches."""
+        """Yields the workers of the named sides, started one after the other."""
         pythons = {"jax": sys.executable, "torch": self.arguments.torch_python}
         of_kernels = [f"--instructions={self.arguments.instructions}"] if self.arguments.instructions else []
         with contextlib.ExitStack() as stack:
@@ -113,7 +113,7 @@ class Bench:
             yield workers
 
     def turns(self, workers, kind, count):
-        for worker in workers.values():
+        for worker in workers.values():  # warms up: the first step compiles, the second fills caches
             worker.turn(f"{kind} 1")
             worker.turn(f"{kind} 1")
         turns = {side: [] for side in workers}
@@ -172,7 +172,7 @@ class Bench:
     def imports(self):
         statements = (startup.PEER, *startup.IMPORTS)
         seconds = {statement: [] for statement in statements}
-        for statement in statements:  # files come from the disk once
+        for statement in statements:  # warms up: reads the files from the disk
             startup.import_seconds(statement)
         for _ in range(self.arguments.repeats):
             for statement in statements:

@@ -1,4 +1,4 @@
-"""Start-up: what importing recu_jax costs, and how long it is from a process's start to the end of the first step."""
+"""Measures the seconds of importing recu_jax, and from the start of a process to the end of its first step."""
 
 import subprocess
 import sys
@@ -11,26 +11,26 @@ from experiments.benchmarks.turns import REPOSITORY, environment
 _CPU = environment(JAX_PLATFORMS="cpu")
 PEER = "import flax.linen"
 IMPORTS = ("import recu_jax", "from recu_jax import BinaryConv, create_model")
-# What nobody should wait for who does not need it.
+# Slow imports, which a run must not wait for unless it needs them.
 HEAVY = ("tensorflow", "tensorflow_datasets", "cv2", "matplotlib", "grain", "sklearn")
 
 
 def import_seconds(statement, python=sys.executable):
-    """Of a whole process that does nothing else."""
+    """Returns the seconds of a whole process that executes `statement` alone."""
     began = time.perf_counter()
     subprocess.run([python, "-c", statement], check=True, env=_CPU, cwd="/")
     return time.perf_counter() - began
 
 
 def heavy_imports(python=sys.executable):
-    """Which of `HEAVY` the training program loads before it knows its data set."""
+    """Returns the modules of `HEAVY` that the training program imports before it knows its data set."""
     code = f"import sys, recu_jax.main, recu_jax.training.loop; print(*[m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([python, "-c", code], check=True, env=_CPU, cwd="/", capture_output=True, text=True)
     return done.stdout.split()
 
 
 def first_step_seconds(cache, python=sys.executable):
-    """Until `recu_jax.main` reports its first step on the digits; compiled programs come from and go to `cache`."""
+    """Returns the seconds until `recu_jax.main` reports its first step on the digits, with `cache` as program cache."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             python, "-m", "recu_jax.main", "--config=configs/digits.py", f"--workdir={folder}/run",
@@ -40,7 +40,7 @@ def first_step_seconds(cache, python=sys.executable):
         process = subprocess.Popen(command, cwd=REPOSITORY, env=_CPU, stdout=subprocess.PIPE, text=True)
         line = next((line for line in process.stdout if "step 1/" in line), None)
         seconds = time.perf_counter() - began
-        # To its end: a process that is killed may leave the cache half written.
+        # Waits for the end, because a process that is killed may leave the cache half written.
         process.communicate()
     if line is None or process.returncode:
         raise RuntimeError(f"no first step was reported, exit {process.returncode}")
@@ -48,7 +48,7 @@ def first_step_seconds(cache, python=sys.executable):
 
 
 def first_steps():
-    """Cold, and warm with the cache that the cold one left."""
+    """Returns the seconds of a cold start, and of a warm start with the cache that the cold one left."""
     with tempfile.TemporaryDirectory() as cache:
         cold = first_step_seconds(cache)
         if not any(Path(cache).iterdir()):

@@ -1,12 +1,12 @@
-"""Train and evaluation steps, recu_jax's and PyTorch's: the sides that `run.py` times against each other.
+"""Runs train and evaluation steps of recu_jax and of PyTorch, which `run.py` and `gpu.py` time against each other.
 
-A side is a process of its own (`turns.Worker`), in an interpreter of its own. What a step holds:
+Each side is a process of its own (`turns.Worker`) and may have another interpreter. A step consists of:
 
-- torch: zero_grad, forward, loss, backward, SGD; in evaluation forward, loss and top-1; on normalised float32 images
-  already in memory.
+- torch: zero_grad, forward, loss, backward, SGD; in evaluation forward, loss and top-1. Its images are noise in
+  float32, already in memory.
 - jax: the trainer's own step, which also picks its images from the uint8 data set on the device, crops, flips and
-  normalises them; in evaluation top-5 as well. PyTorch would pay for that in its data loader, so jax's figure
-  includes a little more work.
+  normalizes them, and in evaluation computes top-5, too. PyTorch users pay for this in their data loader, so jax's
+  figure includes a little more work.
 """
 
 import argparse
@@ -24,21 +24,21 @@ from experiments.benchmarks.turns import answers, others_busy
 
 BATCH_SIZES = {"cifar_resnet20": 256, "cifar_resnet18": 64, "cifar_vgg_small": 64, "imagenet_resnet18": 16}
 KINDS = ("train", "eval")
-# Number of images, by their height. 32: as many as CIFAR-10 has, so that picking a batch misses the caches as often as
-# it does there. 224: 77 MB of photographs.
+# Number of images, by their height. 32: as many as CIFAR-10 has, so that picking a batch misses the processor's caches
+# as often as in training on CIFAR-10. 224: 77 MB.
 IMAGES = {32: 50_000, 224: 512}
-# Steps that the trainer puts into one call to a device: `recu_jax.ops.backend`.
+# Training steps that the trainer runs in one call on a GPU, as in `recu_jax.ops.backend`.
 GPU_STEPS_PER_DISPATCH = 64
-TAU = 0.85  # the recipe's first epoch, where the jax side is too
+TAU = 0.85  # tau in the recipe's first epoch; the jax side starts there, too
 
 
 def image_size(model):
-    """Height and width of the images that a model is made for."""
+    """Returns the height and width of the images that a model is made for."""
     return 224 if _of_imagenet(model) else 32
 
 
 def classes(model):
-    """How many classes it tells apart."""
+    """Returns the number of classes of the data set that a model is made for."""
     return 1000 if _of_imagenet(model) else 10
 
 
@@ -48,17 +48,17 @@ def _of_imagenet(model):
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What is run, and how.
+    """A model, its data, and how its steps are run.
 
     Attributes:
-      model: its name.
-      batch_size: images a step.
-      num_images: of the data set.
+      model: name of the model.
+      batch_size: images per step.
+      num_images: images in the data set.
       device: "cpu" or "gpu".
-      dtype: "float32" or "bfloat16", of the computation.
-      compiled: PyTorch with `torch.compile`.
-      channels_last: PyTorch with this layout.
-      instructions: set of the compiled kernels, of `native.instruction_sets()`; None takes the fastest.
+      dtype: "float32" or "bfloat16", in which steps compute.
+      compiled: whether PyTorch runs with `torch.compile`.
+      channels_last: whether PyTorch has this layout.
+      instructions: which of `native.instruction_sets()` recu_jax's kernels use; None takes the fastest.
     """
 
     model: str
@@ -71,7 +71,7 @@ class Case:
     instructions: str | None = None
 
 
-# Each `prepare_*` returns the versions it runs on, the resident memory before there was a model, and, by kind, a
+# Each `prepare_*` returns versions, the bytes of resident memory before it made the model, and, by kind of step, a
 # function that runs n steps, waits for them and returns the last loss.
 
 
@@ -111,7 +111,7 @@ def prepare_torch(case):
 
 
 def random_dataset(model_name, count):
-    """`count` images of uint8 noise in the shape of CIFAR-10 or ImageNet."""
+    """Returns a data set of `count` training images of uint8 noise, in the shape of CIFAR-10 or ImageNet."""
     import numpy as np
 
     from recu_jax.data import Dataset
@@ -124,9 +124,9 @@ def random_dataset(model_name, count):
 
 
 def jax_steps(case, dataset):
-    """The trainer's state before its first step and, by kind, a jitted step and what makes its further arguments.
+    """Returns the trainer's first state and, by kind, a jitted step and a function that returns its other arguments.
 
-    On a GPU a call is `GPU_STEPS_PER_DISPATCH` training steps.
+    On a GPU, a call of the train step runs `GPU_STEPS_PER_DISPATCH` steps.
     """
     import jax
     import numpy as np
@@ -202,7 +202,7 @@ def prepare_jax(case):
 
 
 def resident(field):
-    """Bytes of this process in memory: now, "VmRSS", or at most since `forget_peak`, "VmHWM"."""
+    """Returns this process's bytes in memory: now for "VmRSS", the peak since `forget_peak` for "VmHWM"."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
     return 1024 * int(line.split()[1])
 
@@ -212,7 +212,7 @@ def forget_peak():
 
 
 def work(side, case):
-    """Serves one side over its pipes: a line `KIND STEPS` in, a JSON line with its cost out."""
+    """Serves one side: reads lines `KIND STEPS` from stdin, and answers each with a JSON line that has the costs."""
     answer = answers()
     versions, before, runs = {"jax": prepare_jax, "torch": prepare_torch}[side](case)
     answer(python=platform.python_version(), **versions)
@@ -234,7 +234,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--worker", choices=("jax", "torch"), required=True)
     parser.add_argument("--model", choices=BATCH_SIZES, required=True)
-    parser.add_argument("--one_batch", action="store_true", help="a data set of one batch: memory is the step's")
+    parser.add_argument("--one_batch", action="store_true", help="a data set of one batch")
     parser.add_argument("--batch_size", type=int)
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")

@@ -1,4 +1,4 @@
-"""Full-precision twins of imagenet_resnet18 and cifar_vgg_small in PyTorch: what inference.py times ours against."""
+"""Defines full-precision twins of imagenet_resnet18 and cifar_vgg_small in PyTorch, for comparison in inference.py."""
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
@@ -6,7 +6,7 @@ from torch import nn
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions with a shortcut each, the first a projection where the shape changes."""
+    """Two 3x3 convolutions with a shortcut each. The first shortcut is a projection if the shape changes."""
 
     def __init__(self, channels, features, stride):
         super().__init__()
@@ -60,12 +60,12 @@ MODELS = {"imagenet_resnet18": (ImagenetResNet18, 224), "cifar_vgg_small": (Cifa
 
 
 def layer(channels):
-    """The float convolution that a binary layer stands for."""
+    """Returns the float convolution that a binary layer replaces."""
     return nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
 
 
 def fastest(module, size, channels, time):
-    """A function that runs the module on one image: in the memory layout in which `time(function)` is less."""
+    """Returns a function that runs the module on one image, in the memory layout for which `time(function)` is less."""
     functions = []
     for memory_format in (torch.contiguous_format, torch.channels_last):
         converted = module.eval().to(memory_format=memory_format)

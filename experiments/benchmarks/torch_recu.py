@@ -1,4 +1,4 @@
-"""ReCU in eager PyTorch: the yardstick that the JAX train step is timed against.
+"""Implements ReCU in PyTorch, as the peer that the JAX train step is timed against.
 
 Written from the paper's formulas (Xu et al., "ReCU: Reviving the Dead Weights in Binary Neural
 Networks", ICCV 2021, arXiv:2103.12369) the way a PyTorch user would write them: stock modules,
@@ -24,11 +24,11 @@ import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import nn
 
 VARIANCE_EPSILON = 1e-5
-STANDARDIZED_SCALE = 2.0  # the paper's b*: the Laplace scale that weights are standardised to
+STANDARDIZED_SCALE = 2.0  # the paper's b*: the Laplace scale that weights are standardized to
 
 
 def sign(x):
-    """The sign of `x` with `sign(0) = +1`; `torch.sign` would add the third value 0."""
+    """Returns the sign of `x` with `sign(0) = +1`; `torch.sign` would add the third value 0."""
     # Shifts the three values -1, 0, 1 off zero; four times as fast on a CPU as `torch.where`.
     return x.sign().add_(0.5).sign_()
 
@@ -60,14 +60,14 @@ class ActivationSign(torch.autograd.Function):
 
 
 def standardize(w):
-    """Centres each output channel of `w` (O, I, H, W) and scales it to Laplace scale b*."""
+    """Centers each output channel of `w` (O, I, H, W) and scales it to Laplace scale b*."""
     w = w - w.mean((1, 2, 3), keepdim=True)
     std = torch.sqrt(w.var((1, 2, 3), keepdim=True) + VARIANCE_EPSILON)
     return w * (math.sqrt(2) * STANDARDIZED_SCALE / std)
 
 
 def recu(w, tau):
-    """The rectified clamp: `w` limited to its Laplace quantiles `Q(1 - tau)` and `Q(tau)`.
+    """Applies the rectified clamp: limits `w` to its Laplace quantiles `Q(1 - tau)` and `Q(tau)`.
 
     `Q(tau) = -b ln(2 - 2 tau)` with the maximum-likelihood scale `b = mean |w|` of the layer. The
     quantile is a constant for the gradient, and `tau = 1` clamps nothing.
@@ -86,17 +86,17 @@ class BinaryConv2d(nn.Conv2d):
         self.alpha = nn.Parameter(torch.rand(out_channels, 1, 1))
 
     def forward(self, x, tau):
-        # Scaling by a positive number moves no sign, only the gradient: evaluation does without.
+        # Scaling by a positive number changes the gradient but no sign, so evaluation leaves it out.
         if self.training:
             x = x / torch.sqrt(x.var((1, 2, 3), keepdim=True) + VARIANCE_EPSILON)
         weight = WeightSign.apply(recu(standardize(self.weight), tau))
-        # The padding is added after the sign, so products at the border are 0 and not +-1.
+        # The padding is added after the sign, so it adds products of 0 and not of +-1.
         out = F.conv2d(ActivationSign.apply(x), weight, stride=self.stride, padding=self.padding)
         return out * self.alpha
 
 
 def shortcut(x, out_channels):
-    """Parameter-free shortcut: halves the resolution and zero-pads channels on both sides."""
+    """Computes the parameter-free shortcut: halves the resolution and zero-pads channels on both sides."""
     if x.shape[1] == out_channels:
         return x
     padding = (out_channels - x.shape[1]) // 2
@@ -111,7 +111,7 @@ class Projection(nn.Sequential):
 
 
 class Block(nn.Module):
-    """Two binary convolutions; a shortcut over each of them, or a single one over both."""
+    """Two binary convolutions, with a shortcut over each of them or one shortcut over both."""
 
     def __init__(self, in_channels, out_channels, stride, shortcut_per_conv=True, projection=False):
         super().__init__()
@@ -237,24 +237,24 @@ MODELS = {
 
 
 def image_size(name):
-    """Height and width of the images that a model is made for."""
+    """Returns the height and width of the images that a model is made for."""
     return 224 if name.startswith("imagenet") else 32
 
 
 def build(name, **options):
-    """A freshly initialised model in train mode, called as `model(x, tau)`."""
+    """Returns a newly initialized model in train mode, to be called as `model(x, tau)`."""
     if name not in MODELS:
         raise ValueError(f"no PyTorch model {name!r}; there are {', '.join(MODELS)}")
     return MODELS[name](**options)
 
 
 def make_optimizer(model, lr=0.1, momentum=0.9, weight_decay=5e-4):
-    """The CIFAR recipe's SGD, which decays every parameter, `alpha` and BN included."""
+    """Returns the CIFAR recipe's SGD, which decays every parameter, `alpha` and batch norm included."""
     return torch.optim.SGD(model.parameters(), lr, momentum=momentum, weight_decay=weight_decay)
 
 
 def train_step(model, optimizer, x, y, tau):
-    """One update on the batch `x` (N, 3, height, width), `y` (N,); returns the loss before it."""
+    """Updates the model on the batch `x` (N, 3, height, width), `y` (N,). Returns the loss before the update."""
     optimizer.zero_grad()
     loss = F.cross_entropy(model(x, tau), y)
     loss.backward()
@@ -264,6 +264,6 @@ def train_step(model, optimizer, x, y, tau):
 
 @torch.inference_mode()
 def eval_step(model, x, y):
-    """Loss and number of right answers on the batch `x` (N, 3, height, width), `y` (N,); `model` is in eval mode."""
+    """Returns loss and number of right answers on `x` (N, 3, height, width), `y` (N,). `model` is in eval mode."""
     logits = model(x, 1)
     return F.cross_entropy(logits, y), (logits.argmax(1) == y).sum()

@@ -1,6 +1,6 @@
-"""What the benchmarks share: sides in processes of their own that take turns, and what else the machine does meanwhile.
+"""Runs each side of a benchmark in a process, one at a time, and measures how busy other processes keep the machine.
 
-The standard library alone, and Linux: /proc tells whether other processes disturbed a comparison.
+Needs the standard library alone, and Linux: /proc tells whether other processes disturbed a comparison.
 """
 
 import json
@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def cpu_model():
-    """The processor's name; some architectures have none in /proc/cpuinfo, only themselves."""
+    """Returns the processor's name, or the architecture if /proc/cpuinfo has no name."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
@@ -23,14 +23,14 @@ def cpu_model():
 
 
 def machine_busy_seconds():
-    """Processor seconds since boot of all processes, and of neighbours of a virtual machine."""
+    """Returns the processor seconds since boot that all processes, and neighbors of a virtual machine, have taken."""
     fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
     user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields)
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def others_busy(function):
-    """What `function()` gives, its seconds, and the share of the machine's processors that others took meanwhile."""
+    """Returns `function()`, its seconds, and the share of the processors that other processes took meanwhile."""
     busy, began = machine_busy_seconds() - time.process_time(), time.perf_counter()
     result = function()
     seconds = time.perf_counter() - began
@@ -39,20 +39,20 @@ def others_busy(function):
 
 
 def environment(**more):
-    """This process's environment and `more`; the checkout under test wins over an installed recu_jax."""
+    """Returns this process's environment with `more`, and with the checkout ahead of an installed recu_jax."""
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.getenv("PYTHONPATH")]))
     return os.environ | {"PYTHONPATH": path} | more
 
 
 def answers():
-    """A worker's channel to its parent. A library that prints would break the protocol: its output goes to stderr."""
+    """Returns a function that answers the parent. What libraries print goes to stderr, not among the answers."""
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return lambda **answer: print(json.dumps(answer), file=channel)
 
 
 class Worker:
-    """One side in a process of its own: a line in, a JSON line out; `versions` is known once it has warmed up."""
+    """A process for one side, which answers each line with a JSON line. `versions` is its first answer, once ready."""
 
     def __init__(self, side, python, script, *arguments, platform="cpu"):
         self.side = side
@@ -66,7 +66,7 @@ class Worker:
         self.versions = self._answer()
 
     def turn(self, request):
-        """What the worker does for `request` while the others wait; what it cost, as it reports it."""
+        """Sends `request` to the worker. Returns its answer, the costs that it measured."""
         self._process.stdin.write(f"{request}\n")
         self._process.stdin.flush()
         return self._answer()

@@ -1,6 +1,8 @@
-"""alpha learned (the authors' code) against alpha computed, the mean of the clamped weights (the paper): see `sweep`.
+"""Compares a learned alpha (the authors' code) with alpha as the mean of the clamped weights (the paper).
 
-python experiments/paper/alpha.py [--budget=paper --data_dir=DIR]
+    python experiments/paper/alpha.py [--budget=paper --data_dir=DIR]
+
+`sweep` describes the options.
 """
 
 import pathlib

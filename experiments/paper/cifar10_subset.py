@@ -1,8 +1,9 @@
-"""Makes the fixed CIFAR-10 subset of the small experiments: 5,000 training images, all test images.
+"""Writes the fixed CIFAR-10 subset of the small experiments: 5,000 training images and all test images.
 
     python experiments/paper/cifar10_subset.py --data_dir=DIR --out=cifar10_5000.npz
 
-500 images of each class, the first of each in the order of the data set, so that the file is the same wherever that is.
+The training images are the first 500 of each class in the order of the data set, so every copy of CIFAR-10 gives the
+same subset.
 """
 
 import argparse

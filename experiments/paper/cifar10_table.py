@@ -1,8 +1,9 @@
-"""The paper's CIFAR-10 table: three models, and their full-precision twins beside them: see `sweep`.
+"""Trains the three models of the paper's CIFAR-10 table and their full-precision twins.
 
     python experiments/paper/cifar10_table.py --budget=paper --data_dir=DIR
 
-Published for 600 epochs: ResNet-20 87.4, ResNet-18 92.8, VGG-small 92.2 (SPEC.md section 8).
+`sweep` describes the options. Top-1 in the paper, after 600 epochs: ResNet-20 87.4, ResNet-18 92.8,
+VGG-small 92.2 (SPEC.md section 8).
 """
 
 import pathlib

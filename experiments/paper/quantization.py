@@ -1,9 +1,11 @@
-"""Quantisation error and information entropy against tau and b: theory, Monte Carlo, and weights of trained networks.
+"""Compares quantization error and entropy at each tau and b: theory, Monte Carlo, and weights of trained networks.
 
     python experiments/paper/quantization.py [--budget=paper --data_dir=DIR]
 
-The networks are those of the recipe that the other experiments train too. Their standardised latent weights, of the
-best checkpoint, are clamped at every tau in turn, and measured as in training (`recu_jax.diagnostics.measures`).
+The networks are the runs of the recipe, which the other experiments share. The latent weights of their best checkpoints
+are standardized and clamped at each tau, and measured as in training (`recu_jax.diagnostics.measures`).
+
+`sweep` describes the options.
 """
 
 import functools
@@ -39,7 +41,7 @@ SHOWN = (0.816, 0.85, 0.90, 0.95, 0.99, 1.0)
 
 @functools.partial(jax.jit, static_argnames="taus")
 def measured(weights, taus):
-    """b, and the quantisation error in b^2 and the entropy at every one of `taus`: (), (taus,), (taus,)."""
+    """Returns b () and, at each of `taus`, the quantization error in units of b^2 and the entropy in nats (taus,)."""
     scale = functional.laplace_scale(weights)
     counts, largest = measures.histogram(weights, scale), abs(weights).max()
 
@@ -53,7 +55,7 @@ def measured(weights, taus):
 
 
 def curves_of(what, weights, **more):
-    """A line of the results."""
+    """Returns a line of curves.jsonl."""
     scale, error, entropy = (np.asarray(a, float) for a in measured(weights, tuple(TAUS.tolist())))
     least = float(TAUS[error.argmin()])
     return {
@@ -67,7 +69,7 @@ def curves_of(what, weights, **more):
 
 
 def trained(chosen, seed):
-    """A line for each binary layer of the network of one seed."""
+    """Yields a line of curves.jsonl for each binary layer of the network of one seed."""
     run = read_trained(sweep.workdir_of(chosen, {}, seed))
     model = make_model(ml_collections.ConfigDict(run.config), run.info.num_classes)
     for layer in binary_layers(model, jnp.zeros((1, *run.info.image_shape))):

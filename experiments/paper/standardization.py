@@ -1,6 +1,8 @@
-"""b* of the standardisation, standardising without centring, and no standardisation: see `sweep`.
+"""Compares standardizations of the weights: Laplace scale b* of 1, 2 and 4, without centering, and none.
 
-python experiments/paper/standardization.py [--budget=paper --data_dir=DIR]
+    python experiments/paper/standardization.py [--budget=paper --data_dir=DIR]
+
+`sweep` describes the options.
 """
 
 import pathlib

@@ -1,10 +1,10 @@
-"""Training runs of one experiment: variants times seeds, each in a process of its own, with a table and a figure.
+"""Trains the runs of an experiment, one per variant and seed, and writes a table and a figure of the results.
 
     python experiments/paper/SCRIPT.py [--budget=small|paper] [--dataset=...] [--epochs=N] [--seeds=N] [--most_runs=N]
 
-Runs lie in --runs, by what they change in the recipe, so that experiments share them; the same command goes on where
-it was stopped. With --most_runs it ends after so many runs; the results are written whenever it ends, of the seeds that
-all variants have.
+Each run is a process of its own. Its folder in --runs is named after the config fields that differ from the recipe, so
+experiments share runs. The same command continues where it was stopped. With --most_runs it ends after that many runs.
+When it ends, it writes the results of the seeds that all variants have finished.
 """
 
 import argparse
@@ -23,11 +23,11 @@ from experiments import runs as processes
 from recu_jax.report.runs import Run, read_run
 
 REPOSITORY = processes.REPOSITORY
-# Command and fields of each data set; {data} is --data_dir.
+# Arguments of `recu_jax.main` for each data set; {data} stands for --data_dir.
 DATASETS = {
     "digits": processes.RECORDED_DIGITS,
     "cifar10": ["--config=configs/cifar10.py", "--config.data_dir={data}"],
-    # A tenth of CIFAR-10 calls for a smaller network, and for smaller batches to have steps enough.
+    # A tenth of CIFAR-10 needs a smaller network, and smaller batches to have enough steps.
     "cifar10_5000": [
         "--config=configs/cifar10.py", "--config.dataset=npz", "--config.data_dir={data}",
         "--config.model=cifar_resnet8", "--config.batch_size=100", "--config.warmup_epochs=1",
@@ -39,15 +39,15 @@ SIGNIFICANT = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What is compared.
+    """The variants of a recipe to compare, and what to show of them.
 
     Attributes:
       name: folder of the results.
       title: headline of the table.
-      variants: by label the fields of the config that it changes; the first is what the others are compared with.
-      measures: further columns of the table, by heading functions of a run; None where it has no such number.
-      draw: of axes and the runs by label and seed; a second panel beside the accuracies.
-      datasets: those that it can be run on.
+      variants: by label, the config fields that the variant changes. The others are compared with the first variant.
+      measures: by heading, a function of a run for a further column; it returns None if the run has no such number.
+      draw: draws the right panel of the figure, from its axes and the runs by label. None draws test top-1 by epoch.
+      datasets: names of the data sets that the experiment can run on.
     """
 
     name: str
@@ -59,16 +59,16 @@ class Experiment:
 
 
 def arguments_of(experiment: Experiment, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line, with the budget's numbers filled in."""
+    """Parses the command line, and takes data set and epochs from the budget if they are not given."""
     parser = argparse.ArgumentParser(description=experiment.title)
     parser.add_argument("--budget", choices=BUDGETS, default="small")
     parser.add_argument("--dataset", choices=experiment.datasets)
     parser.add_argument("--data_dir", help="folder of TFDS, or for cifar10_5000 the file of cifar10_subset.py")
     parser.add_argument("--epochs", type=int)
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, which begin at 0")
     parser.add_argument("--runs", type=pathlib.Path, default=REPOSITORY / "runs" / "paper")
     parser.add_argument("--out", type=pathlib.Path, default=REPOSITORY / "experiments" / "results")
-    parser.add_argument("--most_runs", type=int, default=10**6, help="to train now; the rest by the same command")
+    parser.add_argument("--most_runs", type=int, default=10**6, help="train so many runs now, at most")
     chosen = parser.parse_args(argv)
     for name, value in BUDGETS[chosen.budget].items():
         if getattr(chosen, name) is None:
@@ -81,20 +81,20 @@ def arguments_of(experiment: Experiment, argv: Sequence[str] | None = None) -> a
 
 
 def workdir_of(chosen: argparse.Namespace, fields: Mapping[str, Any], seed: int) -> pathlib.Path:
-    """Where the run with `fields` lies; the same for every experiment that has one like it."""
+    """Returns the folder of the run with `fields`. It does not name the experiment, so experiments share runs."""
     changes = ",".join(f"{k}={v}" for k, v in sorted(fields.items())) or "recipe"
     return chosen.runs / f"{chosen.dataset}-{chosen.epochs}" / f"{changes}-{seed}"
 
 
 def train(chosen: argparse.Namespace, fields: Mapping[str, Any], seed: int) -> None:
-    """One run to its end, whatever of it is there already."""
+    """Trains one run to its end, from its last checkpoint if it has one."""
     workdir = workdir_of(chosen, fields, seed)
     workdir.parent.mkdir(parents=True, exist_ok=True)
     data = str(pathlib.Path(chosen.data_dir).resolve()) if chosen.data_dir else None
     options = {"epochs": chosen.epochs, "seed": seed, "tensorboard": False, "report": False, **fields}
     command = [part.format(data=data) for part in DATASETS[chosen.dataset]]
     command += [f"--config.{name}={value}" for name, value in options.items()]
-    # What does not depend on the seed, such as the evaluation, is compiled once for all runs.
+    # Programs that do not depend on the seed, such as the evaluation, are compiled once for all runs.
     code = processes.start(command, workdir, cache=chosen.runs / "cache").wait()
     if code:
         last = (processes.log(workdir).splitlines() or ["nothing was printed"])[-1]
@@ -102,7 +102,7 @@ def train(chosen: argparse.Namespace, fields: Mapping[str, Any], seed: int) -> N
 
 
 def finished(chosen: argparse.Namespace, fields: Mapping[str, Any], seed: int) -> Run | None:
-    """The run, if it is over."""
+    """Returns the run if it has trained all epochs, else None."""
     workdir = workdir_of(chosen, fields, seed)
     if not (workdir / "metrics.jsonl").exists() or not (workdir / "metrics.jsonl").stat().st_size:
         return None
@@ -111,7 +111,7 @@ def finished(chosen: argparse.Namespace, fields: Mapping[str, Any], seed: int) -
 
 
 def complete(experiment: Experiment, chosen: argparse.Namespace) -> dict[str, list[Run]]:
-    """Trains what is missing, seed after seed, and gives the runs by label, of the seeds that all variants have."""
+    """Trains the missing runs, seed by seed. Returns by label the runs of the seeds that all variants have finished."""
     wanted = [(seed, fields) for seed in range(chosen.seeds) for fields in experiment.variants.values()]
     missing = [(seed, fields) for seed, fields in wanted if finished(chosen, fields, seed) is None]
     for seed, fields in missing[: chosen.most_runs]:
@@ -124,7 +124,10 @@ def complete(experiment: Experiment, chosen: argparse.Namespace) -> dict[str, li
 
 
 def run(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
-    """The whole command of an experiment."""
+    """Runs an experiment from the command line: trains the missing runs, then writes runs.jsonl, README.md, figure.png.
+
+    Writes nothing while no seed is finished for all variants.
+    """
     chosen = arguments_of(experiment, argv)
     by_label = complete(experiment, chosen)
     if not all(by_label.values()):
@@ -143,14 +146,14 @@ def results_folder(name: str, chosen: argparse.Namespace) -> pathlib.Path:
 
 
 def _lines(label, run):
-    """An object an epoch: metrics, and the diagnostics' means over the layers."""
+    """Yields one object per epoch: variant, seed, metrics, and the means of the diagnostics over the layers."""
     measured = {row["epoch"]: layer_means(row) for row in run.diagnostics}
     for row in run.rows:
         yield {"variant": label, "seed": run.config["seed"], **row, **measured.get(row["epoch"], {})}
 
 
 def layer_means(row: Mapping[str, Any]) -> dict[str, float]:
-    """Means over the layers of one row of diagnostics.jsonl."""
+    """Returns the means over the layers of one row of diagnostics.jsonl."""
     means = {}
     for key in ("flipped", "clipped", "dead", "laplace_distance", "in_window"):
         values = [layer[key] for layer in row["layers"].values() if layer.get(key) is not None]
@@ -160,7 +163,7 @@ def layer_means(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def mean_over_epochs(key: str) -> Callable[[Run], float | None]:
-    """A measure: the mean over layers and epochs, in percent."""
+    """Returns a function of a run: the mean of the diagnostic `key` over layers and epochs, in percent."""
 
     def measure(run):
         values = [means[key] for means in map(layer_means, run.diagnostics) if key in means]
@@ -170,7 +173,7 @@ def mean_over_epochs(key: str) -> Callable[[Run], float | None]:
 
 
 def table(experiment: Experiment, by_label: Mapping[str, Sequence[Run]], chosen: argparse.Namespace) -> str:
-    """Markdown: mean and deviation over the seeds, and whether what sets a variant off from the first is noise."""
+    """Returns Markdown: mean and deviation over the seeds, and whether the difference from the first row is noise."""
     measures = {
         "test top-1 (%)": lambda run: run.rows[-1]["test_top1"],
         "best (%)": lambda run: run.best["test_top1"],
@@ -189,8 +192,8 @@ def table(experiment: Experiment, by_label: Mapping[str, Sequence[Run]], chosen:
     lines += [
         "",
         f"Mean and deviation over {seeds} seeds. The last column is the difference in test top-1 after the last epoch, "
-        f"with the p of Welch's t-test; from {SIGNIFICANT} on it is within the noise. No correction for the number of "
-        "rows: of twenty that do nothing one will seem to.",
+        f"with the p of Welch's t-test; if p is {SIGNIFICANT} or more, it is within the noise. The p values are not "
+        "corrected for the number of rows: of twenty variants without an effect, about one will seem to have one.",
         "",
         "![](figure.png)",
     ]
@@ -209,12 +212,12 @@ def _how(chosen, runs, seeds):
 
 
 def row(cells: Sequence[Any]) -> str:
-    """A row of a Markdown table."""
+    """Returns a row of a Markdown table."""
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def _spread(values):
-    """Mean and deviation; where some seeds have no such number, of how many it is."""
+    """Formats mean and deviation. If some seeds lack the number, also says how many have it."""
     there = [v for v in values if v is not None]
     if not there:
         return "none"
@@ -237,7 +240,7 @@ def _difference(first, runs):
 
 
 def figure(experiment: Experiment, by_label: Mapping[str, Sequence[Run]], path: pathlib.Path) -> None:
-    """Every seed's accuracy with mean and deviation, and beside it what the experiment draws, or curves by epoch."""
+    """Writes a figure: each seed's top-1 with mean and deviation, and beside it what `experiment.draw` draws."""
     height = max(3.4, 1.4 + 0.32 * len(by_label))
     picture, (left, right) = plt.subplots(1, 2, figsize=(11, height), dpi=130, layout="constrained")
     for i, runs in enumerate(by_label.values()):
@@ -259,7 +262,7 @@ def figure(experiment: Experiment, by_label: Mapping[str, Sequence[Run]], path: 
 
 
 def draw_accuracy(axes: plt.Axes, by_label: Mapping[str, Sequence[Run]]) -> None:
-    """Test top-1 by epoch, mean over the seeds."""
+    """Draws test top-1 by epoch, as the mean over the seeds."""
     draw_by_epoch(axes, by_label, lambda run: [row["test_top1"] for row in run.rows])
     axes.set_ylabel("test top-1 (%), mean of seeds")
 
@@ -267,7 +270,7 @@ def draw_accuracy(axes: plt.Axes, by_label: Mapping[str, Sequence[Run]]) -> None
 def draw_by_epoch(
     axes: plt.Axes, by_label: Mapping[str, Sequence[Run]], values: Callable[[Run], Sequence[float]]
 ) -> None:
-    """One line a variant: the mean over the seeds of what `values` gives for each epoch."""
+    """Draws a line for each variant: `values`, one number per epoch, as the mean over the seeds."""
     for i, (label, runs) in enumerate(by_label.items()):
         columns = list(zip(*(values(run) for run in runs), strict=True))
         epochs = [row["epoch"] for row in runs[0].rows]

@@ -1,6 +1,8 @@
-"""Fixed tau against schedules that rise (the paper's ablation of tau): see `sweep`.
+"""Compares fixed tau with schedules that raise it (the paper's ablation of tau).
 
-python experiments/paper/tau.py [--budget=paper --data_dir=DIR]
+    python experiments/paper/tau.py [--budget=paper --data_dir=DIR]
+
+`sweep` describes the options.
 """
 
 import pathlib

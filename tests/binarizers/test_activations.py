@@ -1,4 +1,4 @@
-"""Binarizers of activations: signs, and every slope against its paper's closed form, on both sides of every kink."""
+"""Tests binarizers of activations: signs, and every slope against its paper's formula, on both sides of each kink."""
 
 import jax
 import jax.numpy as jnp
@@ -74,4 +74,5 @@ def test_layers_hand_on_activations_progress_and_parameters(name):
     np.testing.assert_allclose(y, z, rtol=1e-6)
     np.testing.assert_allclose(pull(y)[0], expected(y)[0], rtol=1e-6)
     assert (np.asarray(pull(y)[0]) != 0).any()
-    np.testing.assert_array_equal(layer.apply({"params": params}, x), y)  # evaluation: no progress, the same signs
+    # Evaluation gets no progress, and has the same signs.
+    np.testing.assert_array_equal(layer.apply({"params": params}, x), y)

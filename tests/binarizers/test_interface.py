@@ -1,4 +1,4 @@
-"""What holds for every binarizer, one of your own included: dtypes, transformations, names, mistakes."""
+"""Tests every binarizer, and a user's own one: dtypes, transformations, names, mistakes."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from recu_jax.binarizers import ACTIVATIONS, WEIGHTS, activations, interface, si
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_signs_and_gradients_in_every_dtype(dtype):
-    """sign(0) is +1; no gradient is anything but finite, whatever is given, zeros alone included."""
+    """sign(0) is +1. All gradients are finite, also if all inputs are 0."""
     most = float(jnp.finfo(dtype).max)
     x = jnp.asarray([[0.0, -0.0], [1e-7, -1e-7], [0.5, -0.5], [6e4, -6e4], [most, -most]], dtype)
     for name, kind in ACTIVATIONS.items():

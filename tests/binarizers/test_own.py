@@ -1,4 +1,4 @@
-"""Binarizers of a user's own module, by config."""
+"""Tests binarizers of a user's own module, which a config names."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""ReActNet's RPReLU against its formula."""
+"""Compares ReActNet's RPReLU with its formula."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The slopes of signs are the derivatives of the curves in their papers."""
+"""Checks that the slopes of signs are the derivatives of the curves in their papers."""
 
 import numpy as np
 import pytest

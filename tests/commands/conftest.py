@@ -1,4 +1,4 @@
-"""An imported workdir, and commands called in this process."""
+"""Provides an imported workdir, and calls commands in this process."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.support.bad_files import OFFICIAL
 
 @pytest.fixture
 def refusal(capsys):
-    """Calls a command in this process, which must refuse with one line; gives that line."""
+    """Returns a function that calls a command, which must refuse with one line, and returns the line."""
 
     def call(main, *arguments):
         with pytest.raises(SystemExit) as ended:
@@ -21,7 +21,7 @@ def refusal(capsys):
 
 @pytest.fixture(scope="session")
 def official():
-    """What the official checkpoint file holds."""
+    """Returns the content of the official checkpoint file."""
     import torch
 
     return torch.load(OFFICIAL, weights_only=True, map_location="cpu")
@@ -29,7 +29,7 @@ def official():
 
 @pytest.fixture(scope="session")
 def imported(tmp_path_factory):
-    """A workdir of the official checkpoint."""
+    """Returns a workdir with the official checkpoint."""
     folder = tmp_path_factory.mktemp("imported") / "workdir"
     result = commands.run("import-torch", OFFICIAL, "--model=cifar_resnet20", f"--workdir={folder}")
     assert (result.returncode, result.stderr) == (0, "")

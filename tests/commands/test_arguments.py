@@ -1,4 +1,4 @@
-"""What all commands share: `--help`, exit statuses, errors of one line."""
+"""Tests what all commands share: `--help`, exit statuses, errors of one line."""
 
 import os
 import subprocess
@@ -41,13 +41,13 @@ def test_without_a_command_it_lists_them(arguments):
     "command, arguments", [(None, []), ("train", ["--help"]), ("export", ["--help"]), ("main", ["--help"])]
 )
 def test_a_reader_that_goes_away_is_no_traceback(command, arguments):
-    """As in `recu --help | head -1`, with a reader that is gone before the first line."""
+    """As in `recu --help | head -1`, but the reader is gone before the first line."""
     read, write = os.pipe()
     os.close(read)
     try:
         module, arguments = commands.module_and_arguments(command, arguments)
         command = [sys.executable, "-m", module, *arguments]
-        # With Python's buffer, as users have it.
+        # With buffered output, as users have it.
         buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
         ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, cwd=ROOT, env=buffered, text=True)
     finally:
@@ -73,7 +73,7 @@ def test_errors_end_with_a_line_and_a_status(capsys):
     assert status_and_line(raises(UserError("a\nb")), capsys) == (2, "error: a b")
     assert status_and_line(raises(RunFailed("full")), capsys) == (3, "error: full")
     assert status_and_line(lambda: fail("so\n  it is", 7), capsys) == (7, "error: so it is")
-    with pytest.raises(KeyError):  # a fault of ours is not hidden
+    with pytest.raises(KeyError):  # a fault of recu_jax is not hidden
         raises(KeyError("x"))()
 
 

@@ -1,4 +1,4 @@
-"""`--config`: which file it names, and the folder of the run that follows from it."""
+"""Tests `--config`: which file it names, and which folder of the run follows."""
 
 import subprocess
 import sys

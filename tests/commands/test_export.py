@@ -1,4 +1,4 @@
-"""From a run to its file and a prediction, each by a process; and mistakes."""
+"""Exports a run and predicts with its file, each in a process, and tests mistakes."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from tests.support import bad_files, forked
 
 
 def command(name, *args):
-    """What a command prints."""
+    """Runs a command. Returns what it prints."""
     done = forked.run(name, list(args))
     assert done.status == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
@@ -22,7 +22,7 @@ def command(name, *args):
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """A digits run of two epochs."""
+    """Returns the workdir of a digits run of two epochs."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
     command("main", "--config=configs/digits.py", "--config.epochs=2", f"--workdir={folder}")
     return folder
@@ -80,7 +80,7 @@ def test_mistakes_are_one_line(tmp_path, refusal):
 
 
 def _npz(folder):
-    """Images of three classes."""
+    """Writes images of three classes."""
     images, labels = np.zeros((3, 8, 8, 1), np.uint8), np.arange(3)
     np.savez(folder / "three.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
     return f"--data_dir={folder / 'three.npz'}"

@@ -1,4 +1,4 @@
-"""Runs to PyTorch files of the authors' form, and runs that have none."""
+"""Exports runs to PyTorch files of the authors' form, and tests runs that have no such form."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ def test_what_is_exported_is_what_the_official_code_writes(imported, official, t
 
 
 def test_a_run_with_another_alpha_is_not_exported(imported, tmp_path):
-    # Only the record decides, so that no run is needed.
+    # Only the record decides, so no other run is needed.
     copy = tmp_path / "w"
     subprocess.run(["cp", "-r", imported, copy], check=True)
     (record,) = copy.glob("checkpoints/0/record/metadata")

@@ -1,4 +1,4 @@
-"""PyTorch files to workdirs by the command: what they become, and files that must be refused."""
+"""Imports PyTorch files into workdirs by the command, and tests files that must be refused."""
 
 import os
 import pickle
@@ -53,7 +53,7 @@ def test_the_workdir_is_evaluated(imported, official, tmp_path):
     result = commands.run("eval", *common)
     assert (result.returncode, result.stderr) == (0, "")
 
-    # What PyTorch says, on images normalised as data set npz does it.
+    # The loss in PyTorch, on images normalized as by the data set `npz`.
     model = torch_recu.build("cifar_resnet20").double().eval()
     model.load_state_dict(official["state_dict"], strict=False)
     x = (images / 255 - (images / 255).mean((0, 1, 2))) / (images / 255).std((0, 1, 2))
@@ -133,7 +133,7 @@ def test_mistakes_get_one_line_and_leave_nothing(tmp_path, refusal):
 
 
 def test_an_import_that_fails_half_way_leaves_nothing(tmp_path):
-    """The system refuses to write more than a few bytes into a file."""
+    """The system refuses to write more than a few bytes to a file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     for there in (False, True):
         if there:

@@ -1,4 +1,4 @@
-"""What is on a picture, by the command."""
+"""Tests `recu predict`."""
 
 import cv2
 import numpy as np
@@ -32,7 +32,7 @@ def test_five_classes_a_picture_the_most_probable_first(file, tmp_path, capsys):
 
 @pytest.mark.parametrize("channels, right", [(3, True), (1, True), (2, False)])
 def test_pictures_of_other_channels_than_the_network_has(channels, right, tmp_path, capsys, refusal):
-    """A gray picture and one with transparency become what the network takes; other networks take no pictures."""
+    """Gray and transparent pictures are converted to the network's channels. Some networks take no pictures."""
     shape = (*SHAPE[:2], channels)
     path = tmp_path / "network.recu"
     container.write(path, *file_of("digits_resnet8", variables_of("digits_resnet8", shape)[1], shape))

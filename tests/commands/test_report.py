@@ -1,4 +1,4 @@
-"""The page of a run, or of several, by the command."""
+"""Tests `recu report`, for one run and for several."""
 
 import pytest
 

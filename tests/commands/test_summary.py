@@ -1,4 +1,4 @@
-"""What a model costs, by the command."""
+"""Tests `recu summary`."""
 
 import json
 import math

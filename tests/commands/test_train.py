@@ -1,4 +1,4 @@
-"""How a run ends, as an exit status and a line; with whole runs it is in `tests/robustness/test_faults.py`."""
+"""Tests the exit status and last line of a run. `tests/robustness/test_faults.py` does so with whole runs."""
 
 import errno
 
@@ -15,7 +15,7 @@ LOST = OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
 
 @pytest.fixture
 def ends(monkeypatch, tmp_path, capsys):
-    """Status and line of a run in which `error` is raised."""
+    """Returns a function of an error: exit status and line of a run in which it is raised."""
     statuses = []
     monkeypatch.setattr(train, "_end", lambda status, several: statuses.append(status))
     monkeypatch.setattr(train, "_hush_failed_saves", lambda: None)

@@ -1,4 +1,4 @@
-"""The fields of a run, and which of them a resumed run may change."""
+"""Tests the fields of a run, and which of them a resumed run may change."""
 
 import pytest
 
@@ -78,7 +78,7 @@ def test_another_number_of_devices_only_where_it_is_asked_for_or_changes_nothing
 def test_checkpoints_of_another_model_or_from_elsewhere():
     config = base_config()
     check_same_model(plain(config), config, "run")
-    check_same_model({"model": "cifar_resnet20"}, config, "run")  # imported weights are of no data set
+    check_same_model({"model": "cifar_resnet20"}, config, "run")  # imported weights have no data set
     with pytest.raises(UserError, match="run holds a run with alpha='mean', the config says 'learned'"):
         check_same_model(plain(config) | {"alpha": "mean"}, config, "run")
     check_trained_here({"config": {}}, "run")

@@ -1,4 +1,4 @@
-"""Config files from Python."""
+"""Tests loading config files from Python."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Fields that break their rules, alone and in pairs; more are in `tests/robustness/bad_rows.py`."""
+"""Tests fields that break their rules, alone and in pairs. `tests/robustness/bad_rows.py` has more."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Folders of photographs, whole and with corrupt ones, and all batches of the latter."""
+"""Provides folders of photographs, without and with corrupt ones, and all batches of those with corrupt ones."""
 
 import pytest
 
@@ -30,6 +30,6 @@ def broken(broken_root):
 
 @pytest.fixture(scope="session")
 def uninterrupted(broken):
-    """All batches, made in this process, of a folder with corrupt images."""
+    """Returns all batches of a folder with corrupt images, made in this process."""
     with train_batches(broken, **TRAIN, num_workers=0, on_corrupt="skip") as batches:
         return kept(batches)

@@ -1,4 +1,4 @@
-"""Messages of ImageNet's records, byte by byte."""
+"""Tests reading the messages of ImageNet's records, byte by byte."""
 
 from recu_jax.data.array_records import example_fields
 

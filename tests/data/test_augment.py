@@ -1,4 +1,4 @@
-"""Augmentation and normalisation on the device, against NumPy."""
+"""Compares augmentation and normalization on the device with NumPy."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""One batch as a function of its step: which images, how they are cropped, and what takes a corrupt one's place."""
+"""Tests a batch as a function of its step: its images, their crops, and what replaces a corrupt image."""
 
 import numpy as np
 import pytest

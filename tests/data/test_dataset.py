@@ -1,4 +1,4 @@
-"""Data sets by name."""
+"""Tests loading data sets by name."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The digits: which images are for testing, and their statistics."""
+"""Tests the digits: which images are for testing, and their statistics."""
 
 import numpy as np
 
@@ -18,5 +18,5 @@ def test_digits_split():
 
 
 def test_digits_split_is_fixed():
-    # Which images are for testing must not change with a release of scikit-learn.
+    # The split must not change with a release of scikit-learn.
     assert data.load("digits").test_labels[:12].tolist() == [7, 6, 3, 7, 7, 3, 2, 8, 9, 3, 2, 6]

@@ -1,4 +1,4 @@
-"""Decoding against Pillow, and files that are not whole."""
+"""Compares decoding with Pillow, and tests incomplete files."""
 
 import io
 import itertools
@@ -74,7 +74,7 @@ def test_rows_above_a_crops_bottom_are_those_of_the_whole_image(photo, options, 
         np.testing.assert_array_equal(part[:rows], whole[:rows])
         heights.add(len(part))
     assert min(heights) == (203 if options.keys() & {"progressive", "restart_marker_rows"} else 16)
-    assert capfd.readouterr().err == ""  # libjpeg has opinions about data that is left over
+    assert capfd.readouterr().err == ""  # libjpeg would warn of data that is left over
 
 
 @pytest.mark.parametrize("reduce", [2, 4, 8])

@@ -1,4 +1,4 @@
-"""Test images for a network that was trained elsewhere: only they are needed, and they become what it knows."""
+"""Tests test images for a network trained elsewhere: no other images are needed, and classes match the network's."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ def test_it_goes_through_a_record():
 
 
 def test_folders_of_test_images_alone(tmp_path):
-    """The classes are those of the run, by their names. `val` need not have all of them."""
+    """The classes are those of the run, matched by name. `val` need not have all of them."""
     files = folders(tmp_path)
     write(tmp_path / "val/b/2.png", 23)
     whole = data.load_test("image_folder", str(tmp_path))
@@ -74,7 +74,7 @@ def test_arrays_of_test_images_alone(tmp_path):
     found = data.load_test("npz", str(path), info=info)
     assert (found.train_count, found.test_count, found.num_classes) == (0, 6, 5)
     assert (found.mean, found.std) == (info.mean, info.std)
-    with pytest.raises(UserError, match="lacks train_images, train_labels"):  # what the mean would come from
+    with pytest.raises(UserError, match="lacks train_images, train_labels"):  # which the mean would be computed from
         data.load_test("npz", str(path))
     with pytest.raises(UserError, match="test_labels run from -1"):
         data.load_test("npz", str(bad_files.npz(tmp_path, test_labels=np.arange(6) - 1)), info=info)

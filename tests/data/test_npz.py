@@ -1,4 +1,4 @@
-"""Arrays from .npz files, and files that do not fit."""
+"""Tests arrays from .npz files, and files that do not fit."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The order of images: a permutation for each seed and epoch."""
+"""Tests the order of images: a permutation for each seed and epoch."""
 
 import numpy as np
 import pytest

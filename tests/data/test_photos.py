@@ -1,4 +1,4 @@
-"""Data sets of photographs by name, and ImageNet where TFDS has prepared it."""
+"""Tests loading data sets of photographs by name, and ImageNet as TFDS prepares it."""
 
 import importlib.util
 import json
@@ -42,7 +42,7 @@ def test_imagenet_of_tfds(imagenet):
         assert len(records) == len(per_split[split])
         got = {(records.name(i), *records.read(i)) for i in range(len(records))}
         assert {(data, label) for _, data, label in got} == {(data, label) for _, data, label in per_split[split]}
-        # In TFDS's own order, by TFDS's own reader.
+        # TFDS's own reader gives the expected order.
         source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
         for i, example in enumerate(source):
             assert records.read(i) == (example["image"], example["label"])

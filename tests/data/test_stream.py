@@ -1,4 +1,4 @@
-"""Batches from disk: what they hold, that any of them can be resumed, and that nothing depends on the workers."""
+"""Tests batches from disk: their content, resuming from any of them, and independence of the number of workers."""
 
 import itertools
 import json
@@ -57,7 +57,7 @@ def test_resuming_with_workers_at_every_batch(broken, uninterrupted, num_workers
     monkeypatch.setattr(workers, "_SHARED_FROM", 4 * 24 * 24 * 3)  # bytes of the images of a batch
     if num_workers == 1:  # as in a container whose /dev/shm is full
         monkeypatch.setattr(workers, "_free_shared_memory", lambda: 0)
-    # Workers end once they have made the last batch, ahead of time; here they never come to it.
+    # Workers end when they have made the last batch, in advance. With so many epochs they do not end.
     options = {**TRAIN, "epochs": 1000, "num_workers": num_workers, "on_corrupt": "skip"}
     saved = []
     with train_batches(broken, **options, start_step=2) as batches:

@@ -1,4 +1,4 @@
-"""TFDS's data sets without TensorFlow, and what is said where they are not there."""
+"""Tests TFDS's data sets without TensorFlow, and the errors if they are missing."""
 
 import importlib.util
 

@@ -1,4 +1,4 @@
-"""Crops, resizing and the evaluation's pixels against Pillow and formulas."""
+"""Compares crops, resizing and the pixels for evaluation with Pillow and formulas."""
 
 import io
 import math
@@ -26,7 +26,7 @@ def jpeg(image):
 
 
 def torchvision_eval(data, resize, size):
-    """torchvision's Resize(resize) and CenterCrop(size) of a PIL image, from their documentation."""
+    """Computes torchvision's Resize(resize) and CenterCrop(size) of a PIL image, from their documentation."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
     width, height = image.size
     short = min(width, height)
@@ -88,7 +88,7 @@ def test_a_pattern_finer_than_the_pixels_becomes_grey():
     assert resize_antialiased(stripes, 50).std() < 2
 
 
-# A crop from a JPEG decoded at half or a quarter of its size begins up to one or two pixels of the file elsewhere.
+# If a JPEG is decoded at half or a quarter of its size, a crop is shifted by up to one or two pixels of the file.
 @pytest.mark.parametrize("size,allowed", [(224, 2.5), (64, 8)])
 def test_training_is_crop_resize_flip(photos, size, allowed):
     transform = Transform(image_size=size, eval_resize=size)

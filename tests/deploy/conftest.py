@@ -1,4 +1,4 @@
-"""A network of the digits with random variables, and its file."""
+"""Provides a network of the digits with random variables, and its file."""
 
 import pytest
 

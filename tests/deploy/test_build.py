@@ -1,4 +1,4 @@
-"""What a convolution of a model becomes in a file."""
+"""Tests what a convolution of a model becomes in a file."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Whether a file gives what the trained model gives is found out, both ways."""
+"""Tests the comparison of a file with its trained model, for equal and for different predictions."""
 
 import dataclasses
 import json
@@ -46,7 +46,7 @@ def test_a_file_of_another_network(network, tmp_path):
 
 
 def test_a_run_in_bfloat16_is_told_from_its_file(network, tmp_path):
-    """The file computes in float32. How many predictions differ is counted against the network in bfloat16."""
+    """The file computes in float32. Its predictions are compared with those of the network in bfloat16."""
     path, rough = tmp_path / "rough.recu", dataclasses.replace(network, config=network.config | {"dtype": "bfloat16"})
     said = trained.write(rough, path)
     assert said.endswith("; the file computes in float32, the run computed in bfloat16: --check counts the predictions "

@@ -1,4 +1,4 @@
-"""Files: what the safetensors package says of them, and what damaged ones say."""
+"""Tests files: the safetensors package reads them, and damaged ones give errors."""
 
 import copy
 import json
@@ -28,7 +28,7 @@ def test_a_bit_a_weight(network):
     _, arrays = network
     kernels = {name: a for name, a in arrays.items() if name.endswith("kernel") and a.dtype == np.uint32}
     assert len(kernels) == 6
-    # 64 and 128 channels: words without waste.
+    # 64 and 128 channels fill whole words.
     weights = 9 * (64 * 64 * 4 + 64 * 128 + 128 * 128)
     assert 8 * sum(a.nbytes for a in kernels.values()) == weights
 
@@ -50,7 +50,7 @@ def test_a_file_that_is_not_there(tmp_path):
 
 
 def _with_header(data, change):
-    """The file with its header changed, as a dict in the format's own form, and its length put right."""
+    """Returns the file with a changed header, a dict in the format's own form, and a corrected header length."""
     length = int.from_bytes(data[:8], "little")
     index = json.loads(data[8 : 8 + length])
     change(index)

@@ -1,4 +1,4 @@
-"""Networks from their files against the Flax models, on real images: the same signs, and the same logits."""
+"""Compares networks from their files with the Flax models on real images: signs and logits must be equal."""
 
 import functools
 
@@ -19,20 +19,20 @@ from tests.support import golden_values as golden
 from tests.support.random_networks import CONVS, file_of, flax_outputs, variables_of
 
 COMPILED = compiled_kernels.instruction_sets()[0]
-# Of each family one; the others differ in numbers alone, and take half a minute.
+# One model of each family. The others differ in sizes alone, and take half a minute.
 ALSO_BY_XLA = ("digits_resnet8", "cifar_resnet18a", "cifar_vgg_small", "imagenet_resnet18", "react_resnet18")
-# At a size at which the deep ones compile and run in seconds; imagenet_resnet18 as it is.
+# Image sizes. Deep networks get one at which they compile and run in seconds, except for imagenet_resnet18.
 SIZES = {"imagenet_resnet18": 224, "digits_resnet8": 8}
 PHOTO_SIZE = 64
 UNCENTERED, PLAIN = weights.ReCU(b=1.0, center=False), weights.ReCU(standardize=False, clamp=False)
 
 
-# Those that the quick tests look at.
+# Models that the quick tests compare.
 QUICK = ("digits_resnet8",)
 
 
 def real_images(name):
-    """uint8: digits, CIFAR's test images, or parts of scikit-learn's two photographs."""
+    """Returns uint8 digits, test images of CIFAR-10, or parts of scikit-learn's two photographs."""
     if name.startswith("digits"):
         return np.round(load_digits().images[:24, ..., None] * (255 / 16)).astype(np.uint8)
     if name.startswith("cifar"):
@@ -43,7 +43,7 @@ def real_images(name):
 
 
 def watched(nodes, backend, images):
-    """Logits, and the signs that go into each binary convolution."""
+    """Returns logits, and the signs that go into each binary convolution."""
     inputs = [node.inputs[0] for node in nodes if node.op == "binary_conv"]
     function, arrays = runtime.compile_steps(nodes, backend, [*inputs, len(nodes) - 1])
     *signs, logits = jax.jit(function)(arrays, images)
@@ -54,7 +54,7 @@ def watched(nodes, backend, images):
 
 
 def each_model():
-    """Their names; one of each kind is compiled as users do, since a sign hangs on how its sum is rounded."""
+    """Yields the names of models. One per family compiles as users do, because rounding of sums can decide signs."""
     for name in sorted(set(MODELS) - FULL_PRECISION):
         optimised = name in ("cifar_resnet20", "cifar_vgg_small", "imagenet_resnet18")
         marks = [pytest.mark.as_users_compile] * optimised + [pytest.mark.slow] * (name not in QUICK)

@@ -1,4 +1,4 @@
-"""Fields of an operation: each is looked at, and what nobody asks for is refused."""
+"""Checks that each field of an operation is validated, and that unknown fields are refused."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Thresholds against exact arithmetic, for every sum."""
+"""Compares thresholds with exact arithmetic, for every sum."""
 
 import numpy as np
 
@@ -23,7 +23,7 @@ def test_thresholds_are_float64_folding_for_every_sum():
         )
         bits = direction[c] * sums >= threshold[c]
         differ = sums[bits != (folded >= 0)]
-        # Multiplied out, float64 is a rounding away from the exact value, which decides where the value is 0.
+        # If the float64 value is near 0, its rounding may give the wrong sign. The exact value decides.
         exact = [_exact(alpha[c], s, mean[c], factor[c], bias[c]) for s in differ.tolist()]
         assert [bool(b) for b in direction[c] * differ >= threshold[c]] == [e >= 0 for e in exact], c
     assert len(np.unique(threshold)) > 150

@@ -1,4 +1,4 @@
-"""Every format that `recu export` offers writes a file and has it run, or says which package is missing."""
+"""Checks that every format of `recu export` writes a file that runs, or says which package is missing."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Operations of a stranger's file that do not fit."""
+"""Tests files from elsewhere whose operations do not fit."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""A loaded network: what it needs, and what images it refuses."""
+"""Tests a loaded network: what it needs, and which images it refuses."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Pictures as a network takes them, and its answer in words."""
+"""Tests the conversion of pictures for a network, and its answer in words."""
 
 import cv2
 import numpy as np

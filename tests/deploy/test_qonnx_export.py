@@ -1,4 +1,4 @@
-"""QONNX files in qonnx's own executor, where qonnx is installed: pip install 'recu_jax[qonnx]'."""
+"""Runs QONNX files in qonnx's own executor, if qonnx is installed: pip install 'recu_jax[qonnx]'."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from recu_jax.deploy import container, model
 from tests.support.random_networks import file_of, variables_of
 
 pytest.importorskip("qonnx")
-# qonnx's and onnx's own.
+# Warnings of qonnx and onnx are not errors.
 pytestmark = pytest.mark.filterwarnings("default")
 
 SHAPES = {

@@ -1,4 +1,4 @@
-"""What is done in one go: the operations that follow a binary convolution join it."""
+"""Checks which operations after a binary convolution are computed together with it."""
 
 import pytest
 
@@ -14,12 +14,13 @@ def test_what_follows_a_convolution_joins_it():
         _, variables = variables_of(name, shape)
         header, arrays = file_of(name, variables, shape)
         kinds[name] = [step.kind for step in runtime.plan(graph.check(header["operations"], arrays))]
-    # All but the last convolution, which real numbers follow.
+    # All binary convolutions but the last, whose results stay real numbers.
     assert kinds["cifar_vgg_small"].count("conv_thresholds") == 4
-    # The inner ones, and those with a shortcut.
+    # The inner convolutions, and those with a shortcut.
     assert [kinds["cifar_resnet18"].count(k) for k in ("conv_thresholds", "conv_affine")] == [8, 8]
     assert kinds["imagenet_resnet18"].count("conv_affine") == 16
-    # The stem's signs, alone or, where a shortcut takes the numbers too, after them; all others come with the numbers.
+    # Only the stem's signs are an operation of their own: `norm_sign`, or `sign` if a shortcut takes the numbers, too.
+    # All other signs come with the numbers.
     stems = {"cifar_vgg_small": "norm_sign", "cifar_resnet18": "sign", "imagenet_resnet18": "sign"}
     for name, steps in kinds.items():
         assert not {"affine", "add", "threshold"} & set(steps)

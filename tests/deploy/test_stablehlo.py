@@ -1,4 +1,4 @@
-"""jax.export artifacts of a network."""
+"""Tests jax.export artifacts of a network."""
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from tests.support.random_networks import IMAGES
 def test_a_stablehlo_artifact_gives_the_same(path):
     loaded = deploy.load(path)
     data = stablehlo.serialize(loaded)
-    # As a user calls it, with jax alone; for another batch too.
+    # Calls it as a user does, with jax alone, and with another batch size.
     call = jax.export.deserialize(bytearray(data)).call
     for images in (IMAGES, IMAGES[:1]):
         np.testing.assert_allclose(call(images), loaded.predict(images), rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Files of trained networks with other binarizers than ReCU's."""
+"""Tests files of trained networks with other binarizers than ReCU."""
 
 import functools
 
@@ -43,7 +43,7 @@ def test_files_of_other_pairs(name, fields, monkeypatch):
     images = data.test_images
     x = (images / 255 - 0.5).astype(np.float32) / 0.25
     shapes = jax.eval_shape(net.init, jax.random.key(0), x)
-    # Nothing at its first value, shifts and slopes included; variances positive.
+    # No variable keeps its initial value, shifts and slopes included. Variances are positive.
     r = np.random.default_rng(1)
     variables = jax.tree.map(lambda s: r.uniform(-1, 1, s.shape).astype(np.float32), shapes)
     variables["batch_stats"] = jax.tree.map(abs, variables["batch_stats"])

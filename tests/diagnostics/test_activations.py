@@ -1,4 +1,4 @@
-"""Windows of activations against NumPy, and against the gradient itself."""
+"""Compares windows of activations with NumPy, and with the gradient itself."""
 
 import functools
 
@@ -24,7 +24,7 @@ class Net(nn.Module):
 
 
 def test_windows_are_those_in_which_a_gradient_passes():
-    """Against NumPy for the first layer, and against the gradient itself for a later one."""
+    """The first layer is compared with NumPy, and a later one with the gradient itself."""
     r = np.random.default_rng(0)
     x = (r.normal(size=(4, 6, 6, 3)) * 3).astype(np.float32)
     variables = jax.jit(Net().init)(jax.random.key(0), x)

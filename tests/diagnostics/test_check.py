@@ -1,4 +1,4 @@
-"""Networks that cannot learn, in Linen and NNX, and what is said of them; in a run too."""
+"""Tests the warnings about networks that cannot learn, in Linen, NNX and in a run."""
 
 import functools
 import json
@@ -20,7 +20,7 @@ X = np.random.default_rng(0).standard_normal((16, 6, 6, 3)).astype("float32")
 
 
 class Net(nn.Module):
-    """relu before a convolution that is an argument, as in flax/examples/imagenet."""
+    """A network with relu before a convolution that is an argument, as in flax/examples/imagenet."""
 
     conv: type[nn.Module] = nn.Conv
     nonlinearity: str = "relu"
@@ -42,7 +42,7 @@ def test_a_relu_before_a_binary_layer():
     check = checked(Net(BinaryConv))
     conv, dense = check.layers
     assert (conv.path, conv.positive_signs, conv.constant_channels, conv.channels) == ("conv", 1, 1, 8)
-    # Without a difference between the examples, the next layer has none either.
+    # If the outputs of a layer are equal for all examples, those of the next layer are, too.
     assert dense.constant_channels == 1 and dense.positive_signs < 1 and check.dead == [conv, dense]
     assert conv.problem.startswith("all its inputs are >= 0, as after a relu") and "BatchNorm" in conv.problem
     text = str(check)
@@ -66,7 +66,7 @@ def test_the_ways_out(options):
 
 @pytest.mark.slow
 def test_a_shift_keeps_relu():
-    """The gradient reaches the first layer, whose relu stays; with shifts of 0 it does too, as they are learned."""
+    """With shifts a gradient reaches the first layer in spite of relu. Shifts of 0 are enough, as they are learned."""
     for shift in (0.0, 0.5):
         model = Net(functools.partial(BinaryConv, input_binarizer=activations.RSign(initial_shift=shift)))
         variables = model.init(jax.random.key(0), X)

@@ -1,4 +1,4 @@
-"""Histograms and their distance from the Laplace fit."""
+"""Tests histograms, and their distance from the Laplace fit."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""Theory against integrals over the clamped density, and measured on samples of it."""
+"""Compares theory with integrals over the clamped density, and with measures of samples of it."""
 
 import numpy as np
 import pytest

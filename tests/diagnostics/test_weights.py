@@ -1,4 +1,4 @@
-"""Measures of weights against NumPy on constructed weights, and against theory on Laplace samples."""
+"""Compares measures of weights with NumPy on constructed weights, and with theory on Laplace samples."""
 
 import functools
 import itertools
@@ -14,7 +14,7 @@ from recu_jax.binarizers import activations, weights
 
 
 def layer_of(alpha="learned", **recu):
-    """A binary layer as `binary_layers` lists it, with attributes of ReCU; its kernel's shape is not looked at."""
+    """Returns a layer as `binary_layers` lists it, with attributes of ReCU. Measures do not use its kernel's shape."""
     return BinaryLayer("conv", "conv", (), alpha, True, weights.ReCU(**recu), activations.ReCU())
 
 
@@ -32,7 +32,7 @@ def compiled(layers, **options):
 
 
 def measure(kernel, tau=None, before=None, layer=PLAIN, alpha=None, rate=1.0, **options):
-    """Measures of one layer, and the memory after it."""
+    """Returns the measures of one layer, and the memory for the next epoch."""
     layers = (layer,)
     memory = diagnostics.remember(variables_of(kernel), layers) if before is None else before
     tau = None if tau is None else np.float32(tau)
@@ -55,7 +55,7 @@ def test_laplace_weights_are_as_theory_says(tau, b):
     assert m["clipped_theory"] == pytest.approx(2 * (1 - tau), abs=1e-6)
     assert m["laplace_distance"] < 2 / np.sqrt(n)
     assert m["quantile"] == pytest.approx(float(stats.laplace.ppf(tau, scale=m["scale"])), rel=1e-4)
-    # The tail's fourth moment makes the error's noise: 5 deviations of |w|^2 are 5 b^2 sqrt(20 / n).
+    # Most noise of the error is that of the mean of w^2, whose standard deviation is b^2 sqrt(20 / n).
     assert abs(m["quantization_error"] - m["quantization_error_theory"]) < 5 * b * b * np.sqrt(20 / n)
     # A histogram with bins of b / 4 smooths the density: at most h^2 / 24 = 0.003.
     assert abs(m["entropy"] - m["entropy_theory"]) < 0.006
@@ -71,7 +71,7 @@ def test_normal_weights_are_no_laplace_weights():
 
 
 def numpy_diagnostics(kernel, previous, tau, rate, b=2.0, standardize=True, center=True):
-    """The definitions, written out with NumPy in float64; `previous` are the kernels of the epochs before."""
+    """Computes the definitions with NumPy in float64. `previous` has the kernels of the earlier epochs."""
 
     def standardized(kernel):
         kernel = np.asarray(kernel, np.float64)
@@ -117,7 +117,7 @@ def numpy_diagnostics(kernel, previous, tau, rate, b=2.0, standardize=True, cent
 
 @pytest.mark.parametrize("standardize,center", [(True, True), (True, False), (False, True)])
 def test_seven_epochs_against_numpy(standardize, center):
-    """Weights of which some jump about, some creep and some hardly move."""
+    """Some weights jump about, some creep, and some hardly move."""
     r = np.random.default_rng(1)
     kernels = [r.laplace(size=(3, 3, 8, 16))]
     speed = r.choice([1e-4, 0.05, 1.0], size=kernels[0].shape, p=[0.5, 0.2, 0.3])
@@ -157,7 +157,7 @@ def test_dead_needs_both_no_flip_and_little_movement():
 
 
 def test_a_rate_that_goes_to_zero_kills_no_weight():
-    """Weights that move by a fifth of themselves at the full rate, and by as much less as the rate is lower."""
+    """Weights move by a fifth of themselves at the full rate, and in proportion to the rate at lower rates."""
     r = np.random.default_rng(0)
     kernel = r.laplace(size=(3, 3, 8, 8)).astype(np.float32)
     asleep = r.uniform(size=kernel.shape) < 0.3
@@ -166,10 +166,10 @@ def test_a_rate_that_goes_to_zero_kills_no_weight():
         kernel = np.where(asleep, kernel, kernel * np.float32(1 + 0.2 * rate))
         got, memory = measure(kernel, before=memory, rate=rate)
     assert got["dead"] == pytest.approx(asleep.mean())
-    # Below a hundredth of the rate no weight tells: each stays what it was.
+    # Below a hundredth of the full rate, no weight becomes dead or alive by its movement.
     got, memory = measure(kernel, before=memory, rate=1e-4)
     assert got["dead"] == pytest.approx(asleep.mean())
-    # A flip makes it alive, also there.
+    # A flip makes a weight alive, at this rate too.
     got, _ = measure(-kernel, before=memory, rate=1e-4)
     assert got["dead"] == 0
 

@@ -1,4 +1,4 @@
-"""The comparison of binarizers: its pairs, its table, and that a run is made once."""
+"""Tests the comparison of binarizers: its pairs, its table, and that a recorded run is not repeated."""
 
 import json
 import statistics
@@ -43,7 +43,7 @@ def test_the_table_has_means_and_deviations():
 
 
 def test_what_is_recorded_is_not_run_again(tmp_path):
-    """The command with all runs of a group recorded but for a data set that is not there: nothing is trained."""
+    """All runs of a group are recorded, and their data set is missing. The command trains nothing."""
     pytest.importorskip("matplotlib")
     rows = [
         {"dataset": "digits", "name": p.name, "seed": s, "epochs": 3, "fields": p.fields, "test_top1": [50.0 + s] * 3}

@@ -1,4 +1,4 @@
-"""Reading compiled programs, and the command that compiles for devices that are not there."""
+"""Tests reading of compiled programs, and the command that compiles for devices that the machine does not have."""
 
 import subprocess
 import sys
@@ -11,7 +11,8 @@ from experiments.benchmarks.compile_targets import TARGETS
 from experiments.benchmarks.compiled_program import Program, size
 from tests.support import ROOT
 
-# Two kernels in the entry, one started three times, a fused one that reads a part; the copy-done only waits.
+# Kernels: `m` in a loop of three iterations, the fused `rows`, which reads a part of `a`, `ar`, and `conv`. `done`
+# waits.
 TEXT = """
 HloModule example
 

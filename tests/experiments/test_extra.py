@@ -1,4 +1,4 @@
-"""The optional dependencies `experiments` bring what the scripts import."""
+"""Checks that the optional dependencies `experiments` have all packages that the scripts import."""
 
 import ast
 import re
@@ -7,7 +7,7 @@ import sys
 from tests.support import ROOT
 
 OURS = {"recu_jax", "experiments", "tests", "configs"}
-# Name of the package, where it is not that of the module.
+# Names of packages that differ from the name of their module.
 PACKAGES = {"cv2": "opencv-python-headless", "PIL": "pillow", "sklearn": "scikit-learn"}
 
 

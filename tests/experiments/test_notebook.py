@@ -1,4 +1,4 @@
-"""The Colab notebook, from top to bottom in a kernel of its own: 4 virtual CPU devices, a small budget."""
+"""Runs the Colab notebook in a kernel of its own, with 4 virtual CPU devices and a small budget."""
 
 import filecmp
 import hashlib
@@ -32,7 +32,7 @@ def photographs():
 
 
 def write_archive(path):
-    """A small archive in the format of CIFAR-10's binary version."""
+    """Writes a small archive in the format of CIFAR-10's binary version."""
     images, labels = photographs()
     names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
     with tarfile.open(path, "w:gz") as archive:
@@ -46,7 +46,7 @@ def write_archive(path):
 
 
 def with_settings(notebook, **settings):
-    """Gives the cell that is tagged `parameters` other values, by a cell after it."""
+    """Adds a cell with other values after the cell that is tagged `parameters`."""
     (at,) = (i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", []))
     for name in settings:
         assert re.search(rf"^{name} = .*# @param", notebook.cells[at].source, re.MULTILINE), name
@@ -55,7 +55,7 @@ def with_settings(notebook, **settings):
 
 
 def execute(folder):
-    """Runs the notebook in `folder`, and writes it there with what its cells put out."""
+    """Runs the notebook in `folder`, and writes it there with the outputs of its cells."""
     write_archive(folder / "archive.tar.gz")
     notebook = read_notebook()
     with_settings(
@@ -84,12 +84,12 @@ def execute(folder):
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """What each cell put out, by the cell's id, and the folder it ran in."""
+    """Returns the output of each cell by the cell's id, and the folder of the notebook."""
     folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:  # each has a folder of its own beside those of the others
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a folder of its own beside the others'
         folder = folder.parent
     folder = folder / "notebook"
-    with filelock.FileLock(f"{folder}.lock"):  # it takes too long to do it in each
+    with filelock.FileLock(f"{folder}.lock"):  # once for all workers, because it takes long
         folder.mkdir(exist_ok=True)
         if not (folder / "executed.ipynb").exists():
             execute(folder)
@@ -187,7 +187,7 @@ def test_the_runs_are_saved(executed):
         assert same == (files, [], [])
 
 
-# Chooses the report's second layer, as a reader does, and writes down what it then shows.
+# Chooses the report's second layer, as a reader does, and writes into the page what the report then shows.
 TURNS = """<pre id=found></pre><script>onload = () => {
   const page = document.querySelector("iframe").contentDocument, layer = page.getElementById("layer");
   layer.selectedIndex = 1;

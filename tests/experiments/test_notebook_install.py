@@ -1,4 +1,4 @@
-"""The cell of the Colab notebook that installs: in a new virtual environment, with pip and small packages made here."""
+"""Runs the Colab notebook's cell that installs, in a new virtual environment, with pip and small packages made here."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def install(python, folder, install_from):
 
 
 def write_wheel(folder, name, version, *requires):
-    """A package of one empty module."""
+    """Writes a package of one empty module."""
     info = f"{name}-{version}.dist-info"
     needs = "".join(f"Requires-Dist: {r}\n" for r in requires) + "Provides-Extra: report\n"
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:

@@ -1,4 +1,4 @@
-"""The engine of the paper's experiments: which runs are missing, and the table, against formulas written out."""
+"""Tests `experiments.paper.sweep`: which runs are missing, and the table, against formulas written out."""
 
 import json
 

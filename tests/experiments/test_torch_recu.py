@@ -1,4 +1,4 @@
-"""What needs PyTorch: the official checkpoint file, and the PyTorch version that benchmarks compare with."""
+"""Tests the official checkpoint file, and the PyTorch version that benchmarks compare with. Needs PyTorch."""
 
 import numpy as np
 import pytest

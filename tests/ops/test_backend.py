@@ -1,4 +1,4 @@
-"""What each backend needs: flags, a folder of compiled programs, steps a dispatch."""
+"""Tests what each backend needs: flags, a folder of compiled programs, steps per dispatch."""
 
 import jax
 import pytest
@@ -13,7 +13,7 @@ from recu_jax.ops import backend
         ("0.10.1", "", "--xla_cpu_experimental_ynn_fusion_type="),
         ("0.12.0.dev3", "--other=1", "--other=1 --xla_cpu_experimental_ynn_fusion_type="),
         ("0.12.0", "--xla_cpu_experimental_ynn_fusion_type=dot", "--xla_cpu_experimental_ynn_fusion_type=dot"),
-        ("0.7.2", "--other=1", "--other=1"),  # which does not know the flag, and would abort
+        ("0.7.2", "--other=1", "--other=1"),  # this version does not know the flag, and would abort
     ],
 )
 def test_the_flag_is_set_once_and_only_where_it_is_known(version, before, after, monkeypatch):

@@ -1,4 +1,4 @@
-"""Convolutions and products of bits, on every backend, against those of +-1."""
+"""Compares convolutions and products of bits, on every backend, with those of +-1."""
 
 import itertools
 
@@ -13,7 +13,7 @@ from recu_jax.ops import binary_conv as ops
 from tests.support import compiled_kernels
 
 BACKENDS = (*compiled_kernels.instruction_sets(), "xla")
-# Few are divided by 32 or 64, and each word boundary has its neighbours.
+# Most are no multiples of 32 or 64, and each word boundary has its neighbors.
 CHANNELS = (1, 3, 31, 32, 33, 63, 64, 65, 100, 127, 128, 130, 257, 512)
 PADDINGS = ("SAME", "VALID", "CIRCULAR", "REFLECT", 1, ((2, 0), (0, 3)))
 
@@ -23,7 +23,7 @@ def signs(a):
 
 
 def float_conv(x, kernel, strides, padding, dilation, groups):
-    """lax's float convolution of signs; the paddings that lax does not know are NumPy's."""
+    """Computes lax's float convolution of signs, with NumPy's padding where lax has none."""
     x, spatial = signs(x), kernel.ndim - 2
     if padding in ("CIRCULAR", "REFLECT"):
         spans = [(k - 1) * d for k, d in zip(kernel.shape, dilation, strict=False)]
@@ -58,7 +58,7 @@ def check(x_shape, window, features, strides, padding, dilation, groups, seed):
 
 
 def cases(size):
-    """Some of the grid for a window of `size`: every stride with every dilation, the rest taking turns."""
+    """Lists cases for a window of `size`: every stride with every dilation. The other options take turns."""
     turns = itertools.count(size)
     for stride, dilation, depthwise in itertools.product((1, 2), (1, 2), (False, True)):
         turn = next(turns)

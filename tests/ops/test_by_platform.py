@@ -1,4 +1,4 @@
-"""One trace for every platform: what a program computes where, its derivatives and maps."""
+"""Tests functions that are traced once for all platforms: what runs where, derivatives and maps."""
 
 import jax
 import jax.export

@@ -1,4 +1,4 @@
-"""Geometry of convolutions, and that of the layers, against `nn.Conv`."""
+"""Compares the geometry of convolutions, and of layers, with `nn.Conv`."""
 
 import functools
 import re
@@ -18,8 +18,8 @@ from recu_jax.functional import binarize_activations, binarize_weights, conv_of_
 from recu_jax.ops.conv import ConvSpec
 from tests.support.geometries import GEOMETRIES, arrays
 
-# What they leave out of the forms that `nn.Conv` takes: strings in lower case, the "SAME" whose odd pixel comes first,
-# None, negative padding, lists, windows of even and unequal sizes, depthwise, and 3-D with everything at once.
+# Forms that `nn.Conv` takes and GEOMETRIES lacks: strings in lower case, "SAME_LOWER", None, negative padding, lists,
+# windows of even and unequal sizes, depthwise, and 3-D with everything at once.
 MORE_GEOMETRIES = [
     (3, 1, "same", 1, 1, (9,)),
     ((4,), 2, "SAME_LOWER", None, 4, (10,)),
@@ -61,7 +61,7 @@ def test_forward_equals_flax_conv_of_signs(window, strides, padding, dilation, g
     [pytest.param(*case, marks=[pytest.mark.slow] * (i % 3 > 0)) for i, case in enumerate(MORE_GEOMETRIES)],
 )
 def test_layers_equal_flax_conv_of_signs(window, strides, padding, dilation, groups, spatial):
-    """Outputs, and gradients by the chain rule from those of `nn.Conv` with respect to signs."""
+    """Compares outputs, and gradients: those of `nn.Conv` with respect to signs, times the slopes of the signs."""
     x, kernel, alpha = arrays((window,) if isinstance(window, int) else window, groups, spatial)
     options = {"padding": padding, "kernel_dilation": dilation, "feature_group_count": groups}
     plain = nn.Conv(8, window, strides, use_bias=False, **options)

@@ -1,4 +1,4 @@
-"""The C++ of the compiled kernels under the sanitizers, its numbers against loops over +-1."""
+"""Runs the C++ of the compiled kernels under sanitizers, and compares its results with loops over +-1."""
 
 import subprocess
 
@@ -19,7 +19,7 @@ def compile_with(sanitizers, *arguments):
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory):
-    """Object files of the kernels, for both of their tests."""
+    """Returns object files of the kernels, which several tests link."""
     folder = tmp_path_factory.mktemp("kernels")
     objects = [folder / f"{name}.o" for name in KERNELS]
     for name, file in zip(KERNELS, objects, strict=True):
@@ -28,7 +28,7 @@ def kernels(tmp_path_factory):
 
 
 def output(tmp_path, test, parts, sanitizers, *arguments):
-    """What the program of `csrc/TEST.cc` prints; a sanitizer that finds something ends it with another status."""
+    """Builds and runs `csrc/TEST.cc`. Returns what it prints. Fails if a sanitizer finds something."""
     program = tmp_path / test
     compile_with(sanitizers, *parts, ROOT / "tests" / "ops" / "csrc" / f"{test}.cc", "-o", program)
     done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, timeout=300)

@@ -1,4 +1,4 @@
-"""Shapes of packed convolutions against those of `lax.conv_general_dilated`."""
+"""Compares the shapes of packed convolutions with those of `lax.conv_general_dilated`."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""The compiled kernels are those of their sources, or XLA computes and one line says so."""
+"""Checks that kernels of other sources are not used: XLA computes instead, and one line says so."""
 
 import shutil
 import subprocess

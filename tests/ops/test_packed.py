@@ -1,4 +1,4 @@
-"""Signs into words on every backend, against NumPy's own packing."""
+"""Compares the packing of signs into words, on every backend, with NumPy's packing."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def test_signs_become_words(backend):
     x[0, 0, :4] = 0.0, -0.0, np.nan, -np.inf
     words = np.asarray(ops.pack(jnp.asarray(x), backend=backend))
     assert words.shape == (3, 4, 4) and words.dtype == np.uint32
-    # NumPy's own packing, of which four bytes are a little-endian word.
+    # NumPy packs into bytes. Four of them are a little-endian word.
     bits = np.packbits(np.pad(x >= 0, ((0, 0), (0, 0), (0, 128 - 77))), axis=-1, bitorder="little").view("<u4")
     np.testing.assert_array_equal(words, bits)
     np.testing.assert_array_equal(packing.unpack_groups(jnp.asarray(words), 77), np.where(x >= 0, 1, -1))
@@ -39,7 +39,7 @@ def test_packing_after_batch_norm(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype,tiny", [("float64", 1e-300), ("float32", 2e-38), ("bfloat16", 2e-38)])
 def test_a_tiny_negative_number_is_negative(backend, dtype, tiny):
-    """A cast to a narrower dtype may round it to 0, whose sign is +1. (XLA takes subnormal numbers for 0 on CPUs.)"""
+    """A cast to a narrower dtype could round it to 0, whose sign is +1. On CPUs XLA treats subnormal numbers as 0."""
     x = jnp.array([-tiny, tiny, -1.0, 0.0], dtype)
     words = jax.jit(lambda x: ops.pack(x, backend=backend))(x[None])
     np.testing.assert_array_equal(words, [[0b1010, 0]])

@@ -1,4 +1,4 @@
-"""The layout of packed kernels."""
+"""Tests the layout of packed kernels."""
 
 import numpy as np
 

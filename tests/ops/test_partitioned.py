@@ -1,4 +1,4 @@
-"""A sharded batch stays sharded under `jit`: the compiled program, its shardings and its numbers."""
+"""Checks that a sharded batch stays sharded under `jit`: the compiled program, its shardings and its results."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Long sums as products with ones: the same sums."""
+"""Checks that long sums, computed as products with ones, are the same sums."""
 
 import jax
 import jax.numpy as jnp

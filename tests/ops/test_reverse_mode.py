@@ -1,4 +1,4 @@
-"""Forward mode is refused in one line; what JAX says of other functions is not touched."""
+"""Checks that forward mode is refused in one line, and that JAX's errors about other functions are unchanged."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The written-out backward pass, and signs as bits, against JAX's own convolution."""
+"""Compares the explicit backward pass, and signs as bits, with JAX's own convolution."""
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ def test_gradients_equal_those_of_lax(window, strides, padding, dilation, groups
 @pytest.mark.parametrize("window,strides,padding,dilation,groups,spatial", GEOMETRIES)
 @pytest.mark.parametrize("scaled", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_signs_as_bits_equal_signs_as_floats(window, strides, padding, dilation, groups, spatial, scaled):
-    """The compiled kernels, in float32 where they take the gradients too, against lax's convolution."""
+    """Compares the compiled kernels with lax's convolution. In float32 the kernels compute the gradients, too."""
     if padding in ("CIRCULAR", "REFLECT"):
         padding = "VALID"
     x, kernel, alpha = (a.astype(jnp.float32) for a in arrays(window, groups, spatial, 40 * groups, 24))
@@ -71,7 +71,7 @@ def test_signs_as_bits_in_half_precision(dtype):
 
 
 def test_signs_as_bits_are_taken():
-    """Where there are compiled kernels: else the tests above compare XLA with itself."""
+    """Checks that compiled kernels are used if they exist. Otherwise the tests above would compare XLA with itself."""
     if native.cpu_backend() == "xla":
         pytest.skip("no compiled kernels")
     x, kernel, alpha = (a.astype(jnp.float32) for a in arrays((3, 3), 1, (8, 8)))
@@ -88,7 +88,7 @@ def test_signs_as_bits_are_taken():
 
 
 def test_the_gradient_of_alpha_is_summed_in_the_dtype_of_alpha():
-    """In bfloat16 a sum over the window of 9 x 256 products would be wrong by 0.2%."""
+    """A bfloat16 sum over 9 x 256 products, those of a window, would be wrong by 0.2%."""
     r = np.random.default_rng(0)
     x, kernel = (jnp.asarray(r.choice([-1.0, 1.0], shape), jnp.bfloat16) for shape in ((2, 6, 6, 256), (3, 3, 256, 4)))
     alpha, dy = jnp.ones((4,), jnp.float32), jnp.ones((2, 6, 6, 4), jnp.bfloat16)

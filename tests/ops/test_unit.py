@@ -1,4 +1,4 @@
-"""The training unit by compiled kernels, against its parts in float64."""
+"""Compares the compiled kernels' training unit (convolution, batch norm, shortcut) with its parts in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ def arguments(batch, side, in_features, features, stride, shortcut):
 
 
 def with_gradients(function, numbers, shortcut, dz):
-    """The results of `function`, and the gradients of all arrays."""
+    """Returns the results of `function`, and the gradients of all arrays."""
     arrays = [*numbers, *([] if shortcut is None or isinstance(shortcut, str) else [shortcut])]
 
     def loss(*arrays):
@@ -69,7 +69,7 @@ def test_equals_its_parts_in_float64(shape, instructions, x64, monkeypatch):
     for a, b in zip(got, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6 * np.abs(b).max())
     for i, (a, b) in enumerate(zip(gradients, slopes, strict=True)):
-        # The gradient of alpha is nearly 0, as a batch norm undoes a scale. It is a sum of terms that are not.
+        # The gradient of alpha is nearly 0, because batch norm undoes a scale. It is a sum of larger terms.
         atol = 1e-6 * np.abs(slopes[1]).sum((0, 1, 2)).max() if i == 2 else 1e-5 * np.abs(b).max()
         np.testing.assert_allclose(a, b, atol=atol, err_msg=f"argument {i}")
 
@@ -80,7 +80,7 @@ def test_nan_stays(where):
     spec = ConvSpec.create((3, 3), 1, ((1, 1), (1, 1)), 1, 1)
     numbers[where == "kernel"].flat[0] = np.nan
     z, mean, _ = jax.jit(lambda *a: unit(*a, None, spec, EPSILON, None))(*numbers)
-    # A batch norm spreads it over its channel, and a convolution over all channels.
+    # The convolution spreads a NaN of x over all channels, and batch norm spreads it over its channel.
     assert np.isnan(z[..., 0]).all() and np.isnan(mean[0])
     assert np.isnan(z).all() == (where == "x")
 
@@ -111,6 +111,6 @@ def test_what_is_served():
     assert is_served(x, (3, 3, 4, 6), spec)
     assert not is_served(x.astype(jnp.bfloat16), (3, 3, 4, 6), spec)
     assert not is_served(x[:0], (3, 3, 4, 6), spec)
-    # The squares of such sums would not fit.
+    # The squares of such sums would not fit into int32.
     assert not is_served(x, (3, 3, 1000, 6), spec)
     assert not is_served(x, (3, 3, 4, 6), ConvSpec.create((3, 3), 1, ((1, 1), (1, 1)), 1, 1, 2))

@@ -1,10 +1,10 @@
-"""The table of wrong input: what is wrong, the command that meets it, and the line that it must give.
+"""Runs the table of wrong input: what is wrong, the command that gets it, and the line that it must print.
 
     python -m tests.robustness.bad_input
 
-runs every row in a process of its own, a fork of one that has imported everything, and prints the table: what is wrong,
-the line, the exit status, and how many rows there are. `test_bad_input` asserts of each row that there is exactly one
-line, `error: ...`, that the exit status is 2, and that nothing new is on the disk.
+The command runs every row in a process of its own, forked from one that has imported everything. It prints the table,
+what is wrong, the line and the exit status, and the number of rows. `test_bad_input` asserts for each row that the
+command prints exactly one line, `error: ...`, that the exit status is 2, and that nothing new is on the disk.
 """
 
 import dataclasses
@@ -22,12 +22,12 @@ Arguments = Sequence[object]
 @dataclasses.dataclass(frozen=True)
 class Row:
     """Attributes:
-    wrong: what is.
-    line: a part of the line that says so; `DIR` stands for the row's own folder.
-    make: arguments of the command, from the folder in which the row's files are made.
-    command: `main` for `python -m recu_jax.main`, or one of `recu`.
+    wrong: what is wrong, in words.
+    line: a part of the line that the command must print; `DIR` stands for the row's own folder.
+    make: makes the row's files in a folder, and returns the arguments of the command.
+    command: `main` for `python -m recu_jax.main`, or a command of `recu`.
     needs: packages without which the row is left out.
-    environment: of the process.
+    environment: variables that are added to those of the process.
     """
 
     wrong: str
@@ -39,13 +39,13 @@ class Row:
 
 
 def the_command(wrong, line, *arguments, config="configs/digits.py"):
-    """A row of the command line itself."""
+    """Returns a row for a wrong command line."""
     configs = [f"--config={config}"] if config else []
     return Row(wrong, line, lambda folder: [*configs, *arguments, f"--workdir={folder / 'run'}"])
 
 
 def field(name, value, line, config="configs/digits.py", **others):
-    """A row of one field of the config, and of `others` that it does not go with."""
+    """Returns a row for one field of the config, and for `others` with which it is not allowed."""
     given = [f"--config.{k}={v}" for k, v in {name: value, **others}.items()]
     what = ", ".join(f"{k}={v}" for k, v in {name: value, **others}.items())
     where = "" if config == "configs/digits.py" else f" in {config}"
@@ -53,12 +53,12 @@ def field(name, value, line, config="configs/digits.py", **others):
 
 
 def config_file(wrong, line, make):
-    """A row of a config file that is wrong."""
+    """Returns a row for a wrong config file."""
     return Row(wrong, line, lambda folder: [f"--config={make(folder)}", f"--workdir={folder / 'run'}"])
 
 
 def source(wrong, line, make, name="data_dir", needs=(), **others):
-    """A row of a file or folder that a field of the config names."""
+    """Returns a row for a wrong file or folder that a field of the config names."""
 
     def arguments(folder):
         given = {**others, name: make(folder)}
@@ -74,7 +74,7 @@ def npz(wrong, line, make):
     return source(wrong, line, make, dataset="npz", batch_size=4, eval_batch_size=4)
 
 
-# Small images that a small model takes, decoded in the process itself.
+# A config for small images and a small model. num_workers is 0: the process itself decodes.
 PHOTOS = {
     "image_size": 16, "eval_resize": 16, "batch_size": 8, "eval_batch_size": 4, "num_workers": 0, "epochs": 1,
 }  # fmt: skip
@@ -104,13 +104,13 @@ def reason_to_leave_out(row: Row) -> str | None:
 
 
 def tree(folder: pathlib.Path) -> dict[str, bytes | None]:
-    """Every path below `folder` and what is in it."""
+    """Returns every path below `folder` and the content of the file."""
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a row's command did: exit status, stderr, and the paths that are new or other than before."""
+    """What a row's command did: exit status, stderr, and the paths that are new or changed."""
 
     status: int
     stderr: str
@@ -120,7 +120,8 @@ class Answer:
 def run(row: Row, folder: pathlib.Path, from_nothing: bool = False) -> Answer:
     """Makes the row's files in `folder` and runs its command in a process of its own.
 
-    It is forked from one that has imported what it needs, or starts from nothing: always where it has an environment.
+    The process is forked from one that has imported what it needs. It starts from nothing if `from_nothing`, or if the
+    row has an environment.
     """
     folder = folder.resolve()
     arguments = [str(a) for a in row.make(folder)]
@@ -137,7 +138,7 @@ def run(row: Row, folder: pathlib.Path, from_nothing: bool = False) -> Answer:
 
 
 def problems(row: Row, answer: Answer) -> list[str]:
-    """What is not as it must be; empty where all is well."""
+    """Returns what is wrong with the answer, or nothing."""
     found = []
     lines = answer.stderr.splitlines()
     if len(lines) != 1 or not lines[0].startswith("error: ") or row.line not in lines[0]:

@@ -1,4 +1,4 @@
-"""All rows of `bad_input`; here those of the command line, of config files and of fields."""
+"""Collects all rows of `bad_input`, and defines those of the command line, of config files and of fields."""
 
 from tests.robustness import bad_rows_data as data
 from tests.robustness import bad_rows_runs as runs

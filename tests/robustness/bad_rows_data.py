@@ -1,4 +1,4 @@
-"""Rows of `bad_input`: arrays, data sets on the disk, and records, which are met when they are read."""
+"""Defines rows of `bad_input`: arrays, data sets on the disk, and records, which are checked when they are read."""
 
 import zipfile
 

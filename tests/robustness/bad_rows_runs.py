@@ -1,4 +1,4 @@
-"""Rows of `bad_input`: checkpoints, workdirs, and files of PyTorch."""
+"""Defines rows of `bad_input`: checkpoints, workdirs, and files of PyTorch."""
 
 import numpy as np
 

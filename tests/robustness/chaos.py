@@ -1,14 +1,14 @@
-"""Harms training runs in every way it knows, restarts them by the same command, and compares the end bit for bit.
+"""Injects faults into training runs, restarts them by the same command, and compares their ends bit for bit.
 
     python -m tests.robustness.chaos --faults=200 --data_dir=DIR --out=experiments/results/chaos
 
-Each kind of run (digits, CIFAR-10 from arrays, photographs through Grain's workers) is left alone once. Then runs of it
-are harmed at random, fault after fault, each time by a fault that fits, until they are through; parameters, statistics,
-optimiser state and metrics must equal those of the run that was left alone. A run that differs counts all its faults as
-lost. Full disks need root and Linux: the runs then lie on small disks of their own, in a mount namespace of their own.
+Each kind of run (digits, CIFAR-10 from arrays, photographs through Grain's workers) first runs once without faults.
+Then further runs of this kind get random faults that apply to them, one after another, until the runs end. Parameters,
+statistics, optimizer state and metrics must equal those of the run without faults. If a run differs, all its faults
+count as lost. Full disks need root and Linux: such runs are on small disks, in a mount namespace of their own.
 
---data_dir: TFDS's folder with cifar10, of which a fixed part is used, and imagenet2012, of which all is; without it
-the digits alone are harmed.
+--data_dir: TFDS's folder with cifar10 and imagenet2012. A fixed part of cifar10 and all of imagenet2012 are used.
+Without it, only runs on the digits get faults.
 """
 
 import argparse
@@ -37,7 +37,7 @@ _DISK_BYTES = 64 << 20
 
 
 def workloads(arguments, folder):
-    """Name to (arguments of the command, faults that fit)."""
+    """Returns by name (arguments of the command, faults that apply)."""
     own_disk = faults.ON_OWN_DISK if arguments.own_disks else {}
     fits = {**faults.ANY, **own_disk}
     found = {"digits": (["--config=configs/digits.py", "--config.epochs=4", *_COMMON], fits)}
@@ -58,14 +58,14 @@ def workloads(arguments, folder):
             ["--config=configs/imagenet.py", f"--config.data_dir={arguments.data_dir}", "--config.model=digits_resnet8",
              "--config.image_size=32", "--config.eval_resize=36", "--config.batch_size=20", "--config.num_workers=1",
              "--config.eval_batch_size=100", "--config.epochs=3", "--config.data_timeout_seconds=10", *_COMMON],
-            # The limit would hold for the workers' shared memory, too, which is another fault.
+            # The limit of `failing_write` would also limit the workers' shared memory, which would be another fault.
             {k: v for k, v in fits.items() if v is not faults.failing_write} | faults.WITH_WORKERS,
         )  # fmt: skip
     return found
 
 
 class Lane:
-    """Runs that are harmed one after the other, on one core."""
+    """Runs on one core that get faults, one run after the other."""
 
     def __init__(self, folder, cpu, own_disks):
         self.folder, self.cpus, self.own_disks = folder, {cpu}, own_disks
@@ -84,7 +84,7 @@ class Lane:
             subprocess.run(["umount", run.workdir.parent], check=True)
 
     def left_alone(self, arguments, cache):
-        """The run to compare with; its state and rows, and how long it took."""
+        """Runs without faults. Returns the state and rows of the run, and its seconds."""
         first = self.new_run(arguments, cache, 0)
         first.start().wait()  # fills the cache
         self.end(first)
@@ -97,7 +97,7 @@ class Lane:
         return state, kept, seconds
 
     def harm(self, name, arguments, fitting, cache, expected, kinds, r):
-        """One run, harmed by `kinds` in turn until it is through; a row for each fault."""
+        """Injects faults of `kinds` into one run, in turn, until it ends. Returns a row for each fault."""
         state, (metrics, layers), seconds = expected
         run, done = self.new_run(arguments, cache, seconds), []
         lost = None
@@ -130,7 +130,7 @@ def run_lane(cpu, found, count, arguments, folder, report):
     expected, cache = {}, folder / f"cache_{cpu}"
     deck = {name: [] for name in found}
     while sum(map(injected, done)) < count:
-        # In turn, and of each the faults that were dealt least often.
+        # The kind of run that has had the fewest faults comes next.
         name = min(found, key=lambda n: (sum(row["run"] == n for row in done), n))
         command, fitting = found[name]
         if name not in expected:
@@ -149,12 +149,12 @@ def run_lane(cpu, found, count, arguments, folder, report):
 
 
 def injected(row):
-    """Whether the run was still there to be harmed."""
+    """Returns whether the run still ran when the fault was due."""
     return row["saw"] != "finished first"
 
 
 def table(done):
-    """Markdown: fault, count, survived, lost."""
+    """Returns Markdown: fault, count, survived, lost."""
     done = [row for row in done if injected(row)]
     kinds = collections.Counter(row["fault"] for row in done)
     lost = collections.Counter(row["fault"] for row in done if "lost" in row)

@@ -1,7 +1,7 @@
-"""What can happen to a training run: each fault starts or resumes the run, harms it, and waits for its end.
+"""Defines the faults of a training run. Each starts or resumes the run, harms it, and waits for its end.
 
-A fault is `fault(run, random)`; it returns what it saw in a few words. `Lost` says what went against the promise: a run
-that did not end as it should, or in time.
+A fault is called as `fault(run, random)` and returns in a few words what happened. It raises `Lost` if the run did not
+end as it should, or in time.
 """
 
 import dataclasses
@@ -19,19 +19,19 @@ from tests.support.processes import PATIENCE_SECONDS, start
 
 
 class Lost(Exception):  # noqa: N818
-    """A fault that cost more than time; the message says what."""
+    """A fault from which a run did not recover. The message says what was lost."""
 
 
 @dataclasses.dataclass
 class Run:
-    """One run that is harmed again and again.
+    """A run that gets faults, one after another.
 
     Attributes:
-      arguments: of `recu_jax.main`.
-      workdir: its folder; what it prints goes to WORKDIR.log.
-      cache: of compiled programs.
-      seconds: what the run takes when nobody harms it.
-      cpus: the cores it may use, the same in every process: the order of sums depends on their number.
+      arguments: arguments of `recu_jax.main`.
+      workdir: folder of the run, whose output goes to WORKDIR.log.
+      cache: folder of compiled programs.
+      seconds: seconds of the run without faults.
+      cpus: cores that the run may use. All its processes have the same, because their number changes the order of sums.
     """
 
     arguments: list[str]
@@ -67,7 +67,7 @@ def _end(process: subprocess.Popen, statuses: set[int]) -> None:
 
 
 def _run_for(process: subprocess.Popen, seconds: float) -> bool:
-    """Whether the run is still alive then."""
+    """Waits for so many seconds. Returns whether the run is still alive."""
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -76,7 +76,7 @@ def _run_for(process: subprocess.Popen, seconds: float) -> bool:
 
 
 def kill(run: Run, r: random.Random) -> str:
-    """SIGKILL at any moment."""
+    """Sends SIGKILL at a random moment."""
     process = run.start()
     if _run_for(process, r.uniform(0.5, run.seconds)):
         process.kill()
@@ -85,7 +85,7 @@ def kill(run: Run, r: random.Random) -> str:
 
 
 def kill_while_saving(run: Run, r: random.Random) -> str:
-    """SIGKILL when Orbax has begun to write a checkpoint and has not renamed it yet."""
+    """Sends SIGKILL while Orbax writes a checkpoint, before it renames it."""
     process = run.start()
     folder, began = run.workdir / "checkpoints", time.monotonic()
     skipped = r.randrange(3)  # not always the first save of the process
@@ -113,7 +113,7 @@ def _ask_to_stop(number: signal.Signals, status: int) -> Callable[[Run, random.R
             _end(process, {0})
             return "finished first"
         process.send_signal(number)
-        # Python itself ends a program that is still importing, and so has nothing to save.
+        # Python's own handler ends a program that is still importing. Nothing is lost then.
         early = {-number, 1 if number == signal.SIGINT else -number}
         _end(process, {status, 0} | early)
         said = run.said_since(before)
@@ -133,7 +133,7 @@ sigusr1 = _ask_to_stop(signal.SIGUSR1, 75)
 
 
 def _with_checkpoints(run: Run, least: int) -> bool:
-    """Trains until there are `least` checkpoints, and kills then; False if the run is over before."""
+    """Kills the run as soon as it has `least` checkpoints. Returns False if the run ends before."""
     process = run.start()
     while process.poll() is None and len(run.checkpoints) < least:
         time.sleep(0.02)
@@ -156,7 +156,7 @@ def _damage(how: Callable[[pathlib.Path, random.Random], str], what: str) -> Cal
         said = run.said_since(before)
         if "resuming" not in said:
             raise Lost("there was a good checkpoint, and the run did not go on from it")
-        # The bytes of some files say nothing; that the contents were right is seen at the end of the run.
+        # Damage to some files changes no contents. The end of the run shows whether the contents were right.
         noticed = f"the checkpoint of step {newest.name} is damaged" in said
         return f"{done}: {'noticed, the one before used' if noticed else 'of no consequence'}"
 
@@ -202,9 +202,9 @@ half_deleted = _damage(_halve, "The newest checkpoint's folder is half deleted."
 
 
 def failing_write(run: Run, r: random.Random) -> str:
-    """The system refuses to write files beyond a size, as a quota does."""
+    """Lets the system refuse to write files beyond a size, as a quota does."""
     before = log(run.workdir)
-    # Less than a checkpoint's arrays, more than what a run prints, for which the limit holds too.
+    # Less than the arrays of a checkpoint, but more than the run's output, which the limit applies to as well.
     process = run.start(limit_file_bytes=r.choice([1 << 17, 1 << 18]))
     _end(process, {3, 0})
     if process.returncode == 3 and "Traceback" in run.said_since(before):
@@ -213,7 +213,7 @@ def failing_write(run: Run, r: random.Random) -> str:
 
 
 def full_disk(run: Run, r: random.Random) -> str:
-    """No space is left on the disk; `run.workdir` lies on a small one of its own, which this process may resize."""
+    """Fills the disk of `run.workdir`, which is a small one of its own that this process may resize."""
     disk, before = run.workdir.parent, log(run.workdir)
     filler = disk / "filler"
     space = shutil.disk_usage(disk).free - r.randrange(1 << 12, 1 << 20)
@@ -230,7 +230,7 @@ def full_disk(run: Run, r: random.Random) -> str:
 
 
 def second_process(run: Run, r: random.Random) -> str:
-    """The same command is started twice; the second must be refused, and the first go on."""
+    """Starts the same command twice. The second must be refused, and the first must continue."""
     process = run.start()
     holder = run.workdir / "lock.holder"
     while process.poll() is None and not (holder.exists() and str(process.pid) in holder.read_text()):
@@ -248,7 +248,7 @@ def second_process(run: Run, r: random.Random) -> str:
 
 
 def _children(process: subprocess.Popen) -> list[int]:
-    """Process ids of the input workers."""
+    """Returns the process ids of the input workers."""
     tasks = pathlib.Path(f"/proc/{process.pid}/task")
     found = [int(pid) for task in tasks.glob("*") for pid in (task / "children").read_text().split()]
     return [pid for pid in found if "spawn_main" in pathlib.Path(f"/proc/{pid}/cmdline").read_text()]

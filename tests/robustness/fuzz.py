@@ -1,10 +1,10 @@
-"""Damaged and random bytes for everything that reads files from outside; see `fuzzing/`.
+"""Gives damaged and random bytes to everything that reads files from outside. `fuzzing/` has the parts.
 
     python -m tests.robustness.fuzz --cases=10000 [--out=experiments/results/fuzz] [--targets=npz,decode] [--seed=0]
 
-`--cases` is the number for each target (a fifth or a half of it for the slow ones). Every case must give a right value
-or the declared exception, within 20 s and 1.5 GiB: anything else is printed, and makes the exit status 1. Linux, as
-the memory is read off /proc.
+`--cases` is the number of cases for each target. Slow targets get a fifth or a half of it. Every case must give a valid
+value or the declared exception, within 20 s and 1.5 GiB. Anything else is printed, and the exit status is then 1. Needs
+Linux, because memory is read from /proc.
 """
 
 import argparse

@@ -2,12 +2,12 @@
 
     python -m tests.robustness.fuzz_files --mutants=10000 --out=experiments/results/fuzz_files/result.json
 
-Mutations: bits and bytes changed anywhere or in the header alone, numbers and words of the header replaced, operations
-swapped, doubled or dropped, parts cut, doubled or moved, the end cut off. A file that loads has a network that differs;
-it is run if its operations do, as many as --runs says, since each is compiled anew.
+Mutations change bits and bytes anywhere or in the header alone, replace numbers and words of the header, swap, double
+or drop operations, cut, double or move parts, and cut off the end. If a file loads and its operations differ from the
+original's, its network is run. At most --runs networks are run, because each is compiled anew.
 
-With --kernels=FILE.so the compiled kernels are those of FILE, such as a build with -fsanitize=address; start Python
-with LD_PRELOAD=libasan.so then.
+--kernels=FILE.so takes the compiled kernels from FILE, such as a build with -fsanitize=address. Start Python with
+LD_PRELOAD=libasan.so for such a build.
 """
 
 import argparse
@@ -31,8 +31,8 @@ from tests.support.random_networks import file_of, variables_of
 
 MODELS = {"digits_resnet8": (8, 8, 1), "cifar_vgg_small": (16, 16, 3), "cifar_resnet18a": (8, 8, 3)}
 SLOW_SECONDS = 60
-# What a load may allocate, as multiples of the file's bytes and besides: the file, its header as Python objects, and
-# its kernels as a backend takes them, filled up to whole registers.
+# A load may allocate MEMORY_FACTOR times the file's bytes, plus MEMORY_BESIDES bytes: for the file, its header as
+# Python objects, and its kernels in the backend's layout, padded to whole registers.
 MEMORY_FACTOR, MEMORY_BESIDES = 40, 1 << 20
 ODD_NUMBERS = (
     b"0", b"-1", b"1", b"2", b"63", b"65", b"4096", b"9223372036854775807", b"18446744073709551616", b"1e308", b"null",
@@ -41,7 +41,7 @@ ODD_NUMBERS = (
 
 
 def mutate(data: bytes, r: random.Random) -> bytes:
-    """`data` after one to four mutations."""
+    """Returns `data` after one to four mutations."""
     data = bytearray(data)
     for _ in range(r.randint(1, 4)):
         header_end = 8 + min(int.from_bytes(data[:8], "little"), len(data) - 8)
@@ -67,7 +67,7 @@ def _replace_header(data, header_end, text):
 
 
 def _number(data, r, header_end):
-    """Another number in the header, whose length stays right."""
+    """Replaces a number in the header. The header's length stays valid."""
     text = bytes(data[8:header_end])
     found = list(re.finditer(rb"\d+", text))
     if found:
@@ -76,7 +76,7 @@ def _number(data, r, header_end):
 
 
 def _operation(data, r, header_end):
-    """The list of operations rearranged."""
+    """Rearranges the list of operations."""
     try:
         index = json.loads(bytes(data[8:header_end]))
         header = json.loads(index["__metadata__"]["recu"])
@@ -98,7 +98,7 @@ def _operation(data, r, header_end):
 
 
 def _span(data, r, header_end):
-    """A part doubled, moved or removed."""
+    """Doubles, moves or removes a part."""
     at, length = r.randrange(len(data)), r.choice((1, 8, 64, 1000))
     part = data[at : at + length]
     if r.random() < 0.5:
@@ -113,7 +113,7 @@ def _cut(data, r, header_end):
 
 
 def kind(message: str) -> str:
-    """An error's message without what differs from file to file."""
+    """Returns an error's message without the parts that differ from file to file."""
     text = message.split("no file of `recu export`: ")[-1]
     text = re.sub(r"^operation \d+ \(.*?\): ", "operation: ", text)
     return re.sub(r"'[^']*'|\[.*?\]|\(.*?\)|\d+", "_", text)[:60]

@@ -1,11 +1,11 @@
-"""Each row of the table of wrong input, in a process of its own; `python -m tests.robustness.bad_input` prints it."""
+"""Runs each row of the table of wrong input, which `python -m tests.robustness.bad_input` prints."""
 
 import pytest
 
 from tests.robustness.bad_input import problems, reason_to_leave_out, run
 from tests.robustness.bad_rows import ROWS, SECTIONS
 
-# Of each section the first rows, which are the commonest mistakes.
+# Number of rows of each section in quick tests. The first rows are the most common mistakes.
 QUICK = 3
 PARAMETERS = [
     pytest.param(row, id=row.wrong, marks=[pytest.mark.slow] * (i >= QUICK))
@@ -24,7 +24,7 @@ def test_a_mistake_gets_its_line_and_leaves_nothing(row, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("section", SECTIONS)
 def test_so_it_does_in_a_process_that_starts_from_nothing(section, tmp_path):
-    """Not forked, as all rows are but the few that have an environment of their own."""
+    """These processes start anew. Those of the other tests are forked, except for rows with an environment."""
     row = SECTIONS[section][len(SECTIONS[section]) // 2]
     if reason := reason_to_leave_out(row):
         pytest.skip(reason)

@@ -1,4 +1,4 @@
-"""Real processes, really harmed: a few of the faults of `chaos.py`, which has hundreds."""
+"""Injects a few faults into runs in real processes. `chaos.py` injects hundreds."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests.support import image_folders, one_block
 from tests.support.processes import PATIENCE_SECONDS, start
 
 pytestmark = pytest.mark.slow
-# Without the report, which is larger than a checkpoint, and ends no run.
+# No report: it is larger than a checkpoint, and a failure to write it does not end a run.
 SHORT = ["--config.epochs=4", "--config.report=False"]
 
 
@@ -27,7 +27,7 @@ def run_of(arguments, folder, seconds=0.0):
 
 
 def left_alone(arguments, folder):
-    """A run that nobody harms: its seconds, state, rows, and what was measured of its layers."""
+    """Runs without faults. Returns the seconds, the state, and the rows of metrics and diagnostics."""
     assert run_of(arguments, folder / "fills_the_cache").start().wait(PATIENCE_SECONDS) == 0
     run, began = run_of(arguments, folder / "left_alone"), time.monotonic()
     assert run.start().wait(PATIENCE_SECONDS) == 0, log(run.workdir)
@@ -35,7 +35,7 @@ def left_alone(arguments, folder):
 
 
 def harm(run, kinds, expected):
-    """Harms the run by each of `kinds`, lets it end, and compares."""
+    """Injects each fault of `kinds`, lets the run end, and compares it with `expected`."""
     r = random.Random(0)
     for kind in kinds:
         kind(run, r)
@@ -48,14 +48,14 @@ def harm(run, kinds, expected):
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """A folder, the arguments of a run in it, and what it is when left alone."""
+    """Returns a folder, the arguments of a run in it, and the results of `left_alone`."""
     folder = tmp_path_factory.mktemp("digits")
     arguments = [*one_block.arguments(folder, one_block.WIDE), *SHORT]
     return folder, arguments, left_alone(arguments, folder)
 
 
 def after_an_epoch(number, status):
-    """The signal once an epoch is written: there is something to save then."""
+    """Returns a fault: the signal, once an epoch is written, so that there is something to save."""
 
     def fault(run, r):
         before = len(rows(run.workdir))
@@ -106,14 +106,14 @@ def test_a_full_disk_stops_the_run_and_keeps_what_there_was(digits):
         pytest.skip("this user may mount nothing: no disk to fill")
     disk = folder / "disk"
     disk.mkdir()
-    # Room for one checkpoint and a part of the next; then for all.
+    # The disk first has room for one checkpoint and a part of the next, and then for all.
     script = (
         f'mount -t tmpfs -o size=1500k tmpfs {disk}; "$@" 2>&1; echo "status $?"; ls {disk}/run/checkpoints; '
         f'mount -o remount,size=64m {disk}; "$@" 2>&1; echo "status $?"; cp -r {disk}/run {folder}/filled'
     )
     process = start(arguments, disk / "run", folder / "cache", prefix=[*mounts, "sh", "-c", script, "sh"])
     process.wait(PATIENCE_SECONDS)
-    # The log was opened before the disk was there.
+    # The log was opened before the disk was mounted, so it is not on the disk.
     said = log(disk / "run")
     assert "status 3\n44\n" in said and said.rstrip().endswith("status 0"), said
     line = next(line for line in said.splitlines() if line.startswith("error: "))
@@ -143,7 +143,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(digits):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """40 photographs to learn, 10 to test, and a run on them."""
+    """Writes 40 training and 10 test photographs, and runs on them without faults."""
     folder = tmp_path_factory.mktemp("photos")
 
     def photograph(r):

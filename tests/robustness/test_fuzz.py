@@ -1,4 +1,4 @@
-"""Damaged and random bytes, a few hundred a reader: `fuzz.py` in short, and what it found, by name."""
+"""Gives a few hundred damaged and random files to each reader, as `fuzz.py` does, and tests what it found."""
 
 import contextlib
 import importlib.util
@@ -42,11 +42,11 @@ def test_a_reader_that_fails_is_seen(failure):
     outcome = run_cases(failure, 8, seconds=2)
     number, how, _ = outcome.bad[0]
     assert (number, how) == (3, failure)
-    # A crash or a hang ends the process; the next one goes on behind it, and comes to its own fourth case.
+    # A crash or hang ends the process. The next process continues after the case, and fails at its own fourth case.
     assert outcome.counts.total() == 8 and outcome.counts[RIGHT] == 8 - len(outcome.bad)
 
 
-# What the fuzzing and a look at the readers found, by name.
+# Faults that the fuzzing, and a reading of the code, have found.
 
 
 def test_a_record_is_refused_where_it_ends_too_early_or_never():
@@ -178,7 +178,7 @@ def test_no_pickle_is_loaded(tmp_path):
 
 
 def test_a_checkpoint_of_ours_holds_no_pickle(tmp_path):
-    """Orbax keeps arrays and JSON: a pickle in the place of any of its files is not loaded."""
+    """Orbax keeps arrays and JSON. A pickle in place of any of its files is not loaded."""
     from recu_jax.training.checkpoint import read_best
 
     whole = bad.workdir(tmp_path)
@@ -189,7 +189,7 @@ def test_a_checkpoint_of_ours_holds_no_pickle(tmp_path):
     for path in files:
         kept = path.read_bytes()
         path.write_bytes(code)
-        with contextlib.suppress(Exception):  # which line it gives is not this test's
+        with contextlib.suppress(Exception):  # this test does not compare the error
             read_best(whole)
         path.write_bytes(kept)
         assert not trace.exists(), path

@@ -1,4 +1,4 @@
-"""What tests share, a file an idea. Nothing here is a test."""
+"""Code that tests share: one idea per file, and no tests."""
 
 import pathlib
 

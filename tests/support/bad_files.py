@@ -1,4 +1,4 @@
-"""The files of `bad_input`: each function makes one in the folder that it is given, and returns its path."""
+"""Makes the faulty files of `bad_input`. A function makes one in the folder that it is given, and returns its path."""
 
 import io
 import pickle
@@ -12,7 +12,7 @@ OFFICIAL = GOLDEN / "official_checkpoint_resnet20.pth.tar"
 
 
 class Code:
-    """What a pickle may hold: a command that runs when it is loaded."""
+    """An object whose pickle runs a command when it is loaded."""
 
     def __init__(self, trace):
         self.trace = trace
@@ -31,13 +31,13 @@ def text(folder, name="notes.txt", content="no data at all\n" * 30):
 
 
 def config(folder, body, head="from recu_jax.config import base_config"):
-    """A config file whose get_config has these lines."""
+    """Writes a config file whose get_config has these lines."""
     lines = "".join(f"    {line}\n" for line in body)
     return text(folder, "config.py", f"{head}\n\n\ndef get_config():\n{lines}")
 
 
 def arrays(**changes):
-    """Sound arrays of data set npz, but for `changes`; None leaves one out."""
+    """Returns valid arrays for the data set `npz`, with `changes`. A change to None leaves an array out."""
     r = np.random.default_rng(0)
     sound = {
         "train_images": r.integers(0, 256, (20, 8, 8, 3), np.uint8), "train_labels": np.arange(20) % 4,
@@ -62,7 +62,7 @@ def cut(path, keep=0.5):
 
 
 def npz_with_header(folder, count=10**12, data=64, packing=zipfile.ZIP_STORED):
-    """Arrays that state `count` elements and have `data` bytes each."""
+    """Writes arrays whose headers state `count` elements, with `data` bytes each."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (count, 1, 1, 1)})
     path = folder / "data.npz"
@@ -88,13 +88,13 @@ def photograph(side=24, kind=".jpg"):
 
 
 def of_stated_size(data, side):
-    """A JPEG that says that it is `side` pixels high and wide."""
+    """Changes the header of the JPEG `data`, so that it states `side` pixels of height and width."""
     at = data.index(b"\xff\xc0") + 5
     return data[:at] + side.to_bytes(2, "big") * 2 + data[at + 4 :]
 
 
 def image_folder(folder, train=None, val=None):
-    """Two classes of four photographs, and of two to test; `train` and `val` replace all of a split's."""
+    """Writes two classes of four training and two test photographs. `train` and `val` replace all files of a split."""
     for split, n, content in (("train", 4, train), ("val", 2, val)):
         for name in ("cat", "dog"):
             (folder / split / name).mkdir(parents=True)
@@ -104,7 +104,7 @@ def image_folder(folder, train=None, val=None):
 
 
 def without(path, part):
-    """`path` without its file or folder `part`."""
+    """Removes the file or folder `part` from `path`."""
     gone = path / part
     for p in sorted(gone.rglob("*"), reverse=True):
         p.rmdir() if p.is_dir() else p.unlink()
@@ -113,7 +113,7 @@ def without(path, part):
 
 
 def another(path, part):
-    """`path` with a copy of a photograph in `part`."""
+    """Writes a photograph to the file `part` in `path`."""
     (path / part).parent.mkdir(parents=True, exist_ok=True)
     (path / part).write_bytes(photograph())
     return path
@@ -127,7 +127,7 @@ def tiny_imagenet(folder, annotations):
 
 
 def tfds(folder, name="cifar10", damage=None):
-    """CIFAR-10 or ImageNet of a few images, as TFDS prepares it in array_record form; `damage(version's folder)`."""
+    """Writes a few images as TFDS prepares CIFAR-10 or ImageNet, and calls `damage` with the version's folder."""
     import tensorflow_datasets
 
     from tests.support import prepared_tfds
@@ -146,12 +146,12 @@ def tfds(folder, name="cifar10", damage=None):
 
 
 def overwrite_shards(content):
-    """Damage: part of every training shard becomes `content`."""
+    """Returns a damage for `tfds` that overwrites part of every training shard with `content`."""
 
     def damage(version):
         for shard in version.glob("*-train.array_record*"):
             data = bytearray(shard.read_bytes())
-            at = 200  # behind the headers, and before the zeros that fill a file up
+            at = 200  # after the headers, and before the zeros at the end of a file
             data[at : at + len(content)] = content
             shard.write_bytes(data)
 
@@ -168,7 +168,7 @@ def cut_info(version):
 
 
 def ones(model="digits_resnet8", channels=1, conv="binary", classes=10):
-    """Variables of ones."""
+    """Returns the variables of a model, all of them ones."""
     import jax
     import jax.numpy as jnp
 
@@ -182,7 +182,7 @@ def ones(model="digits_resnet8", channels=1, conv="binary", classes=10):
 
 
 def workdir(folder, model="digits_resnet8", channels=1, conv="binary", classes=10):
-    """One checkpoint of ones, as `recu import-torch` makes it, without PyTorch."""
+    """Writes a workdir with one checkpoint of ones, as `recu import-torch` does, but without PyTorch."""
     from recu_jax.training.checkpoint import save_imported
 
     variables = ones(model, channels, conv, classes)
@@ -192,7 +192,7 @@ def workdir(folder, model="digits_resnet8", channels=1, conv="binary", classes=1
 
 
 def run(folder, classes=10, channels=1, **fields):
-    """A run with one checkpoint of ones, of some npz."""
+    """Writes the workdir of a run on data set `npz`, with one checkpoint of ones."""
     from recu_jax.config import load
     from recu_jax.config.fields import plain
     from recu_jax.data import DatasetInfo
@@ -210,15 +210,15 @@ def run(folder, classes=10, channels=1, **fields):
 
 
 def damaged(folder):
-    """A workdir whose one checkpoint has half a record."""
+    """Writes a workdir whose one checkpoint has a record that is cut in half."""
     path = workdir(folder)
-    (path / "lock").touch()  # which every run leaves
+    (path / "lock").touch()  # every run leaves this file
     cut(path / "checkpoints" / "0" / "record" / "metadata")
     return path
 
 
 def empty_run(folder, *parts):
-    """A folder that has the form of a workdir and no checkpoint."""
+    """Makes a folder that looks like a workdir but has no checkpoint."""
     (folder / "run_before").mkdir()
     (folder / "run_before" / "lock").touch()
     (folder / "run_before" / "checkpoints").joinpath(*parts).mkdir(parents=True)
@@ -226,7 +226,7 @@ def empty_run(folder, *parts):
 
 
 def torch_file(folder, content=None, **entries):
-    """A file of torch.save: `content`, or the official checkpoint with entries of its state_dict replaced."""
+    """Writes a file with torch.save: `content`, or the official checkpoint with entries of its state_dict replaced."""
     import torch
 
     if content is None:
@@ -255,7 +255,7 @@ def copy_of(path, folder, keep=1.0):
 
 
 def no_cats(folder):
-    """A class whose folder of training images is empty."""
+    """Writes an image folder in which one class has no training images."""
     image_folder(folder)
     for path in (folder / "train" / "cat").iterdir():
         path.unlink()

@@ -12,7 +12,7 @@ needed = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
 
 def opened(page: pathlib.Path, profile: pathlib.Path) -> str:
-    """The page's document once its scripts have run; fails where they wrote to the console, as errors do.
+    """Returns the page's document after its scripts have run. Fails if they wrote to the console, as errors do.
 
     Args:
       page: an HTML file.

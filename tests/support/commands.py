@@ -1,4 +1,4 @@
-"""The commands of recu_jax as processes of their own."""
+"""Runs the commands of recu_jax as processes."""
 
 import os
 import subprocess
@@ -6,12 +6,12 @@ import sys
 
 from tests.support import ROOT
 
-# Generous: a machine that does other things besides is no failure.
+# So long that no test fails because the machine is busy.
 SECONDS = 600
 
 
 def module_and_arguments(command: str | None, arguments) -> tuple[str, list[str]]:
-    """What `python -m` is given: `main` is `recu_jax.main`, any other is a command of `recu`, None is `recu` alone."""
+    """Returns module and arguments for `python -m`. `main` is `recu_jax.main`, None is `recu` without a command."""
     arguments = list(map(str, arguments))
     if command == "main":
         return "recu_jax.main", arguments
@@ -19,7 +19,7 @@ def module_and_arguments(command: str | None, arguments) -> tuple[str, list[str]
 
 
 def run(command: str, *arguments, cwd=ROOT, **environment: str) -> subprocess.CompletedProcess:
-    """Runs a command, on one device whatever the tests of this process run on, unless `environment` says otherwise."""
+    """Runs a command. It has one device, however many this process has, unless `environment` says otherwise."""
     module, arguments = module_and_arguments(command, arguments)
     given = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
@@ -28,6 +28,6 @@ def run(command: str, *arguments, cwd=ROOT, **environment: str) -> subprocess.Co
 
 
 def the_line(stderr: str) -> str:
-    """`stderr`, which must be one line that begins with `error: `."""
+    """Returns `stderr`. Fails unless it is one line that begins with `error: `."""
     assert stderr.startswith("error: ") and stderr.count("\n") == 1 and stderr.endswith("\n"), stderr
     return stderr

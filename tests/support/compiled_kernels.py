@@ -1,4 +1,4 @@
-"""The compiled kernels of this checkout, built beside their sources where they are not there yet."""
+"""Builds the compiled kernels of this checkout beside their sources, if they are missing or older than these."""
 
 import fcntl
 import shutil
@@ -15,8 +15,8 @@ COMPILER = shutil.which("g++")
 
 
 def build():
-    """Builds them, if they are not of their sources and there is a compiler."""
-    # Where the tests are without the sources, an installed wheel has brought them.
+    """Builds the kernels, if there is a compiler and they were not built from the present sources."""
+    # If the tests run without the sources, an installed wheel has the kernels.
     if COMPILER is None or not SOURCES.is_dir():
         return
     with open(ROOT / "build.lock", "w") as lock:
@@ -24,7 +24,7 @@ def build():
         built = list(SOURCES.parent.glob("_kernels*.so"))
         if built and all(map(native.is_of_its_sources, built)):
             return
-        # Not written over: another process may be running them.
+        # Removes and does not overwrite the old kernels, because another process may be running them.
         for path in built:
             path.unlink()
         command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace", "--force"]
@@ -34,7 +34,7 @@ def build():
 
 
 def instruction_sets():
-    """`native.instruction_sets()`; skips the module that asks where there is no compiler."""
+    """Returns `native.instruction_sets()`. If there is no compiler, skips the test module that calls it."""
     if COMPILER is None:
         pytest.skip("no g++", allow_module_level=True)
     found = native.instruction_sets()

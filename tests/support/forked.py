@@ -1,7 +1,7 @@
-"""Commands in processes of their own, forked from one that has imported what they import: seconds less for each.
+"""Runs commands in processes that are forked from one that has imported their modules, which saves seconds for each.
 
-Exit status, streams and what is left on the disk are a real process's; only the imports are not its own. A process that
-has forked nothing yet has no threads and has touched no device, which is checked.
+Exit status, streams and files are those of a real process. Only the imports happen earlier, in the process that forks.
+That process uses no device, and has no second thread, which is checked: a fork would lack it.
 """
 
 import atexit
@@ -19,7 +19,8 @@ import tempfile
 from tests.support import ROOT
 from tests.support.commands import SECONDS, module_and_arguments
 
-# Of what is installed. Only commands that read PyTorch's files have PyTorch, which brings an OpenMP of its own.
+# Modules to import, if they are installed. PyTorch is only for commands that read its files: it has an OpenMP of its
+# own.
 OF_ALL = (
     "recu_jax.training.loop",
     "recu_jax.report.live",
@@ -30,7 +31,7 @@ OF_ALL = (
     "sklearn",
 )
 OF_TORCH = ("recu_jax.training.loop", "torch")
-# BLAS starts threads when NumPy is imported, and those of a process are not in its forks.
+# BLAS starts its threads when NumPy is imported. This variable keeps it from starting any.
 ONE_THREAD = "OPENBLAS_NUM_THREADS"
 _servers: dict[tuple[str, ...], subprocess.Popen] = {}
 
@@ -43,7 +44,7 @@ class Ended:
 
 
 def run(command: str | None, arguments: list[str], torch: bool = False) -> Ended:
-    """As `commands.run`, on one device, from the root of the repository."""
+    """Runs a command as `commands.run` does, but always on one device and in the root of the repository."""
     server = _server(OF_TORCH if torch else OF_ALL)
     with tempfile.TemporaryDirectory() as folder:
         files = [os.path.join(folder, name) for name in ("stdout", "stderr")]
@@ -55,7 +56,7 @@ def run(command: str | None, arguments: list[str], torch: bool = False) -> Ended
 
 
 def _server(modules):
-    """The process that forks, another one if somebody has killed it."""
+    """Returns the process that forks. Starts it if it does not run, or no longer."""
     if modules not in _servers or _servers[modules].poll() is not None:
         _servers[modules] = _start(modules)
     return _servers[modules]
@@ -83,7 +84,7 @@ def _end(server):
 
 
 def _serve(modules):
-    """Forks for each line; returns in the forked process, with what it is to run."""
+    """Forks for each line of stdin. Returns in the forked process alone: the module and arguments that it is to run."""
     for module in modules:
         if importlib.util.find_spec(module.partition(".")[0]):
             importlib.import_module(module)
@@ -100,7 +101,7 @@ def _serve(modules):
 
 
 def _become(files):
-    """Streams of its own, nothing to read, and an end if it takes too long."""
+    """Gives a forked process its own output files, an empty stdin, and an alarm that ends it after `SECONDS`."""
     import signal
 
     for descriptor, path in zip((0, 1, 2), (os.devnull, *files), strict=True):
@@ -114,7 +115,7 @@ if __name__ == "__main__":
     import runpy
 
     name, given = _serve(sys.argv[1:])
-    # As `python -m` has it.
+    # As `python -m` sets it.
     sys.path[0] = os.getcwd()
     sys.argv = [name, *given]
     runpy.run_module(name, run_name="__main__", alter_sys=True)

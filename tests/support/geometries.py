@@ -1,4 +1,4 @@
-"""Convolutions of many forms, and arrays for them."""
+"""Lists convolutions of many forms, and makes arrays for them."""
 
 import jax.numpy as jnp
 import numpy as np

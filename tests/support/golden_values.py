@@ -1,7 +1,7 @@
-"""The official code's recorded numbers, and the portable values that its models were filled with.
+"""Reads the official code's recorded numbers, and makes the parameters that its models had for them.
 
-Recorded in float64, where a rounding difference does not flip a sign. A projection is the sum over an array times
-standard normal numbers drawn from a generator that the array's name seeds.
+The numbers were recorded in float64, so that rounding differences flip no signs. A projection is the sum of an array
+times standard normal numbers, whose generator is seeded with the array's name.
 """
 
 import json
@@ -18,7 +18,7 @@ def rng(name, seed=7):
 
 
 def value(name, shape):
-    """What the parameter or buffer `name` of a PyTorch state_dict was filled with."""
+    """Returns the value of the parameter or buffer `name` of the recorded PyTorch state_dict."""
     leaf = name.rsplit(".", 1)[-1]
     r = rng(name)
     n = r.standard_normal(shape)
@@ -36,7 +36,7 @@ def value(name, shape):
 
 
 def load(name):
-    """The JSON of a model, and the arrays beside it where there are any."""
+    """Returns the JSON of a model, and the arrays of its .npz file if it has one."""
     path = FOLDER / f"{name}.npz"
     return json.loads((FOLDER / f"{name}.json").read_text()), dict(np.load(path)) if path.exists() else {}
 
@@ -46,7 +46,7 @@ def state_dict(record):
 
 
 def batch(name, record, num_classes):
-    """NHWC images and labels."""
+    """Returns NHWC images and labels."""
     r = rng(name + ".input")
     x = r.standard_normal(record["input_shape_nchw"])
     return x.transpose(0, 2, 3, 1), r.integers(0, num_classes, len(x))

@@ -1,4 +1,4 @@
-"""Folders of random images, as data set image_folder takes them."""
+"""Writes folders of random images for the data set `image_folder`."""
 
 import pathlib
 
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def write(root: pathlib.Path, train: int, val: int, suffix: str, image) -> pathlib.Path:
-    """`train` and `val` images of two classes in turn, each what `image(generator)` gives."""
+    """Writes `train` and `val` images, in turn of one class and the other. `image(generator)` returns an image."""
     r = np.random.default_rng(0)
     for split, count in (("train", train), ("val", val)):
         for i in range(count):

@@ -1,4 +1,4 @@
-"""Runs of the smallest ResNet: they keep all that a run keeps, and start and compile in a third of the time."""
+"""Makes runs of the smallest ResNet: they write all files of a run, and start and compile in a third of the time."""
 
 import functools
 import pathlib
@@ -11,14 +11,14 @@ from recu_jax.models.cifar_resnet import CifarResNet, TwoShortcutBlock
 _of_width = functools.partial(CifarResNet, stage_sizes=(1,), block=TwoShortcutBlock, stem_activation=True)
 network = functools.partial(_of_width, widths=(8,))
 wide = functools.partial(_of_width, widths=(64,))
-# Two 1-bit convolutions, as a config names the networks. A checkpoint of the wide one has 0.7 MB.
+# Names of the networks for `config.model`. Both have two 1-bit convolutions. A checkpoint of the wide one has 0.7 MB.
 MODEL, WIDE = f"{__name__}:network", f"{__name__}:wide"
 
 
 def arguments(folder: pathlib.Path, model: str = MODEL) -> list[str]:
-    """Of `recu_jax.main`: the digits from a file in `folder`, which is written unless it is there.
+    """Returns arguments of `recu_jax.main`, for the digits from a file in `folder`. Writes the file if it is missing.
 
-    They load no scikit-learn, whose import takes 2 s.
+    With the file, a run does not import scikit-learn, which takes 2 s.
     """
     file = folder / "digits.npz"
     if not file.exists():

@@ -1,4 +1,4 @@
-"""A user's own module: models and binarizers for a config, right and wrong ones."""
+"""Defines what a user's own module may have: valid and faulty models, binarizers and trackers for a config."""
 
 import dataclasses
 from typing import ClassVar
@@ -55,7 +55,7 @@ number = 3
 
 
 class Net(nn.Module):
-    """Takes no tau and no train."""
+    """A model that takes neither tau nor train."""
 
     num_classes: int
     conv: type = BinaryConv
@@ -68,7 +68,7 @@ class Net(nn.Module):
 
 
 class Fixed(Net):
-    """Takes tau and train, but no `conv`."""
+    """A model that takes tau and train, but no `conv`."""
 
     conv: type = dataclasses.field(default=BinaryConv, init=False)
 
@@ -80,7 +80,7 @@ class Fixed(Net):
 
 
 class WithLayerNorm(nn.Module):
-    """Small enough to compile in a second, and takes what a config sets."""
+    """A model that takes all that a config sets, and compiles in a second."""
 
     num_classes: int
     conv: type = BinaryConv
@@ -134,7 +134,7 @@ class Remembers(Net):
 
 
 class Kept:
-    """Keeps all that it gets in a list, which belongs to the class."""
+    """A tracker that keeps all that it gets in a list of its class."""
 
     calls: ClassVar[list[tuple]] = []
 

@@ -1,4 +1,4 @@
-"""Folders of parts of two photographs, some of them corrupt, and how they are streamed."""
+"""Writes folders of parts of two photographs, some of them corrupt, and states how tests stream them."""
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ STEPS = 5 * (IMAGES // 4)
 
 
 def write_folder(root, split, images, corrupt=()):
-    """Parts of two photographs, in three classes; those numbered `corrupt` lack their second half."""
+    """Writes parts of two photographs, in three classes. Files whose number is in `corrupt` lack their second half."""
     china, flower = load_sample_images().images
     for i in range(images):
         part = (china, flower)[i % 2][7 * i : 7 * i + 90, 11 * i : 11 * i + 100 + i, ::-1]

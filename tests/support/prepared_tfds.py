@@ -1,4 +1,4 @@
-"""Data sets as TFDS prepares them, without their originals."""
+"""Writes data sets as TFDS prepares them, without the original files."""
 
 import io
 import pathlib
@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 
 
 def prepare(data_dir, name, version, images, labels):
-    """Writes a TFDS data set of this name, with the last five images for testing, as TFDS itself would."""
+    """Writes a data set of this name as TFDS itself would. Its last five images are for testing."""
     features = {"image": tfds.features.Image(shape=images[0].shape), "label": tfds.features.ClassLabel(num_classes=10)}
 
     def examples(part):
@@ -29,7 +29,7 @@ def prepare(data_dir, name, version, images, labels):
 
 
 def prepare_imagenet(data_dir, per_split):
-    """Writes ImageNet with these (file name, bytes, label) as TFDS itself would."""
+    """Writes ImageNet as TFDS itself would. `per_split` has (file name, bytes, label) of each image."""
     features = {
         "file_name": tfds.features.Text(),
         "image": tfds.features.Image(encoding_format="jpeg"),

@@ -1,4 +1,4 @@
-"""Training runs in the background, none of which outlives its test; see `conftest.py`."""
+"""Starts training runs in the background. `conftest.py` ends those of a test after the test."""
 
 import atexit
 import contextlib
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from experiments import runs
 
-# How long a test waits for a run to end that should, on however busy a machine.
+# How long a test waits for the end of a run: long enough on a busy machine, too.
 PATIENCE_SECONDS = 300
 
 _OWN_GROUP = ["setsid"] if shutil.which("setsid") else []
@@ -18,7 +18,7 @@ _started: list[subprocess.Popen] = []
 
 
 def start(*arguments, prefix: Sequence[str] = (), **options) -> subprocess.Popen:
-    """`experiments.runs.start`; the process leads a group of its own, so that `end_all` reaches its children too."""
+    """Calls `experiments.runs.start`. The process leads its own group, so that `end_all` reaches its children."""
     process = runs.start(*arguments, prefix=[*_OWN_GROUP, *prefix], **options)
     _started.append(process)
     return process
@@ -26,7 +26,7 @@ def start(*arguments, prefix: Sequence[str] = (), **options) -> subprocess.Popen
 
 @atexit.register
 def end_all() -> None:
-    """Kills what was started and still runs."""
+    """Kills all started processes that still run."""
     while _started:
         process = _started.pop()
         if process.poll() is None:

@@ -1,4 +1,4 @@
-"""Networks of the registry with random variables, and what the Flax model computes with them."""
+"""Makes registered networks with random variables, and computes their outputs with the Flax model."""
 
 import flax.linen as nn
 import jax
@@ -12,7 +12,7 @@ from recu_jax.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from recu_jax.deploy import build, container, families, model
 from recu_jax.layers import BinaryConv
 
-# Of digits, and three of them.
+# Shape of a digit, and three random images of this shape.
 SHAPE = (8, 8, 1)
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, *SHAPE), np.uint8)
 
@@ -22,7 +22,7 @@ def statistics(channels):
 
 
 def variables_of(name, image_shape, num_classes=10, seed=0, **fields):
-    """Variables that leave no path unused: alpha and batch norm's scale are negative in places, none is trivial."""
+    """Returns a network and variables that use every path: alpha and batch norm's scale are negative in places."""
     net = create_model(name, num_classes, **fields)
     shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
     r = np.random.default_rng(seed)
@@ -31,7 +31,7 @@ def variables_of(name, image_shape, num_classes=10, seed=0, **fields):
         normal = r.standard_normal(shape.shape)
         if path[-1] == "kernel":
             return normal * np.sqrt(2 / max(np.prod(shape.shape[:-1]), 1))
-        if path[-1] == "alpha":  # of the order that makes the sums of the order of 1
+        if path[-1] == "alpha":  # so small that sums times alpha are of the order of 1
             return normal / 10
         if path[-1] in ("scale", "slope"):
             return 0.7 * normal + 0.3
@@ -42,7 +42,7 @@ def variables_of(name, image_shape, num_classes=10, seed=0, **fields):
 
 
 def flax_outputs(net, variables, images):
-    """Logits, and the signs (booleans) that go into each binary convolution, as one jitted program."""
+    """Returns logits, and the signs (booleans) that go into each binary convolution, as one jitted program."""
     mean, std = statistics(images.shape[-1])
 
     @jax.jit
@@ -62,7 +62,7 @@ def flax_outputs(net, variables, images):
 
 
 def file_of(name, variables, image_shape, parts=None, num_classes=10):
-    """Header and arrays of a file of the network."""
+    """Returns header and arrays of a file of the network."""
     entries, arrays = families.operations(
         name, variables, parts or build.BlockParts(), image_shape, *statistics(image_shape[-1])
     )
@@ -71,7 +71,7 @@ def file_of(name, variables, image_shape, parts=None, num_classes=10):
 
 
 def sizes(name, image_shape, num_classes, path):
-    """Bytes of the network's file, which is written to `path`, and of its parameters in float32."""
+    """Writes the network's file to `path`. Returns the bytes of the file, and of the parameters in float32."""
     _, variables = variables_of(name, image_shape, num_classes)
     container.write(path, *file_of(name, variables, image_shape, num_classes=num_classes))
     return path.stat().st_size, sum(leaf.nbytes for leaf in jax.tree.leaves(variables["params"]))

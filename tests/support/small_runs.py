@@ -1,4 +1,4 @@
-"""Configs and data sets of runs that take seconds, and a run without its training."""
+"""Makes configs and data sets of runs that take seconds, and workdirs of runs without the training."""
 
 import jax
 import numpy as np
@@ -28,7 +28,7 @@ def dataset(side, channels=3):
 
 
 def recorded(config, workdir, top1=50.0):
-    """A workdir as a run leaves it after one epoch; its parameters are those of the start, moved at random."""
+    """Writes a workdir as a run leaves it after one epoch. Its parameters are the initial ones, changed at random."""
     config = config.copy_and_resolve_references()
     config.epochs, config.diagnostics, config.report = 1, False, False
     run = prepare(config)

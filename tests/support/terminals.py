@@ -1,4 +1,4 @@
-"""Commands in a pseudo-terminal, and what a reader sees there."""
+"""Runs commands in a pseudo-terminal, and returns what a reader sees there."""
 
 import fcntl
 import os
@@ -49,7 +49,7 @@ def run(command: str, arguments: Sequence[str], columns: int, interrupt_at: str 
 
 
 def screen(written: str) -> list[str]:
-    """Lines of a terminal on which `written` was printed. A carriage return lets the next characters replace others."""
+    """Returns the lines that a terminal shows. After a carriage return, text replaces the line from its start."""
     lines = []
     for line in written.split("\n"):
         seen: list[str] = []

@@ -1,4 +1,4 @@
-"""Workdirs as runs leave them, without the training."""
+"""Writes workdirs as runs leave them, without the training."""
 
 import functools
 
@@ -22,7 +22,7 @@ EPOCHS = 3
 
 
 def write_run(workdir, epochs=EPOCHS, **fields):
-    """A workdir with real measures of made-up weights, as a run leaves it."""
+    """Writes a workdir as a run leaves it, with real measures of made-up weights."""
     workdir.mkdir(parents=True)
     config = plain(base_config()) | {"epochs": EPOCHS, **fields}
     records.add_start(workdir, config, 1, jax.local_devices()[:1])

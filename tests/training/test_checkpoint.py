@@ -1,4 +1,4 @@
-"""Checkpoints on a real disk: what is damaged is told from what is whole, and the way back to the newest good one."""
+"""Tests checkpoints on a real disk: damaged ones are recognized, and the newest whole one is used."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def state_of(step):
 
 @pytest.fixture
 def workdir(tmp_path):
-    """Checkpoints of steps 1 to 4, the first the best; the third is of the middle of an epoch."""
+    """Writes checkpoints of steps 1 to 4. The first is the best, and the third is from the middle of an epoch."""
     with Checkpoints(tmp_path) as checkpoints:
         for step, top1 in ((1, 90.0), (2, 50.0), (3, None), (4, 60.0)):
             unfinished = {"epoch": 3, "loss": [0.5]} if top1 is None else None
@@ -65,7 +65,7 @@ def files_of(checkpoint):
 
 
 def test_every_file_cut_off_missing_or_changed_is_noticed_or_of_no_consequence(workdir):
-    """Orbax keeps files that say nothing of the contents; where one of them is harmed, the contents must be right."""
+    """Damage to some of Orbax's files does not change the contents. Then the contents must be right."""
     whole, (*_, newest) = workdir / "whole", saved(workdir)
     shutil.copytree(newest.folder, whole)
     noticed, r = 0, random.Random(0)
@@ -126,7 +126,7 @@ def test_the_one_before_is_used_and_the_damaged_ones_are_set_aside(workdir, caps
     found = newest_good(workdir, lambda record: None, state_of(0))
     assert (found.step, [d.step for d, _ in found.damaged]) == (3, [4])
     assert equal(found.state, state_of(3))
-    assert [s.step for s in saved(workdir)] == [1, 3, 4]  # so far nothing was moved
+    assert [s.step for s in saved(workdir)] == [1, 3, 4]  # so far no damaged checkpoint was moved
     set_aside(found)
     assert [s.step for s in saved(workdir)] == [1, 3] and (workdir / "damaged_checkpoints" / "4").is_dir()
     (line,) = capsys.readouterr().err.splitlines()
@@ -184,7 +184,7 @@ def test_a_refused_write_is_told_and_leaves_the_older_ones_whole(workdir, when):
 
 
 def test_steps_are_sorted_as_numbers(tmp_path):
-    """As names, 132 would come before 44 and 88, and a run would continue from an old checkpoint."""
+    """Sorted as names, 132 would come before 44 and 88, and a run would continue from an old checkpoint."""
     with Checkpoints(tmp_path) as checkpoints:
         for epoch, step in enumerate((44, 88, 132), 1):
             checkpoints.save(state_of(step), CONFIG, {"epoch": epoch, "test_top1": {44: 70.0}.get(step, 50.0)})

@@ -1,4 +1,4 @@
-"""Two real processes of two virtual CPU devices each, over loopback, as one run."""
+"""Tests a run of two real processes, which have two virtual CPU devices each and meet over loopback."""
 
 import pathlib
 import shutil
@@ -14,13 +14,13 @@ from tests.support import one_block
 from tests.support.processes import PATIENCE_SECONDS, end_all, start
 
 pytestmark = pytest.mark.slow
-# A batch of 256: with fewer values a channel, batch norm of sums of signs gives exact zeros, whose signs hang on the
-# order of sums, which differs with the number of devices (see test_step.py).
+# The batch is 256. With fewer values per channel, the batch norm of sums of signs can be exactly 0. Its sign then
+# depends on the order of sums, which differs with the number of devices (test_step.py says more).
 EXACT = [
     "--config.dtype=float64", "--config.global_batch_norm=True", "--config.epochs=1", "--config.batch_size=256",
     "--config.eval_batch_size=360", "--config.log_every_steps=1", "--config.report=False",
 ]  # fmt: skip
-# A step costs a round of collectives, and those more than its arithmetic: few and large batches.
+# Collectives take more of a step's time than its arithmetic, so few and large batches are quicker.
 QUICK = ["--config.epochs=8", "--config.batch_size=128", "--config.report=False"]
 PROCESSES, TRIES = 2, 4
 NOT_MET = "Gloo context initialization failed: DEADLINE_EXCEEDED"
@@ -33,16 +33,16 @@ def free_port():
 
 
 def begin(arguments, workdir, environment, log=None):
-    """One process. Results depend on the number of devices here, and not on XLA's optimizations."""
+    """Starts one process, without XLA's optimizations: they do not change what these tests compare."""
     folder = workdir.parent
     environment |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     return start([*one_block.arguments(folder), *arguments], workdir, folder / "cache", environment, log=log)
 
 
 def start_all(workdir, arguments):
-    """The processes of one run, once they have met; the log of process i is WORKDIR.i.log.
+    """Starts the processes of one run, and returns them when they have met. The log of process i is WORKDIR.i.log.
 
-    They have 30 s to meet, which on a busy machine may be too little: then they start again.
+    They have 30 s to meet. On a busy machine this may be too short: then they are started again.
     """
     for _ in range(TRIES):
         before = [len(said(workdir, i)) for i in range(PROCESSES)]
@@ -78,7 +78,7 @@ def said(workdir, i):
 
 
 def end(processes):
-    """Exit statuses; a hang is a failure and not a hang: `conftest.py` kills what is still there."""
+    """Returns the exit statuses. A process that hangs fails the test, and `conftest.py` kills it."""
     until = time.monotonic() + PATIENCE_SECONDS
     return [p.wait(max(until - time.monotonic(), 0.1)) for p in processes]
 
@@ -104,13 +104,13 @@ def left_alone(folder, name, arguments):
 
 @pytest.fixture(scope="module")
 def exact(folder):
-    """A run of both processes that nobody harms."""
+    """Runs both processes without faults."""
     return left_alone(folder, "exact", EXACT)
 
 
 @pytest.fixture(scope="module")
 def quick(folder):
-    """The same, in float32 and with batch norm per device."""
+    """Runs both processes without faults, in float32 and with batch norm per device."""
     return left_alone(folder, "quick", QUICK)
 
 
@@ -143,7 +143,7 @@ def test_one_process_speaks_for_all(quick):
 
 
 def harmed(workdir, number, victim):
-    """Both processes, one of which gets a signal after the next epoch; and how they ended."""
+    """Runs both processes, and sends one a signal after the next epoch. Returns how they ended."""
     before = len(rows(workdir))
     processes = start_all(workdir, QUICK)
     while len(rows(workdir)) == before:
@@ -154,9 +154,9 @@ def harmed(workdir, number, victim):
 
 
 def test_preemption_and_killed_processes_change_nothing(quick, folder):
-    """One run, harmed three times: a start of two processes costs more than the steps between."""
+    """Harms one run three times, because a start of two processes costs more than the steps between."""
     workdir = folder / "harmed"
-    # A notice to one stops all at the same step.
+    # A notice to one process stops all of them at the same step.
     assert harmed(workdir, signal.SIGTERM, 1) == [75, 75]
     lines = [said(workdir, i).rstrip().splitlines()[-1] for i in range(PROCESSES)]
     step = lines[0].split("from step ")[1].split(",")[0]
@@ -165,7 +165,7 @@ def test_preemption_and_killed_processes_change_nothing(quick, folder):
     for victim, other in ((0, 1), (1, 0)):
         before = len(said(workdir, other))
         statuses = harmed(workdir, signal.SIGKILL, victim)
-        # 3 where a collective finds out, SIGABRT where JAX's runtime does.
+        # The status is 3 if a collective notices, and SIGABRT if JAX's runtime notices.
         assert statuses[victim] == -signal.SIGKILL and statuses[other] in (3, -signal.SIGABRT)
         if statuses[other] == 3:
             assert (

@@ -1,4 +1,4 @@
-"""The steps of an epoch: what is fetched of them, and the first loss that is not finite."""
+"""Tests the steps of an epoch: which metrics are fetched, and the first loss that is not finite."""
 
 import json
 import pathlib
@@ -47,11 +47,11 @@ def test_the_first_loss_that_is_not_finite(bad):
     add(metrics, [1.0, bad, bad])
     assert metrics.fetch() == 3
     add(metrics, [1.0])
-    assert metrics.fetch() is None  # only of what is new
+    assert metrics.fetch() is None  # nothing new
 
 
 class Run:
-    """An epoch of ten steps in dispatches of two, whose losses are given; it stops where it is told to."""
+    """An epoch of ten steps in dispatches of two, with given losses. It stops after a given step."""
 
     steps_per_epoch = 10
 

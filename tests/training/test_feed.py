@@ -1,4 +1,4 @@
-"""Both feeds carry the same images: the one whose data set lives on the device, and the one that streams."""
+"""Compares both feeds: the one with its data set on the device, and the one that streams. Images must be equal."""
 
 import dataclasses
 import time
@@ -35,7 +35,7 @@ def config(**changes):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Lossless images, 20 for training and 13 for testing, of two classes."""
+    """Writes lossless images of two classes, 20 for training and 13 for testing."""
 
     def noise(r):
         return r.integers(0, 256, (SIZE, SIZE, 3), np.uint8)
@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def both(folder):
-    """The folder as it streams, and the same as arrays."""
+    """Returns the folder as a streamed data set, and as a data set of arrays."""
     streamed = photos.load("image_folder", str(folder))
     arrays = []
     for records in (streamed.train, streamed.test):
@@ -56,7 +56,7 @@ def both(folder):
 
 
 def run(feed, recipe, start=0):
-    """Losses of all steps, and metrics of the test set after them."""
+    """Returns the losses of all steps, the test set's metrics after them, the epoch's metrics, and the first images."""
     state = replicate(create_state(recipe, 0, feed.image_shape), DEVICES)
     step, metrics, losses = feed.step(recipe), None, []
     feed.start(start)
@@ -87,7 +87,7 @@ def test_a_stream_trains_as_arrays_do(both):
     assert by_stream[:2] == by_array[:2]
     assert by_stream[1]["test_images"] == 13
     assert set(by_stream[2]) == {"data_wait"} and by_array[2] == {}
-    # A batch has 8 images. Of a stream, the first device has half of them.
+    # A batch has 8 images. If it is streamed, the first device has half of them.
     assert by_array[3].shape == (8, SIZE, SIZE, 3) and by_array[3].dtype == np.uint8
     np.testing.assert_array_equal(by_stream[3], by_array[3][:4])
 
@@ -120,7 +120,7 @@ def test_a_corrupt_image_stops_or_is_counted(both):
 
 
 class Slow:
-    """Records that take 30 ms each to read."""
+    """Records that each take 30 ms to read."""
 
     def __init__(self, records):
         self._records = records
@@ -150,7 +150,7 @@ def test_the_wait_for_data_is_measured(both):
             feed.take(i, result)
             result = busy(jnp.zeros(()))
             if name == "ready":
-                time.sleep(0.1)  # what a long step does to the loop
+                time.sleep(0.1)  # a long step delays the loop as much
         shares[name] = feed.epoch_metrics(time.monotonic() - began)["data_wait"]
         feed.close()
     # Decoding in four threads: 8 images of 30 ms are 60 ms a batch at least, and the steps take nothing.
@@ -163,7 +163,7 @@ def test_batches_go_straight_to_their_devices():
     placed = place(images, DEVICES)
     np.testing.assert_array_equal(placed, images.reshape(2, 4, 3))
     assert {s.device: s.data.shape for s in placed.addressable_shards} == {d: (1, 4, 3) for d in DEVICES}
-    # Given to a pmapped function they stay where they are.
+    # A pmapped function takes them without moving them to other devices.
     double = jax.pmap(partial(jnp.multiply, 2), devices=DEVICES)
     double(placed)
     with jax.transfer_guard("disallow"):
@@ -177,7 +177,7 @@ class OddAreBroken(Slow):
 
 
 def test_the_counters_of_a_stream_are_those_of_one_epoch(both):
-    """Not sums since the run began."""
+    """They are not sums since the run began."""
     streamed, _ = both
     records = OddAreBroken(streamed.train)
     feed = make_feed(config(epochs=6, on_corrupt="skip"), dataclasses.replace(streamed, train=records), DEVICES)

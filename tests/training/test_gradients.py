@@ -1,4 +1,4 @@
-"""Micro-batches, label smoothing, mixup and averages, in the steps of a run."""
+"""Tests micro-batches, label smoothing, mixup and averages in the steps of a run."""
 
 import dataclasses
 
@@ -27,7 +27,7 @@ def prepared(devices=1, model=NET, **fields):
 
 
 def steps(run, count=2):
-    """The state before the first step and after each dispatch, and the metrics of each step, as host arrays."""
+    """Returns the state before the first step and after each dispatch, and the metrics of each step, as host arrays."""
     state = create_state(run.recipe, run.config.seed, run.feed.image_shape)
     states, losses, step, done = [jax.device_get(state)], {"loss": [], "top1": []}, run.feed.step(run.recipe), 0
     state = replicate(state, run.devices)
@@ -55,7 +55,7 @@ def assert_losses_close(a, b):
 
 
 def first_batch(run):
-    """Normalized images and labels of the first step, without augmentation."""
+    """Returns normalized images and labels of the first step, without augmentation."""
     dataset, indices = run.feed._dataset, run.feed.records(0)
     return (dataset.train_images[indices] / 255 - dataset.mean) / dataset.std, dataset.train_labels[indices]
 
@@ -155,7 +155,7 @@ def test_label_smoothing_in_a_step():
 
 @pytest.mark.usefixtures("x64")
 def test_mixup_in_a_step(monkeypatch):
-    """With shares that are known: images, both labels of the loss, and the hits."""
+    """The shares are known. Checks images, both labels of the loss, and the hits."""
     shares = np.random.default_rng(0).random(32)
     monkeypatch.setattr(augment, "mixup_shares", lambda *_: jnp.asarray(shares))
     run = prepared(mixup_alpha=0.2, label_smoothing=0.1, crop_padding=0)

@@ -1,4 +1,4 @@
-"""Whole runs in this process: trained, resumed, evaluated, refused, and exported."""
+"""Trains, resumes, evaluates and exports whole runs in this process, and tests refused ones."""
 
 import shutil
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Two epochs of what has the most parts: a scale of its own, annealing, RPReLU, Bop with its averages."""
+    """Trains two epochs with as many parts as possible: a binarizer with a scale and annealing, RPReLU, Bop."""
     folder = tmp_path_factory.mktemp("runs")
     fields = {
         "weight_binarizer": "xnor_net", "activation_binarizer": "ede", "nonlinearity": "rprelu",
@@ -41,7 +41,7 @@ def test_bop_flips_signs_and_keeps_magnitudes(run):
 
 def test_resumed_and_evaluated_as_never_stopped(run):
     fields, folder, result = run
-    # What a run leaves that was stopped after its first epoch.
+    # The workdir of a run that was stopped after its first epoch.
     shutil.copytree(folder / "whole", folder / "stopped")
     shutil.rmtree(folder / "stopped" / "checkpoints" / str(saved(folder / "stopped")[-1].step))
     resumed = loop.train(digits(**fields), folder / "stopped")
@@ -82,7 +82,7 @@ FEATURES = {
 
 @pytest.fixture(scope="module")
 def averaged(tmp_path_factory):
-    """Two epochs with all of them."""
+    """Trains two epochs with all of FEATURES."""
     workdir = tmp_path_factory.mktemp("averaged") / "whole"
     return workdir, loop.train(digits(**FEATURES), workdir)
 
@@ -117,12 +117,12 @@ def test_the_averages_are_evaluated_read_and_exported(averaged, tmp_path, capsys
     assert check.check(found, tmp_path / "digits.recu").startswith("360 test images: 0 differing predictions")
 
 
-# Data that is not all there: a run on some of the digits, and what can be done with it elsewhere.
+# Missing data: a run on some of the digits, and its use where its data set is missing.
 
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory):
-    """A run on an `npz` whose training images are dark; the file is gone."""
+    """Trains on an `npz` whose training images are dark, and removes the file."""
     folder = tmp_path_factory.mktemp("elsewhere")
     d = load_data("digits")
     arrays = {"train_images": d.train_images[:300] // 2, "train_labels": d.train_labels[:300]}

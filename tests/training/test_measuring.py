@@ -1,4 +1,4 @@
-"""A run's diagnostics from epoch to epoch, through a checkpoint as without one."""
+"""Checks that a run's diagnostics from epoch to epoch are equal with and without a restart from a checkpoint."""
 
 import dataclasses
 

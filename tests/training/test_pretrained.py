@@ -1,4 +1,4 @@
-"""Starting from another run, and learning from one: two stages and a teacher, on the digits."""
+"""Tests runs that start from another run or learn from one: two stages and a teacher, on the digits."""
 
 import functools
 
@@ -35,7 +35,7 @@ def digits(**changes):
 
 
 def small(**changes):
-    """On the smallest network, whose programs compile in a third of the time."""
+    """Returns a config for the smallest network, whose programs compile in a third of the time."""
     return digits(model=one_block.MODEL, **changes)
 
 
@@ -45,7 +45,7 @@ def recipe_of(config):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A full-precision run, a first stage that it teaches, and a second stage that starts from there."""
+    """Trains a full-precision run, a first stage that it teaches, and a second stage that starts from the first."""
     folder = tmp_path_factory.mktemp("stages")
     paths = {name: str(folder / name) for name in ("teacher", "stage1", "stage2")}
     taught = {"teacher": paths["teacher"], "teacher_model": "digits_resnet8", "report": False}
@@ -89,7 +89,7 @@ def test_the_first_loss_is_that_against_the_teacher(runs, tmp_path):
     data = load_data("digits")
     few = {f"{split}_{what}": getattr(data, f"{split}_{what}")[:40] for split in SPLITS for what in ARRAYS}
     np.savez(tmp_path / "few.npz", **few)
-    # A student with real weights: no sign of it hangs on rounding.
+    # The student has real weights, so that no sign depends on rounding.
     config = small(
         conv="float", teacher=paths["teacher"], teacher_model="digits_resnet8", augment=False, batch_size=40,
         dtype="float64", dataset="npz", data_dir=str(tmp_path / "few.npz"), eval_batch_size=40,
@@ -154,7 +154,7 @@ def test_the_best_checkpoint_is_taken(runs):
 
 
 def of_five_classes(folder):
-    """Images of the digits 0 to 4, and a network that knows all ten."""
+    """Writes images of the digits 0 to 4 and a network of all ten classes. Returns the config fields that name them."""
     d = load_data("digits")
     few = {f"{s}_images": getattr(d, f"{s}_images")[getattr(d, f"{s}_labels") < 5][:64] for s in SPLITS}
     few |= {f"{s}_labels": getattr(d, f"{s}_labels")[getattr(d, f"{s}_labels") < 5][:64] for s in SPLITS}
@@ -182,7 +182,7 @@ def test_a_network_of_other_classes_gets_a_fresh_last_layer(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("fields", [{}, {"optimizer": "adam"}, {"optimizer": "bop", "weight_binarizer": "xnor_net"}])
 def test_frozen_parameters_stay_bit_for_bit(tmp_path, fields):
-    """With momentum, weight decay, and flips of Bop; all others move."""
+    """Frozen parameters stay in spite of momentum, weight decay and flips of Bop. All others move."""
     fields |= {**of_five_classes(tmp_path), "fresh_head": True, "bop_gamma": 0.5, "bop_threshold": 0.0}
     c = digits(**fields, freeze="layer1*, conv1,*bn2/scale", weight_decay=0.1, epochs=2)
     before = flatten_dict(read_given_variables(prepare(c), tmp_path / "run").first.params)
@@ -190,7 +190,7 @@ def test_frozen_parameters_stay_bit_for_bit(tmp_path, fields):
     for path, value in before.items():
         frozen = path[0].startswith(("layer1", "conv1")) or path[-2:] == ("bn2", "scale")
         assert frozen == np.array_equal(after[path], value), path
-    # The config of the run holds the patterns, so it goes on in the same way.
+    # The config of the run has the patterns, so a resumed run freezes the same parameters.
     loop.train(c, tmp_path / "run")
 
 
@@ -227,7 +227,7 @@ def test_a_prefix_is_said_where_a_run_starts(tmp_path, capsys):
 
 
 def test_averages_are_read_from_a_run_and_begin_with_what_was_read(tmp_path):
-    """The run is recorded with other parameters than its averages, which stay those of its start."""
+    """The recorded run has other parameters than averages: its averages are still those of its start."""
     model = {"model": "tests.support.own_module:WithBatchNorm"}
     workdir = recorded(digits(ema_decay=0.9, **model), tmp_path / "run")
     state, read = saved(workdir)[-1].state(), load_variables(workdir)

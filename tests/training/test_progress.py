@@ -1,4 +1,4 @@
-"""What a run shows: lines where there is no terminal, and nothing where it is silent."""
+"""Tests what a run shows: a bar on a terminal, lines elsewhere, and nothing if it is silent."""
 
 import re
 import time
@@ -30,14 +30,14 @@ def test_a_line_every_so_many_steps_and_one_for_the_epoch(capsys):
 def test_a_resumed_epoch_counts_on(capsys):
     epoch(Progress(1, 10, 32, log_every_steps=4), done=5)
     first, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("epoch 1/1, step 9/10: ") and last.endswith("9 images/s")  # the last epoch leaves nothing
+    assert first.startswith("epoch 1/1, step 9/10: ") and last.endswith("9 images/s")  # no time is left
 
 
 def test_compilation_is_told_and_left_out_of_the_rate(capsys):
     progress = Progress(1, 10, 32, log_every_steps=2)
     progress.start_epoch(1)
     progress.compiled(since=time.monotonic() - 7)
-    progress.advance(1, loss=2.0, top1=12.5)  # the dispatch that was compiled for
+    progress.advance(1, loss=2.0, top1=12.5)  # the dispatch that compiled
     progress.advance(1, loss=2.0, top1=12.5)
     first, second, third = capsys.readouterr().out.splitlines()
     assert first == "compiled, and the first step done, in 7 s"
@@ -61,7 +61,7 @@ def test_the_first_time_left_leaves_out_what_the_epoch_compiled_at_its_end(monke
     _, first, second = capsys.readouterr().out.splitlines()
     assert "; 1:20 left" in first and "; 1:57 left" in second  # 40 epochs of 2 s, then 39 of 3 s
 
-    progress = Progress(2, 1, 32, log_every_steps=100)  # the whole epoch in the dispatch that compiled
+    progress = Progress(2, 1, 32, log_every_steps=100)  # the dispatch that compiled is the whole epoch
     progress.end_epoch(ROW | {"images_per_second": 0.0})
     assert "left" not in capsys.readouterr().out
 
@@ -91,9 +91,9 @@ def test_a_bar_on_a_terminal(monkeypatch, capsys):
 
 
 def test_a_bar_says_all_on_80_columns(monkeypatch, capsys):
-    """With long numbers: epochs as in the paper, a top-1 of 100% and hours to go."""
+    """The numbers are long: epochs as in the paper, a top-1 of 100%, and hours left."""
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    monkeypatch.setattr("tqdm.std._screen_shape_wrapper", lambda: lambda file: (79, 40))  # it leaves the last one free
+    monkeypatch.setattr("tqdm.std._screen_shape_wrapper", lambda: lambda file: (79, 40))  # tqdm uses one less
     now = [0.0]
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
     progress = Progress(600, 10_000_000, 32, log_every_steps=1)

@@ -1,4 +1,4 @@
-"""What a run keeps: rows, checkpoints, the best epoch."""
+"""Tests what a run keeps: rows, checkpoints, the best epoch."""
 
 import json
 
@@ -46,7 +46,7 @@ def test_rows_checkpoints_and_the_best_epoch(tmp_path, capsys):
         rows[0]["learning_rate"] == pytest.approx(float(run.recipe.learning_rate(0)))
         and rows[0]["tau"] < rows[3]["tau"]
     )
-    # After the third epoch, and after the last, whatever its number.
+    # Checkpoints of the third epoch and of the last, which is always saved.
     assert [checkpoint.step for checkpoint in saved(tmp_path)] == [132, 176]
     assert read_best(tmp_path)[1]["metrics"]["epoch"] == 3
     record = read_run(tmp_path)

@@ -1,4 +1,4 @@
-"""What a run is made of before its first step, and where it begins."""
+"""Tests what a run prepares before its first step, and at which step it begins."""
 
 import jax
 import numpy as np
@@ -41,7 +41,7 @@ def test_a_new_run_begins_and_an_old_one_goes_on(tmp_path):
     assert (start.epoch, start.metrics.steps, start.resumed, given.teacher) == (0, 0, None, {})
     assert start.state is given.first and int(start.state.step) == 0
 
-    # Stopped within the second epoch, of 44 steps.
+    # The run was stopped within the second epoch. An epoch has 44 steps.
     state = jax.device_get(start.state).replace(step=np.int32(47))
     unfinished = {"epoch": 2, "loss": [0.5, 0.25, 0.125], "top1": [1.0, 2.0, 3.0]}
     with Checkpoints(tmp_path) as checkpoints:

@@ -1,4 +1,4 @@
-"""The train and evaluation step, on one device and on four."""
+"""Tests the train and evaluation step, on one device and on four."""
 
 import dataclasses
 from functools import partial
@@ -40,10 +40,11 @@ def config(**changes):
 
 
 def small_recipe(config, dataset):
-    """One block of four channels and one of eight: compiles in seconds.
+    """Returns the recipe with one block of four channels and one of eight, which compiles in seconds.
 
-    Few values a channel would not do: sums of signs are integers, a mean over n of them is one of them about once in
-    n channels, and the sign of what is then exactly 0 hangs on rounding, which differs with the number of devices.
+    There must be many values per channel. Sums of signs are integers. In about one of n channels the mean of n sums is
+    one of these integers, and batch norm of this sum is 0. The sign of this 0 depends on rounding, which differs with
+    the number of devices.
     """
     recipe = make_recipe(config, dataset, steps_per_epoch=2)
     return dataclasses.replace(recipe, model=recipe.model.clone(stage_sizes=(1, 1), widths=(4, 8)))
@@ -137,7 +138,7 @@ def test_one_step_against_the_formula(dataset, optimizer):
                 lambda m, v: (m / (1 - 0.9 ** (t + 1))) / (np.sqrt(v / (1 - 0.999 ** (t + 1))) + 1e-8), first, second
             )
         params = jax.tree.map(lambda p, u: p - 0.1 * u, params, update)
-    # Adam divides gradients that vanish (those of alpha before a batch norm) by their own size.
+    # Adam divides the gradients of alpha before batch norm, which are rounding errors, by their own size.
     if optimizer == "sgd":
         assert_close(after.params, params, 1e-8)
     assert_close(after.batch_stats, stats, 1e-8)

@@ -1,4 +1,4 @@
-"""Which crop of an image a step sees, pinned to (seed, step, position), and what a step keeps of its batch.
+"""Tests which crop of an image a step sees, for each (seed, step, position), and what a step keeps of its batch.
 
 The networks here are one product or less, so that the state after a step tells what the step saw.
 """
@@ -23,7 +23,7 @@ DEVICES = jax.local_devices()
 
 
 class Linear(nn.Module):
-    """Two logits of all pixels. From weights of 0 the gradient of an image is half of the image."""
+    """Two logits, linear in all pixels. If the weights are 0, their gradient for an image is half of the image."""
 
     @nn.compact
     def __call__(self, x, tau=None, train=False, progress=None):
@@ -31,7 +31,7 @@ class Linear(nn.Module):
 
 
 class MeanOfBatch(nn.Module):
-    """Keeps the mean of its batch as a running statistic."""
+    """A model that keeps the mean of its batch as a running statistic."""
 
     @nn.compact
     def __call__(self, x, tau=None, train=False, progress=None):
@@ -42,13 +42,13 @@ class MeanOfBatch(nn.Module):
 
 
 def recipe_of(model, **fields):
-    """The recipe of a config with another model, and plain gradient descent at rate 1."""
+    """Returns a config's recipe with another model, and with plain gradient descent at rate 1."""
     recipe = make_recipe(digits(seed=SEED, batch_size=4, **fields), dataset(SIDE, 1), steps_per_epoch=9)
     return dataclasses.replace(recipe, model=model, optimizer=optax.sgd(1.0), mean=(0.0,), std=(1.0,))
 
 
 def seen(recipe, step, position, image):
-    """The pixels that `train_step` gives the network for an image at a position of the batch."""
+    """Returns the pixels that `train_step` gives the network for an image at a position of the batch."""
     state = train.create_state(recipe, SEED, image.shape).replace(step=jnp.int32(step))
     one = jax.vmap(partial(train.train_step, recipe=recipe), (None, None, 0, 0, 0), axis_name="devices", out_axes=None)
     positions = np.full((1, 1), position)
@@ -58,7 +58,7 @@ def seen(recipe, step, position, image):
 
 
 def cropped(seed, step, position, image, padding, flip):
-    """The same in NumPy, with the key written out: the second of the seed's two, then the step, then the position."""
+    """Computes them in NumPy. The key is the second of the seed's two, folded with the step, then with the position."""
     key = jax.random.split(jax.random.key(seed))[1]
     for number in (step, position):
         key = jax.random.fold_in(key, number)
@@ -88,7 +88,7 @@ def test_without_augmentation_a_step_sees_the_image_itself():
 
 
 def test_initial_parameters_are_those_of_the_seeds_first_key():
-    """The second key is the augmentation's: with one key for both, draws of the two would be related."""
+    """Augmentation has the second key. With one key for both, their random numbers would be related."""
     model = nn.Dense(3)
     recipe = recipe_of(model)
     expected = model.init(jax.random.split(jax.random.key(SEED))[0], jnp.zeros((1, SIDE, SIDE, 1)))
@@ -124,7 +124,7 @@ def test_a_step_frees_the_memory_of_the_state_before_it():
 
 
 class NotFiniteAtZero(nn.Module):
-    """Gives NaN for an image of zeros."""
+    """A model that returns NaN for an image of zeros."""
 
     @nn.compact
     def __call__(self, x):

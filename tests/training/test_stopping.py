@@ -1,4 +1,4 @@
-"""Real signals to this process; what a whole run makes of them is in test_faults.py."""
+"""Sends real signals to this process. test_faults.py sends them to whole runs."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Trackers get the numbers of a run, also of one that is resumed. No tracker ends a run."""
+"""Checks that trackers get the numbers of a run, resumed or not, and that no tracker ends a run."""
 
 import contextlib
 import importlib.util
@@ -42,7 +42,7 @@ SCALARS = {"epoch", "test_top1", "tau", "clipped/layer1_0/conv1", "scale/layer1_
 
 
 def write(workdir, epochs, resumed=False, **fields):
-    """As a run does in one process."""
+    """Writes the numbers of epochs to the tracker, as a run does in one process."""
     trackers = Trackers(digits(**fields), workdir, 10 * epochs[0], resumed)
     for epoch in epochs:
         trackers.write(row(epoch), measured(epoch))
@@ -50,7 +50,7 @@ def write(workdir, epochs, resumed=False, **fields):
 
 
 def events(folder):
-    """Tags, steps and values of all events: records framed by length and checksums."""
+    """Returns all values by (tag, step). Records of the file have a length and checksums around them."""
     found = {}
     for path in sorted(folder.glob("events.*")):
         data, at = path.read_bytes(), 0
@@ -70,13 +70,13 @@ def test_tensorboard_has_the_same_scalars_and_histograms(tmp_path):
     assert found["clipped/layer1_0/conv1", 20].simple_value == 0.25
     histogram = found["weights/layer1_0/conv1", 20].histo
     assert histogram.num == 14
-    # The bin from 0 to b / 4, and what lies in it.
+    # The bin from 0 to b / 4, and its count.
     limits, counts = np.array(histogram.bucket_limit), np.array(histogram.bucket)
     assert counts[limits == 0.5] == 6 and counts[limits == 0.0] == 5 and counts.sum() == 14
 
 
 def wandb_records(data):
-    """Records of a file of wandb, a log of LevelDB: a head, then blocks of 32 KiB with parts of records in them."""
+    """Yields the records of a wandb file: after a header, a LevelDB log, whose 32 KiB blocks have parts of records."""
     at, record = 7, b""
     while at + 7 <= len(data):
         if 32768 - at % 32768 < 7:
@@ -91,7 +91,7 @@ def wandb_records(data):
 
 
 def wandb_history(workdir):
-    """(id, rows) of each part that wandb wrote offline, oldest first."""
+    """Yields (id, rows) of each part that wandb wrote offline, oldest first."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     for file in sorted(workdir.glob("wandb/offline-run-*/run-*.wandb")):
@@ -106,7 +106,7 @@ def test_wandb_gets_the_scalars_and_goes_on_with_the_same_run(tmp_path, monkeypa
     monkeypatch.setenv("WANDB_MODE", "offline")
     write(tmp_path, (1, 2), tracker="wandb")
     write(tmp_path, (3,), resumed=True, tracker="wandb")
-    wandb.teardown()  # its process then has written all
+    wandb.teardown()  # after this, wandb's process has written everything
     (first, rows), (second, more) = wandb_history(tmp_path)
     assert first == second == json.loads((tmp_path / "tracker.json").read_text())["id"]
     assert [(r["_step"], r["test_top1"]) for r in rows + more] == [(10, 51.0), (20, 52.0), (30, 53.0)]
@@ -119,7 +119,7 @@ def test_wandb_gets_the_scalars_and_goes_on_with_the_same_run(tmp_path, monkeypa
 
 @pytest.mark.slow
 def test_trackio_gets_the_scalars_and_goes_on_with_the_same_run(tmp_path):
-    """In a process of its own: trackio reads TRACKIO_DIR when it is imported, and starts threads."""
+    """Needs another process, because trackio reads TRACKIO_DIR when it is imported, and starts threads."""
     pytest.importorskip("trackio")
     program = f"""
         import pathlib

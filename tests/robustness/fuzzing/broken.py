@@ -1,4 +1,4 @@
-"""Targets that fail at their fourth case as a reader must not: what shows that `cases` sees it."""
+"""Defines targets that fail at their fourth case, as a reader must not. Tests check that `cases` notices."""
 
 import os
 import signal

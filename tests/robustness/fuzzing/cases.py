@@ -1,9 +1,10 @@
-"""Runs the cases of a target: in a child process, so that a crash, a hang and a demand for memory are seen.
+"""Runs the cases of a target in a child process, so that crashes, hangs and too much memory are noticed.
 
     python -m tests.robustness.fuzzing.cases TARGET FIRST LAST RESULTS SEED SECONDS
 
-The child appends `NUMBER begins` and then `NUMBER OUTCOME DETAIL` for each case to RESULTS; `run_cases` starts it,
-and starts it again behind a case that ended it. A case is a function of (seed, target, number).
+For each case the child appends `NUMBER begins` and then `NUMBER OUTCOME DETAIL` to RESULTS. `run_cases` starts the
+child. If a case ends the child, `run_cases` starts another child with the next case. A case is a function of (seed,
+target, number).
 """
 
 import collections
@@ -23,7 +24,7 @@ import numpy as np
 from tests.support import ROOT
 
 SECONDS_A_CASE = 20
-# The most that a case may take beside what the process had; an image may be of 512 MiB, and of a copy.
+# The most bytes that a case may add to the process's memory. An image may take 512 MiB, and a copy of it as much.
 MEMORY = 1536 << 20
 RIGHT, REFUSED, CRASHED, HUNG, MEMORY_OUT, UNDECLARED = OUTCOMES = (
     "right values", "refused", "crashed", "hung", "too much memory", "undeclared",
@@ -32,7 +33,7 @@ RIGHT, REFUSED, CRASHED, HUNG, MEMORY_OUT, UNDECLARED = OUTCOMES = (
 
 @dataclasses.dataclass
 class Outcome:
-    """How many cases ended how, and of each bad one `(number, outcome, detail)`."""
+    """Number of cases by outcome, and `(number, outcome, detail)` of each bad case."""
 
     counts: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     bad: list[tuple[int, str, str]] = dataclasses.field(default_factory=list)
@@ -44,7 +45,7 @@ class Outcome:
 
 
 def run_cases(target: str, count: int, seed: int = 0, seconds: int = SECONDS_A_CASE) -> Outcome:
-    """Cases 0 to `count` - 1 of `target`, each of at most `seconds`, in as many processes as it takes."""
+    """Runs cases 0 to `count` - 1 of `target`, each for at most `seconds`, in as many processes as needed."""
     outcome, first = Outcome(), 0
     environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", JAX_PLATFORMS="cpu")
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +75,7 @@ def run_cases(target: str, count: int, seed: int = 0, seconds: int = SECONDS_A_C
 
 
 def case(target: str, number: int, seed: int, samples: list[bytes]) -> bytes:
-    """The bytes of a case."""
+    """Returns the bytes of a case."""
     from tests.robustness.fuzzing.mutations import mutated
 
     return mutated(np.random.default_rng([seed, zlib.crc32(target.encode()), number]), samples)
@@ -92,14 +93,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, open(results, "a", buffering=1) as written:
         make = TARGETS[target][0] if target in TARGETS else broken.TARGETS[target]
         samples, read = make(pathlib.Path(folder))
-        for sample in samples[:1]:  # what is loaded once is no case's memory
+        for sample in samples[:1]:  # memory of what is loaded once does not count
             read(sample)
         _limit_memory()
         before = _peak()
         for number in range(first, last):
             data = case(target, number, seed, samples)
             written.write(f"{number} begins\n")
-            signal.alarm(seconds)  # ends the process, also where no Python runs
+            signal.alarm(seconds)  # SIGALRM ends the process even inside C code
             outcome = _outcome(read, data, (UserError, CorruptImage))
             signal.alarm(0)
             if _peak() - before > MEMORY:
@@ -117,7 +118,7 @@ def _outcome(read, data, declared):
         text = str(error)
         if "\n" in text:
             return f"{UNDECLARED}: a message of several lines {text!r}"
-        # What OpenCV and PyTorch say when the process's limit stops them.
+        # Messages of OpenCV and PyTorch when they reach the process's limit.
         if "nsufficient memory" in text or "allocate" in text:
             return f"{MEMORY_OUT}: {text}"
         return REFUSED
@@ -139,7 +140,7 @@ def _limit_memory():
 
 
 def _peak():
-    """Bytes of memory that this process ever held."""
+    """Returns the peak of this process's memory in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 

@@ -1,4 +1,4 @@
-"""What is done to the bytes of a real file: flips, cuts, repeats, zeros, lengths; all of it drawn from a generator."""
+"""Damages the bytes of real files by flips, cuts, repeats, zeros and wrong lengths, drawn from a generator."""
 
 import io
 import zipfile
@@ -26,7 +26,7 @@ LENGTHS = (
 
 
 def mutated(rng: np.random.Generator, samples: list[bytes]) -> bytes:
-    """One of `samples`, damaged in one to four ways; one time in twenty bytes that are nothing but random."""
+    """Returns one of `samples`, damaged one to four times, or, one time in twenty, random bytes."""
     data = bytearray(samples[rng.integers(len(samples))])
     if rng.random() < 0.05:
         start = data[: int(rng.choice([0, 0, 4, 16]))]
@@ -45,7 +45,7 @@ def _damaged(rng, data, samples):
 
 
 def _place(rng, data):
-    """Half the time among the first bytes, where headers are."""
+    """Returns a random position, half the time among the first bytes, where headers are."""
     return int(rng.integers(0, max(1, min(len(data), int(rng.choice([40, 700, len(data) + 1, len(data) + 1]))))))
 
 
@@ -94,7 +94,7 @@ def _delete(rng, data, samples):
 
 
 def _length(rng, data, samples):
-    """A number that may be a size, a count or an offset, of two, four or eight bytes."""
+    """Replaces two, four or eight bytes, which may be a size, a count or an offset."""
     size = int(rng.choice([2, 4, 8]))
     value = LENGTHS[rng.integers(len(LENGTHS))] % (1 << 8 * size)
     at = _place(rng, data)
@@ -103,7 +103,7 @@ def _length(rng, data, samples):
 
 
 def _swap(rng, data, samples):
-    """Two neighbouring fields change places, as two lengths might."""
+    """Swaps two neighboring fields, which may be lengths."""
     size, at = int(rng.choice([1, 2, 4])), _place(rng, data)
     data[at : at + 2 * size] = data[at + size : at + 2 * size] + data[at : at + size]
     return data
@@ -115,7 +115,7 @@ def _splice(rng, data, samples):
 
 
 def _digits(rng, data, samples):
-    """A number written in text, such as a shape in NumPy's header, becomes another."""
+    """Replaces a number that is written as text, such as a shape in NumPy's header."""
     places = [i for i, byte in enumerate(data[:4096]) if 48 <= byte <= 57]
     if places:
         at = places[rng.integers(len(places))]
@@ -130,10 +130,10 @@ _WAYS = (
 
 
 def _member_of_zip(rng, data, samples):
-    """Damage within one member, its checksum right again: what gets past the zip's own checks."""
+    """Damages one member and corrects its checksum, so that the damage passes the zip's checks."""
     with zipfile.ZipFile(io.BytesIO(data)) as file:
         members = {name: file.read(name) for name in file.namelist()}
-    # Small members are headers and pickles.
+    # The small members come first: they are headers and pickles.
     names = sorted(members, key=lambda name: len(members[name]))
     name = names[min(int(rng.integers(len(names))), int(rng.integers(len(names))))]
     if rng.random() < 0.5:
@@ -150,7 +150,7 @@ def _member_of_zip(rng, data, samples):
 
 
 def _with_right_sums(rng, data, samples):
-    """Damage within a chunk of a PNG, its checksum right again."""
+    """Damages a chunk of a PNG and corrects its checksum."""
     chunks, at = [], 8
     while at + 12 <= len(data):
         length = int.from_bytes(data[at : at + 4], "big")

@@ -1,4 +1,4 @@
-"""Small real files that the cases are made of: photographs, records, arrays, checkpoints, folders."""
+"""Makes the small real files that cases damage: photographs, records, arrays, checkpoints, folders."""
 
 import io
 import json
@@ -11,7 +11,7 @@ CLASSES = 10
 
 
 def photographs() -> list[bytes]:
-    """Parts of scikit-learn's two photographs as JPEG, PNG, WebP and BMP of several kinds."""
+    """Returns parts of scikit-learn's two photographs as JPEG, PNG, WebP and BMP of several kinds."""
     import cv2
     from sklearn.datasets import load_sample_images
 
@@ -28,7 +28,7 @@ def photographs() -> list[bytes]:
 
 
 def examples() -> list[bytes]:
-    """Serialised tf.train.Example messages with an image, a label, a file name and floats."""
+    """Returns serialized tf.train.Example messages with an image, a label, a file name and floats."""
 
     def field(number, content):
         length, n = b"", len(content)
@@ -49,7 +49,7 @@ def examples() -> list[bytes]:
 
 
 def array_records(folder: pathlib.Path) -> list[bytes]:
-    """Files of array_record with the examples, packed or not."""
+    """Returns array_record files with the examples, compressed or not."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     found = []
@@ -65,7 +65,7 @@ def array_records(folder: pathlib.Path) -> list[bytes]:
 
 
 def arrays() -> list[bytes]:
-    """Files of numpy.savez, stored and packed."""
+    """Returns files of numpy.savez, stored and compressed."""
     r = np.random.default_rng(0)
     found = []
     for save in (np.savez, np.savez_compressed):
@@ -83,7 +83,7 @@ def arrays() -> list[bytes]:
 
 
 def bomb() -> bytes:
-    """A file of numpy.savez of 100 KB that unpacks to 100 MB and states 10^12 elements."""
+    """Returns a 100 KB file of numpy.savez that unpacks to 100 MB and states 10^12 elements."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (10**12, 1, 1, 1)})
     file = io.BytesIO()
@@ -94,19 +94,19 @@ def bomb() -> bytes:
 
 
 def annotations() -> list[bytes]:
-    """val_annotations.txt as Tiny-ImageNet has it; the files are those that the target makes."""
+    """Returns val_annotations.txt in Tiny-ImageNet's form, for the files that the target makes."""
     lines = [f"val_{i}.JPEG\tn0{i % 3}\t0\t0\t62\t62\n" for i in range(8)]
     return ["".join(lines).encode(), "".join(lines[:3]).encode()]
 
 
 def metrics() -> list[bytes]:
-    """metrics.jsonl of a run."""
+    """Returns metrics.jsonl of a run."""
     rows = [{"epoch": e, "step": 22 * e, "train_loss": 1.5 / e, "test_top1": 90.0 + e} for e in range(1, 9)]
     return ["".join(json.dumps(row) + "\n" for row in rows).encode()]
 
 
 def checkpoints() -> list[bytes]:
-    """PyTorch files of digits_resnet8, in today's form and the older one, bare and as the authors' code has them."""
+    """Returns PyTorch files in the new and old format, as bare state_dicts and as checkpoints of the authors' form."""
     import jax
     import jax.numpy as jnp
     import torch
@@ -114,7 +114,7 @@ def checkpoints() -> list[bytes]:
     from recu_jax.models import create_model
     from recu_jax.pytorch.names import to_torch
 
-    # Zeros in most of it, so that the files are of few different bytes; shapes and names are what matters.
+    # All weights are equal, so that the files have few different bytes. Only shapes and names matter.
     shapes = jax.eval_shape(
         create_model("digits_resnet8").init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
     )
@@ -128,5 +128,5 @@ def checkpoints() -> list[bytes]:
             file = io.BytesIO()
             torch.save(content, file, _use_new_zipfile_serialization=new)
             found.append(file.getvalue())
-    # The small ones more often: their headers are most of them.
+    # Small files come more often: most of their bytes are headers.
     return found + found[:4] * 2

@@ -1,7 +1,7 @@
-"""Who reads bytes from outside, and what each may answer: a right value of its type, or its declared exception.
+"""Defines targets: readers of bytes from outside, each with the values and the exception that it may give.
 
-A target is a function of (folder): it gives the samples that cases are made of, and a function that reads a case and
-asserts that the value is right. `folder` is empty and the target's own.
+A target is a function of an empty folder of its own. It returns the samples that cases damage, and a function that
+reads a case and asserts that its value is valid.
 """
 
 import json
@@ -142,7 +142,7 @@ def metrics(folder):
 
 
 def position(folder):
-    """Saved positions, through JSON as they are kept: whatever they say, the next batch is that of its step."""
+    """Reads saved positions of a stream from JSON. Whatever a position has, the next batch must fit its step."""
     from recu_jax.data import photos, stream
 
     for split, n in (("train", 11), ("val", 2)):
@@ -172,7 +172,7 @@ def position(folder):
 
 
 def _changed(rng, state):
-    """A position with some of its values replaced by anything, or gone."""
+    """Returns a position in which some values are replaced by anything, or missing."""
     anything = [None, True, -1, 5, 3.0, 2**70, "", "train", [], [1], {}, {"images": 11}, float("nan"), "x" * 1000]
     for _ in range(rng.integers(1, 4)):
         inner = state
@@ -188,7 +188,7 @@ def _changed(rng, state):
 
 
 def tfds_folder(folder):
-    """TFDS's own description of a data set, dataset_info.json and features.json, each damaged in turn."""
+    """Reads TFDS's description of a data set: dataset_info.json and features.json, damaged in turn."""
     from recu_jax.data import photos
 
     description = _tfds_description()
@@ -267,7 +267,7 @@ def torch_variables(folder):
     return [s for s in samples.checkpoints() if len(s) > 100_000], read
 
 
-# Name: target, the share of the cases that it gets, and whether it needs PyTorch.
+# By name: target, its share of the cases, and whether it needs PyTorch.
 TARGETS: dict[str, tuple[Callable[[pathlib.Path], tuple[list[bytes], Reader]], float, bool]] = {
     "jpeg_header": (jpeg_header, 1.0, False),
     "decode": (decode, 1.0, False),
