@@ -23,6 +23,7 @@ def test_train_evaluate_and_refuse_another_config(tmp_path):
     common.append("--config.tensorboard=True")
     trained = run(*common)
     assert trained.returncode == 0 and trained.stderr == ""
+    assert "epoch 1/2: all steps done; testing; compiling" in trained.stdout.splitlines()
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
     assert set(rows[0]) == {
@@ -55,7 +56,9 @@ def test_train_evaluate_and_refuse_another_config(tmp_path):
     assert same.stdout.splitlines()[-1] == trained.stdout.splitlines()[-1]
 
 
-STARTS = re.compile(r"digits_resnet8 \(binary\) on digits, 1 device \(cpu\), [\w ]*kernels; workdir /\S+$")
+STARTS = re.compile(
+    r"digits_resnet8 \(binary\) on digits, 1 device \(cpu\), [\w ]*kernels; workdir /\S+; reading the images$"
+)
 LINES = (
     STARTS,
     re.compile(r"1437 training and 360 test images, 8x8x1; compiling$"),
@@ -83,6 +86,7 @@ def test_no_line_on_a_terminal_is_torn(columns, tmp_path):
     assert (stopped, ended) == (130, 0)
     lines = [line for line in first + second if line]
     assert [line for line in lines if not any(kind.match(line) for kind in LINES)] == []
+    assert all(len(line) <= columns for line in lines if "%|" in line)  # a bar and ^C have one row
     assert STARTS.match(first[0]) and any("stopping after this step" in line for line in first)
     assert second[-2].startswith("final test top-1") and "compiled, and" in "".join(second)
 
@@ -106,7 +110,8 @@ def test_a_run_says_at_once_what_it_does(kind, tmp_path):
         time.sleep(0.02)
     seconds = time.monotonic() - began
     model, size = said.splitlines()
-    assert model.startswith("digits_resnet8 (binary) on ") and f"workdir {tmp_path / 'run'}" in model
+    assert model.startswith("digits_resnet8 (binary) on ")
+    assert model.endswith(f"; workdir {tmp_path / 'run'}; reading the images")
     images = "8 training and 4 test images, 32x32x3" if kind == "photographs" else "1437 training and 360 test images"
     assert size.startswith(images) and size.endswith("; compiling")
     assert seconds < imports + 2
