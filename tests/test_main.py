@@ -95,11 +95,12 @@ def test_no_line_on_a_terminal_is_torn(columns, tmp_path):
 @pytest.mark.parametrize("kind", ["digits", "photographs"])
 def test_a_run_says_at_once_what_it_does(kind, tmp_path):
     """Before it compiles, on the plain log too: within the time of the imports and two seconds."""
-    arguments = [DIGITS]
+    arguments, where = [DIGITS], ""
     if kind == "photographs":
         images = image_folders.write(tmp_path / "images", 8, 4, ".jpg", lambda r: r.integers(0, 256, (50, 60, 3), "u1"))
         fields = {"dataset": "image_folder", "data_dir": images, "image_size": 32, "eval_resize": 40, "batch_size": 4}
         arguments += [f"--config.{name}={value}" for name, value in fields.items()]
+        where = f" in {images}"
     began = time.monotonic()
     imported = "import recu_jax.training.loop, recu_jax.training.recorder, jax; jax.devices()"
     subprocess.run([sys.executable, "-c", imported], check=True, cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"})
@@ -111,7 +112,7 @@ def test_a_run_says_at_once_what_it_does(kind, tmp_path):
     seconds = time.monotonic() - began
     model, size = said.splitlines()
     assert model.startswith("digits_resnet8 (binary) on ")
-    assert model.endswith(f"; workdir {tmp_path / 'run'}; reading the images")
+    assert model.endswith(f"; workdir {tmp_path / 'run'}; reading the images{where}")
     images = "8 training and 4 test images, 32x32x3" if kind == "photographs" else "1437 training and 360 test images"
     assert size.startswith(images) and size.endswith("; compiling")
     assert seconds < imports + 2

@@ -90,9 +90,10 @@ def prepare(config: ml_collections.ConfigDict, announced_workdir: str | pathlib.
     trackers.check(config.tracker)
     announce = announced_workdir is not None and distributed.is_main()
     if announce:
+        where = f" in {config.data_dir}" if config.data_dir else ""
         say(
             f"{config.model} ({config.conv}) on {config.dataset}, {_in_words(devices)}; workdir {announced_workdir}; "
-            "reading the images"
+            f"reading the images{where}"
         )
     dataset = data.load(config.dataset, config.data_dir, config.num_workers)
     if announce:
