@@ -343,6 +343,19 @@ def test_common_errors_are_those_of_the_code():
             assert part in source, part
 
 
+def test_the_transcripts_of_the_first_run_are_kept_logs():
+    """Each block is a kept log, word for word; `...` stands for lines that are left out."""
+    kept = REPOSITORY / "experiments" / "results" / "digits"
+    section = (DOCS / "start.md").read_text().partition("## What you see\n")[2].partition("\n## ")[0]
+    shown = re.findall(r"^```text\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    for text, log in zip(shown, ("terminal.log", "plain.log"), strict=True):
+        kept_text, end = (kept / log).read_text(), 0
+        for part in text.split("...\n"):
+            begin = kept_text.find(part, end)
+            assert begin >= 0 and kept_text[:begin].endswith(("", "\n")[begin > 0]), f"not in {log}:\n{part}"
+            end = begin + len(part)
+
+
 def test_every_command_and_config_is_mentioned():
     text = "\n".join(page.read_text() for page in PAGES)
     for command in COMMANDS:

@@ -23,6 +23,7 @@ def test_train_evaluate_and_refuse_another_config(tmp_path):
     common.append("--config.tensorboard=True")
     trained = run(*common)
     assert trained.returncode == 0 and trained.stderr == ""
+    assert "epoch 1/2: all steps done; testing; compiling" in trained.stdout.splitlines()
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
     assert set(rows[0]) == {
@@ -55,7 +56,9 @@ def test_train_evaluate_and_refuse_another_config(tmp_path):
     assert same.stdout.splitlines()[-1] == trained.stdout.splitlines()[-1]
 
 
-STARTS = re.compile(r"digits_resnet8 \(binary\) on digits, 1 device \(cpu\), [\w ]*kernels; workdir /\S+$")
+STARTS = re.compile(
+    r"digits_resnet8 \(binary\) on digits, 1 device \(cpu\), [\w ]*kernels; workdir /\S+; reading the images$"
+)
 LINES = (
     STARTS,
     re.compile(r"1437 training and 360 test images, 8x8x1; compiling$"),
@@ -83,6 +86,7 @@ def test_no_line_on_a_terminal_is_torn(columns, tmp_path):
     assert (stopped, ended) == (130, 0)
     lines = [line for line in first + second if line]
     assert [line for line in lines if not any(kind.match(line) for kind in LINES)] == []
+    assert all(len(line) <= columns for line in lines if "%|" in line)  # a bar and ^C have one row
     assert STARTS.match(first[0]) and any("stopping after this step" in line for line in first)
     assert second[-2].startswith("final test top-1") and "compiled, and" in "".join(second)
 
@@ -91,11 +95,12 @@ def test_no_line_on_a_terminal_is_torn(columns, tmp_path):
 @pytest.mark.parametrize("kind", ["digits", "photographs"])
 def test_a_run_says_at_once_what_it_does(kind, tmp_path):
     """It says so before it compiles, in the plain log too: two seconds after the imports at most."""
-    arguments = [DIGITS]
+    arguments, where = [DIGITS], ""
     if kind == "photographs":
         images = image_folders.write(tmp_path / "images", 8, 4, ".jpg", lambda r: r.integers(0, 256, (50, 60, 3), "u1"))
         fields = {"dataset": "image_folder", "data_dir": images, "image_size": 32, "eval_resize": 40, "batch_size": 4}
         arguments += [f"--config.{name}={value}" for name, value in fields.items()]
+        where = f" in {images}"
     began = time.monotonic()
     imported = "import recu_jax.training.loop, recu_jax.training.recorder, jax; jax.devices()"
     subprocess.run([sys.executable, "-c", imported], check=True, cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"})
@@ -106,7 +111,8 @@ def test_a_run_says_at_once_what_it_does(kind, tmp_path):
         time.sleep(0.02)
     seconds = time.monotonic() - began
     model, size = said.splitlines()
-    assert model.startswith("digits_resnet8 (binary) on ") and f"workdir {tmp_path / 'run'}" in model
+    assert model.startswith("digits_resnet8 (binary) on ")
+    assert model.endswith(f"; workdir {tmp_path / 'run'}; reading the images{where}")
     images = "8 training and 4 test images, 32x32x3" if kind == "photographs" else "1437 training and 360 test images"
     assert size.startswith(images) and size.endswith("; compiling")
     assert seconds < imports + 2

@@ -1,10 +1,16 @@
 """Shows the progress of a training run: a bar on a terminal, plain lines elsewhere."""
 
+import math
 import sys
 import time
 from typing import Any
 
 from tqdm import tqdm
+
+from recu_jax.training import distributed
+
+# The bar moves about this often, even if fewer than `log_every_steps` steps are done.
+_BAR_SECONDS = 1.0
 
 
 def say(line: str, file: Any = None) -> None:
@@ -24,20 +30,22 @@ class _Bar(tqdm):
     @property
     def format_dict(self) -> dict[str, Any]:
         d = super().format_dict
+        # Room for the ^C that a terminal prints behind the bar. tqdm itself leaves one column free.
+        d["ncols"] = d["ncols"] and d["ncols"] - 1
         if self.doing:
             return d | {"state": self.doing}
         rate = d["rate"] or (d["n"] - d["initial"]) / max(d["elapsed"], 1e-9)
         pace = f"{rate:.0f} images/s, {_clock((d['total'] - d['n']) / rate)} left" if rate else ""
-        return d | {"state": ", ".join(filter(None, [self.shown, pace]))}
+        return d | {"state": ", ".join(filter(None, [self.shown, pace])) or "training"}
 
 
 class Progress:
     """Progress over all epochs of a run.
 
-    On a terminal, each epoch has a bar with loss, top-1, images per second and the time left in the epoch. Elsewhere,
-    a line with the same numbers comes every `log_every_steps` steps. After each epoch comes a line with its result and
-    the time left in the run. Rates and times exclude compilations. Compilations are announced, since they take long.
-    With `silent`, nothing is shown.
+    On a terminal, each epoch has a bar with loss, top-1, images per second and the time left in the epoch. It moves
+    every `log_every_steps` steps, or every second if they take longer. Elsewhere, a line with the same numbers comes
+    every `log_every_steps` steps. After each epoch comes a line with its result and the time left in the run. Rates and
+    times exclude compilations. Compilations are announced, since they take long. With `silent`, nothing is shown.
     """
 
     def __init__(
@@ -54,7 +62,9 @@ class Progress:
         self._epochs_done = 0
         self._ended_first: float | None = None
         self._compiled = False
-        self._epoch_began = time.monotonic()
+        # Not known before the second step.
+        self._seconds_per_step = math.inf
+        self._epoch_began = self._shown_at = time.monotonic()
 
     def start_epoch(self, epoch: int, done: int = 0) -> None:
         """Starts the display of an epoch. Call it before the first step.
@@ -65,7 +75,7 @@ class Progress:
         """
         self._epoch, self._step, self._shown = epoch, done, done
         self._first: int | None = done
-        self._epoch_began = time.monotonic()
+        self._epoch_began = self._shown_at = time.monotonic()
         if self._terminal and not self._silent:
             self._bar = _Bar(
                 total=self._steps_per_epoch * self._batch_size, desc=f"epoch {epoch}/{self._total_epochs}",
@@ -84,7 +94,7 @@ class Progress:
         self._compiled = True
         self._do("")
         self._say(f"compiled, and the first step done, in {now - since:.0f} s")
-        self._epoch_began = now
+        self._epoch_began = self._shown_at = now
         # The rate excludes the first dispatch, which includes the compilation. `advance` sets the new starting step.
         self._first = None
         if self._bar is not None:
@@ -92,7 +102,14 @@ class Progress:
 
     def due(self, steps: int) -> bool:
         """Returns whether to show loss and top-1 after `steps` more steps. To fetch them, the host must wait."""
-        return self._step + steps - self._shown >= self._every
+        not_shown = self._step + steps - self._shown
+        if not_shown >= self._every:
+            return True
+        # Several processes must fetch at the same steps, or one alone would end at a loss that is not finite.
+        if self._bar is None or distributed.several():
+            return False
+        # The host runs ahead of the devices, so the time since the last fetch tells too little.
+        return not_shown * self._seconds_per_step >= _BAR_SECONDS
 
     def advance(self, steps: int, loss: float | None = None, top1: float | None = None) -> None:
         """Moves the display on by `steps` finished steps.
@@ -105,19 +122,22 @@ class Progress:
         self._step += steps
         if self._bar is not None:
             self._bar.doing = ""
+        now = time.monotonic()
         if self._first is None:
             self._first = self._step
             if self._bar is not None:
-                # Setting `initial` moves the bar and excludes the first dispatch from tqdm's rate.
-                self._bar.initial = self._bar.n = self._step * self._batch_size
+                # All three move the bar and exclude the first dispatch from tqdm's rate.
+                self._bar.initial = self._bar.last_print_n = self._bar.n = self._step * self._batch_size
                 self._bar.refresh()
-        elif self._bar is not None:
-            self._bar.update(steps * self._batch_size)
+        elif loss is not None:
+            self._seconds_per_step = (now - self._shown_at) / (self._step - max(self._shown, self._first))
         if loss is None:
+            # The devices may still be computing these steps, so the bar does not count them yet.
             return
-        self._shown = self._step
+        self._shown, self._shown_at = self._step, now
         if self._bar is not None:
             self._bar.shown = f"loss {loss:.3f}, top-1 {top1:.1f}%"
+            self._bar.update(self._step * self._batch_size - self._bar.n)
             self._bar.refresh()
             return
         self._say(
@@ -129,6 +149,7 @@ class Progress:
         """Shows that the evaluation runs. In the first epoch of a process the evaluation is compiled first."""
         compiles = "; compiling" if self._ended_first is None else ""
         if self._bar is not None:
+            self._bar.n = self._bar.total
             self._do(f"testing{compiles}")
         elif compiles:
             self._say(f"epoch {self._epoch}/{self._total_epochs}: all steps done; testing{compiles}")

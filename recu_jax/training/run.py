@@ -90,7 +90,11 @@ def prepare(config: ml_collections.ConfigDict, announced_workdir: str | pathlib.
     trackers.check(config.tracker)
     announce = announced_workdir is not None and distributed.is_main()
     if announce:
-        say(f"{config.model} ({config.conv}) on {config.dataset}, {_in_words(devices)}; workdir {announced_workdir}")
+        where = f" in {config.data_dir}" if config.data_dir else ""
+        say(
+            f"{config.model} ({config.conv}) on {config.dataset}, {_in_words(devices)}; workdir {announced_workdir}; "
+            f"reading the images{where}"
+        )
     dataset = data.load(config.dataset, config.data_dir, config.num_workers)
     if announce:
         shape = "x".join(map(str, dataset.image_shape(config.image_size)))

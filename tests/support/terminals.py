@@ -45,15 +45,19 @@ def run(command: str, arguments: Sequence[str], columns: int, interrupt_at: str 
         if interrupt_at and re.search(interrupt_at, shown):
             os.write(terminal, b"\x03")
             interrupt_at = None
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), screen(shown)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), screen(shown, columns)
 
 
-def screen(written: str) -> list[str]:
-    """Returns the lines that a terminal shows. After a carriage return, text replaces the line from its start."""
+def screen(written: str, columns: int) -> list[str]:
+    """Returns the lines that a terminal shows. After a carriage return, text replaces the line from its start.
+
+    Rows of one long line are joined again. The carriage return goes to the start of the last row, as on a terminal.
+    """
     lines = []
     for line in written.split("\n"):
         seen: list[str] = []
         for part in line.split("\r"):
-            seen[: len(part)] = part
+            row = max(len(seen) - 1, 0) // columns * columns
+            seen[row : row + len(part)] = part
         lines.append("".join(seen).rstrip())
     return lines

@@ -3,6 +3,8 @@
 import re
 import time
 
+import pytest
+
 from recu_jax.training.progress import Progress
 
 ROW = {"epoch": 1, "train_loss": 1.0, "train_top1": 50.0, "test_loss": 0.5, "test_top1": 75.0, "images_per_second": 9.0}
@@ -105,8 +107,54 @@ def test_a_bar_says_all_on_80_columns(monkeypatch, capsys):
         progress.advance(1000, loss=2.345, top1=100.0)
     progress.testing()
     drawn = [line for line in re.split("[\r\n]", capsys.readouterr().err) if line.strip()]
-    assert max(map(len, drawn)) < 80
+    assert max(map(len, drawn)) <= 80 - len("^C")
     assert drawn[0].startswith("epoch 100/600:   0%|") and drawn[0].endswith("| compiling")
     shown = r"epoch 100/600:   0%\|.+\| loss 2\.345, top-1 100\.0%, 160\d\d images/s, 5:\d\d:\d\d left"
     assert any(re.fullmatch(shown, line) for line in drawn), drawn
     assert drawn[-1].endswith("| testing; compiling")
+
+
+def test_a_bar_counts_only_steps_that_the_devices_have_done(monkeypatch, capsys):
+    """The host runs ahead of the devices, and waits for them where loss and top-1 are fetched."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    now = [0.0]
+    for clock in ("time.monotonic", "tqdm.std.time"):
+        monkeypatch.setattr(clock, lambda: now[0])
+    progress = Progress(1, 10, 32, log_every_steps=4)
+    progress.start_epoch(1)
+    progress.compiled(since=0.0)
+    capsys.readouterr()
+    for step in range(1, 6):
+        now[0] += 8.0 if step == 5 else 0.2  # the fifth waits for those before it
+        progress.advance(1, **({"loss": 2.0, "top1": 12.5} if step == 5 else {}))
+    *before, _, after = [line for line in re.split("[\r\n]", capsys.readouterr().err) if line.strip()]
+    assert all(re.fullmatch(r"epoch 1/1:  10%\|.+\| training", line) for line in before), before
+    assert re.fullmatch(r"epoch 1/1:  50%\|.+\| loss 2\.000, top-1 12\.5%, 15 images/s, 0:11 left", after), after
+    progress.advance(5)
+    progress.testing()
+    assert re.search(r"epoch 1/1: 100%\|.+\| testing; compiling", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "terminal, processes, shown",
+    [(True, 1, [2, 5, 8, 11, 14, 17, 20]), (True, 2, [20]), (False, 1, [20])],
+    ids=["terminal", "several processes", "plain"],
+)
+def test_a_bar_of_slow_steps_moves_each_second(terminal, processes, shown, monkeypatch):
+    """The host dispatches steps of 0.4 s at once, and waits for all of them where loss and top-1 are fetched."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    monkeypatch.setattr("jax.process_count", lambda: processes)
+    progress = Progress(1, 100, 32, log_every_steps=20)
+    progress.start_epoch(1)
+    progress.compiled(since=0.0)
+    progress.advance(1)
+    fetched = []
+    for step in range(2, 23):
+        due = progress.due(1)
+        if due:
+            fetched.append(step)
+            now[0] = 0.4 * (step - 1)
+        progress.advance(1, **({"loss": 2.0, "top1": 12.5} if due else {}))
+    assert fetched == shown

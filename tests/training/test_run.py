@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from recu_jax import UserError
+from recu_jax import UserError, data
 from recu_jax.config.fields import plain
 from recu_jax.training.checkpoint import Checkpoints
 from recu_jax.training.run import find_start, prepare, read_given_variables
-from tests.support.small_runs import digits
+from tests.support.small_runs import dataset, digits
 
 
 def test_the_devices_become_a_part_of_the_config():
@@ -17,6 +17,24 @@ def test_the_devices_become_a_part_of_the_config():
     run = prepare(config)
     assert run.config.num_devices == len(run.devices) == len(jax.devices()) == 4 and config.num_devices is None
     assert run.feed.steps_per_epoch == 1437 // config.batch_size and run.feed.image_shape == (8, 8, 1)
+
+
+def test_before_the_images_are_read_it_says_so(tmp_path, capsys, monkeypatch):
+    """They may take a minute, and more from a disk that hangs."""
+    few = dataset(8, 1)
+    arrays = ("train_images", "train_labels", "test_images", "test_labels")
+    np.savez(tmp_path / "a.npz", **{name: getattr(few, name) for name in arrays})
+    said, load = [], data.load
+
+    def loaded(*arguments):
+        said.append(capsys.readouterr().out)
+        return load(*arguments)
+
+    monkeypatch.setattr(data, "load", loaded)
+    for fields, where in (({}, ""), ({"dataset": "npz", "data_dir": str(tmp_path / "a.npz")}, f" in {tmp_path}/a.npz")):
+        prepare(digits(**fields), announced_workdir="runs/x")
+        assert said.pop().endswith(f" kernels; workdir runs/x; reading the images{where}\n")
+        assert "test images, 8x8x1; compiling" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
