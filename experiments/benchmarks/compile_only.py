@@ -9,7 +9,7 @@ is the most images a second that the device's published bandwidth and peak allow
 program, if every byte comes from memory and none from a cache. Real steps are slower, above all steps of hundreds of
 small kernels.
 
-Each row is a training step of `recu train` or a step of its evaluation, with augmentation, for a batch of uint8 images
+Each row is a training step of `recu train`, with augmentation, or a step of its evaluation, for a batch of uint8 images
 on the device. A run on CIFAR keeps the whole data set on the device, which takes another 0.15 GB. Batch sizes are per
 device. Each row is compiled in a process of its own and written to a file in experiments/results/compile_only. A row
 that has a file is compiled again only with --again.
