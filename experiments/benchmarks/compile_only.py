@@ -200,7 +200,7 @@ def main():
 def one_row(arguments, target, model, dtype, kind):
     """Compiles a row and writes its file. Returns whether it succeeded.
 
-    Starts another process, with `--here`, which does the work. With `--here` it works in this process.
+    It does so in another process, which it starts with `--here`. With `--here`, this is that process.
     """
     name = row_name(target.name, model, dtype, kind)
     if arguments.here:
