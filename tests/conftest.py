@@ -28,7 +28,7 @@ from tests.support import compiled_kernels, processes
 # Builds the kernels before the first test. Runs with and without them round differently, and tests compare bit for bit.
 compiled_kernels.build()
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Most tests compile much and compute little. LLVM's optimizations take two thirds of their time (8 of 13 s of processor
+# Most tests compile much and compute little. LLVM's optimizations take two thirds of the time (8 of 13 s of processor
 # time for a small train step), and change results in the last bit only. Tests marked `as_users_compile`, and most tests
 # that start a process, compile with them, as users do.
 jax.config.update("jax_disable_most_optimizations", True)

@@ -163,7 +163,7 @@ def test_wrong_commands_are_found(command, given, monkeypatch):
 
 
 def test_options_in_prose():
-    """`--config.FIELD` and `config.FIELD` name fields."""
+    """Checks that `--config.FIELD` and `config.FIELD` name fields that exist."""
     fields = set(config.base_config())
     for page in PAGES:
         said = " ".join(_CODE.findall(prose(page)))

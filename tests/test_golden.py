@@ -199,7 +199,8 @@ def test_torch_round_trip(record_name):
 
 
 def test_official_checkpoint():
-    # The state_dict of official_checkpoint_resnet20.pth.tar as NumPy arrays; test_torch.py holds it to the file.
+    # The state_dict of official_checkpoint_resnet20.pth.tar as NumPy arrays. experiments/test_torch_recu.py compares
+    # them with the file.
     state_dict = dict(np.load(golden.FOLDER / "official_checkpoint_resnet20.npz"))
     recorded = np.load(golden.FOLDER / "official_checkpoint_resnet20_eval.npz")
     variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), from_torch("cifar_resnet20", state_dict))

@@ -66,7 +66,7 @@ def imports(file, names):
             said = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file} imports by dots"
-            # `from recu_jax.data import images` is of a module, `from recu_jax.data import Dataset` of the room.
+            # `from recu_jax.data import images` names a module, `from recu_jax.data import Dataset` only the room.
             deeper = [f"{node.module}.{alias.name}" for alias in node.names]
             said = [name if name in names else node.module for name in deeper]
         else:

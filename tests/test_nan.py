@@ -30,7 +30,7 @@ def backend(request, monkeypatch):
     "input_name,train,dtype",
     [
         *(pytest.param(n, True, jnp.float32, marks=[SLOW] * (n not in ("recu", "rsign"))) for n in ACTIVATIONS),
-        # The signs of binarizers are the same in evaluation; ReCU alone does less there.
+        # In evaluation all binarizers give the same signs. Only ReCU computes less.
         pytest.param("recu", False, jnp.float32, marks=SLOW),
         pytest.param("recu", True, jnp.bfloat16, marks=SLOW),
     ],

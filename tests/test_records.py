@@ -23,7 +23,7 @@ def test_a_resumed_run_takes_back_both_files_rows(tmp_path):
     for epoch in (1, 2, 3):
         first.write(row(epoch), measured(epoch))
     with (tmp_path / "diagnostics.jsonl").open("a") as file:
-        file.write('{"epoch": 4, "st')  # killed
+        file.write('{"epoch": 4, "st')  # the process was killed here
     again = EpochRecords(tmp_path, start_epoch=3)
     again.write(row(3, 70.0), measured(9) | {"epoch": 3})
     assert read_epochs(tmp_path / "metrics.jsonl") == [row(1), row(2), row(3, 70.0)] == again.rows

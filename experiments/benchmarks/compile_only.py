@@ -9,7 +9,7 @@ is the most images a second that the device's published bandwidth and peak allow
 program, if every byte comes from memory and none from a cache. Real steps are slower, above all steps of hundreds of
 small kernels.
 
-Each row is a training step of `recu train` or a step of its evaluation, with augmentation, for a batch of uint8 images
+Each row is a training step of `recu train`, with augmentation, or a step of its evaluation, for a batch of uint8 images
 on the devices. A run on CIFAR keeps the whole data set on each device, which takes another 0.15 GB. A batch is that of
 all devices together. Each row is compiled in a process of its own and written to a file in
 experiments/results/compile_only. A row that has a file is compiled again only with --again.
@@ -222,7 +222,7 @@ def main():
 def one_row(arguments, target, model, dtype, kind, batch):
     """Compiles a row and writes its file. Returns whether it succeeded.
 
-    Starts another process, with `--here`, which does the work. With `--here` it works in this process.
+    It does so in another process, which it starts with `--here`. With `--here`, this is that process.
     """
     name = row_name(target.name, model, dtype, kind, batch)
     if arguments.here:

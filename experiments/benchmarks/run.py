@@ -43,7 +43,7 @@ from experiments.benchmarks import startup, steps
 from experiments.benchmarks.turns import Worker, cpu_model, environment
 
 GROUPS = (*steps.KINDS, "memory", "import", "first_step", "input_pipeline")
-# The least value that a row is to reach. For the rows in AT_MOST, the largest value that they may have.
+# The least value that a row is to reach. AT_MOST has the largest values of rows that are to be small.
 BARS = {
     "train cifar_resnet20": 2.0,
     "train cifar_resnet18": 1.8,

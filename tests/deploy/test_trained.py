@@ -25,7 +25,7 @@ TINY = {
 @pytest.mark.parametrize(
     "name,fields",
     [
-        # Between two convolutions under one shortcut a threshold gives the signs, or cannot.
+        # Between the two convolutions of a one-shortcut block, some pairs have thresholds and others have none.
         ("one_shortcut", {"weight_binarizer": "xnor_net", "activation_binarizer": "rsign"}),
         ("one_shortcut", {"weight_binarizer": "dorefa", "activation_binarizer": "reste", "alpha": "none"}),
         ("pooled", {"weight_binarizer": "magnitude_aware_sign", "nonlinearity": "rprelu", "alpha": "none"}),

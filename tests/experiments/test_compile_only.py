@@ -11,8 +11,8 @@ from experiments.benchmarks.compile_targets import TARGETS
 from experiments.benchmarks.compiled_program import Program, size
 from tests.support import ROOT
 
-# Kernels: `m` in a loop of three iterations, the fused `rows`, which reads a part of `a`, `ar`, and `conv`. `done`
-# waits.
+# The kernels are `m` in a loop of three iterations, the fused `rows`, which reads a part of `a`, then `ar` and `conv`.
+# `done` only waits for `ar`.
 TEXT = """
 HloModule example
 

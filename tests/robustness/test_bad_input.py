@@ -24,7 +24,7 @@ def test_a_mistake_gets_its_line_and_leaves_nothing(row, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("section", SECTIONS)
 def test_so_it_does_in_a_process_that_starts_from_nothing(section, tmp_path):
-    """These processes start anew. Those of the other tests are forked, except for rows with an environment."""
+    """These processes start from nothing. Those of the other test are forked, except for rows with an environment."""
     row = SECTIONS[section][len(SECTIONS[section]) // 2]
     if reason := reason_to_leave_out(row):
         pytest.skip(reason)

@@ -1,4 +1,4 @@
-"""Makes runs of the smallest ResNet: they write all files of a run, and start and compile in a third of the time."""
+"""Makes runs of the smallest ResNet: they do all that a run does, and start and compile in a third of the time."""
 
 import functools
 import pathlib
