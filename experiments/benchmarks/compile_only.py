@@ -23,6 +23,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -73,10 +74,9 @@ def jitted(model, dtype, kind, batch, devices):
     state, teacher = step.state_shapes(recipe, (size, size, 3)), {}
     if recipe.teacher is not None:
         teacher = jax.eval_shape(recipe.teacher.init, jax.random.key(0), np.zeros((1, size, size, 3), np.float32))
-    local = sum(d.process_index == devices[0].process_index for d in devices)
 
     def array(shape, dtype):
-        return jax.ShapeDtypeStruct((local, batch, *shape), dtype)
+        return jax.ShapeDtypeStruct((len(devices), batch, *shape), dtype)
 
     data = (array((size, size, 3), np.uint8), array((), np.int32))
     function, arguments = {
@@ -85,7 +85,28 @@ def jitted(model, dtype, kind, batch, devices):
     }[kind]
     mapped = [isinstance(argument, jax.ShapeDtypeStruct) for argument in arguments]
     function = functools.partial(function, recipe=recipe)
-    return step.parallel(function, devices, mapped, donate=kind == "train"), arguments
+    parallel = step.parallel if len({d.process_index for d in devices}) == 1 else over_processes
+    return parallel(function, devices, mapped, donate=kind == "train"), arguments
+
+
+def over_processes(function, devices, mapped, donate):
+    """Does what `step.parallel` does, for devices of several processes.
+
+    `jax.pmap` maps over the devices of this process only, unless all processes call it.
+    """
+    import jax
+    from jax.sharding import Mesh, PartitionSpec
+
+    from recu_jax.training.step import AXIS
+
+    def of_one_device(*arguments):
+        # Like `jax.pmap`, without the axis of the devices, which has size 1 here.
+        return function(*(a[0] if m else a for a, m in zip(arguments, mapped, strict=True)))
+
+    specs = tuple(PartitionSpec(AXIS) if m else PartitionSpec() for m in mapped)
+    mesh = Mesh(devices, (AXIS,))
+    run = jax.shard_map(of_one_device, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
+    return jax.jit(run, donate_argnums=(0,) if donate else ())
 
 
 def operations(model, dtype, kind, batch):
@@ -243,7 +264,8 @@ def one_row(arguments, target, model, dtype, kind, batch):
     ]  # fmt: skip
     done = subprocess.run(command, env=environment(target), stderr=subprocess.PIPE, text=True)
     if done.returncode:
-        print(f"{name}: {(done.stderr.strip().splitlines() or ['no message'])[-1][:300]}", file=sys.stderr, flush=True)
+        said = [line for line in done.stderr.splitlines() if re.match(r"[\w.]*(Error|Exception)\b", line)]
+        print(f"{name}: {(said or ['no message'])[-1][:300]}", file=sys.stderr, flush=True)
     return done.returncode == 0
 
 

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from typing import Any
 
 from recu_jax.data import images
@@ -56,6 +57,19 @@ def reader(make_batch: Callable[[int], dict], nbytes: int, start: int, end: int,
     else:
         images.quiet_opencv()
     return iter(batches)
+
+
+def leave_stop_signals_to_other_threads() -> None:
+    """Blocks Control-C and SIGTERM in this thread. Workers that it starts inherit this.
+
+    Control-C on a terminal and a cluster's SIGTERM reach all processes. A program that saves its work first needs its
+    workers meanwhile. A worker's own handler is too late: a worker imports JAX for seconds before it runs any of our
+    code.
+    """
+    if hasattr(signal, "pthread_sigmask"):  # Windows has none
+        # Python starts it with the first worker, and then unblocks these signals.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
 
 
 def _free_shared_memory():

@@ -1,5 +1,6 @@
 """Runs the training steps of an epoch, checks that losses are finite, and stops on request."""
 
+import collections
 import json
 import math
 import pathlib
@@ -24,6 +25,9 @@ _RECORDS_SHOWN = 8
 NOT_FINITE_FILE = "not_finite.json"
 
 _NAMES = ("loss", "top1")
+# Number of dispatches that may wait for the devices. With one, a device would wait for the host between two dispatches.
+# With many, a run that is asked to stop would go on for minutes.
+_IN_FLIGHT = 2
 
 
 class StepMetrics:
@@ -142,11 +146,15 @@ class EpochRunner:
         """
         feed, first_step = self._feed, epoch * self._feed.steps_per_epoch
         metrics, began, timed_steps, stopped = None, None, 0, False
+        in_flight: collections.deque[Mapping[str, jax.Array]] = collections.deque()
         epoch_began = time.monotonic()
         while done.steps < feed.steps_per_epoch and not stopped:
             steps, arguments = feed.take(first_step + done.steps, previous=metrics)
             state, metrics = self._step(state, self._teacher, *arguments)
             done.add(metrics, steps)
+            in_flight.append(metrics)
+            if len(in_flight) > _IN_FLIGHT:
+                jax.block_until_ready(in_flight.popleft())
             if began is None:
                 # The first dispatch includes the compilation, so images per second are measured without this dispatch.
                 jax.block_until_ready(metrics)

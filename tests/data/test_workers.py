@@ -1,15 +1,21 @@
 """Checks that worker processes end when they should."""
 
+import multiprocessing
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from recu_jax.data.stream import train_batches
+from recu_jax.data.workers import leave_stop_signals_to_other_threads
 from tests.support import ROOT
+from tests.support.photo_streams import TRAIN
 
 PLAIN_SCRIPT = """
 import multiprocessing, sys, time
@@ -51,3 +57,24 @@ def test_workers_of_a_plain_script_end_with_it_even_when_it_is_killed(broken_roo
     while running(worker) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not running(worker)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Windows has no signal masks")
+def test_control_c_while_a_worker_starts_is_left_to_the_main_process(broken):
+    """On a terminal Control-C reaches a worker while it still imports JAX, before its own handlers are set."""
+    signalled = []
+
+    def signal_the_first_worker():
+        while not (workers := multiprocessing.active_children()):
+            time.sleep(0.001)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(workers[0].pid, number)
+            signalled.append(number)
+
+    threading.Thread(target=signal_the_first_worker, daemon=True).start()
+    with (
+        train_batches(broken, **TRAIN, num_workers=1, on_corrupt="skip") as batches,
+        ThreadPoolExecutor(1, initializer=leave_stop_signals_to_other_threads) as thread,
+    ):
+        assert thread.submit(next, batches).result()["image"].shape[0] == TRAIN["batch_size"]
+    assert len(signalled) == 2

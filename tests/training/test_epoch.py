@@ -94,6 +94,29 @@ def test_an_epoch_to_its_end(tmp_path):
     assert (metrics["train_loss"], metrics["of_the_feed"]) == (4.5, 1.0) and metrics["images_per_second"] > 0
 
 
+class Later(np.ndarray):
+    """Stands for numbers that a device is still computing. The device is done once somebody waits."""
+
+    def block_until_ready(self):
+        self.done = True
+        return self
+
+
+def test_few_dispatches_wait_for_the_devices(tmp_path):
+    """Otherwise a stop, which comes after all that is queued, takes minutes where a step takes seconds."""
+    run, losses, queued = Run(tmp_path, [1.0] * 10), [], []
+
+    def step(state, teacher, new):
+        queued.append(sum(not hasattr(loss, "done") for loss in losses))
+        losses.append(new.view(Later))
+        return state, {"loss": losses[-1], "top1": new}
+
+    run.epochs._step = step
+    run.epochs._check_every = 100
+    run.epochs.run(0, 3, StepMetrics())
+    assert queued == [0, 0, 1, 2, 2]
+
+
 def test_a_stop_within_an_epoch_and_the_rest_of_it(tmp_path):
     losses, done = [float(i) for i in range(10)], StepMetrics()
     state, metrics = Run(tmp_path, losses, stop_after=34).epochs.run(0, 3, done)

@@ -49,7 +49,10 @@ class StreamFeed:
             eval_resize=config.eval_resize,
         )
         # One thread receives the next batch and sends it to the devices while the previous step runs.
-        self._sender = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="feed")
+        # It also starts the workers.
+        self._sender = concurrent.futures.ThreadPoolExecutor(
+            1, thread_name_prefix="feed", initializer=workers.leave_stop_signals_to_other_threads
+        )
         self._batches: stream.Batches | None = None
         self._waited, self._skipped = 0.0, 0
         self._hangs = False
@@ -128,10 +131,13 @@ class StreamFeed:
         except RuntimeError as error:
             if "Worker process" not in str(error):  # the words of Grain's message
                 raise
-            raise RunFailed(
-                f"an input worker is gone ({one_line(error, 160)}); for want of memory the system kills "
-                "them: use fewer (config.num_workers) or smaller batches, and run the same command again"
-            ) from error
+            way_out = "run the same command again"
+            if "exit code -9" in str(error):
+                way_out = (
+                    "the system kills them when memory runs out: use fewer (config.num_workers) or smaller batches, "
+                    f"and {way_out}"
+                )
+            raise RunFailed(f"an input worker is gone ({one_line(error, 160)}); {way_out}") from error
 
     def records(self, step: int) -> np.ndarray:
         """Returns the same indices as `ResidentFeed.records`.
