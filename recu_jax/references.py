@@ -1,6 +1,7 @@
 """Loads and calls objects of a user's own modules. A config field names them as `"package.module:name"`."""
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -46,9 +47,14 @@ def load(what: str, reference: str) -> Any:
     except Exception as error:
         raise _failed(what, reference, f"importing {module}", error) from error
     if not hasattr(found, name):
-        names = [n for n in vars(found) if not n.startswith("_")]
+        names = [n for n, value in vars(found).items() if not n.startswith("_") and not _imported(value, module)]
         raise unknown(f"{what} is {reference!r}, and the name in {module}", name, names)
     return getattr(found, name)
+
+
+def _imported(value, module):
+    named = inspect.isclass(value) or inspect.isroutine(value)
+    return inspect.ismodule(value) or (named and value.__module__ != module)
 
 
 def call(

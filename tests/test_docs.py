@@ -176,7 +176,7 @@ def test_scripts_and_extras():
     experiments = "".join(p.read_text() for p in (REPOSITORY / "experiments").rglob("*.py"))
     for page in PAGES:
         text = "\n".join(block for _, block, _ in blocks(page, "sh")).replace("\\\n", " ")
-        for script, rest in re.findall(r"^python ((?!-m)\S+)(.*)$", text, re.MULTILINE):
+        for script, rest in re.findall(r"^python ((?!-[mc])\S+)(.*)$", text, re.MULTILINE):
             assert (REPOSITORY / script).is_file(), f"{page.name}: there is no {script}"
             for option in re.findall(r"--(\w+)", rest.replace("--help", "")):
                 assert f"--{option}" in experiments, f"{page.name}: {script} has no --{option}"

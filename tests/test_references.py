@@ -1,5 +1,7 @@
 """Tests names like `module:name`. Each mistake in such a name gives an error of one line."""
 
+import re
+
 import pytest
 
 from recu_jax import UserError
@@ -10,7 +12,9 @@ from recu_jax.references import is_reference, load
 def module(tmp_path, monkeypatch):
     """Writes a module to the working directory, which is not in sys.path, as in a console script."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "of_test_references.py").write_text("Triangle, _hidden = 3, 4\n")
+    (tmp_path / "of_test_references.py").write_text(
+        "import math\nfrom collections import OrderedDict\nTriangle, _hidden = 3, 4\ndef square(): pass\n"
+    )
     (tmp_path / "lacks_another.py").write_text("import a_package_that_is_not_there\n")
     (tmp_path / "is_broken.py").write_text("1 / 0\n")
     (tmp_path / "is_no_python.py").write_text("def :\n")
@@ -27,6 +31,7 @@ def test_the_working_directory_is_searched(module):
     [
         ("nowhere:Net", "model is 'nowhere:Net', and there is no module 'nowhere'; it must be in /"),
         ("recu_jax.nowhere:Net", "there is no module 'recu_jax.nowhere'"),
+        ("of_test_references:Circle", "it must be one of: Triangle, square"),
         ("of_test_references:Trangle", "'Trangle', which does not exist; did you mean 'Triangle'?"),
         ("lacks_another:x", "importing lacks_another fails: ModuleNotFoundError: No module named 'a_package_that"),
         ("is_broken:x", "importing is_broken fails: ZeroDivisionError"),
@@ -39,4 +44,7 @@ def test_the_working_directory_is_searched(module):
 def test_mistakes_are_one_line(reference, message, module):
     with pytest.raises(UserError) as error:
         load("model", reference)
-    assert message in str(error.value) and "\n" not in str(error.value) and "_hidden" not in str(error.value)
+    said = str(error.value)
+    # What a module imports is no model of it.
+    assert not {"_hidden", "math", "OrderedDict"} & set(re.findall(r"\w+", said.partition("one of: ")[2]))
+    assert message in said and "\n" not in said

@@ -38,7 +38,10 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]
     try:
         data = pathlib.Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; give a file that `recu export` wrote") from error
+        way_out = "give a file that `recu export` wrote"
+        if isinstance(error, IsADirectoryError):
+            way_out = f"type: recu export {path} --out=FILE, and give that file"
+        raise UserError(f"{path} cannot be read: {error.strerror}; {way_out}") from error
     try:
         return parse(data)
     except UserError as error:
