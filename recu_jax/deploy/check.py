@@ -52,7 +52,7 @@ def check(trained: Any, path: str | pathlib.Path, kind: str = "recu") -> str:
         totals["differing_predictions"] += int((ours.argmax(-1) != theirs.argmax(-1)).sum())
         totals["max_logit_difference"] = max(totals["max_logit_difference"], float(abs(ours - theirs).max()))
     totals |= {
-        "bytes": pathlib.Path(path).stat().st_size,
+        "bytes": FORMATS[kind].size(path),
         "float32_bytes": trained.float32_bytes,
         "images_per_second": totals["images"] / seconds[0],
         "float_images_per_second": totals["images"] / seconds[1],
