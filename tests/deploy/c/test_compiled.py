@@ -1,0 +1,128 @@
+"""A folder of C, compiled for this machine, gives what the runtime gives."""
+
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from recu_jax import UserError, deploy
+from recu_jax.deploy import build, graph, model, runtime
+from recu_jax.deploy.c import compiled, source
+from recu_jax.ops import native
+from recu_jax.ops.packing import unpack_bits, unpack_kernel
+from tests.support.random_networks import IMAGES, file_of, flax_outputs, variables_of
+
+needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler; install gcc or clang")
+WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror"]
+QUICKLY = ["-O1"]
+
+
+@pytest.fixture(scope="module")
+def folder(path, tmp_path_factory):
+    made = tmp_path_factory.mktemp("c") / "digits"
+    source.write(made, deploy.load(path))
+    return made
+
+
+@needs_cc
+def test_the_logits_of_the_runtime(folder, path):
+    found, want = compiled.predictor(folder, QUICKLY)(IMAGES), np.asarray(deploy.load(path).predict(IMAGES))
+    np.testing.assert_allclose(found, want, rtol=0, atol=1e-6 * abs(want).max())
+    assert (found.argmax(-1) == want.argmax(-1)).all()
+
+
+WATCH = """
+#include <stdint.h>
+#define RECU_WATCH(operation, pixel, sums, features) watch(operation, pixel, sums, features)
+int32_t watched[{most}];
+int watched_count;
+static inline void watch(int operation, int pixel, const int32_t *sums, int features) {{
+  (void)operation, (void)pixel;
+  for (int i = 0; i < features && watched_count < {most}; i++) watched[watched_count++] = sums[i];
+}}
+"""
+
+
+@needs_cc
+def test_the_sums_of_the_runtime(folder, network, tmp_path, monkeypatch):
+    """All sums of all binary convolutions of an image, against NumPy's of the signs that the runtime has."""
+    header, arrays = network
+    nodes = graph.check(header["operations"], arrays)
+    convs = [(node, node.inputs[0]) for node in nodes if node.op == "binary_conv"]
+    run, own = runtime.compile_steps(nodes, native.cpu_backend(), [signs for _, signs in convs])
+    want = []
+    for (node, signs), words in zip(convs, jax.jit(run)(own, IMAGES[:1]), strict=True):
+        channels = nodes[signs].value.shape[-1]
+        x = np.where(unpack_bits(np.asarray(words[0]), channels), 1, -1)
+        kernel = unpack_kernel(node.arrays["kernel"], channels).astype(int)
+        padded = np.pad(x, [*node.attributes["padding"], (0, 0)])
+        windows = np.lib.stride_tricks.sliding_window_view(padded, kernel.shape[:2], axis=(0, 1))
+        (down, right) = node.attributes["strides"]
+        want.append(np.einsum("yxcij,ijcf->yxf", windows[::down, ::right], kernel).ravel())
+    want = np.concatenate(want)
+    (tmp_path / "watch.h").write_text(WATCH.format(most=len(want)))
+    libraries = []
+    monkeypatch.setattr(
+        compiled.ctypes, "CDLL", lambda path, real=compiled.ctypes.CDLL: libraries.append(real(path)) or libraries[0]
+    )
+    compiled.predictor(folder, [*QUICKLY, "-include", str(tmp_path / "watch.h")])(IMAGES[:1])
+    found = np.ctypeslib.as_array((compiled.ctypes.c_int32 * len(want)).in_dll(libraries[0], "watched"))
+    np.testing.assert_array_equal(found, want)
+
+
+@needs_cc
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [["-DRECU_PORTABLE"], [], ["-fsanitize=undefined", "-fno-sanitize-recover=all"]])
+def test_no_warnings_with_any_instructions(folder, path, options):
+    found = compiled.predictor(folder, [*WARNINGS, *options])(IMAGES)
+    np.testing.assert_allclose(found, deploy.load(path).predict(IMAGES), rtol=0, atol=1e-5)
+
+
+# Every operation and kind of convolution: name, shape of its images, fields of the model.
+FAMILIES = [
+    ("cifar_resnet18", (16, 16, 3), {}),
+    ("cifar_resnet18a", (16, 16, 3), {}),
+    ("cifar_vgg_small", (16, 16, 3), {}),
+    ("imagenet_resnet18", (64, 64, 3), {}),
+    ("react_resnet18", (32, 32, 3), {}),
+    ("digits_resnet8", (8, 8, 1), {"conv": "float"}),
+    ("digits_resnet8", (8, 8, 1), {"conv": "binary_activations"}),
+    ("digits_resnet8", (8, 8, 1), {"nonlinearity": "rprelu"}),
+]
+
+
+@needs_cc
+@pytest.mark.slow
+@pytest.mark.parametrize("name, shape, fields", FAMILIES)
+def test_each_family(name, shape, fields, tmp_path):
+    net, variables = variables_of(name, shape, **fields)
+    header, arrays = file_of(name, variables, shape, build.BlockParts(**fields))
+    source.write(tmp_path / "net", model.parse(header, arrays))
+    images = np.random.default_rng(0).integers(0, 256, (4, *shape), np.uint8)
+    found = compiled.predictor(tmp_path / "net", [*WARNINGS, *QUICKLY])(images)
+    for want in (np.asarray(model.parse(header, arrays).predict(images)), flax_outputs(net, variables, images)[0]):
+        np.testing.assert_allclose(found, want, rtol=0, atol=1e-4 * abs(want).max())
+        assert (found.argmax(-1) == want.argmax(-1)).all()
+
+
+def test_mistakes_are_one_line(folder, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"is no folder of `recu export --format=c`: it has no nothing\.h"):
+        compiled.predictor(tmp_path / "nothing")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "other.h").write_text("int x;\n")
+    with pytest.raises(UserError, match=r"its header has no HEIGHT"):
+        compiled.predictor(tmp_path / "other")
+    monkeypatch.setenv("CC", "no-such-compiler -O2")
+    with pytest.raises(UserError, match=r"'no-such-compiler' is not installed; install gcc or clang, or set CC"):
+        compiled.predictor(folder)
+    monkeypatch.setenv("CC", "false")
+    with pytest.raises(UserError, match=re.escape(f"{folder} cannot be compiled by false")):
+        compiled.predictor(folder)
+
+
+@needs_cc
+def test_images_of_another_shape_are_refused(folder):
+    with pytest.raises(UserError, match=r"digits takes \(batch, 8, 8, 1\)"):
+        compiled.predictor(folder, QUICKLY)(IMAGES[:, :7])
