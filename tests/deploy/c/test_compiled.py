@@ -1,5 +1,7 @@
 """A folder of C, compiled for this machine, gives what the runtime gives."""
 
+import ctypes
+import functools
 import re
 import shutil
 
@@ -10,6 +12,7 @@ import pytest
 from recu_jax import UserError, deploy
 from recu_jax.deploy import build, graph, model, runtime
 from recu_jax.deploy.c import compiled, source
+from recu_jax.layers import BinaryConv, Conv
 from recu_jax.ops import native
 from recu_jax.ops.packing import unpack_bits, unpack_kernel
 from tests.support.random_networks import IMAGES, file_of, flax_outputs, variables_of
@@ -64,11 +67,14 @@ def test_the_sums_of_the_runtime(folder, network, tmp_path, monkeypatch):
     want = np.concatenate(want)
     (tmp_path / "watch.h").write_text(WATCH.format(most=len(want)))
     libraries = []
-    monkeypatch.setattr(
-        compiled.ctypes, "CDLL", lambda path, real=compiled.ctypes.CDLL: libraries.append(real(path)) or libraries[0]
-    )
+
+    def load(path, real=ctypes.CDLL):
+        libraries.append(real(path))
+        return libraries[-1]
+
+    monkeypatch.setattr(compiled.ctypes, "CDLL", load)
     compiled.predictor(folder, [*QUICKLY, "-include", str(tmp_path / "watch.h")])(IMAGES[:1])
-    found = np.ctypeslib.as_array((compiled.ctypes.c_int32 * len(want)).in_dll(libraries[0], "watched"))
+    found = np.ctypeslib.as_array((ctypes.c_int32 * len(want)).in_dll(libraries[0], "watched"))
     np.testing.assert_array_equal(found, want)
 
 
@@ -80,25 +86,26 @@ def test_no_warnings_with_any_instructions(folder, path, options):
     np.testing.assert_allclose(found, deploy.load(path).predict(IMAGES), rtol=0, atol=1e-5)
 
 
-# Every operation and kind of convolution: name, shape of its images, fields of the model.
+OF_SIGNS = functools.partial(BinaryConv, alpha="none", binary_weights=False)
+# Every operation and kind of convolution: name, shape of its images, fields of the model, what the file says of them.
 FAMILIES = [
-    ("cifar_resnet18", (16, 16, 3), {}),
-    ("cifar_resnet18a", (16, 16, 3), {}),
-    ("cifar_vgg_small", (16, 16, 3), {}),
-    ("imagenet_resnet18", (64, 64, 3), {}),
-    ("react_resnet18", (32, 32, 3), {}),
-    ("digits_resnet8", (8, 8, 1), {"conv": "float"}),
-    ("digits_resnet8", (8, 8, 1), {"conv": "binary_activations"}),
-    ("digits_resnet8", (8, 8, 1), {"nonlinearity": "rprelu"}),
+    ("cifar_resnet18", (16, 16, 3), {}, {}),
+    ("cifar_resnet18a", (16, 16, 3), {}, {}),
+    ("cifar_vgg_small", (16, 16, 3), {}, {}),
+    ("imagenet_resnet18", (64, 64, 3), {}, {}),
+    ("react_resnet18", (32, 32, 3), {}, {}),
+    ("digits_resnet8", (8, 8, 1), {"conv": Conv}, {"conv": "float"}),
+    ("digits_resnet8", (8, 8, 1), {"conv": OF_SIGNS}, {"conv": "binary_activations", "alpha": "none"}),
+    ("digits_resnet8", (8, 8, 1), {"nonlinearity": "rprelu"}, {"nonlinearity": "rprelu"}),
 ]
 
 
 @needs_cc
 @pytest.mark.slow
-@pytest.mark.parametrize("name, shape, fields", FAMILIES)
-def test_each_family(name, shape, fields, tmp_path):
+@pytest.mark.parametrize("name, shape, fields, parts", FAMILIES)
+def test_each_family(name, shape, fields, parts, tmp_path):
     net, variables = variables_of(name, shape, **fields)
-    header, arrays = file_of(name, variables, shape, build.BlockParts(**fields))
+    header, arrays = file_of(name, variables, shape, build.BlockParts(**parts))
     source.write(tmp_path / "net", model.parse(header, arrays))
     images = np.random.default_rng(0).integers(0, 256, (4, *shape), np.uint8)
     found = compiled.predictor(tmp_path / "net", [*WARNINGS, *QUICKLY])(images)
