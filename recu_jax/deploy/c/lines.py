@@ -111,8 +111,8 @@ class Lines:
             return f"{collect};\nrecu_multiply(patch, {length}, {self._constant('kernel', number)}, {features}, row)"
         if node.op == "binary_conv":
             self.sums = max(self.sums, -(-features // LANES) * LANES)
-            kernel = self._constant("kernel", number, arranged(node.arrays["kernel"]))
-            return f"recu_binary_conv(&w, p, {x}, {channels}, {kernel}, {features}, sums)"
+            blocks = self._constant("kernel", number, arranged(node.arrays["kernel"]))
+            return f"recu_binary_conv(&w, p, {x}, {channels}, {blocks}, {features}, sums)"
         if node.op == "max_pool" and value.kind == "bits":
             least = self._constant("least", number)
             return f"recu_max_pool_signs(&w, p, {x}, {channels}, {least}, {self._pixel(number)})"

@@ -21,6 +21,7 @@ SHARED = ("recu_bits.h", "recu_conv.h", "recu_rows.h")
 # Compilers take gigabytes of memory for larger arrays. imagenet_resnet34 has 5 MB.
 MAX_WEIGHT_BYTES = 1 << 24
 _TYPES = {"f": "float", "u": "uint32_t", "i": "int32_t"}
+_LITERALS = {"f": "{}f", "u": "0x{:x}u", "i": "{}"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,13 +125,12 @@ def _indented(lines):
 def _weights(name, constants):
     parts = [f"/* The weights of {name}. Only {name}.c includes this file. */\n#include <stdint.h>\n"]
     for constant, array in constants.items():
-        parts.append(f"\nstatic const {_TYPES[array.dtype.kind]} {constant}[{array.size}] = {{\n")
-        flat = array.ravel()
-        if array.dtype.kind == "f":
-            numbers = [f"{number}f" for number in flat.astype(np.float32)]
-        else:
-            numbers = [f"0x{n:x}u" for n in flat.tolist()] if array.dtype.kind == "u" else map(str, flat.tolist())
-        numbers = list(numbers)
+        kind = array.dtype.kind
+        # The text of a float32 is the shortest that gives the same number again.
+        numbers = [
+            _LITERALS[kind].format(n) for n in (map(str, array.ravel()) if kind == "f" else array.ravel().tolist())
+        ]
+        parts.append(f"\nstatic const {_TYPES[kind]} {constant}[{array.size}] = {{\n")
         parts += ["  " + ", ".join(numbers[i : i + 8]) + ",\n" for i in range(0, len(numbers), 8)]
         parts.append("};\n")
     return "".join(parts)

@@ -83,7 +83,9 @@ def _step(number, nodes, users, available) -> Step:
     node = nodes[number]
     inputs = () if reads_image(nodes, number) else tuple(source_of(nodes, i) for i in node.inputs)
     by_pixel = node.op in _BY_PIXEL
-    operations, stored, shifts, others = [number], [], {}, {}
+    operations, stored = [number], []
+    shifts: dict[int, int] = {}
+    others: dict[int, int | None] = {}
     if node.op == "add":
         others[number] = inputs[1] if inputs[1] != inputs[0] else None
     last, is_needed = number, True
