@@ -14,7 +14,7 @@ from recu_jax.deploy import build, graph, model, runtime
 from recu_jax.deploy.c import compiled, source
 from recu_jax.layers import BinaryConv, Conv
 from recu_jax.ops import native
-from recu_jax.ops.packing import unpack_bits, unpack_kernel
+from recu_jax.ops.packing import pack_kernel, unpack_bits, unpack_kernel
 from tests.support.random_networks import IMAGES, file_of, flax_outputs, variables_of
 
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler; install gcc or clang")
@@ -112,6 +112,54 @@ def test_each_family(name, shape, fields, parts, tmp_path):
     for want in (np.asarray(model.parse(header, arrays).predict(images)), flax_outputs(net, variables, images)[0]):
         np.testing.assert_allclose(found, want, rtol=0, atol=1e-4 * abs(want).max())
         assert (found.argmax(-1) == want.argmax(-1)).all()
+
+
+def rare_operations():
+    """A network of what the families have seldom or not at all: an image that is not only convolved, and so on."""
+    r = np.random.default_rng(0)
+
+    def normal(*shape):
+        return r.standard_normal(shape).astype(np.float32)
+
+    arrays = {
+        "conv": normal(3, 2, 2, 40), "slope": normal(5), "bias": normal(40), "packed": pack_kernel(normal(3, 3, 40, 3)),
+        "affine": normal(4, 3), "slopes": normal(20), "dense": normal(20, 4), "logits": normal(4),
+    }  # fmt: skip
+    none, window = [0, 0, 0, 0], {"strides": [1, 1], "padding": [1, 1, 1, 1]}
+    entries = [
+        {"op": "image", "shape": [6, 5, 2], "mean": [0.4, 0.5], "std": [0.3, 0.2]},
+        {"op": "conv", "inputs": [0], "arrays": {"kernel": "conv"}, "strides": [1, 1], "padding": [1, 1, 0, 1]},
+        {"op": "relu", "inputs": [1]},
+        {"op": "shift", "inputs": [2], "arrays": {"bias": "bias"}},
+        {"op": "sign", "inputs": [3]},
+        {"op": "binary_conv", "inputs": [4], "arrays": {"kernel": "packed"}, **window},
+        {"op": "affine", "inputs": [5], "arrays": {"affine": "affine"}},
+        {"op": "add", "inputs": [6, 6]},
+        {"op": "max_pool", "inputs": [0], "window": [3, 3], **window},
+        {"op": "pad_channels", "inputs": [8], "channels": [1, 0]},
+        {"op": "add", "inputs": [9, 7]},
+        {"op": "pad_channels", "inputs": [10], "channels": [0, 2]},
+        {"op": "prelu", "inputs": [11], "arrays": {"slope": "slope"}},
+        {"op": "avg_pool", "inputs": [12], "window": [2, 1], "strides": [2, 2], "padding": none},
+        {"op": "max_pool", "inputs": [12], "window": [2, 1], "strides": [2, 2], "padding": none},
+        {"op": "add", "inputs": [13, 14]},
+        {"op": "pad_channels", "inputs": [15], "channels": [0, 0]},
+        {"op": "max_pool", "inputs": [16], "window": [2, 2], "strides": [2, 2], "padding": [0, 1, 0, 1]},
+        {"op": "flatten", "inputs": [17]},
+        {"op": "prelu", "inputs": [18], "arrays": {"slope": "slopes"}},
+        {"op": "dense", "inputs": [19], "arrays": {"kernel": "dense", "bias": "logits"}},
+    ]
+    return {"format": 1, "model": "rare", "operations": entries}, arrays
+
+
+@needs_cc
+def test_operations_that_no_family_has(tmp_path):
+    loaded = model.parse(*rare_operations())
+    source.write(tmp_path / "rare", loaded)
+    images = np.random.default_rng(1).integers(0, 256, (5, 6, 5, 2), np.uint8)
+    found = compiled.predictor(tmp_path / "rare", [*WARNINGS, *QUICKLY])(images)
+    want = np.asarray(loaded.predict(images))
+    np.testing.assert_allclose(found, want, rtol=0, atol=1e-5 * abs(want).max())
 
 
 def test_mistakes_are_one_line(folder, tmp_path, monkeypatch):
