@@ -57,7 +57,7 @@ def check(trained: Any, path: str | pathlib.Path, kind: str = "recu") -> str:
         "images_per_second": totals["images"] / seconds[0],
         "float_images_per_second": totals["images"] / seconds[1],
     }
-    container.write_bytes(f"{path}.check.json", (json.dumps(totals, indent=2) + "\n").encode())
+    container.write_bytes(f"{pathlib.Path(path)}.check.json", (json.dumps(totals, indent=2) + "\n").encode())
     other = f" ({trained.other_dtype})" if trained.other_dtype else ""
     return (
         f"{totals['images']} test images: {totals['differing_predictions']} differing predictions{other}, "

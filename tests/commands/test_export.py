@@ -74,8 +74,9 @@ def test_c(workdir, tmp_path):
     if shutil.which("cc") is None:
         pytest.skip("no C compiler; install gcc or clang")
     folder = tmp_path / "digits"
-    wrote, checked = command("export", workdir, f"--out={folder}", "--format=c", "--check").splitlines()
-    assert wrote.startswith(f"{folder} holds digits_resnet8 in ") and "22." in wrote
+    wrote, checked = command("export", workdir, f"--out={folder}/", "--format=c", "--check").splitlines()
+    assert wrote.startswith(f"{folder}/ holds digits_resnet8 in ") and ", 22." in wrote
+    assert json.loads((tmp_path / "digits.check.json").read_text())["differing_predictions"] == 0
     assert checked.startswith("360 test images: 0 differing predictions")
     # The file's own runtime, image by image.
     command("export", workdir, f"--out={tmp_path / 'digits.recu'}")

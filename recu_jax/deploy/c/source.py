@@ -46,10 +46,10 @@ def name_of(path: pathlib.Path | str) -> str:
       UserError: C cannot have this name.
     """
     name = pathlib.Path(path).name
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name, re.ASCII):
+    if not re.fullmatch(r"(?!recu_)[A-Za-z]\w*", name, re.ASCII):
         raise UserError(
             f"the folder is {name!r}, and its name is the network's in C; give one of letters, digits and _, that "
-            "begins with a letter"
+            "begins with a letter, and not with recu_"
         )
     return name
 

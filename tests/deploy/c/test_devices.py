@@ -1,6 +1,9 @@
 """The C of a network on emulated devices predicts as the runtime does. What is not installed is skipped."""
 
 import importlib.util
+import os
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -29,6 +32,23 @@ def test_the_predictions_of_a_device(device, path, tmp_path):
     np.testing.assert_allclose(logits, want, rtol=0, atol=1e-5 * abs(want).max())
     assert (logits.argmax(-1) == want.argmax(-1)).all()
     assert record["kernels"] == KERNELS[device]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [["-DRECU_PORTABLE"], ["-march=native"]], ids=["portable", "native"])
+def test_the_sanitizers_find_nothing(options, path, tmp_path):
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler; install gcc or clang")
+    loaded = deploy.load(path)
+    source.write(tmp_path / "network", loaded)
+    IMAGES.tofile(tmp_path / "images.bin")
+    sources = ["network/network.c", devices.HERE / "predict_file.c", "-lm", "-o", "program"]
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", *devices.WARNINGS]
+    subprocess.run(["cc", "-O1", *sanitizers, *options, "-Inetwork", *sources], cwd=tmp_path, check=True)
+    # Nothing that a process preloads comes before the sanitizer.
+    subprocess.run(["./program"], cwd=tmp_path, check=True, env={"PATH": os.environ["PATH"]})
+    logits = np.fromfile(tmp_path / "logits.bin", np.float32).reshape(len(IMAGES), -1)
+    np.testing.assert_allclose(logits, loaded.predict(IMAGES), rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -55,7 +55,7 @@ def test_weights_are_written_exactly(path):
     np.testing.assert_array_equal(found, want)
 
 
-@pytest.mark.parametrize("name", ["my-net", "3d", "net.c", "größe", ""])
+@pytest.mark.parametrize("name", ["my-net", "3d", "net.c", "größe", "recu_bits", ""])
 def test_names_that_c_cannot_have(name):
     with pytest.raises(UserError, match=r"give one of letters, digits and _"):
         source.name_of(f"folder/{name}" if name else "/")
