@@ -19,7 +19,7 @@ from tests.support.random_networks import IMAGES, file_of, flax_outputs, variabl
 
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler; install gcc or clang")
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror"]
-QUICKLY = ["-O1"]
+QUICKLY = ["-O0"]
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,14 @@ def folder(path, tmp_path_factory):
     return made
 
 
+@pytest.fixture(scope="module")
+def predict(folder):
+    return compiled.predictor(folder, QUICKLY)
+
+
 @needs_cc
-def test_the_logits_of_the_runtime(folder, path):
-    found, want = compiled.predictor(folder, QUICKLY)(IMAGES), np.asarray(deploy.load(path).predict(IMAGES))
+def test_the_logits_of_the_runtime(predict, path):
+    found, want = predict(IMAGES), np.asarray(deploy.load(path).predict(IMAGES))
     np.testing.assert_allclose(found, want, rtol=0, atol=1e-6 * abs(want).max())
     assert (found.argmax(-1) == want.argmax(-1)).all()
 
@@ -178,6 +183,6 @@ def test_mistakes_are_one_line(folder, tmp_path, monkeypatch):
 
 
 @needs_cc
-def test_images_of_another_shape_are_refused(folder):
+def test_images_of_another_shape_are_refused(predict):
     with pytest.raises(UserError, match=r"digits takes \(batch, 8, 8, 1\)"):
-        compiled.predictor(folder, QUICKLY)(IMAGES[:, :7])
+        predict(IMAGES[:, :7])
