@@ -122,38 +122,37 @@ def test_each_family(name, shape, fields, parts, tmp_path):
 def rare_operations():
     """A network of what the families have seldom or not at all: an image that is not only convolved, and so on."""
     r = np.random.default_rng(0)
+    entries, arrays = [], {}
+
+    def op(name, *inputs, strides=None, padding=(1, 1, 1, 1), **fields):
+        """Adds an operation and gives its number. Arrays are fields; windows are those with strides."""
+        own = {role: fields.pop(role) for role in list(fields) if isinstance(fields[role], np.ndarray)}
+        names = {role: f"{len(entries)}.{role}" for role in own}
+        arrays.update({names[role]: array for role, array in own.items()})
+        windows = {"strides": strides, "padding": list(padding)} if strides else {}
+        entries.append({"op": name, "inputs": list(inputs), "arrays": names, **windows, **fields})
+        return len(entries) - 1
 
     def normal(*shape):
         return r.standard_normal(shape).astype(np.float32)
 
-    arrays = {
-        "conv": normal(3, 2, 2, 40), "slope": normal(5), "bias": normal(40), "packed": pack_kernel(normal(3, 3, 40, 3)),
-        "affine": normal(4, 3), "slopes": normal(20), "dense": normal(20, 4), "logits": normal(4),
-    }  # fmt: skip
-    none, window = [0, 0, 0, 0], {"strides": [1, 1], "padding": [1, 1, 1, 1]}
-    entries = [
-        {"op": "image", "shape": [6, 5, 2], "mean": [0.4, 0.5], "std": [0.3, 0.2]},
-        {"op": "conv", "inputs": [0], "arrays": {"kernel": "conv"}, "strides": [1, 1], "padding": [1, 1, 0, 1]},
-        {"op": "relu", "inputs": [1]},
-        {"op": "shift", "inputs": [2], "arrays": {"bias": "bias"}},
-        {"op": "sign", "inputs": [3]},
-        {"op": "binary_conv", "inputs": [4], "arrays": {"kernel": "packed"}, **window},
-        {"op": "affine", "inputs": [5], "arrays": {"affine": "affine"}},
-        {"op": "add", "inputs": [6, 6]},
-        {"op": "max_pool", "inputs": [0], "window": [3, 3], **window},
-        {"op": "pad_channels", "inputs": [8], "channels": [1, 0]},
-        {"op": "add", "inputs": [9, 7]},
-        {"op": "pad_channels", "inputs": [10], "channels": [0, 2]},
-        {"op": "prelu", "inputs": [11], "arrays": {"slope": "slope"}},
-        {"op": "avg_pool", "inputs": [12], "window": [2, 1], "strides": [2, 2], "padding": none},
-        {"op": "max_pool", "inputs": [12], "window": [2, 1], "strides": [2, 2], "padding": none},
-        {"op": "add", "inputs": [13, 14]},
-        {"op": "pad_channels", "inputs": [15], "channels": [0, 0]},
-        {"op": "max_pool", "inputs": [16], "window": [2, 2], "strides": [2, 2], "padding": [0, 1, 0, 1]},
-        {"op": "flatten", "inputs": [17]},
-        {"op": "prelu", "inputs": [18], "arrays": {"slope": "slopes"}},
-        {"op": "dense", "inputs": [19], "arrays": {"kernel": "dense", "bias": "logits"}},
-    ]
+    image = op("image", shape=[6, 5, 2], mean=[0.4, 0.5], std=[0.3, 0.2])
+    x = op("relu", op("conv", image, kernel=normal(3, 2, 2, 40), strides=[1, 1], padding=(1, 1, 0, 1)))
+    signs = op("sign", op("shift", x, bias=normal(40)))
+    sums = op("binary_conv", signs, kernel=pack_kernel(normal(3, 3, 40, 3)), strides=[1, 1])
+    x = op("affine", sums, affine=normal(4, 3))
+    x = op("add", x, x)
+    pooled = op("pad_channels", op("max_pool", image, window=[3, 3], strides=[1, 1]), channels=[1, 0])
+    # x is added pixel by pixel three times. Only the last result may lie over it.
+    y = op("add", pooled, x)
+    z = op("add", op("conv", image, kernel=normal(3, 3, 2, 3), strides=[1, 1]), x)
+    z = op("add", op("add", op("max_pool", z, window=[3, 3], strides=[1, 1]), x), z)
+    x = op("prelu", op("pad_channels", op("add", z, y), channels=[0, 2]), slope=normal(5))
+    narrow = {"window": [2, 1], "strides": [2, 2], "padding": (0, 0, 0, 0)}
+    x = op("add", op("avg_pool", x, **narrow), op("max_pool", x, **narrow))
+    x = op("max_pool", x, window=[2, 2], strides=[2, 2], padding=(0, 1, 0, 1))
+    x = op("prelu", op("flatten", x), slope=normal(20))
+    op("dense", x, kernel=normal(20, 4), bias=normal(4))
     return {"format": 1, "model": "rare", "operations": entries}, arrays
 
 
