@@ -18,7 +18,7 @@ from recu_jax.deploy.model import Model
 from recu_jax.errors import UserError
 
 SHARED = ("recu_bits.h", "recu_conv.h", "recu_rows.h")
-# Compilers take gigabytes of memory for larger arrays. imagenet_resnet34 has 5 MB.
+# Compilers take gigabytes of memory for larger arrays. imagenet_resnet34 has 5.6 MB.
 MAX_WEIGHT_BYTES = 1 << 24
 _TYPES = {"f": "float", "u": "uint32_t", "i": "int32_t"}
 _LITERALS = {"f": "{}f", "u": "0x{:x}u", "i": "{}"}
