@@ -225,6 +225,18 @@ def exports() -> str:
     return _table(["run", "test images", "differing predictions", "largest difference of a logit", "bytes"], rows)
 
 
+def devices() -> str:
+    """Exported C on emulated devices: predictions against the file's own, and the network's flash and RAM."""
+    rows = []
+    for path in sorted((_RESULTS / "devices").glob("*.json"), reverse=True):
+        record = json.loads(path.read_text())
+        for device, of in record["devices"].items():
+            sizes = [f"{of[key]:,}" if key in of else "" for key in ("network_flash_bytes", "network_ram_bytes")]
+            different = f"{of['differing_predictions']} of {record['test_images']}"
+            rows.append([f"`{record['model']}`", f"{device}, {of['kernels']}", different, *sizes])
+    return _table(["network", "device and kernels", "differing predictions", "bytes of flash", "of RAM"], rows)
+
+
 def said_by(name: str) -> str:
     """Returns the text of a record, such as `RECORD/README.md`, without its title. Links lead to its folder."""
     path = _RESULTS / name

@@ -18,7 +18,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser("export", _ABOUT, "recu export runs/digits --out=digits.recu --check")
     parser.add_argument("workdir", metavar="WORKDIR", type=local_path, help="folder of a run")
     parser.add_argument(
-        "--out", required=True, metavar="FILE", type=local_path, help="file to write; an existing file is replaced"
+        "--out",
+        required=True,
+        metavar="FILE",
+        type=local_path,
+        help="file to write, or folder with --format=c; existing files are replaced",
     )
     parser.add_argument("--format", choices=FORMATS, default="recu", help=f"default: recu\n{_FORMATS}")
     parser.add_argument("--check", action="store_true", help=_CHECK)

@@ -52,12 +52,12 @@ def check(trained: Any, path: str | pathlib.Path, kind: str = "recu") -> str:
         totals["differing_predictions"] += int((ours.argmax(-1) != theirs.argmax(-1)).sum())
         totals["max_logit_difference"] = max(totals["max_logit_difference"], float(abs(ours - theirs).max()))
     totals |= {
-        "bytes": pathlib.Path(path).stat().st_size,
+        "bytes": FORMATS[kind].size(path),
         "float32_bytes": trained.float32_bytes,
         "images_per_second": totals["images"] / seconds[0],
         "float_images_per_second": totals["images"] / seconds[1],
     }
-    container.write_bytes(f"{path}.check.json", (json.dumps(totals, indent=2) + "\n").encode())
+    container.write_bytes(f"{pathlib.Path(path)}.check.json", (json.dumps(totals, indent=2) + "\n").encode())
     other = f" ({trained.other_dtype})" if trained.other_dtype else ""
     return (
         f"{totals['images']} test images: {totals['differing_predictions']} differing predictions{other}, "

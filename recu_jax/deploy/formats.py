@@ -16,6 +16,10 @@ Path = str | pathlib.Path
 Predictor = Callable[[np.ndarray], Any]
 
 
+def _file_size(path: Path) -> int:
+    return pathlib.Path(path).stat().st_size
+
+
 @dataclasses.dataclass(frozen=True)
 class Format:
     """A file format.
@@ -25,11 +29,13 @@ class Format:
       write: writes a network to a path. Takes the path, and the header and arrays from `deploy.trained.network`.
       predictor: takes the path of a file and returns a function that runs it. That function takes uint8 images,
         (batch, height, width, channels), and returns logits.
+      size: takes the path of a file and returns its size in bytes.
     """
 
     about: str
     write: Callable[[Path, dict[str, Any], dict[str, np.ndarray]], None]
     predictor: Callable[[Path], Predictor]
+    size: Callable[[Path], int] = _file_size
 
 
 def _recu_predictor(path: Path) -> Predictor:
@@ -60,8 +66,27 @@ def _qonnx_predictor(path: Path) -> Predictor:
     return qonnx_export.predictor(path)
 
 
+def _write_c(path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    from recu_jax.deploy.c import source
+
+    source.write(path, model.parse(header, arrays, backend="xla"))
+
+
+def _c_predictor(path: Path) -> Predictor:
+    from recu_jax.deploy.c import compiled
+
+    return compiled.predictor(path)
+
+
+def _c_size(path: Path) -> int:
+    from recu_jax.deploy.c import compiled
+
+    return compiled.sizes_of(path)["WEIGHT_BYTES"]
+
+
 FORMATS = {
     "recu": Format("one bit per weight, for `recu predict` and recu_jax.deploy.load", container.write, _recu_predictor),
     "stablehlo": Format("a jax.export artifact that needs jax alone", _write_stablehlo, _stablehlo_predictor),
     "qonnx": Format("for QONNX's tools", _write_qonnx, _qonnx_predictor),
+    "c": Format("a folder of C99 for devices; --check compiles it", _write_c, _c_predictor, _c_size),
 }

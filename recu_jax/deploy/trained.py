@@ -149,7 +149,7 @@ def write(trained: Trained, path: str | pathlib.Path, kind: str = "recu") -> str
     """
     header, arrays = network(trained)
     FORMATS[kind].write(path, header, arrays)
-    size = pathlib.Path(path).stat().st_size
+    size = FORMATS[kind].size(path)
     less = trained.float32_bytes / size
     other = f"; {trained.other_dtype}: --check counts the predictions that differ" if trained.other_dtype else ""
     return f"{path} holds {header['model']} in {size} bytes, {less:.1f} times less than its float32 parameters{other}"

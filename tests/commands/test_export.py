@@ -2,13 +2,16 @@
 
 import json
 import re
+import shutil
 
 import cv2
 import numpy as np
 import pytest
 
+from recu_jax import deploy
 from recu_jax.commands import export
 from recu_jax.data import digits
+from recu_jax.deploy.c import compiled
 from tests.support import bad_files, forked
 
 
@@ -66,6 +69,24 @@ def test_stablehlo(workdir, tmp_path):
     assert lines[-1].startswith("360 test images: 0 differing predictions")
 
 
+@pytest.mark.slow
+def test_c(workdir, tmp_path):
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler; install gcc or clang")
+    folder = tmp_path / "digits"
+    wrote, checked = command("export", workdir, f"--out={folder}/", "--format=c", "--check").splitlines()
+    assert wrote.startswith(f"{folder}/ holds digits_resnet8 in ") and ", 22." in wrote
+    assert json.loads((tmp_path / "digits.check.json").read_text())["differing_predictions"] == 0
+    assert checked.startswith("360 test images: 0 differing predictions")
+    # The file's own runtime, image by image.
+    command("export", workdir, f"--out={tmp_path / 'digits.recu'}")
+    images = digits.load().test_images
+    theirs = np.asarray(deploy.load(tmp_path / "digits.recu").predict(images))
+    ours = compiled.predictor(folder)(images)
+    assert (ours.argmax(-1) == theirs.argmax(-1)).all()
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * abs(theirs).max())
+
+
 def test_mistakes_are_one_line(tmp_path, refusal):
     imported = bad_files.workdir(tmp_path)
     of_digits = (imported, "--dataset=digits")
@@ -76,6 +97,11 @@ def test_mistakes_are_one_line(tmp_path, refusal):
         export.main, imported, f"--out={tmp_path / 'x'}", "--dataset=npz", _npz(tmp_path)
     )
     assert "invalid choice: 'onnx'" in refusal(export.main, *of_digits, "--out=x", "--format=onnx")
+    c = (*of_digits, "--format=c")
+    assert "the folder is 'my-net', and its name is the network's in C" in refusal(
+        export.main, *c, f"--out={tmp_path}/my-net"
+    )
+    assert "cannot be made a folder: No such file" in refusal(export.main, *c, f"--out={tmp_path}/no/net")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["imported", "three.npz"]
 
 

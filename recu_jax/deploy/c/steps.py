@@ -1,0 +1,129 @@
+"""Groups the operations of a network into steps for C. A step is a loop over the pixels of one output.
+
+For each pixel, the first operation of a step computes all channels. The operations after it work on these channels
+before the next pixel is begun. So only a few values are stored as a whole: those that a later step reads.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from recu_jax.deploy.graph import Node
+from recu_jax.errors import UserError
+
+# They take one pixel and give one pixel.
+_BY_PIXEL = {
+    "batch_norm", "hard_tanh", "relu", "prelu", "shift", "add", "pad_channels", "sign", "scale", "affine", "threshold",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """Operations that are computed pixel by pixel.
+
+    Attributes:
+      operations: their numbers, in order.
+      loaded: number of the stored value that the first operation takes by pixel; None if it reads windows or all of it.
+      reads: numbers of the stored values that the first operation reads by windows or as a whole.
+      others: for each `add`, the number of the stored value that it adds; None if it doubles the channels.
+      shifts: for each `sign` that shifts before it compares, the number of the shift.
+      stored: numbers of the operations whose results are stored.
+    """
+
+    operations: tuple[int, ...]
+    loaded: int | None
+    reads: tuple[int, ...]
+    others: Mapping[int, int | None]
+    shifts: Mapping[int, int]
+    stored: tuple[int, ...]
+
+    @property
+    def by_pixel(self) -> tuple[int, ...]:
+        """Numbers of the stored values that are read at the pixel that is computed, and nowhere else."""
+        found = [] if self.loaded is None else [self.loaded]
+        return tuple(i for i in (*found, *self.others.values()) if i is not None and i not in self.reads)
+
+
+def source_of(nodes: Sequence[Node], number: int) -> int:
+    """The number of the value that is stored for a value. `flatten` changes the shape alone."""
+    while nodes[number].op == "flatten":
+        (number,) = nodes[number].inputs
+    return number
+
+
+def reads_image(nodes: Sequence[Node], number: int) -> bool:
+    """Whether an operation is a convolution of the image. It takes the pixels' bytes, so no image is stored."""
+    return nodes[number].op == "conv" and nodes[number].inputs == (0,)
+
+
+def steps_of(nodes: Sequence[Node]) -> list[Step]:
+    """Groups operations into steps, in the order of their computation.
+
+    Raises:
+      UserError: several operations take the sums of one binary convolution.
+    """
+    users: list[list[int]] = [[] for _ in nodes]
+    for number, node in enumerate(nodes):
+        for i in node.inputs:
+            users[source_of(nodes, i)].append(number)
+    done = {number for number, node in enumerate(nodes) if node.op == "flatten"}
+    if all(reads_image(nodes, i) for i in users[0]):
+        done.add(0)
+    steps: list[Step] = []
+    available: set[int] = set()
+    for number in range(len(nodes)):
+        if number not in done:
+            step = _step(number, nodes, users, available)
+            done.update(step.operations, step.shifts.values())
+            available.update(step.stored)
+            steps.append(step)
+    return steps
+
+
+def _step(number, nodes, users, available) -> Step:
+    node = nodes[number]
+    inputs = () if reads_image(nodes, number) else tuple(source_of(nodes, i) for i in node.inputs)
+    by_pixel = node.op in _BY_PIXEL
+    operations, stored = [number], []
+    shifts: dict[int, int] = {}
+    others: dict[int, int | None] = {}
+    if node.op == "add":
+        others[number] = inputs[1] if inputs[1] != inputs[0] else None
+    last, is_needed = number, True
+    while nodes[last].value.kind != "bits":
+        signs, rest = _signs(last, nodes, users)
+        shifts |= {sign: shift for sign, shift in signs.items() if shift != sign}
+        operations += signs
+        stored += signs
+        following = rest[0] if len(rest) == 1 else None
+        if following is None or not _can_follow(following, last, nodes, available):
+            is_needed = bool(rest) or not signs
+            break
+        if nodes[following].op == "add":
+            others[following] = next(source_of(nodes, i) for i in nodes[following].inputs if i != last)
+        operations.append(following)
+        last = following
+    if is_needed:
+        stored.append(last)
+    if any(nodes[i].value.kind == "sums" for i in stored):
+        raise UserError(f"operation {last} ({nodes[last].op}): C takes the sums of a binary convolution once")
+    loaded, reads = (inputs[0], ()) if by_pixel else (None, inputs)
+    return Step(tuple(operations), loaded, reads, others, shifts, tuple(stored))
+
+
+def _signs(number, nodes, users):
+    """The signs that are taken of a value, each with its shift, or with itself, and the value's other users."""
+    signs, rest = {}, []
+    for user in users[number]:
+        end = users[user][0] if nodes[user].op == "shift" and len(users[user]) == 1 else user
+        if nodes[end].op == "sign" and nodes[user].inputs == (number,):
+            signs[end] = user
+        else:
+            rest.append(user)
+    return signs, rest
+
+
+def _can_follow(following, last, nodes, available):
+    """Whether an operation can work on the channels of `last` before the next pixel is begun."""
+    node = nodes[following]
+    others = {source_of(nodes, i) for i in node.inputs if i != last}
+    return node.op in _BY_PIXEL and last in node.inputs and others <= available
