@@ -102,6 +102,8 @@ setup(
         "tpu": ["libtpu"],
         # report.html
         "report": ["plotly>=6"],
+        # Runs in buckets: s3://, gs://
+        "buckets": ["s3fs", "gcsfs"],
         # Experiment trackers, of `config.tracker`.
         "wandb": ["wandb>=0.31"],
         "trackio": ["trackio>=0.43"],

@@ -61,8 +61,17 @@ def run(function: Callable[[], Any]) -> Any:
 
 def local_path(text: str) -> str:
     """The type of every argument that is a path; see `paths.local`."""
+    return _typed(paths.local, text)
+
+
+def run_path(text: str) -> str:
+    """The type of every argument that is the workdir of a run; see `paths.of_run`."""
+    return _typed(lambda path: paths.of_run(path, "the path"), text)
+
+
+def _typed(function, text):
     try:
-        return paths.local(text)
+        return function(text)
     except UserError as error:  # of a ValueError, which UserError is, argparse would print its own message
         raise argparse.ArgumentTypeError(str(error)) from error
 
