@@ -124,16 +124,14 @@ class _Bucket:
         self._sent: dict[str, tuple[int, int]] = {}  # size and time of files beside the checkpoints, as copied
         self._same: dict[str, str] = {}  # digests of the records that the bucket is known to have
         with self._failing("read"):
-            self._files = fsspec.filesystem(
-                scheme, skip_instance_cache=True, use_listings_cache=False, **_OPTIONS.get(scheme, {})
-            )
+            options = {"skip_instance_cache": True, "use_listings_cache": False, **_OPTIONS.get(scheme, {})}
+            self._files = fsspec.filesystem(scheme, **options)
 
     def check_writable(self) -> None:
         """Writes and deletes an empty file. Raises UserError if that fails."""
         with self._failing("written to"):
-            probe = f"{self._root}/.writable"
-            self._files.pipe_file(probe, b"")
-            self._files.rm_file(probe)
+            self._files.pipe_file(f"{self._root}/.writable", b"")
+            self._files.rm_file(f"{self._root}/.writable")
 
     def fetch(self) -> None:
         """Replaces the copy by the bucket's files, unless the copy is as new or newer."""
@@ -146,11 +144,8 @@ class _Bucket:
                 if there is not None and (not here or there not in {self._mark(), *here.values()}):
                     self._download()
                 elif here and max(here) > step:
-                    holds = "no checkpoint" if there is None else f"step {step}"
-                    say(
-                        f"{self._address} holds {holds}; step {max(here)} is taken from {self.folder} (delete this "
-                        "folder to drop it)"
-                    )
+                    has = "no checkpoint" if there is None else f"step {step}"
+                    say(f"{self._address} holds {has}; step {max(here)} is taken from {self.folder} (delete to drop)")
 
     def follow(self, ended: threading.Event) -> None:
         """Copies whenever the copy has other checkpoints than before, until `ended`."""
@@ -184,15 +179,15 @@ class _Bucket:
         if not here:
             return
         gone = {n for n in names - self._here() if n.startswith(f"{FOLDER}/")}
-        records = {n for n in gone if _RECORD.fullmatch(n)}
-        for some in filter(None, (records, gone - records)):
-            self._files.rm([f"{self._root}/{n}" for n in sorted(some)])
+        for step in _steps(gone):
+            self._files.rm_file(f"{self._root}/{_record(step)}")
+        if rest := gone - {_record(step) for step in _steps(gone)}:
+            self._files.rm([f"{self._root}/{n}" for n in sorted(rest)])
         (self.folder / _MARK).write_text(here[max(here)])
 
     def _send(self, name, names):
         with contextlib.suppress(FileNotFoundError):
-            stat = (self.folder / name).stat()
-            data = (self.folder / name).read_bytes()
+            stat, data = (self.folder / name).stat(), (self.folder / name).read_bytes()
             as_sent = (stat.st_size, stat.st_mtime_ns)
             if name not in names or self._sent.get(name) != as_sent:
                 self._files.pipe_file(f"{self._root}/{name}", data)
@@ -286,10 +281,9 @@ class _Bucket:
         except UserError:
             raise
         except Exception as error:  # s3fs and gcsfs raise exceptions of many types
+            reason = f"{one_line(error, 160)}; see to the network, the bucket and the credentials"
             if type(error).__name__ in ("NoCredentialsError", "DefaultCredentialsError"):
                 reason = f"there are no credentials; type: {_LOGINS[self._scheme]}"
-            else:
-                reason = f"{one_line(error, 160)}; see to the network, the bucket and the credentials"
             raise UserError(f"{self._address} cannot be {what}: {reason}") from error
 
 
