@@ -22,7 +22,7 @@ EXIT_STATUSES = {
 }
 # Additional exit statuses of a training run.
 RUN_EXIT_STATUSES = {
-    EXIT_FAILED: "the run failed: a loss that is not finite, a full disk, a worker or another process that is gone",
+    EXIT_FAILED: "the run failed: a loss that is not finite, a full disk, a worker, process or bucket that is gone",
     EXIT_STOPPED: "stopped by SIGTERM, SIGUSR1 or a preemption notice, all saved: run the same command again",
     EXIT_INTERRUPTED: "the same, by Control-C",
 }
