@@ -17,6 +17,8 @@ TFDS = ["tensorflow-datasets>=4.9.9", "array_record", "importlib_resources", "op
 PHOTOS = [*TFDS, "grain>=0.2.18", "pillow>=11.0"]
 # The tests execute experiments/colab_tpu.ipynb.
 NOTEBOOK = ["ipykernel", "nbclient", "nbformat"]
+# The tests keep runs on moto's S3 server.
+BUCKETS = ["s3fs", "moto[s3]>=5", "flask", "flask-cors"]
 
 KERNELS = pathlib.Path("recu_jax") / "ops" / "csrc"
 SOURCES = sorted(path for path in (ROOT / KERNELS).iterdir() if path.suffix in (".cc", ".h"))
@@ -102,11 +104,23 @@ setup(
         "tpu": ["libtpu"],
         # For report.html.
         "report": ["plotly>=6"],
+        # For runs in buckets: s3://, gs://.
+        "buckets": ["s3fs", "gcsfs"],
         # Experiment trackers that `config.tracker` may name.
         "wandb": ["wandb>=0.31"],
         "trackio": ["trackio>=0.43"],
         # Tests build the compiled kernels beside their sources, with setuptools, which Python 3.12 no longer brings.
-        "test": [*PHOTOS, *NOTEBOOK, "flatbuffers", "plotly>=6", "pytest", "pytest-xdist", "ruff", "setuptools>=70.1"],
+        "test": [
+            *PHOTOS,
+            *NOTEBOOK,
+            *BUCKETS,
+            "flatbuffers",
+            "plotly>=6",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "setuptools>=70.1",
+        ],
         "docs": ["docutils>=0.22", "furo", "matplotlib", "myst-parser", "sphinx>=7.4", "sphinx-copybutton"],
         # What the scripts in experiments/ import.
         "experiments": [*PHOTOS, "matplotlib>=3.6", "plotly>=6", "scipy"],

@@ -14,7 +14,11 @@ from recu_jax.commands import arguments, config_flag
 from recu_jax.commands.train import train_or_evaluate
 
 _CONFIG = config_flag.define()
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; default: runs/NAME for --config=.../NAME.py")
+_WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "folder of the run, here or s3://BUCKET/run, gs://BUCKET/run; default: runs/NAME for --config=.../NAME.py",
+)
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "train, or evaluate the best checkpoint")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "this process is one of several; their addresses come from the environment"
@@ -32,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     """Trains or evaluates, as the flags say."""
     del argv
     given = _WORKDIR.value or config_flag.default_workdir()
-    workdir = arguments.run(lambda: paths.local(given, "--workdir"))
+    workdir = arguments.run(lambda: paths.of_run(given, "--workdir"))
     train_or_evaluate(_CONFIG.value, workdir, _MODE.value, _DISTRIBUTED.value)
 
 

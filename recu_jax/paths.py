@@ -1,4 +1,7 @@
-"""Reads paths as users type them: replaces `~` by the home folder, and refuses addresses of other machines."""
+"""Reads paths as users type them: replaces `~` by the home folder.
+
+Addresses of other machines are refused, except those of runs in buckets.
+"""
 
 import os
 import re
@@ -6,6 +9,8 @@ import re
 from recu_jax.errors import UserError
 
 _ADDRESS = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
+# A folder in a bucket. What lies above it is not named.
+_RUN = re.compile(r"^(s3|gs)://[^/]+(/(?!\.{1,2}(/|$))[^/]+)+$")
 _MOUNTS = {"gs": "gcsfuse BUCKET DIR", "s3": "mount-s3 BUCKET DIR"}
 
 
@@ -20,13 +25,39 @@ def local(path: str | os.PathLike, name: str = "the path") -> str:
       UserError: the path is an address, such as `gs://BUCKET/run`, or names a user without a home folder.
     """
     text = os.path.expanduser(path)
-    if address := _ADDRESS.match(text):
-        mount = _MOUNTS.get(address[1].lower())
-        raise UserError(
-            f"{name} is {text!r}, and recu_jax reads and writes folders of this machine alone; "
-            + (f"mount the bucket ({mount}) and give DIR" if mount else "copy or mount it, and give the folder's path")
-        )
+    if _ADDRESS.match(text):
+        raise UserError(f"{name} is {text!r}, and it must be on this machine; {how_to_mount(text)}")
     if text.startswith("~"):
         user = text.split("/")[0]
         raise UserError(f"{name} is {text!r}, and {user} has no home folder; a folder of that name here is ./{user}")
     return text
+
+
+def of_run(path: str | os.PathLike, name: str = "the workdir") -> str:
+    """As `local`, for the workdir of a run. It may also be a folder in a bucket: `s3://BUCKET/run`, `gs://BUCKET/run`.
+
+    Returns:
+      The path, or the address without `/` at its end.
+
+    Raises:
+      UserError: as `local`; or the address names no folder.
+    """
+    text = os.fspath(path).rstrip("/")
+    if in_bucket(text):
+        return text
+    if re.match("(s3|gs):", text) and _ADDRESS.match(os.fspath(path)):
+        raise UserError(
+            f"{name} is {os.fspath(path)!r}, which names no folder in a bucket; give one, such as s3://BUCKET/run"
+        )
+    return local(path, name)
+
+
+def in_bucket(path: str | os.PathLike) -> bool:
+    """Whether a path, as `of_run` returns it, is a folder in a bucket."""
+    return _RUN.match(os.fspath(path)) is not None
+
+
+def how_to_mount(address: str) -> str:
+    """What to do with an address where a folder of this machine is needed."""
+    mount = _MOUNTS.get(address.partition(":")[0].lower())
+    return f"mount the bucket ({mount}) and give DIR" if mount else "copy or mount it, and give the folder's path"

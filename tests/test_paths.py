@@ -3,6 +3,7 @@
 import inspect
 import os
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from recu_jax.training import loop
 from tests.support import bad_files, small_runs
 from tests.support.commands import the_line
 
-BUCKET = "recu_jax reads and writes folders of this machine alone"
+BUCKET = "it must be on this machine"
 
 
 @pytest.fixture
@@ -49,6 +50,22 @@ def test_addresses_are_refused(address, way_out):
     assert paths.local("./gs:/run") == "./gs:/run"
 
 
+@pytest.mark.parametrize("address", ["s3://bucket/run", "gs://bucket/runs/one"])
+def test_a_run_may_be_in_a_bucket(address):
+    assert paths.of_run(address) == paths.of_run(f"{address}/") == address
+    assert paths.in_bucket(address) and not paths.in_bucket(address.replace("//", "/"))
+    assert paths.of_run("./runs/one") == "./runs/one"
+
+
+@pytest.mark.parametrize("address", ["s3://bucket", "gs://bucket/", "s3://", "s3://bucket/../run", "s3://bucket//run"])
+def test_addresses_without_a_folder_are_refused(address):
+    line = (
+        f"^--workdir is '{re.escape(address)}', which names no folder in a bucket; give one, such as s3://BUCKET/run$"
+    )
+    with pytest.raises(UserError, match=line):
+        paths.of_run(address, "--workdir")
+
+
 COMMANDS = [
     (export.main, ["{}/run", "--out=x"], "{}/run holds no checkpoints"),
     (export.main, ["imported", "--dataset=digits", "--out={}/no/x"], "{}/no/x cannot be written"),
@@ -72,7 +89,7 @@ def test_every_command_expands_its_paths(home, main, arguments, line, capsys):
         return the_line(capsys.readouterr().err)
 
     assert line.format(home) in answer("~")
-    assert BUCKET in answer("gs://bucket")
+    assert BUCKET in answer("hdfs://bucket")
     assert os.listdir() == ["imported"]
 
 
@@ -80,7 +97,8 @@ def test_every_command_expands_its_paths(home, main, arguments, line, capsys):
 def test_no_argument_is_forgotten(module):
     """Checks that every argument that the help calls a file or folder has the type that expands `~`."""
     for argument in inspect.getsource(module).split("add_argument(")[1:]:
-        is_path = any(f'metavar="{kind}"' in argument for kind in ("WORKDIR", "FILE", "DIR", "IMAGE"))
+        assert ('metavar="WORKDIR"' in argument) == ("type=run_path" in argument), argument
+        is_path = any(f'metavar="{kind}"' in argument for kind in ("FILE", "DIR", "IMAGE"))
         assert is_path == ("type=local_path" in argument), argument
 
 
@@ -89,7 +107,9 @@ def test_every_path_of_the_config_is_expanded(home):
     assert {name: changed[name] for name in fields.PATHS} == {name: f"{home}/{name}" for name in fields.PATHS}
     texts = {f.name for of_section in fields.FIELDS.values() for f in of_section if f.kind is str}
     assert texts - set(fields.PATHS) == {"nonlinearity", "freeze", "tracker"}
-    for name in fields.PATHS:
+    for name in fields.RUNS:
+        assert fields.with_local_paths(config.load("digits", **{name: "s3://b/x"}))[name] == "s3://b/x"
+    for name in set(fields.PATHS) - set(fields.RUNS):
         with pytest.raises(UserError, match=f"config.{name} is 's3://b/x', and {BUCKET}"):
             loop.train(config.load("digits", **{name: "s3://b/x"}), home / "run")
     (home / "mine.py").write_text("from recu_jax.config import base_config as get_config\n")
@@ -101,8 +121,8 @@ def test_python_expands_as_the_commands_do(home):
         deploy.load("~/x.recu")
     with pytest.raises(UserError, match=f"{home}/run holds no checkpoints"):
         loop.evaluate(config.load("digits"), "~/run")
-    with pytest.raises(UserError, match=f"the workdir is 'gs://b/run', and {BUCKET}"):
-        loop.train(config.load("digits"), "gs://b/run")
+    with pytest.raises(UserError, match=f"the workdir is 'hdfs://b/run', and {BUCKET}"):
+        loop.train(config.load("digits"), "hdfs://b/run")
     assert os.listdir() == []
 
 

@@ -22,7 +22,7 @@ EXIT_STATUSES = {
 }
 # Additional exit statuses of a training run.
 RUN_EXIT_STATUSES = {
-    EXIT_FAILED: "the run failed: a loss that is not finite, a full disk, a worker or another process that is gone",
+    EXIT_FAILED: "the run failed: a loss that is not finite, a full disk, a worker, process or bucket that is gone",
     EXIT_STOPPED: "stopped by SIGTERM, SIGUSR1 or a preemption notice, all saved: run the same command again",
     EXIT_INTERRUPTED: "stopped by Control-C, all saved: run the same command again",
 }
@@ -61,8 +61,17 @@ def run(function: Callable[[], Any]) -> Any:
 
 def local_path(text: str) -> str:
     """Converts an argument that is a path with `paths.local`. It is the `type` of all such arguments."""
+    return _typed(paths.local, text)
+
+
+def run_path(text: str) -> str:
+    """Converts an argument that is the workdir of a run with `paths.of_run`. It is the `type` of all such arguments."""
+    return _typed(lambda path: paths.of_run(path, "the path"), text)
+
+
+def _typed(function, text):
     try:
-        return paths.local(text)
+        return function(text)
     except UserError as error:  # a UserError is a ValueError; for a ValueError argparse prints its own message
         raise argparse.ArgumentTypeError(str(error)) from error
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from recu_jax.commands.arguments import ArgumentParser, local_path, run
+from recu_jax.commands.arguments import ArgumentParser, local_path, run, run_path
 from recu_jax.deploy import trained
 from recu_jax.deploy.formats import FORMATS
 from recu_jax.ops import backend
@@ -16,7 +16,7 @@ each of them is, and write that to FILE.check.json"""
 def main(argv: Sequence[str] | None = None) -> None:
     """Parses the arguments and writes the file. With `--check`, compares the file with the trained model."""
     parser = ArgumentParser("export", _ABOUT, "recu export runs/digits --out=digits.recu --check")
-    parser.add_argument("workdir", metavar="WORKDIR", type=local_path, help="folder of a run")
+    parser.add_argument("workdir", metavar="WORKDIR", type=run_path, help="folder of a run")
     parser.add_argument(
         "--out",
         required=True,

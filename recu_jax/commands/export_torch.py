@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import jax
 
-from recu_jax.commands.arguments import ArgumentParser, local_path, run
+from recu_jax import paths
+from recu_jax.commands.arguments import ArgumentParser, local_path, run, run_path
 from recu_jax.errors import UserError
 from recu_jax.models import FULL_PRECISION
 from recu_jax.pytorch.variables import save_torch
@@ -24,11 +25,12 @@ def export(workdir: str | pathlib.Path, path: str | pathlib.Path) -> str:
         or `path` cannot be written.
     """
     # This imports Orbax. `--help` does not need it, so the import is not at the top.
+    from recu_jax.training import bucket
     from recu_jax.training.checkpoint import read_best
 
     if pathlib.Path(path).exists():
         raise UserError(f"{path} is already there; give the path of a new file")
-    step, record, variables = read_best(workdir)
+    step, record, variables = read_best(bucket.fetched(paths.of_run(workdir)))
     saved, metrics = record["config"], record["metrics"]
     conv, alpha = saved["conv"], saved["alpha"]
     if conv == "binary" and alpha != "learned":
@@ -60,7 +62,7 @@ def export(workdir: str | pathlib.Path, path: str | pathlib.Path) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parses the arguments and writes the file."""
     parser = ArgumentParser("export-torch", _ABOUT, "recu export-torch runs/cifar10 ours.pth.tar")
-    parser.add_argument("workdir", metavar="WORKDIR", type=local_path, help="folder of a run")
+    parser.add_argument("workdir", metavar="WORKDIR", type=run_path, help="folder of a run")
     parser.add_argument("file", metavar="FILE", type=local_path, help="new file, in the form of the authors' *.pth.tar")
     args = parser.parse_args(argv)
     jax.config.update("jax_platforms", "cpu")  # this command computes nothing, so it needs no accelerator

@@ -23,7 +23,7 @@ def train_or_evaluate(config: ml_collections.ConfigDict, workdir: str, mode: str
 
     Args:
       config: of the run.
-      workdir: folder of the run.
+      workdir: folder of the run, or its address in a bucket.
       mode: "train" or "eval".
       several_processes: whether this process is one of several; their addresses come from the environment.
     """
@@ -33,7 +33,7 @@ def train_or_evaluate(config: ml_collections.ConfigDict, workdir: str, mode: str
     if config.get("dtype") == "float64":
         jax.config.update("jax_enable_x64", True)
     # These imports may initialize a device, so they come after the flags of XLA and JAX are set.
-    from recu_jax.training import distributed, loop
+    from recu_jax.training import bucket, distributed, loop
     from recu_jax.training.checkpoint import saved
     from recu_jax.training.stopping import Stopped
 
@@ -61,10 +61,9 @@ def train_or_evaluate(config: ml_collections.ConfigDict, workdir: str, mode: str
         _say(f"error: {distributed.others_gone(error)}")
         status = EXIT_FAILED
     except (Stopped, KeyboardInterrupt) as stopped:
-        kept = saved(workdir)
-        how = (
-            f"continues from step {kept[-1].step}, saved in {workdir}" if kept else "starts anew: nothing is saved yet"
-        )
+        where = bucket.folder_of(workdir)
+        kept = saved(where)
+        how = f"continues from step {kept[-1].step}, saved in {where}" if kept else "starts anew: nothing is saved yet"
         by = stopped.by if isinstance(stopped, Stopped) else "SIGINT"
         status = EXIT_INTERRUPTED if by == "SIGINT" else EXIT_STOPPED
         _say(f"stopped by {by}; the same command {how}")

@@ -22,8 +22,9 @@ _MORE_EPOCHS = (
 )
 # Fields that determine the variables of a model.
 MODEL_FIELDS = ("model", "conv", "alpha", "weight_binarizer", "activation_binarizer", "nonlinearity")
-# Fields that are paths.
+# Fields that are paths, and those among them that may name a run.
 PATHS = ("data_dir", "init_from", "teacher", "compilation_cache_dir")
+RUNS = ("init_from", "teacher")
 # ReCU's parts, for ablations: name of the field, and name of the attribute of `binarizers.weights.ReCU`.
 RECU_FIELDS = {"standardize": "standardize", "laplace_b": "b", "center": "center", "clamp": "clamp"}
 _RECU = weights.ReCU()
@@ -159,7 +160,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
 
 
 def with_local_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Returns a copy of the config in which `paths.local` has converted each path.
+    """Returns a copy of the config in which `paths.local`, or for a run `paths.of_run`, has converted each path.
 
     Raises:
       UserError: a path is on another machine, or names a user without a home folder.
@@ -167,7 +168,8 @@ def with_local_paths(config: ml_collections.ConfigDict) -> ml_collections.Config
     config = config.copy_and_resolve_references()
     for field in PATHS:
         if config[field] is not None:
-            config[field] = paths.local(config[field], f"config.{field}")
+            as_typed = paths.of_run if field in RUNS else paths.local
+            config[field] = as_typed(config[field], f"config.{field}")
     return config
 
 

@@ -72,9 +72,10 @@ def read_trained(workdir: str | pathlib.Path, dataset: str | None = None, data_d
         classes.
     """
     # This imports Orbax. `--help` does not need it, so the import is not at the top.
+    from recu_jax.training import bucket
     from recu_jax.training.checkpoint import read_best
 
-    workdir = paths.local(workdir, "the workdir")
+    workdir = bucket.fetched(paths.of_run(workdir))
     _, record, variables = read_best(workdir)
     info = data.from_record(record, workdir)
     # The config of an imported checkpoint has only the fields of the model.

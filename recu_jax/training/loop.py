@@ -14,7 +14,7 @@ from recu_jax import data, paths
 from recu_jax.config.fields import check_config, check_same_model
 from recu_jax.errors import UserError
 from recu_jax.models import num_classes_of
-from recu_jax.training import distributed, pretrained
+from recu_jax.training import bucket, distributed, pretrained
 from recu_jax.training.checkpoint import any_saved, read_best
 from recu_jax.training.checkpoint.lock import WorkdirLock
 from recu_jax.training.epoch import EpochRunner, StepMetrics
@@ -53,20 +53,20 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Res
     Args:
       config: as `base_config` makes it.
       workdir: folder for checkpoints, metrics.jsonl and TensorBoard events. It is created if missing. With several
-        processes, all of them must see the same folder.
+        processes, all of them must see the same folder. Or a folder in a bucket, for one process.
 
     Returns:
       The metrics of the last and of the best epoch, and the final state.
 
     Raises:
       UserError: a config field is invalid, the data set is missing, the workdir is in use or holds a run of another
-        config, or all its checkpoints are damaged.
-      RunFailed: a loss is not finite, the disk is full, or an input worker ended or hangs.
+        config, all its checkpoints are damaged, or its bucket cannot be read or written to.
+      RunFailed: a loss is not finite, the disk is full, an input worker ended or hangs, or the bucket lacks the end of
+        the run.
       Stopped: the process got SIGINT, SIGTERM, SIGUSR1 or a preemption notice. The current dispatch was finished and
         the state saved. A signal before the end of the first dispatch, or a second SIGINT, stops the run at once.
     """
-    workdir = paths.local(workdir, "the workdir")
-    with StopRequests() as stop:
+    with StopRequests() as stop, bucket.mirrored(paths.of_run(workdir)) as workdir:
         run = prepare(config, announced_workdir=workdir)
         with contextlib.closing(run.feed):
             given = read_given_variables(run, workdir)
@@ -135,7 +135,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> 
         or `workdir` holds no checkpoint, a damaged checkpoint, or one of another model.
     """
     check_config(config)
-    workdir = paths.local(workdir, "the workdir")
+    workdir = bucket.fetched(paths.of_run(workdir))
     _, record, variables = read_best(workdir)
     check_same_model(record["config"], config, str(workdir))
     info = data.from_record(record, workdir)

@@ -15,7 +15,7 @@ from recu_jax.models import FULL_PRECISION, LAST_LAYERS, num_classes_of
 from recu_jax.pytorch import files
 from recu_jax.pytorch.names import common_prefix, models_that_fit
 from recu_jax.pytorch.variables import conv_of, variables_of
-from recu_jax.training import distributed
+from recu_jax.training import bucket, distributed
 from recu_jax.training.checkpoint import read_best, save_imported
 from recu_jax.training.progress import say
 from recu_jax.training.recipe import Recipe
@@ -96,7 +96,7 @@ def _given(path: str, model: str) -> dict[str, Any]:
 
 
 def _read(path, model=None, conv=None):
-    path = paths.local(path)
+    path = bucket.fetched(paths.of_run(path, "the path"))
     if pathlib.Path(path).is_file():
         file = files.read(path)
         conv = conv or conv_of(file)

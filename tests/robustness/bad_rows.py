@@ -39,12 +39,13 @@ COMMAND = [
         lambda d: ["--config=configs/digits.py", f"--workdir={bad.text(d)}"]),
     Row("a workdir below a file", "cannot be made or written to: Not a directory",
         lambda d: ["--config=configs/digits.py", f"--workdir={bad.text(d)}/run"]),
-    Row("a workdir on gs://", "--workdir is 'gs://bucket/run', and recu_jax reads and writes folders of this machine "
-        "alone; mount the bucket (gcsfuse BUCKET DIR) and give DIR",
-        lambda d: ["--config=configs/digits.py", "--workdir=gs://bucket/run"]),
+    Row("a workdir on another machine", "--workdir is 'hdfs://host/run', and it must be on this machine; copy or mount "
+        "it, and give the folder's path", lambda d: ["--config=configs/digits.py", "--workdir=hdfs://host/run"]),
+    Row("a bucket as workdir", "--workdir is 'gs://bucket', which names no folder in a bucket; give one, such as "
+        "s3://BUCKET/run", lambda d: ["--config=configs/digits.py", "--workdir=gs://bucket"]),
     Row("a workdir of a user who is not there", "--workdir is '~nobody_here/run', and ~nobody_here has no home folder",
         lambda d: ["--config=configs/digits.py", "--workdir=~nobody_here/run"]),
-    Row("a file to predict with on s3://", "recu_jax reads and writes folders of this machine alone",
+    Row("a file to predict with on s3://", "it must be on this machine; mount the bucket (mount-s3 BUCKET DIR)",
         lambda d: ["s3://bucket/x.recu", "x.png"], "predict"),
     Row("a batch that does not divide over the devices",
         "config.batch_size is 66, which does not divide over 4 devices; use a multiple of 4, or set config.num_devices",
@@ -105,7 +106,7 @@ FIELDS = [
     field("epochs", 0, "config.epochs is 0; it must be at least 1"),
     field("epochs", 10**15, "a run holds at most 2147483647 steps, 48806446 epochs"),
     field("num_workers", 10**6, "config.num_workers is 1000000; it must be at most 1024"),
-    field("data_dir", "gs://bucket/data", "config.data_dir is 'gs://bucket/data', and recu_jax reads", dataset="npz"),
+    field("data_dir", "gs://bucket/data", "config.data_dir is 'gs://bucket/data', and it must be", dataset="npz"),
     field("seed", 2**32, "config.seed is 4294967296; it must be at most 4294967295"),
     field("fresh_head", True, "config.fresh_head is True and config.init_from is not set"),
     field("freeze", "conv1,layer9*", "config.freeze is 'layer9*', which does not exist; "),

@@ -1,0 +1,299 @@
+"""Runs in a bucket: `s3://BUCKET/run` and `gs://BUCKET/run`.
+
+A run works in a folder of this machine, which is the copy of the bucket's folder. Its locks, renames and appends need a
+file system. New files go from the copy to the bucket after each checkpoint, and at the end.
+
+A checkpoint counts in the bucket once its record is there. The order of copying lets the bucket be resumed from at
+every moment:
+
+1. The files beside the checkpoints. A resumed run drops the rows of later epochs, but cannot write missing ones.
+2. The files of each new checkpoint; last, its record.
+3. Checkpoints that the copy no longer has are deleted; first, their records.
+"""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import re
+import shutil
+import sys
+import threading
+import urllib.parse
+from collections.abc import Iterable, Iterator
+
+import filelock
+
+from recu_jax import paths
+from recu_jax.errors import RunFailed, UserError, one_line, require
+from recu_jax.training import distributed
+from recu_jax.training.checkpoint.lock import FILE as LOCK
+from recu_jax.training.checkpoint.lock import WorkdirLock
+from recu_jax.training.checkpoint.reading import FOLDER
+from recu_jax.training.progress import say
+
+_PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
+_LOGINS = {"s3": "aws configure", "gs": "gcloud auth application-default login"}
+# s3fs tries again by itself. Without these limits it takes minutes to say that a server is gone.
+_OPTIONS = {"s3": {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}}}
+_RECORD = re.compile(rf"{FOLDER}/(\d+)/record/metadata")
+# A file of the copy with the digest of the newest record that the bucket was known to have.
+_MARK = ".in_bucket"
+_NOT_COPIED = {LOCK, f"{LOCK}.holder", _MARK}
+_LOOK_EVERY_SECONDS = 0.5
+_TRIES = 3
+
+
+def folder_of(workdir: str) -> str:
+    """The folder of this machine in which a run works: `workdir`, or for an address the copy in `~/.cache/recu_jax`."""
+    if not paths.in_bucket(workdir):
+        return workdir
+    scheme, rest = workdir.split("://")
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    # One folder for each address, so that the copy of `runs` does not lie around that of `runs/digits`.
+    return os.path.join(cache, "recu_jax", scheme, urllib.parse.quote(rest, safe=""))
+
+
+def fetched(workdir: str) -> str:
+    """Returns the folder with the files of a run. From a bucket they are copied first, unless the copy is as new.
+
+    Raises:
+      UserError: the bucket cannot be read.
+    """
+    if paths.in_bucket(workdir):
+        _Bucket(workdir).fetch()
+    return folder_of(workdir)
+
+
+@contextlib.contextmanager
+def mirrored(workdir: str) -> Iterator[str]:
+    """Fetches a run. Within the block its new checkpoints are copied to the bucket, and at the end all that is new.
+
+    A copying that fails is said in one line. The next checkpoint tries again.
+
+    Args:
+      workdir: of the run. A folder of this machine is left as it is.
+
+    Yields:
+      The folder in which the run works.
+
+    Raises:
+      UserError: the bucket cannot be read or written to, or the run has several processes.
+      RunFailed: the run finished, and the last copying failed.
+    """
+    if not paths.in_bucket(workdir):
+        yield workdir
+        return
+    if distributed.several():
+        raise UserError(
+            f"the workdir is {workdir!r}, and a run of several processes needs a folder that all of them see; "
+            f"{paths.how_to_mount(workdir)}"
+        )
+    bucket, ended = _Bucket(workdir), threading.Event()
+    bucket.check_writable()
+    bucket.fetch()
+    say(f"{workdir} gets each checkpoint; the run works in {bucket.folder}")
+    follower = threading.Thread(target=bucket.follow, args=[ended], daemon=True)
+    follower.start()
+    problem = failed = None
+    try:
+        yield str(bucket.folder)
+    except BaseException as error:
+        failed = error
+        raise
+    finally:
+        ended.set()
+        follower.join()
+        if not isinstance(failed, UserError):  # after a UserError there is nothing new
+            problem = bucket.problem_of_copying()
+        if problem and failed:
+            say(problem, sys.stderr)
+    if problem:
+        raise RunFailed(f"the run finished, but {problem}; run the same command again")
+
+
+class _Bucket:
+    """The folder of a run in a bucket, and its copy in `folder` on this machine."""
+
+    def __init__(self, address: str):
+        scheme, self._root = address.split("://")
+        require("buckets", _PACKAGES[scheme])
+        import fsspec  # comes with s3fs and gcsfs
+
+        self._address, self._scheme, self.folder = address, scheme, pathlib.Path(folder_of(address))
+        self._sent: dict[str, tuple[int, int]] = {}  # size and time of files beside the checkpoints, as copied
+        self._same: dict[str, str] = {}  # digests of the records that the bucket is known to have
+        with self._failing("read"):
+            options = {"skip_instance_cache": True, "use_listings_cache": False, **_OPTIONS.get(scheme, {})}
+            self._files = fsspec.filesystem(scheme, **options)
+
+    def check_writable(self) -> None:
+        """Writes and deletes an empty file. Raises UserError if that fails."""
+        with self._failing("written to"):
+            self._files.pipe_file(f"{self._root}/.writable", b"")
+            self._files.rm_file(f"{self._root}/.writable")
+
+    def fetch(self) -> None:
+        """Replaces the copy by the bucket's files, unless the copy is as new or newer."""
+        with self._failing("read"):
+            self._there()
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(f"{self.folder}.lock"):
+                here, (step, there) = self._digests_here(), self._newest_there(self._there())
+                # The copy is a continuation of what the bucket holds, if it had the bucket's newest checkpoint.
+                if there is not None and (not here or there not in {self._mark(), *here.values()}):
+                    self._download()
+                elif here and max(here) > step:
+                    has = "no checkpoint" if there is None else f"step {step}"
+                    say(f"{self._address} holds {has}; step {max(here)} is taken from {self.folder} (delete to drop)")
+
+    def follow(self, ended: threading.Event) -> None:
+        """Copies whenever the copy has other checkpoints than before, until `ended`."""
+        before: dict[int, str] = {}
+        while not ended.wait(_LOOK_EVERY_SECONDS):
+            now = self._digests_here()
+            if now != before:
+                before = now
+                if problem := self.problem_of_copying():
+                    say(f"{problem}; the next checkpoint tries again", sys.stderr)
+
+    def problem_of_copying(self) -> str | None:
+        """Copies what is new to the bucket. Returns one line if that fails."""
+        try:
+            with self._failing("written to"):
+                self._copy()
+        except UserError as error:
+            return f"{error}; what the bucket lacks is in {self.folder}"
+        return None
+
+    def _copy(self):
+        names, here = self._there(), self._digests_here()
+        _, newest = self._newest_there(names)
+        if newest not in {None, self._mark(), *here.values()}:
+            raise UserError(f"another run writes to {self._address}; give another --workdir")
+        for name in self._here():
+            if not name.startswith(f"{FOLDER}/"):
+                self._send(name, names)
+        for step, digest in sorted(here.items()):
+            self._send_checkpoint(step, digest, names)
+        if not here:
+            return
+        gone = {n for n in names - self._here() if n.startswith(f"{FOLDER}/")}
+        for step in _steps(gone):
+            self._files.rm_file(f"{self._root}/{_record(step)}")
+        if rest := gone - {_record(step) for step in _steps(gone)}:
+            self._files.rm([f"{self._root}/{n}" for n in sorted(rest)])
+        (self.folder / _MARK).write_text(here[max(here)])
+
+    def _send(self, name, names):
+        with contextlib.suppress(FileNotFoundError):
+            stat, data = (self.folder / name).stat(), (self.folder / name).read_bytes()
+            as_sent = (stat.st_size, stat.st_mtime_ns)
+            if name not in names or self._sent.get(name) != as_sent:
+                self._files.pipe_file(f"{self._root}/{name}", data)
+                self._sent[name] = as_sent
+
+    def _send_checkpoint(self, step, digest, names):
+        record = _record(step)
+        if record in names:
+            if record not in self._same:
+                self._same[record] = _digest(self._files.cat_file(f"{self._root}/{record}"))
+            if self._same[record] == digest:
+                return
+        parts = self._parts(step)
+        try:
+            data = (self.folder / record).read_bytes()
+            self._files.put([str(self.folder / p) for p in parts], [f"{self._root}/{p}" for p in parts])
+        except FileNotFoundError:
+            if (self.folder / record).exists():
+                raise
+            return
+        # Orbax may be deleting this checkpoint. Without its record it does not count in the bucket.
+        if parts and parts == self._parts(step):
+            self._files.pipe_file(f"{self._root}/{record}", data)
+            self._same[record] = _digest(data)
+
+    def _parts(self, step):
+        return sorted(n for n in self._here(f"{FOLDER}/{step}") if n != _record(step))
+
+    def _download(self):
+        """Downloads beside the copy and renames. A copy with a checkpoint that no bucket has is kept beside, too."""
+        aside = self.folder.with_name(f"{self.folder.name}.fetching")
+        for tried in range(1, _TRIES + 1):
+            shutil.rmtree(aside, ignore_errors=True)
+            names = self._there()
+            whole = tuple(f"{FOLDER}/{step}/" for step in _steps(names))
+            wanted = [n for n in names if n.startswith(whole) or not n.startswith(f"{FOLDER}/")]
+            try:
+                _, newest = self._newest_there(names)
+                self._files.get([f"{self._root}/{n}" for n in wanted], [str(aside / n) for n in wanted])
+                break
+            except FileNotFoundError:  # a run that goes on has deleted a checkpoint meanwhile
+                if tried == _TRIES:
+                    raise
+        (aside / _MARK).write_text(newest or "")
+        if self.folder.exists():
+            lock = WorkdirLock(self.folder)
+            lock.acquire()
+            lock.release()
+            here = self._digests_here()
+            if here and here[max(here)] != self._mark():
+                free = (self.folder.with_name(f"{self.folder.name}.{i}") for i in range(1, 1 << 20))
+                kept = next(path for path in free if not path.exists())
+                self.folder.rename(kept)
+                say(f"{self.folder} held another state than {self._address}; it is now {kept}")
+            shutil.rmtree(self.folder, ignore_errors=True)
+        aside.rename(self.folder)
+
+    def _there(self) -> set[str]:
+        """Names of the bucket's files, below the run."""
+        found = {name[len(self._root) + 1 :] for name in self._files.find(self._root)}
+        return {n for n in found if n and not n.endswith("/") and ".." not in n.split("/")} - _NOT_COPIED
+
+    def _here(self, below: str = "") -> set[str]:
+        """Names of the copy's files, without those that are being written and checkpoints that are not whole."""
+        found = set()
+        for folder, _, files in os.walk(self.folder / below):
+            found |= {pathlib.Path(folder, f).relative_to(self.folder).as_posix() for f in files}
+        return {n for n in found if not n.endswith(".tmp") and "-checkpoint-tmp" not in n} - _NOT_COPIED
+
+    def _digests_here(self) -> dict[int, str]:
+        """The digest of the record of each checkpoint of the copy, by its step."""
+        found = {}
+        for file in (self.folder / FOLDER).glob("*/record/metadata"):
+            if file.parents[1].name.isdecimal():
+                with contextlib.suppress(OSError):
+                    found[int(file.parents[1].name)] = _digest(file.read_bytes())
+        return found
+
+    def _newest_there(self, names: Iterable[str]) -> tuple[int, str | None]:
+        """Step and digest of the bucket's newest checkpoint; -1 and None if it has none."""
+        step = max(_steps(names), default=-1)
+        return step, None if step < 0 else _digest(self._files.cat_file(f"{self._root}/{_record(step)}"))
+
+    def _mark(self) -> str | None:
+        return (self.folder / _MARK).read_text() if (self.folder / _MARK).exists() else None
+
+    @contextlib.contextmanager
+    def _failing(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # s3fs and gcsfs raise exceptions of many types
+            reason = f"{one_line(error, 160)}; see to the network, the bucket and the credentials"
+            if type(error).__name__ in ("NoCredentialsError", "DefaultCredentialsError"):
+                reason = f"there are no credentials; type: {_LOGINS[self._scheme]}"
+            raise UserError(f"{self._address} cannot be {what}: {reason}") from error
+
+
+def _record(step: int) -> str:
+    return f"{FOLDER}/{step}/record/metadata"
+
+
+def _steps(names: Iterable[str]) -> set[int]:
+    return {int(found[1]) for found in map(_RECORD.fullmatch, names) if found}
+
+
+def _digest(record: bytes) -> str:
+    return hashlib.blake2b(record, digest_size=16).hexdigest()
