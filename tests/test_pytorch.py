@@ -22,6 +22,7 @@ def official():
     return torch.load(OFFICIAL, weights_only=True, map_location="cpu")
 
 
+@pytest.mark.slow
 def test_other_files_that_are_refused(tmp_path, official):
     def refused(content, message, name="cifar_resnet20"):
         path = tmp_path / "file.pth"

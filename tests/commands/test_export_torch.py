@@ -13,6 +13,7 @@ from tests.support import commands
 torch = pytest.importorskip("torch", reason="pip install torch (on Python 3.11: torch==2.13.0 is a CPU build)")
 
 
+@pytest.mark.slow
 def test_what_is_exported_is_what_the_official_code_writes(imported, official, tmp_path, refusal):
     path = tmp_path / "exported.pth.tar"
     result = commands.run("export-torch", imported, path)

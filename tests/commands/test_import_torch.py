@@ -39,6 +39,7 @@ def test_imported_variables_give_the_recorded_logits(imported, x64):
     assert np.abs(logits - expected).max() < 1e-8 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 def test_the_workdir_is_evaluated(imported, official, tmp_path):
     from experiments.benchmarks import torch_recu
 
@@ -114,6 +115,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path):
     assert trace.exists()
 
 
+@pytest.mark.slow
 def test_mistakes_get_one_line_and_leave_nothing(tmp_path, refusal):
     def refused(path, *options):
         line = refusal(import_torch.main, path, f"--workdir={tmp_path / 'w'}", *options)
