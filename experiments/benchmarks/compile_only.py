@@ -138,8 +138,6 @@ def compiled_row(target, model, dtype, kind, batch):
     memory, program = compiled.memory_analysis(), Program(compiled.as_text())
     done = operations(model, dtype, kind, share)
     moved = program.bytes_moved()
-    if target.platform == "tpu":
-        moved = int(analysis(compiled)["bytes accessed"])
     by_bytes, by_operations = moved / target.bandwidth, done / target.peaks[dtype]
     collectives = program.collectives()
     # Each device sends and receives all but its own share twice: to sum it, and to know the sums.
@@ -155,7 +153,6 @@ def compiled_row(target, model, dtype, kind, batch):
             "of_device": target.memory,
         },
         "operations": done, "bytes": moved,
-        "bytes_counted_by": "XLA" if target.platform == "tpu" else "operands and results of each kernel",
         "kernels": len(program.kernels()) if target.platform == "cuda" else None,
         "collectives": collectives, "convolutions": program.convolutions(),
         "bound": {

@@ -6,7 +6,9 @@ import re
 from collections import Counter
 
 _BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "token": 0, "opaque": 0}
-_SHAPE = re.compile(r"\b(pred|token|opaque|bf16|f8\w*|[sufc]\d+)\[([\d,]*)\]")
+# Dtype, axes and layout. A TPU's layout names the memory: S(1) is the memory beside the compute units.
+_SHAPE = re.compile(r"\b(pred|token|opaque|bf16|f8\w*|[sufc]\d+)\[([\d,]*)\](?:\{([^}]*)\})?")
+_BESIDE = "S(1)"
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
 _LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _NAMES = re.compile(r"%([\w.\-]+)")
@@ -16,6 +18,8 @@ _NO_KERNEL = {
     "replica-id", "while", "call", "conditional",
 }  # fmt: skip
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+# They start a copy, and do not wait for its end.
+_COPIES = ("copy-start", "slice-start")
 # Operations that read only a part of their first operand.
 _PARTIAL = ("gather", "dynamic-slice", "slice")
 
@@ -68,14 +72,21 @@ class Program:
                 yield line
 
     def bytes_moved(self) -> int:
-        """Returns the bytes that all kernels read and write. Of a gathered or sliced operand, the part counts."""
+        """Returns the bytes that all kernels read from and write to the main memory of the device.
+
+        Of a gathered or sliced operand, the part counts. What a TPU keeps in the memory beside its compute units does
+        not count.
+        """
         shapes = {line.name: line.shape for lines in self.computations.values() for line in lines}
-        total = 0
+        total = 0.0
         for line in self.kernels():
-            total += size(line.shape)
+            if line.opcode in _COPIES:
+                total += _copied(line.shape)
+                continue
+            total += size(line.shape, main_memory_only=True)
             inner = self._body(line)
             for position, operand in enumerate(line.operands):
-                total += min(size(shapes.get(operand, "")), _read(inner, position))
+                total += min(size(shapes.get(operand, ""), main_memory_only=True), _read(inner, position))
         return int(total)
 
     def _body(self, line):
@@ -103,13 +114,27 @@ class Program:
         return dict(found)
 
 
-def size(shape: str) -> float:
-    """Returns the bytes of all arrays in the text of a shape."""
-    total = 0.0
-    for dtype, axes in _SHAPE.findall(shape):
+def size(shape: str, main_memory_only: bool = False) -> float:
+    """Returns the bytes of all arrays in the text of a shape.
+
+    Args:
+      shape: as in the text of a program.
+      main_memory_only: leave out the arrays in the memory beside a TPU's compute units.
+    """
+    return sum(n for n, beside in _arrays(shape) if not (beside and main_memory_only))
+
+
+def _arrays(shape):
+    """Yields the bytes of each array of a shape, and whether it lies beside the compute units."""
+    for dtype, axes, layout in _SHAPE.findall(shape):
         each = _BYTES.get(dtype) or (0 if dtype in _BYTES else 1 if dtype.startswith("f8") else int(dtype[1:]) / 8)
-        total += each * math.prod(int(n) for n in axes.split(",") if n)
-    return total
+        yield each * math.prod(int(n) for n in axes.split(",") if n), _BESIDE in layout
+
+
+def _copied(shape):
+    """Returns the bytes that an asynchronous copy or slice moves in main memory. Its shape begins with its two ends."""
+    ends = list(_arrays(shape))[:2]
+    return min(n for n, _ in ends) * sum(not beside for _, beside in ends)
 
 
 def _read(body, position):

@@ -54,6 +54,25 @@ def test_kernels_bytes_and_collectives_of_a_program():
     assert program.convolutions() == {"bf16": 1}
 
 
+# `near` is copied into the memory beside the compute units, and read from there; a quarter of `far` is sliced into it.
+OF_A_TPU = """
+ENTRY %main (far: f32[8,128]) -> f32[8,128] {
+  %far = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %start = (f32[8,128]{1,0:T(8,128)S(1)}, f32[8,128]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%far)
+  %near = f32[8,128]{1,0:T(8,128)S(1)} copy-done(%start)
+  %slice = ((f32[8,128]{1,0:T(8,128)}), f32[2,128]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%far), slice={[0:2]}
+  ROOT %sum = f32[8,128]{1,0:T(8,128)} add(%near, %near)
+}
+"""
+
+
+def test_what_lies_beside_a_tpus_compute_units_costs_no_bandwidth():
+    program = Program(OF_A_TPU)
+    assert [line.opcode for line in program.kernels()] == ["copy-start", "slice-start", "add"]
+    # 4096 bytes are read by the copy, 1024 by the slice, and 4096 written by the sum.
+    assert program.bytes_moved() == 4096 + 1024 + 4096
+
+
 def test_sizes_of_shapes():
     assert size("(bf16[2,3]{1,0:T(8,128)(2,1)}, pred[5], /*index=2*/f32[], s4[8], f8e4m3fn[7])") == 12 + 5 + 4 + 4 + 7
 
