@@ -97,6 +97,7 @@ setup(
         "prepare": [*PHOTOS, "tensorflow"],
         # jax.export writes and reads its artifacts with it.
         "stablehlo": ["flatbuffers"],
+        "onnx": ["onnx", "onnxruntime"],
         "qonnx": ["qonnx"],
         # TPU's compiler, for programs that are compiled where there is no TPU. On a TPU machine install jax[tpu].
         "tpu": ["libtpu"],
