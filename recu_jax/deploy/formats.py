@@ -76,5 +76,5 @@ FORMATS = {
     "recu": Format("a bit a weight, for `recu predict` and recu_jax.deploy.load", container.write, _recu_predictor),
     "stablehlo": Format("a jax.export artifact that needs jax alone", _write_stablehlo, _stablehlo_predictor),
     "onnx": Format("standard ONNX, for onnxruntime and OpenVINO", _write_onnx, _onnx_predictor),
-    "qonnx": Format("for QONNX's tools", _write_qonnx, _qonnx_predictor),
+    "qonnx": Format("for qonnx and hls4ml", _write_qonnx, _qonnx_predictor),
 }

@@ -44,21 +44,31 @@ class Writer:
         self.nodes.append(helper.make_node(op, list(inputs), [out], name=f"{out}_node", domain=domain, **attributes))
         return out
 
-    def per_channel(self, op: str, x: str, values: npt.ArrayLike) -> str:
-        """Adds the node `op(x, values)`, with `values` as a float32 constant that broadcasts over x."""
-        return self.add(op, x, self.constant(np.asarray(values, np.float32), op.lower()))
+    def per_channel(self, op: str, x: str, values: npt.ArrayLike, rank: int = 3) -> str:
+        """Adds the node `op(x, values)`.
 
-    def image(self) -> str:
-        """Returns the pixels, float32, (batch, channels, height, width)."""
-        return self.add("Transpose", self.add("Cast", IMAGES, to=_FLOAT), perm=[0, 3, 1, 2])
+        Args:
+          op: name of the operator.
+          x: (batch, channels, height, width) if the rank is 3, or (batch, channels) if it is 1.
+          values: one number for each channel.
+          rank: rank of x, without the batch.
+        """
+        columns = np.asarray(values, np.float32).reshape(-1, *[1] * (rank - 1))
+        return self.add(op, x, self.constant(columns, op.lower()))
+
+    def image(self, mean: npt.ArrayLike, std: npt.ArrayLike) -> str:
+        """Returns the normalized images, float32, (batch, channels, height, width)."""
+        x = self.add("Transpose", self.add("Cast", IMAGES, to=_FLOAT), perm=[0, 3, 1, 2])
+        x = self.add("Div", x, self.constant(np.float32(255), "div"))
+        return self.per_channel("Div", self.per_channel("Sub", x, mean), std)
 
     def sign(self, x: str) -> str:
         """Returns +1 for x >= 0, else -1."""
-        return self.at_least(x, np.float32(0))
+        return self.at_least(x, [0])
 
-    def at_least(self, x: str, threshold: npt.ArrayLike) -> str:
-        """Returns +1 for x >= threshold, else -1. The threshold is float32 and broadcasts over x."""
-        reached = self.add("GreaterOrEqual", x, self.constant(threshold, "threshold"))
+    def at_least(self, x: str, thresholds: npt.ArrayLike) -> str:
+        """Returns +1 for x >= threshold, else -1. There is one threshold, or one for each channel."""
+        reached = self.per_channel("GreaterOrEqual", x, thresholds)
         return self.add("Where", reached, *(self.constant(np.float32(one), "one") for one in (1, -1)))
 
     def binary_kernel(self, signs: np.ndarray) -> str:
@@ -73,6 +83,20 @@ class Writer:
         """
         return self.add("Round", x)
 
+    def clip(self, x: str, shape: Sequence[int]) -> str:
+        """Returns x, at least -1 and at most 1. Its shape is (height, width, channels), or (channels,)."""
+        return self.add("Clip", x, self.constant(np.float32(-1), "low"), self.constant(np.float32(1), "high"))
+
+    def prelu(self, x: str, slopes: npt.ArrayLike) -> str:
+        return self.per_channel("PRelu", x, slopes)
+
+    def pad_channels(self, x: str, channels: int, low: int, high: int) -> str:
+        """Puts `low` channels of zeros before the `channels` channels of x, and `high` after them."""
+        return self.add("Pad", x, self.constant(np.asarray([0, low, 0, 0, 0, high, 0, 0], np.int64), "pads"))
+
+    def avg_pool(self, x: str, channels: int, window: Sequence[int], strides: Sequence[int]) -> str:
+        return self.add("AveragePool", x, kernel_shape=list(window), strides=list(strides))
+
     def write(self, nodes: Sequence[Node]) -> None:
         """Writes a network. Its last value gets the name `LOGITS`."""
         # Convolutions of which only a threshold takes the sums. The threshold's directions go into their kernels.
@@ -80,6 +104,10 @@ class Writer:
         turned = {n: u[0] for n, u in enumerate(users) if len(u) == 1 and u[0].op == "threshold"}
         names: list[str] = []
         for number, node in enumerate(nodes):
+            if node.op == "hard_tanh" and users[number] and all(user.op == "sign" for user in users[number]):
+                # A clip keeps all signs.
+                names.append(names[node.inputs[0]])
+                continue
             inputs = [names[i] for i in node.inputs]
             channels = nodes[node.inputs[0]].value.shape[-1] if node.inputs else 0
             if node.op == "binary_conv":
@@ -88,9 +116,12 @@ class Writer:
                     signs = signs * turned[number].arrays["threshold"][1].astype(np.int8)
                 names.append(self._conv(node, inputs[0], self.binary_kernel(signs.transpose(3, 2, 0, 1)), signs.shape))
             elif node.op == "threshold":
-                threshold, direction = (_columns(node, row.astype(np.float32)) for row in node.arrays["threshold"])
+                threshold, direction = node.arrays["threshold"].astype(np.float32)
                 x = inputs[0] if node.inputs[0] in turned else self.per_channel("Mul", inputs[0], direction)
                 names.append(self.at_least(x, threshold))
+            elif node.op == "mean":
+                shape = nodes[node.inputs[0]].value.shape
+                names.append(self.add("Flatten", self.avg_pool(inputs[0], channels, shape[:2], (1, 1))))
             else:
                 names.append(self._node(node, inputs, channels))
         self.nodes[-1].output[0] = LOGITS
@@ -103,11 +134,10 @@ class Writer:
         a, arrays, x = node.attributes, node.arrays, inputs[0] if inputs else ""
 
         def channel_wise(op, x, values):
-            return self.per_channel(op, x, _columns(node, values))
+            return self.per_channel(op, x, values, len(node.value.shape))
 
         if node.op == "image":
-            x = self.per_channel("Div", self.image(), [255])
-            return channel_wise("Div", channel_wise("Sub", x, a["mean"]), a["std"])
+            return self.image(a["mean"], a["std"])
         if node.op == "conv":
             kernel = arrays["kernel"]
             return self._conv(node, x, self.constant(kernel.transpose(3, 2, 0, 1), "kernel"), kernel.shape)
@@ -125,31 +155,23 @@ class Writer:
             turn = np.where(unpack_bits(np.asarray(arrays["least"]), channels), -1.0, 1.0)
             return channel_wise("Mul", self.add("MaxPool", channel_wise("Mul", x, turn), **pool), turn)
         if node.op == "avg_pool":
-            return self.add("AveragePool", x, kernel_shape=list(a["window"]), **_window(node))
+            return self.avg_pool(x, channels, a["window"], a["strides"])
         if node.op == "pad_channels":
-            low, high = a["channels"]
-            return self.add("Pad", x, self.constant(np.asarray([0, low, 0, 0, 0, high, 0, 0], np.int64), "pads"))
-        if node.op == "mean":
-            return self.add("Flatten", self.add("GlobalAveragePool", x))
+            return self.pad_channels(x, channels, *a["channels"])
         if node.op == "flatten":
             return self.add("Flatten", self.add("Transpose", x, perm=[0, 2, 3, 1]))
         if node.op == "dense":
             product = self.add("MatMul", x, self.constant(arrays["kernel"], "kernel"))
             return self.add("Add", product, self.constant(arrays["bias"], "bias"))
         if node.op == "hard_tanh":
-            return self.add("Clip", x, self.constant(np.float32(-1), "low"), self.constant(np.float32(1), "high"))
+            return self.clip(x, node.value.shape)
         if node.op == "prelu":
-            return channel_wise("PRelu", x, arrays["slope"])
+            return self.prelu(x, arrays["slope"])
         if node.op == "shift":
             return channel_wise("Add", x, arrays["bias"])
         if node.op == "sign":
             return self.sign(x)
         return self.add({"relu": "Relu", "add": "Add"}[node.op], *inputs)
-
-
-def _columns(node: Node, values: npt.ArrayLike) -> np.ndarray:
-    """Reshapes one number per channel so that it broadcasts over the node's output."""
-    return np.reshape(values, (-1, 1, 1)) if len(node.value.shape) == 3 else np.asarray(values)
 
 
 def _window(node: Node) -> dict[str, Any]:

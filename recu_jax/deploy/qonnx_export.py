@@ -1,8 +1,9 @@
-"""Writes a network as QONNX (github.com/fastmachinelearning/qonnx), the format that FINN and hls4ml read.
+"""Writes a network as QONNX (github.com/fastmachinelearning/qonnx), the format that hls4ml reads.
 
-Signs of weights and activations are BipolarQuant nodes of scale 1. The operations after a binary convolution are
-separate nodes, so that they round as the trained model does. Images are float32 pixels from 0 to 255,
-(1, channels, height, width).
+Images are float32 pixels from 0 to 255, (1, channels, height, width). Signs of weights and activations are Quant nodes
+of two bits with the values +1 and -1: convolutions pad with 0, which one bit does not have. Constants of channels are
+in BatchNormalization nodes, one for each operation after a binary convolution, so that they round as the trained model
+does.
 """
 
 import os
@@ -18,20 +19,69 @@ _DOMAIN = "qonnx.custom_op.general"
 
 
 class _QonnxWriter(Writer):
-    def image(self):
-        return IMAGES
+    """Writes what hls4ml can read."""
+
+    def per_channel(self, op, x, values, rank=3):
+        """One BatchNormalization: hls4ml takes no other constants of images."""
+        values = np.asarray(values, np.float32)
+        factor, bias = {"Mul": (values, 0), "Add": (1, values), "Sub": (1, -values)}[op]
+        return self._affine(x, np.full(values.shape, factor), np.full(values.shape, bias))
+
+    def _affine(self, x, factor, bias):
+        """factor x + bias, with one number of each for each channel."""
+        rows = np.stack([factor, bias, np.zeros_like(bias), np.ones_like(bias)]).astype(np.float32)
+        return self.add("BatchNormalization", x, *(self.constant(row, "norm") for row in rows), epsilon=0.0)
+
+    def image(self, mean, std):
+        mean, std = (np.asarray(row, np.float64) for row in (mean, std))
+        return self._affine(IMAGES, 1 / (255 * std), -mean / std)
+
+    def _two_bits(self, x, scale=()):
+        """Rounds to -1, 0 or 1. `scale` is the shape of the scale, which is 1."""
+        constants = [np.ones(scale, np.float32), np.zeros((), np.float32), np.full((), 2, np.float32)]
+        attributes = {"signed": 1, "narrow": 1, "rounding_mode": "ROUND"}
+        return self.add("Quant", x, *(self.constant(c, "quant") for c in constants), domain=_DOMAIN, **attributes)
 
     def sign(self, x):
-        return self.add("BipolarQuant", x, self.constant(np.asarray([1], np.float32), "scale"), domain=_DOMAIN)
+        # +2 and -2, because hls4ml would make bits of +1 and -1.
+        return self._two_bits(self.add("BipolarQuant", x, self.constant(np.float32(2), "scale"), domain=_DOMAIN))
 
-    def at_least(self, x, threshold):
-        return self.sign(self.per_channel("Sub", x, threshold))
+    def at_least(self, x, thresholds):
+        # Sums and thresholds are integers. So this is odd, and not 0.
+        return self._two_bits(self._affine(x, np.full(len(thresholds), 2.0), 1 - 2 * thresholds))
 
     def binary_kernel(self, signs):
-        return self.sign(self.constant(signs.astype(np.float32), "kernel"))
+        return self._kernel_of_two_bits(signs)
+
+    def _kernel_of_two_bits(self, kernel):
+        # qonnx takes no scale of another rank, and no single one.
+        return self._two_bits(self.constant(kernel.astype(np.float32), "kernel"), (len(kernel), 1, 1, 1))
 
     def sums(self, x):
         return x
+
+    def clip(self, x, shape):
+        # 1 - relu(2 - relu(x + 1))
+        one = np.ones(shape[-1])
+        x = self.add("Relu", self._affine(x, one, one))
+        x = self.add("Relu", self._affine(x, -one, 2 * one))
+        return self._affine(x, -one, one)
+
+    def prelu(self, x, slopes):
+        positive = self.add("Relu", x)
+        return self.add("Add", positive, self.per_channel("Mul", self.add("Sub", x, positive), slopes))
+
+    def pad_channels(self, x, channels, low, high):
+        kernel = np.eye(low + channels + high, channels, -low)[..., None, None]
+        return self._one_conv(x, self._kernel_of_two_bits(kernel), (1, 1), (1, 1), 1)
+
+    def avg_pool(self, x, channels, window, strides):
+        kernel = np.full((channels, 1, *window), 1 / np.prod(window), np.float32)
+        return self._one_conv(x, self.constant(kernel, "kernel"), window, strides, channels)
+
+    def _one_conv(self, x, kernel, window, strides, group):
+        attributes = {"kernel_shape": list(window), "strides": list(strides), "dilations": [1, 1], "group": group}
+        return self.add("Conv", x, kernel, pads=[0, 0, 0, 0], **attributes)
 
 
 def serialize(model: Model) -> bytes:

@@ -78,9 +78,10 @@ def test_zero_has_the_sign_plus_one(tmp_path):
     writer.add("Identity", writer.sign("images"))
     writer.nodes[-1].output[0] = "logits"
     images, logits = (
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ("batch",)) for name in ("images", "logits")
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ("batch", 1, 1, 1))
+        for name in ("images", "logits")
     )
     container.write_bytes(tmp_path / "sign.onnx", onnx_export.make_bytes(writer, "sign", images, logits))
-    x = np.asarray([0.0, -0.0, 1e-30, -1e-30, 3.0, -3.0], np.float32)
+    x = np.float32([0.0, -0.0, 1e-30, -1e-30, 3.0, -3.0])[:, None, None, None]
     found = onnx_export.predictor(tmp_path / "sign.onnx")(x)
-    np.testing.assert_array_equal(found, [1, 1, 1, -1, 1, -1])
+    np.testing.assert_array_equal(found.ravel(), [1, 1, 1, -1, 1, -1])
