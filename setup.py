@@ -99,6 +99,7 @@ setup(
         "prepare": [*PHOTOS, "tensorflow"],
         # jax.export writes and reads its artifacts with flatbuffers.
         "stablehlo": ["flatbuffers"],
+        "onnx": ["onnx", "onnxruntime"],
         "qonnx": ["qonnx"],
         # The TPU compiler, to compile programs for TPUs on other machines. On a TPU machine install jax[tpu].
         "tpu": ["libtpu"],

@@ -152,7 +152,7 @@ def test_command(page, command, given, monkeypatch, tmp_path):
         ("train", ["--config=configs/digits.py", "--config.epoch=1"]),
         ("train", ["--config=configs/digits.py", "--config.optimizer=sdg"]),
         ("train", ["--config=configs/digit.py"]),
-        ("export", ["runs/digits", "--out=a", "--format=onnx"]),
+        ("export", ["runs/digits", "--out=a", "--format=tflite"]),
         ("predict", ["digits.recu"]),
     ],
 )

@@ -54,6 +54,18 @@ def _stablehlo_predictor(path: Path) -> Predictor:
     return stablehlo.predictor(pathlib.Path(path).read_bytes())
 
 
+def _write_onnx(path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    from recu_jax.deploy import onnx_export
+
+    container.write_bytes(path, onnx_export.serialize(model.parse(header, arrays, backend="xla")))
+
+
+def _onnx_predictor(path: Path) -> Predictor:
+    from recu_jax.deploy import onnx_export
+
+    return onnx_export.predictor(path)
+
+
 def _write_qonnx(path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     from recu_jax.deploy import qonnx_export
 
@@ -87,6 +99,7 @@ def _c_size(path: Path) -> int:
 FORMATS = {
     "recu": Format("one bit per weight, for `recu predict` and recu_jax.deploy.load", container.write, _recu_predictor),
     "stablehlo": Format("a jax.export artifact that needs jax alone", _write_stablehlo, _stablehlo_predictor),
-    "qonnx": Format("for QONNX's tools", _write_qonnx, _qonnx_predictor),
+    "onnx": Format("standard ONNX, for onnxruntime and OpenVINO", _write_onnx, _onnx_predictor),
+    "qonnx": Format("for qonnx and hls4ml", _write_qonnx, _qonnx_predictor),
     "c": Format("a folder of C99 for devices; --check compiles it", _write_c, _c_predictor, _c_size),
 }

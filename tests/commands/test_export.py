@@ -87,6 +87,32 @@ def test_c(workdir, tmp_path):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * abs(theirs).max())
 
 
+@pytest.mark.slow
+def test_onnx(workdir, tmp_path):
+    """onnxruntime and OpenVINO predict every test image as the trained model does."""
+    pytest.importorskip("onnxruntime", reason="pip install 'recu_jax[onnx]'")
+    file = tmp_path / "digits.onnx"
+    wrote, checked = command("export", workdir, f"--out={file}", "--format=onnx", "--check").splitlines()
+    assert checked.startswith("360 test images: 0 differing predictions")
+    result = json.loads((tmp_path / "digits.onnx.check.json").read_text())
+    assert result["max_logit_difference"] < 1e-5
+    # A byte a binary weight.
+    assert " 3.8 times less" in wrote and result["bytes"] < result["float32_bytes"] / 3.7
+
+    openvino = pytest.importorskip("openvino", reason="pip install openvino")
+    images = digits.load().test_images
+    logits = onnxruntime_logits(file, images)
+    network = openvino.Core().compile_model(str(file), "CPU")
+    np.testing.assert_allclose(network(images)[0], logits, rtol=0, atol=1e-5)
+    assert (network(images[:7])[0].argmax(-1) == logits[:7].argmax(-1)).all()
+
+
+def onnxruntime_logits(file, images):
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(str(file)).run(None, {"images": images})[0]
+
+
 def test_mistakes_are_one_line(tmp_path, refusal):
     imported = bad_files.workdir(tmp_path)
     of_digits = (imported, "--dataset=digits")
@@ -96,12 +122,12 @@ def test_mistakes_are_one_line(tmp_path, refusal):
     assert "has 10 classes and npz 3; give its --dataset" in refusal(
         export.main, imported, f"--out={tmp_path / 'x'}", "--dataset=npz", _npz(tmp_path)
     )
-    assert "invalid choice: 'onnx'" in refusal(export.main, *of_digits, "--out=x", "--format=onnx")
     c = (*of_digits, "--format=c")
     assert "the folder is 'my-net', and its name is the network's in C" in refusal(
         export.main, *c, f"--out={tmp_path}/my-net"
     )
     assert "cannot be made a folder: No such file" in refusal(export.main, *c, f"--out={tmp_path}/no/net")
+    assert "invalid choice: 'tflite'" in refusal(export.main, *of_digits, "--out=x", "--format=tflite")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["imported", "three.npz"]
 
 

@@ -1,0 +1,87 @@
+"""ONNX files in onnxruntime and OpenVINO, where they are installed: pip install 'recu_jax[onnx]' openvino."""
+
+import numpy as np
+import pytest
+
+from recu_jax.deploy import container, model, onnx_export
+from tests.support.random_networks import file_of, variables_of
+
+onnx = pytest.importorskip("onnx", reason="pip install 'recu_jax[onnx]'")
+onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'recu_jax[onnx]'")
+# onnx's own.
+pytestmark = pytest.mark.filterwarnings("default")
+
+SHAPES = {
+    "digits_resnet8": (8, 8, 1),
+    "cifar_resnet18a": (16, 16, 3),
+    "cifar_vgg_small": (16, 16, 3),
+    "imagenet_resnet18": (32, 32, 3),
+    "react_resnet18": (32, 32, 3),
+    "resnet18": (32, 32, 3),
+}
+
+
+def written(name, path):
+    """The network in a file; the network as `deploy` runs it; and its logits of some images."""
+    loaded = model.parse(*file_of(name, variables_of(name, SHAPES[name])[1], SHAPES[name]))
+    container.write_bytes(path, onnx_export.serialize(loaded))
+    images = np.random.default_rng(0).integers(0, 256, (5, *SHAPES[name]), np.uint8)
+    return loaded, images, np.asarray(loaded.predict(images))
+
+
+def binary_kernels(file):
+    """Kernels of +1 and -1 of a file's convolutions."""
+    graph = onnx.load(file).graph
+    constants = {array.name: onnx.numpy_helper.to_array(array) for array in graph.initializer}
+    made_by = {node.output[0]: node for node in graph.node}
+    names = [node.input[1] for node in graph.node if node.op_type == "Conv"]
+    names = [made_by[name].input[0] if name in made_by else name for name in names]
+    return [constants[name] for name in names if (abs(constants[name]) == 1).all()]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "digits_resnet8")) for name in SHAPES]
+)
+def test_the_same_logits(name, tmp_path):
+    file = tmp_path / "network.onnx"
+    loaded, images, logits = written(name, file)
+    onnx.checker.check_model(str(file), full_check=True)
+    assert {node.domain for node in onnx.load(file).graph.node} == {""}
+    most = 1e-5 * max(1, abs(logits).max())
+    # Any batch size.
+    run = onnx_export.predictor(file)
+    np.testing.assert_allclose(run(images), logits, rtol=0, atol=most)
+    np.testing.assert_allclose(run(images[:1]), logits[:1], rtol=0, atol=most)
+
+    binary = sum(node.op == "binary_conv" for node in loaded.nodes)
+    kernels = binary_kernels(file)
+    assert len(kernels) == binary and {kernel.dtype for kernel in kernels} <= {np.dtype("int8")}
+
+    openvino = pytest.importorskip("openvino", reason="pip install openvino")
+    compiled = openvino.Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    np.testing.assert_allclose(compiled(images)[0], logits, rtol=0, atol=most)
+
+
+def test_the_optimizer_leaves_binary_kernels_alone(tmp_path):
+    """With alpha in a kernel the sums are no integers."""
+    loaded, *_ = written("digits_resnet8", tmp_path / "network.onnx")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(str(tmp_path / "network.onnx"), options, providers=["CPUExecutionProvider"])
+    assert len(binary_kernels(tmp_path / "optimized.onnx")) == sum(n.op == "binary_conv" for n in loaded.nodes)
+
+
+def test_zero_has_the_sign_plus_one(tmp_path):
+    """Also minus zero, as everywhere in recu_jax."""
+    writer = onnx_export.Writer()
+    writer.add("Identity", writer.sign("images"))
+    writer.nodes[-1].output[0] = "logits"
+    images, logits = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ("batch", 1, 1, 1))
+        for name in ("images", "logits")
+    )
+    container.write_bytes(tmp_path / "sign.onnx", onnx_export.make_bytes(writer, "sign", images, logits))
+    x = np.float32([0.0, -0.0, 1e-30, -1e-30, 3.0, -3.0])[:, None, None, None]
+    found = onnx_export.predictor(tmp_path / "sign.onnx")(x)
+    np.testing.assert_array_equal(found.ravel(), [1, 1, 1, -1, 1, -1])
