@@ -29,6 +29,8 @@ def test_the_factory_gets_what_it_takes():
     for name in ("Fixed", "net"):
         assert isinstance(make_recipe(model=f"{OWN}{name}").model, own_module.Net)
     assert create_model(f"{OWN}Net", 7).num_classes == 7
+    with pytest.raises(UserError, match="unexpected keyword argument 'param_dtype'"):  # it was dropped in silence
+        create_model(f"{OWN}Net", param_dtype=jnp.float64)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def spread(values):
 
 
 class Bench:
-    """Measures the rows of the table, prints each when it is done, and keeps all for the file."""
+    """Measures the rows of the table, prints each row when it is done, and keeps all rows for the JSON file."""
 
     def __init__(self, arguments):
         self.arguments = arguments

@@ -90,7 +90,7 @@ class BinaryConv2d(nn.Conv2d):
         if self.training:
             x = x / torch.sqrt(x.var((1, 2, 3), keepdim=True) + VARIANCE_EPSILON)
         weight = WeightSign.apply(recu(standardize(self.weight), tau))
-        # The padding is added after the sign, so it adds products of 0 and not of +-1.
+        # Padding comes after the sign, so padded positions are 0, not +-1, and contribute nothing to the sums.
         out = F.conv2d(ActivationSign.apply(x), weight, stride=self.stride, padding=self.padding)
         return out * self.alpha
 

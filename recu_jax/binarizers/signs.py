@@ -78,7 +78,8 @@ def reste_sign(x: jax.Array, o: jax.Array | float, near: float = 0.1, far: float
     """Returns `sign(x)` with slope `(1 / o) |x|^((1 - o) / o)` for `near < |x| <= far`.
 
     The slope is the derivative of `sign(x) |x|^(1 / o)`. This derivative is infinite at 0. Where `|x| <= near`, the
-    slope is therefore `near^(1 / o) / near`, which the chord of the curve from 0 to `near` has. Beyond `far` it is 0.
+    slope is therefore `near^(1 / o) / near`, the slope of the chord of the curve from 0 to `near`. Beyond `far` it is
+    0.
     With o = 1 this is the straight-through estimator clipped at `far`. Wu et al.,
     "Estimator Meets Equilibrium Perspective: A Rectified Straight Through Estimator for Binary Neural Networks
     Training", ICCV 2023, arXiv 2308.06689. `near` and `far` have the values of the authors' code.

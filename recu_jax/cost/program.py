@@ -70,8 +70,8 @@ class _Operation(NamedTuple):
 def _operations(jaxpr: Jaxpr, layer: int | None = None, times: int = 1) -> Iterator[_Operation]:
     for eqn in jaxpr.eqns:
         scope, primitive = str(eqn.source_info.name_stack), eqn.primitive.name
-        # Within a sub-program, such as the body of a `scan`, scopes may lack the outer scopes. An operation whose scope
-        # names no layer then belongs to the layer of the enclosing operation.
+        # In a sub-program, such as the body of a `scan`, the name stack of an operation may lack the scopes around the
+        # sub-program. If it names no layer, the operation belongs to the layer of the enclosing operation.
         inner = int(marks[-1]) if (marks := _LAYER.findall(scope)) else layer
         if primitive == "optimization_barrier" and (said := _PRODUCTS.search(scope)):
             products, weight_bits, activation_bits = map(int, said.groups())

@@ -142,8 +142,9 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
                 raise CorruptImage("a JPEG that states no size")
             # 0xC0 and 0xC1 are baseline and extended Huffman coding. The scan must hold all components of the frame.
             one_scan = data[frame + 1] in (0xC0, 0xC1) and data[at + 4] == data[frame + 9] and not restarts
-            # The data of a scan cannot contain the end marker, because a 0 follows each 0xff in it. The end marker of
-            # a thumbnail comes before the scan. A search takes 95 us, so the end of the file is tried first.
+            # The data of a scan cannot contain the end marker, because only a 0 or a restart marker follows each 0xff
+            # in it. The end marker of a thumbnail comes before the scan. A search takes 95 us, so the end of the file
+            # is tried first.
             end = len(data) - 2 if data.endswith(b"\xff\xd9") else data.find(b"\xff\xd9", at)
             if end < 0:
                 raise CorruptImage("truncated: a JPEG without its end-of-image marker")

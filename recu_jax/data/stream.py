@@ -82,7 +82,7 @@ def eval_batches(
     Padding of the last batch has weight 0 too.
 
     Raises:
-      UserError: as in `train_batches`.
+      UserError: the batch does not divide over the processes, or an argument is unknown or out of range.
     """
     share = _share(batch_size, process_index, process_count)
     make = EvalBatch(records, transform, batch_size, share)

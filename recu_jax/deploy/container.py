@@ -1,8 +1,8 @@
-"""Reads and writes files of named arrays and a JSON header: safetensors (github.com/huggingface/safetensors).
+"""Reads and writes safetensors files (github.com/huggingface/safetensors): named arrays and a JSON header.
 
 Files may come from strangers. Nothing in a file is executed. Sizes and offsets are checked against the file's bytes
-before use. So reading takes no more memory than the file's size and a small multiple of its header. `write` needs the
-safetensors package. Reading needs only NumPy.
+before use. So reading takes at most 1.25 times the file's size in memory, and a small multiple of its header. `write`
+needs the safetensors package. Reading needs only NumPy.
 """
 
 import json

@@ -25,8 +25,8 @@ from recu_jax.ops.packing import kernel_word_count
 # Limit on the output of one operation for one image: 256 MB of float32. imagenet_resnet34 has at most 0.8 million
 # elements.
 MAX_ELEMENTS = 1 << 26
-# imagenet_resnet34 has 174 operations, and 3.6 billion products for an image. A file at these limits takes some minutes
-# to compile and seconds to run.
+# Limits on the operations of a file, and on its products for one image. A file at both limits takes some minutes to
+# compile and seconds to run. imagenet_resnet34 has 174 operations and 3.6 billion products.
 MAX_OPERATIONS = 2048
 MAX_PRODUCTS = 1 << 38
 # Limit on the height and on the width of a window.

@@ -20,17 +20,19 @@ from recu_jax.ops.packing import pack_groups, unpack_groups, word_count
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One or more operations that are computed together. An operation and its output value have the same number.
+    """One or more operations that are computed together.
+
+    An operation has its position in the file as its index. Its output value has the same index.
 
     Attributes:
       kind: the name of a single operation, or one of the joined kinds. "conv_thresholds" and "conv_affine" are a binary
         convolution with the operations after it. "norm_sign" is a batch norm with the sign after it.
       node: the first operation.
-      inputs: numbers of the input values.
-      output: number of the output value.
-      signs: number of the value that holds the signs of the output; None if the step does not compute them.
+      inputs: indices of the input values.
+      output: index of the output value.
+      signs: index of the value that holds the signs of the output; None if the step does not compute them.
       after: for a joined convolution, the array of its threshold or affine operation.
-      clamp: whether the step ends with a hard tanh.
+      clamp: for "conv_affine", whether a hard tanh bounds the output.
     """
 
     kind: str
@@ -78,7 +80,8 @@ def plan(nodes: Sequence[Node]) -> list[Step]:
             steps[end] = Step("conv_thresholds", node, node.inputs, end, after=nodes[end].arrays["threshold"])
         elif (end := only_user(number, "affine")) is not None:
             inputs, chain, clamp, after = node.inputs, [end], False, nodes[end].arrays["affine"]
-            # The shortcut may be computed after the convolution. So the step takes the position of its last operation.
+            # The shortcut may be computed after the convolution, so the step stands where the last of its operations
+            # stood.
             if (total := only_user(end, "add")) is not None and nodes[total].inputs[0] != nodes[total].inputs[1]:
                 inputs += tuple(i for i in nodes[total].inputs if i != end)
                 chain.append(total)

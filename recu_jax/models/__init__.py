@@ -56,8 +56,10 @@ def create_model(
       UserError: no model has this name, or the factory of a user's own model fails.
     """
     if is_reference(name):
-        types = {"dtype": dtype} if param_dtype == jnp.float32 else {"dtype": dtype, "param_dtype": param_dtype}
-        return own.create(name, num_classes=num_classes, **({} if dtype is None else types), **kwargs)
+        # A factory need not accept what has its default.
+        types = {"dtype": dtype} if dtype is not None else {}
+        types |= {"param_dtype": param_dtype} if param_dtype != jnp.float32 else {}
+        return own.create(name, num_classes=num_classes, **types, **kwargs)
     if name not in MODELS:
         raise unknown("model", name, sorted(MODELS))
     return MODELS[name](num_classes=num_classes, dtype=dtype, param_dtype=param_dtype, **kwargs)

@@ -1,7 +1,8 @@
-"""Creates and checks models of a user's own modules, for `config.model = "package.module:factory"`.
+"""Creates and checks models that users define in Python modules of their own.
 
-The factory is a class of Flax modules, or a function that returns a Flax module. It is called with `num_classes=`, and
-with each of `dtype=`, `param_dtype=`, `conv=`, `norm_axis=` and `nonlinearity=` that it accepts. `create_model`
+`config.model = "package.module:factory"` names one. The factory is a subclass of `flax.linen.Module`, or a function
+that returns an instance of one. It is called with `num_classes=`. A run also passes each of `dtype=`, `conv=`,
+`norm_axis=` and `nonlinearity=` that the factory accepts, and `param_dtype=` unless this is float32. `create_model`
 describes these arguments. The model takes images, (batch, height, width, channels). It may also take `tau`, `train` and
 `progress`, as the models of this folder do. If it does not take tau, its layers get tau from `recu_jax.with_tau`.
 """

@@ -58,7 +58,12 @@ def is_of_its_sources(kernels: pathlib.Path) -> bool:
 
 
 def load(path: pathlib.Path) -> tuple[str, ...]:
-    """Registers the kernels of the shared library `path`. Returns the list that `instruction_sets` describes."""
+    """Registers the kernels of the shared library `path`.
+
+    Returns:
+      The instruction sets of these kernels that this processor has, fastest first. If the library cannot be loaded or
+      XLA refuses a kernel, a warning is logged, and the result is empty.
+    """
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:

@@ -19,8 +19,8 @@ from recu_jax.ops import packed as ops
 from recu_jax.ops.conv import ConvSpec, per_channel
 from recu_jax.ops.geometry import Geometry, is_compiled
 
-# Largest number of products in a sum of the convolution. The kernel adds the squares of up to 16 sums in int32, which
-# larger sums could overflow.
+# Largest number of products in an output value of the convolution. The kernel adds the squares of up to 16 output
+# values in int32. With more products in each, the squares could overflow.
 LARGEST_SUM = 8192
 
 

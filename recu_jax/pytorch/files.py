@@ -1,6 +1,6 @@
-"""Reads files of `torch.save` and of safetensors as NumPy arrays, and writes files of `torch.save`.
+"""Reads files that `torch.save` wrote, and safetensors files, as NumPy arrays, and writes files as `torch.save` does.
 
-Only this file imports PyTorch, which is optional. Files of safetensors are read without PyTorch.
+Only this file imports PyTorch, which is optional. Safetensors files are read without PyTorch.
 """
 
 import dataclasses

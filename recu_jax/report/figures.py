@@ -114,7 +114,10 @@ def heat_maps(run: Run) -> list[Figure]:
 
 
 def layer_means(runs: Sequence[Run]) -> list[Figure]:
-    """Makes curves of the measures of `heat_maps` for several runs, as means over the layers, in percent."""
+    """Makes a figure for each measure that `heat_maps` shows, with a curve for each run.
+
+    A curve is the mean over the layers, in percent, by epoch.
+    """
     found = []
     for key, (title, *meaning) in HEAT_MAPS.items():
         lines = [

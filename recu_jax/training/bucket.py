@@ -37,7 +37,8 @@ _LOGINS = {"s3": "aws configure", "gs": "gcloud auth application-default login"}
 # s3fs tries again by itself. Without these limits it takes minutes to say that a server is gone.
 _OPTIONS = {"s3": {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}}}
 _RECORD = re.compile(rf"{FOLDER}/(\d+)/record/metadata")
-# A file of the copy with the digest of the newest record that the bucket was known to have.
+# Name of a file in the local copy of a run. It holds the digest of the record of the bucket's newest checkpoint, as of
+# the last upload or download.
 _MARK = ".in_bucket"
 _NOT_COPIED = {LOCK, f"{LOCK}.holder", _MARK}
 _LOOK_EVERY_SECONDS = 0.5

@@ -109,7 +109,7 @@ class WeightsAndBiases(Tracker):
 
 
 class Trackio(Tracker):
-    """Logs to trackio, which keeps its runs in TRACKIO_DIR."""
+    """Logs to trackio, which keeps its runs in the folder that the environment variable TRACKIO_DIR names."""
 
     def __init__(self, run: TrackedRun):
         import trackio
