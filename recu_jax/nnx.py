@@ -91,7 +91,9 @@ class _BinaryLayer(nnx.Module):
     use_running_average = deterministic
 
     def set_view(self, deterministic: bool | None = None, use_running_average: bool | None = None):
-        """Sets the mode for `nnx.view`, by either name. If the two names differ, the layer trains.
+        """Sets the mode, training or evaluation, for `nnx.view`. The two arguments are two names of one flag.
+
+        If both are given and one of them is False, the layer trains.
 
         Args:
           deterministic: False to train, True to evaluate; None changes nothing.

@@ -4,10 +4,11 @@
 
 The CIFAR models run at batch 256, and `imagenet_resnet18` runs at batch 512. Images are noise: for recu_jax a uint8
 data set on the device, for PyTorch one float32 batch. PyTorch runs eagerly in float32, and with `torch.compile` in
-bfloat16, channels last. Each side is a process of its own. The sides take turns, and each round of turns gives one
-ratio of images a second. The model-flops utilization is the network's operations a second, counted by XLA as floats,
-divided by those of a large bfloat16 matrix product on the same device. `--rehearse` runs all of it on a CPU, with small
-inputs.
+bfloat16, channels last. recu_jax, eager PyTorch and compiled PyTorch run in a process each. They take turns, and each
+round of turns gives a ratio of images a second against either PyTorch. The model-flops utilization is the operations a
+second of recu_jax's step, divided by those of a large bfloat16 matrix product on the same device. XLA counts the
+operations. An operation of bits counts as the one of floats that it stands for. `--rehearse` runs all of it on a CPU,
+with small inputs.
 """
 
 import argparse
@@ -79,7 +80,8 @@ def ceiling(rehearse):
         f"a = jnp.ones(({size}, {size}), jnp.bfloat16); "
         f"print(2 * {size}**3 / counted.best(jax.jit(lambda a: a @ a), a))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
+    env = environment(**({"JAX_PLATFORMS": "cpu"} if rehearse else {}))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     return float(done.stdout)
 
 

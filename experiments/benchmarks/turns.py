@@ -45,7 +45,10 @@ def environment(**more):
 
 
 def answers():
-    """Returns a function that answers the parent. What libraries print goes to stderr, not among the answers."""
+    """Returns a function that writes a line of JSON to the parent process.
+
+    Also sends stdout to stderr, so that what libraries print does not mix with these lines.
+    """
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return lambda **answer: print(json.dumps(answer), file=channel)

@@ -71,7 +71,10 @@ class WeightBinarizer:
         return kernel
 
     def bound(self, standardized: jax.Array, tau: Number | None = None) -> jax.Array:
-        """Returns the largest magnitude after the clamp of the `standardized` weights, (); infinite without a clamp."""
+        """Returns the largest magnitude that the clamp leaves in the `standardized` weights; infinity without a clamp.
+
+        The result is a scalar.
+        """
         return jnp.full((), jnp.inf, standardized.dtype)
 
 

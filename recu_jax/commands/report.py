@@ -41,7 +41,7 @@ def _main(workdirs, out):
 def _fetched(workdir):
     if not paths.in_bucket(workdir):
         return workdir
-    # This imports Orbax, which the report of a folder does not need.
+    # This imports Orbax, which the report of a local folder does not need.
     from recu_jax.training import bucket
 
     return bucket.fetched(workdir)

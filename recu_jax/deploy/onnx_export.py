@@ -105,7 +105,7 @@ class Writer:
         names: list[str] = []
         for number, node in enumerate(nodes):
             if node.op == "hard_tanh" and users[number] and all(user.op == "sign" for user in users[number]):
-                # A clip keeps all signs.
+                # A clip changes no sign, and only the signs are used.
                 names.append(names[node.inputs[0]])
                 continue
             inputs = [names[i] for i in node.inputs]

@@ -44,7 +44,7 @@ def laplace_distance(counts: jax.Array) -> jax.Array:
 
 
 def quantization_error(weights: jax.Array, scale: jax.Array, bound: jax.Array) -> jax.Array:
-    """Computes the mean of `(|w2| - b)^2`, where w2 are the weights clamped to +-`bound`.
+    """Computes the mean of `(|w2| - b)^2`, where b is `scale`, and w2 are `weights` clamped to +-`bound`.
 
     This is the mean squared error of `b sign(w2)` as an approximation of w2.
     """

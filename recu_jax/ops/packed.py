@@ -262,5 +262,5 @@ def or_empty(array: jax.Array | None) -> jax.Array:
 
 
 def _padded(rows):
-    """Pads values per channel, (rows, features), to whole blocks."""
+    """Pads the last axis of an array, (rows, features), with zeros to a multiple of `BLOCK`."""
     return jnp.pad(rows, ((0, 0), (0, -rows.shape[1] % BLOCK)))

@@ -143,7 +143,10 @@ def _normalize(sums: jax.Array, coefficients: jax.Array, shortcut: jax.Array | N
 
 
 def _gradient_sums(dz: jax.Array, z: jax.Array, sums: jax.Array, mean: jax.Array, backend: str) -> jax.Array:
-    """Sums g and `g * (sums - mean)` per channel, (2, features). g is dz where `-1 < z < 1`, and 0 elsewhere."""
+    """Returns the totals of g and of `g * (sums - mean)` per channel, (2, features).
+
+    g is dz where `-1 < z < 1`, and 0 elsewhere.
+    """
     shape = jax.ShapeDtypeStruct((2, sums.shape[-1]), jnp.float32)
     return ops.call("recu_unit_gradient_sums", shape, dz, z, sums, mean, isa=backend)
 

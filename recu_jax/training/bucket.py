@@ -122,7 +122,8 @@ class _Bucket:
         import fsspec  # comes with s3fs and gcsfs
 
         self._address, self._scheme, self.folder = address, scheme, pathlib.Path(folder_of(address))
-        self._sent: dict[str, tuple[int, int]] = {}  # size and time of files beside the checkpoints, as copied
+        # Of each file that is no part of a checkpoint: its size and modification time when it was sent.
+        self._sent: dict[str, tuple[int, int]] = {}
         self._same: dict[str, str] = {}  # digests of the records that the bucket is known to have
         with self._failing("read"):
             options = {"skip_instance_cache": True, "use_listings_cache": False, **_OPTIONS.get(scheme, {})}

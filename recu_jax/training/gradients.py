@@ -1,4 +1,4 @@
-"""Computes the gradient of one optimizer step on one device, with augmentation, mixup, the loss and micro-batches."""
+"""Computes the gradient for one optimizer step on one device: augmentation, mixup, loss, mean over micro-batches."""
 
 import functools
 from collections.abc import Mapping

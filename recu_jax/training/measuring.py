@@ -31,8 +31,9 @@ IMAGES = 32
 class EpochDiagnostics:
     """Measures the binary layers of a run after each epoch, on the first device of each process.
 
-    The memory of the last epoch is part of each checkpoint. So a continued run measures the same as a run without a
-    stop. If the checkpoint has no memory, the memory starts from the checkpoint's state.
+    Some measures compare with earlier epochs. For them the class keeps a `diagnostics.weights.Memory` of each layer,
+    which is part of each checkpoint. So a continued run measures the same as a run without a stop. After a checkpoint
+    without memories, new ones begin with its weights.
     """
 
     def __init__(self, run: Run, start: Start):
@@ -111,7 +112,10 @@ def _by_name(nested: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
 
 
 def plain(value: Any) -> Any:
-    """Converts to JSON values. A number keeps six digits; if it is not finite, it becomes None. Arrays become lists."""
+    """Converts to JSON values. Arrays become lists.
+
+    A number is rounded to six significant digits, and becomes None if it is not finite.
+    """
     if np.ndim(value):
         return np.asarray(value).tolist()
     return float(f"{value:.6g}") if math.isfinite(value) else None

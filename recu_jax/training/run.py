@@ -76,12 +76,12 @@ class GivenVariables:
 
 
 def prepare(config: ml_collections.ConfigDict, announced_workdir: str | pathlib.Path | None = None) -> Run:
-    """Prepares a training: checks the config, loads the data set, and makes the feed and the recipe.
+    """Prepares a training run: checks the config, loads the data set, and makes the feed and the recipe.
 
     Args:
       config: of the run.
-      announced_workdir: workdir that process 0 prints with the model and the devices, before it prints the size of the
-        data set. None prints nothing.
+      announced_workdir: workdir for the first of two lines that process 0 prints: the model, the devices and the
+        workdir, then the size of the data set. If it is None, neither line is printed.
 
     Raises:
       UserError: a config field is invalid, the tracker is not installed, or the data set is missing.
@@ -214,7 +214,7 @@ def _devices(config):
 
 
 def _check_parts(config, count):
-    """Checks that the batch divides into equal micro-batches on `count` devices and, for mixup, into pairs."""
+    """Checks that the batch divides over `count` devices and their micro-batches; for mixup, into pairs in each."""
     batch, parts = config.batch_size, config.gradient_accumulation_steps
     if batch % (count * parts):
         raise UserError(

@@ -31,7 +31,8 @@ class TrackedRun:
       config: fields of the config, as JSON holds them.
       project: `config.tracker_project`.
       id: id of the run in the tracker. A resumed run has the same id. Empty for TensorBoard.
-      first_step: first step that this process may write. An earlier process may have written this step and later ones.
+      first_step: first step that this process may write. If the run was stopped, an earlier process may have written
+        this step and later ones already.
     """
 
     workdir: pathlib.Path

@@ -9,7 +9,7 @@ from recu_jax.deploy.graph import Node
 
 @dataclasses.dataclass
 class Span:
-    """Elements that are in use from one step to another, both included."""
+    """A number of elements of the buffer, in use from the step `first` through the step `last`."""
 
     size: int
     first: int

@@ -201,6 +201,9 @@ class StreamFeed:
             self._batches.close()
 
     def _settle(self, coming: concurrent.futures.Future) -> None:
-        """Cancels the next batch or waits for it, so that no thread uses the batches when they are closed."""
+        """Cancels the next batch or waits for it, so that no thread uses the batches when they are closed.
+
+        It does not wait for a thread that hangs.
+        """
         if not coming.cancel() and not self._hangs:
             concurrent.futures.wait([coming])
