@@ -37,8 +37,7 @@ _LOGINS = {"s3": "aws configure", "gs": "gcloud auth application-default login"}
 # s3fs tries again by itself. Without these limits it takes minutes to say that a server is gone.
 _OPTIONS = {"s3": {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}}}
 _RECORD = re.compile(rf"{FOLDER}/(\d+)/record/metadata")
-# Name of a file in the local copy of a run. It holds the digest of the record of the bucket's newest checkpoint, as of
-# the last upload or download.
+# A file in the local copy: the digest of the record of the bucket's newest checkpoint at the last upload or download.
 _MARK = ".in_bucket"
 _NOT_COPIED = {LOCK, f"{LOCK}.holder", _MARK}
 _LOOK_EVERY_SECONDS = 0.5
@@ -122,9 +121,9 @@ class _Bucket:
         import fsspec  # comes with s3fs and gcsfs
 
         self._address, self._scheme, self.folder = address, scheme, pathlib.Path(folder_of(address))
-        # Of each file that is no part of a checkpoint: its size and modification time when it was sent.
+        # Sizes and modification times of files outside checkpoints, as sent; digests of records known to be there.
         self._sent: dict[str, tuple[int, int]] = {}
-        self._same: dict[str, str] = {}  # digests of the records that the bucket is known to have
+        self._same: dict[str, str] = {}
         with self._failing("read"):
             options = {"skip_instance_cache": True, "use_listings_cache": False, **_OPTIONS.get(scheme, {})}
             self._files = fsspec.filesystem(scheme, **options)
