@@ -3,6 +3,8 @@
 import json
 import pathlib
 
+from markdown_table import table
+
 _FOLDER = pathlib.Path(__file__).parents[2] / "experiments" / "results" / "compile_only"
 _SPACE = "\N{NO-BREAK SPACE}"
 _HEADER = (
@@ -20,25 +22,19 @@ _IMAGES, _EPOCHS = 1_281_167, 200
 def compile_only() -> str:
     """Returns the table with a row for each record, sorted by device and model, training before evaluation."""
     records = _records()
-    return f"{_table(_HEADER, 2, map(_row, records))}\n\n{_made_by(records)}"
+    return f"{table(_HEADER, map(_row, records), names=2)}\n\n{_made_by(records)}"
 
 
 def scale() -> str:
     """Returns the table of ImageNet's ResNet-18 on TPUs, with a row for each number of chips and each batch."""
     of_tpus = [r for r in _records() if r["kernels"] is None and r["kind"] == "train"]
-    return _table(_SCALE_HEADER, 2, [_scale_row(r) for r in of_tpus if r["model"] == "imagenet_resnet18"])
+    return table(_SCALE_HEADER, [_scale_row(r) for r in of_tpus if r["model"] == "imagenet_resnet18"], names=2)
 
 
 def _records():
     records = [json.loads(path.read_text()) for path in sorted(_FOLDER.glob("*.json"))]
     order = ("devices", "target", "model", "batch", "dtype")
     return sorted(records, key=lambda row: (*(row[name] for name in order), row["kind"] != "train"))
-
-
-def _table(header, names, rows):
-    """Returns a table whose first `names` columns are text and whose other columns are numbers."""
-    lines = [header, ["---"] * names + ["--:"] * (len(header) - names), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _scale_row(record):

@@ -5,6 +5,7 @@ import pathlib
 import re
 
 from compile_tables import compile_only, scale  # noqa: F401  (tables, which _Record finds by their names)
+from markdown_table import table
 from sphinx.util.docutils import SphinxDirective
 
 _RESULTS = pathlib.Path(__file__).parents[2] / "experiments" / "results"
@@ -13,12 +14,6 @@ _BENCHMARKS = "benchmarks"
 
 def _read(name):
     return json.loads((_RESULTS / _BENCHMARKS / name).read_text())
-
-
-def _table(header, rows):
-    numbers = ["---"] + ["--:"] * (len(header) - 1)
-    lines = [header, numbers, *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def _spread(value, digits=2):
@@ -77,7 +72,7 @@ def training() -> str:
         cells = [_training_cell(of["rows"].get(model)) for _, of in records]
         rows.append([f"`{model.removeprefix('train ')}`,<br>batch {batch}", *cells])
     made = [f"- {chr(ord('A') + i)}. {made_by(name)}" for i, (name, _) in enumerate(records)]
-    return f"{_table(header, rows)}\n\n" + "\n".join(made)
+    return f"{table(header, rows)}\n\n" + "\n".join(made)
 
 
 def _jax(record):
@@ -103,8 +98,8 @@ def evaluation() -> str:
         for row, of in _read("cpu.json")["rows"].items()
         if row.startswith("eval ")
     ]
-    table = _table(["model", "images/s", "PyTorch, images/s", "times PyTorch"], rows)
-    return f"{table}\n\n{made_by('cpu.json')}"
+    shown = table(["model", "images/s", "PyTorch, images/s", "times PyTorch"], rows)
+    return f"{shown}\n\n{made_by('cpu.json')}"
 
 
 _SINGLE = {
@@ -127,7 +122,7 @@ def start_up() -> str:
     """Returns the table of memory, import, first step and input pipeline."""
     rows = [[said, _spread(_read("cpu.json")["rows"][row]["value"])] for row, said in _SINGLE.items()]
     rows += [[said, _spread(_read("first_step.json")["rows"][row]["value"], 1)] for row, said in _FIRST_STEP.items()]
-    return "\n\n".join([_table(["", "median (least to most)"], rows), made_by("cpu.json"), made_by("first_step.json")])
+    return "\n\n".join([table(["", "median (least to most)"], rows), made_by("cpu.json"), made_by("first_step.json")])
 
 
 def _case(name):
@@ -154,7 +149,7 @@ def _inference(name, wanted):
             ]
         )
     header = ["", "ms", "times XLA", "times PyTorch", "times faster on two threads", "share of the popcount limit"]
-    return f"{_table(header, rows)}\n\n{made_by(name)}"
+    return f"{table(header, rows)}\n\n{made_by(name)}"
 
 
 def inference() -> str:
@@ -173,8 +168,8 @@ def file_sizes() -> str:
         [f"`{name}`", f"{of['bytes']:,}", f"{of['float32_bytes']:,}", f"{of['times_smaller']:.1f}"]
         for name, of in _read("file_sizes.json").items()
     ]
-    table = _table(["model", "bytes of the file", "bytes of its float32 parameters", "times smaller"], rows)
-    return f"{table}\n\n{made_by('file_sizes.json')}"
+    shown = table(["model", "bytes of the file", "bytes of its float32 parameters", "times smaller"], rows)
+    return f"{shown}\n\n{made_by('file_sizes.json')}"
 
 
 def input_pipeline() -> str:
@@ -188,7 +183,7 @@ def input_pipeline() -> str:
         [f"recu_jax, `--config.num_workers={workers}`", f"{speed:.0f}"]
         for workers, speed in record["recu_jax_images_per_second_by_workers"].items()
     ]
-    return f"{_table(['', 'photographs a second'], rows)}\n\n{made_by('input_pipeline.json')}"
+    return f"{table(['', 'photographs a second'], rows)}\n\n{made_by('input_pipeline.json')}"
 
 
 def overheads() -> str:
@@ -205,7 +200,7 @@ def overheads() -> str:
         ],
     ]
     names = ("diagnostics_overhead_digits.json", "diagnostics_overhead_cifar10_5000.json", "checkpoint_overhead.json")
-    return "\n\n".join([_table(["", "share"], rows), *map(made_by, names)])
+    return "\n\n".join([table(["", "share"], rows), *map(made_by, names)])
 
 
 def exports() -> str:
@@ -222,7 +217,7 @@ def exports() -> str:
                 f"{of['bytes']:,}",
             ]
         )
-    return _table(["run", "test images", "differing predictions", "largest difference of a logit", "bytes"], rows)
+    return table(["run", "test images", "differing predictions", "largest difference of a logit", "bytes"], rows)
 
 
 def devices() -> str:
@@ -234,7 +229,7 @@ def devices() -> str:
             sizes = [f"{of[key]:,}" if key in of else "" for key in ("network_flash_bytes", "network_ram_bytes")]
             different = f"{of['differing_predictions']} of {record['test_images']}"
             rows.append([f"`{record['model']}`", f"{device}, {of['kernels']}", different, *sizes])
-    return _table(["network", "device and kernels", "differing predictions", "bytes of flash", "of RAM"], rows)
+    return table(["network", "device and kernels", "differing predictions", "bytes of flash", "of RAM"], rows)
 
 
 def said_by(name: str) -> str:

@@ -199,7 +199,7 @@ def parse_arguments(given=None):
 
 
 def measure(arguments):
-    """Measures everything. Returns what is written to `--out`."""
+    """Measures the pipelines. Returns the record for the file `--out`."""
     records = photos.load(arguments.dataset, arguments.data_dir).train
     load = os.getloadavg()[0]
     turns = compare(records, arguments)

@@ -99,7 +99,7 @@ class Writer:
 
     def write(self, nodes: Sequence[Node]) -> None:
         """Writes a network. Its last value gets the name `LOGITS`."""
-        # Convolutions of which only a threshold takes the sums. The threshold's directions go into their kernels.
+        # If only a threshold uses the sums of a convolution, the threshold's directions are multiplied into the kernel.
         users = [[user for user in nodes if number in user.inputs] for number in range(len(nodes))]
         turned = {n: u[0] for n, u in enumerate(users) if len(u) == 1 and u[0].op == "threshold"}
         names: list[str] = []
@@ -186,29 +186,28 @@ def serialize(model: Model) -> bytes:
       UserError: onnx is not installed.
     """
     require("onnx", "onnx")
-    from onnx import TensorProto, helper
+    from onnx import TensorProto
 
-    writer = Writer()
-    writer.write(model.nodes)
-    images = helper.make_tensor_value_info(IMAGES, TensorProto.UINT8, ("batch", *model.image_shape))
-    logits = helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ("batch", model.num_classes))
-    return make_bytes(writer, model.header.model, images, logits)
+    return make_bytes(model, Writer(), TensorProto.UINT8, ("batch", *model.image_shape))
 
 
-def make_bytes(writer: Writer, name: str, images: Any, logits: Any, *domains: str) -> bytes:
-    """Makes the bytes of a file.
+def make_bytes(model: Model, writer: Writer, dtype: int, shape: Sequence[int | str], *domains: str) -> bytes:
+    """Writes a network with `writer`, and makes the bytes of the file.
 
     Args:
-      writer: the nodes.
-      name: name of the graph.
-      images: `ValueInfoProto` of the input.
-      logits: `ValueInfoProto` of the output.
+      model: the network.
+      writer: a new one.
+      dtype: of the images, as in `onnx.TensorProto`.
+      shape: of the images, with the batch size, or a name for any batch size, first.
       *domains: domains of the nodes besides that of the standard.
     """
-    from onnx import helper, numpy_helper
+    from onnx import TensorProto, helper, numpy_helper
 
+    writer.write(model.nodes)
+    images = helper.make_tensor_value_info(IMAGES, dtype, shape)
+    logits = helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, (shape[0], model.num_classes))
     constants = [numpy_helper.from_array(array, name) for name, array in writer.constants.items()]
-    graph = helper.make_graph(writer.nodes, name, [images], [logits], constants)
+    graph = helper.make_graph(writer.nodes, model.header.model, [images], [logits], constants)
     opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(domain, 1) for domain in domains)]
     made = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="recu_jax")
     return made.SerializeToString()

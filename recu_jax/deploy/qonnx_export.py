@@ -91,14 +91,10 @@ def serialize(model: Model) -> bytes:
       UserError: onnx is not installed.
     """
     require("qonnx", "onnx")
-    from onnx import TensorProto, helper
+    from onnx import TensorProto
 
-    writer = _QonnxWriter()
-    writer.write(model.nodes)
     height, width, channels = model.image_shape
-    images = helper.make_tensor_value_info(IMAGES, TensorProto.FLOAT, (1, channels, height, width))
-    logits = helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, (1, model.num_classes))
-    return make_bytes(writer, model.header.model, images, logits, _DOMAIN)
+    return make_bytes(model, _QonnxWriter(), TensorProto.FLOAT, (1, channels, height, width), _DOMAIN)
 
 
 def predictor(path: str | os.PathLike) -> Callable[[np.ndarray], np.ndarray]:

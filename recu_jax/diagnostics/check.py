@@ -107,7 +107,7 @@ def is_dead(measures: Mapping[str, Any]) -> bool:
 
 
 def problem(measures: Mapping[str, Any]) -> str:
-    """Says what is wrong with a layer that has these measures (`measure_inputs`), and what to do.
+    """Says in words what is wrong with a layer, and what to do. `measure_inputs` makes its measures.
 
     Returns:
       One line; empty if nothing is wrong.

@@ -137,10 +137,10 @@ class _Bucket:
     def fetch(self) -> None:
         """Replaces the copy by the bucket's files, unless the copy is as new or newer."""
         with self._failing("read"):
-            self._there()
+            step, there = self._newest_there(self._there())
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(f"{self.folder}.lock"):
-                here, (step, there) = self._digests_here(), self._newest_there(self._there())
+                here = self._digests_here()
                 # The copy is a continuation of what the bucket holds, if it had the bucket's newest checkpoint.
                 if there is not None and (not here or there not in {self._mark(), *here.values()}):
                     self._download()
@@ -188,10 +188,10 @@ class _Bucket:
 
     def _send(self, name, names):
         with contextlib.suppress(FileNotFoundError):
-            stat, data = (self.folder / name).stat(), (self.folder / name).read_bytes()
+            stat = (self.folder / name).stat()
             as_sent = (stat.st_size, stat.st_mtime_ns)
             if name not in names or self._sent.get(name) != as_sent:
-                self._files.pipe_file(f"{self._root}/{name}", data)
+                self._files.pipe_file(f"{self._root}/{name}", (self.folder / name).read_bytes())
                 self._sent[name] = as_sent
 
     def _send_checkpoint(self, step, digest, names):

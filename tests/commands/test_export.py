@@ -16,7 +16,7 @@ from tests.support import bad_files, forked
 
 
 def command(name, *args):
-    """Runs a command. Returns what it prints."""
+    """Runs a command and returns its output."""
     done = forked.run(name, list(args))
     assert done.status == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr

@@ -120,8 +120,8 @@ class Answer:
 def run(row: Row, folder: pathlib.Path, from_nothing: bool = False) -> Answer:
     """Makes the row's files in `folder` and runs its command in a process of its own.
 
-    The process is forked from one that has imported what it needs. It starts from nothing if `from_nothing`, or if the
-    row has an environment.
+    The process is a fork of one that has imported the modules. With `from_nothing`, or if the row has an environment, a
+    new Python is started.
     """
     folder = folder.resolve()
     arguments = [str(a) for a in row.make(folder)]
@@ -138,7 +138,7 @@ def run(row: Row, folder: pathlib.Path, from_nothing: bool = False) -> Answer:
 
 
 def problems(row: Row, answer: Answer) -> list[str]:
-    """Returns what is wrong with the answer, or nothing."""
+    """Lists what is wrong with the answer. The list is empty if nothing is."""
     found = []
     lines = answer.stderr.splitlines()
     if len(lines) != 1 or not lines[0].startswith("error: ") or row.line not in lines[0]:

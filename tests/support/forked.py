@@ -1,7 +1,7 @@
 """Runs commands in processes that are forked from one that has imported their modules, which saves seconds for each.
 
-Exit status, streams and files are those of a real process. Only the imports happen earlier, in the process that forks.
-That process uses no device, and has no second thread, which is checked: a fork would lack it.
+Each command has a real exit status, real streams and real files. Only the imports happen earlier, in the process that
+forks. That process uses no device. A check makes sure that it has no second thread, which a fork would lack.
 """
 
 import atexit

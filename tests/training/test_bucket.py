@@ -91,7 +91,7 @@ def tiny(folder, **changes):
 
 
 def checkpoint(folder, step, says="this run"):
-    """Files of a checkpoint, of which `bucket` looks at the names and at the record alone."""
+    """Writes files as a checkpoint has them. `bucket` looks only at their names and at the record."""
     for name in ("state/manifest", "state/d/one", "record/metadata"):
         file = folder / "checkpoints" / str(step) / name
         file.parent.mkdir(parents=True, exist_ok=True)

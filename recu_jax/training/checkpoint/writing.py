@@ -171,7 +171,7 @@ def _reason(error: BaseException) -> str:
 def save_imported(workdir: str | pathlib.Path, variables: Mapping[str, Any], imported: dict[str, Any]) -> None:
     """Writes variables that were trained elsewhere into `workdir`, as one checkpoint of step 0.
 
-    The config in the record holds only `model`, `conv` and `alpha`. The metrics in the record are those of the source.
+    The config in the record holds only `model`, `conv` and `alpha`. The metrics in the record come from the source.
 
     Args:
       workdir: created if missing. If an error occurs, it stays unchanged.

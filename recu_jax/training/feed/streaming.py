@@ -94,7 +94,7 @@ class StreamFeed:
         return place((images, batch["label"], batch["weight"]), self._devices), int((batch["corrupt"] >= 0).sum())
 
     def take(self, step: int, previous: Any) -> tuple[int, tuple]:
-        """Waits for the next batch. Arguments and result are those of `ResidentFeed.take`.
+        """Waits for the next batch. `ResidentFeed.take` describes the arguments and the result.
 
         The steps must be taken in order, from the step given to `start`.
         """

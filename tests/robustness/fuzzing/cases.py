@@ -93,7 +93,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, open(results, "a", buffering=1) as written:
         make = TARGETS[target][0] if target in TARGETS else broken.TARGETS[target]
         samples, read = make(pathlib.Path(folder))
-        for sample in samples[:1]:  # memory of what is loaded once does not count
+        for sample in samples[:1]:  # the first reading also loads modules, and their memory does not count
             read(sample)
         _limit_memory()
         before = _peak()
