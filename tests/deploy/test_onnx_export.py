@@ -81,7 +81,12 @@ def test_zero_has_the_sign_plus_one(tmp_path):
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ("batch", 1, 1, 1))
         for name in ("images", "logits")
     )
-    container.write_bytes(tmp_path / "sign.onnx", onnx_export.make_bytes(writer, "sign", images, logits))
+    constants = [onnx.numpy_helper.from_array(array, name) for name, array in writer.constants.items()]
+    graph = onnx.helper.make_graph(writer.nodes, "sign", [images], [logits], constants)
+    opsets = [onnx.helper.make_opsetid("", onnx_export.OPSET)]
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=opsets, ir_version=onnx_export.IR_VERSION), tmp_path / "sign.onnx"
+    )
     x = np.float32([0.0, -0.0, 1e-30, -1e-30, 3.0, -3.0])[:, None, None, None]
     found = onnx_export.predictor(tmp_path / "sign.onnx")(x)
     np.testing.assert_array_equal(found.ravel(), [1, 1, 1, -1, 1, -1])
