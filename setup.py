@@ -11,10 +11,25 @@ from setuptools.command.build_ext import build_ext
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "recu_jax" / "__init__.py").read_text()).group(1)
 
-# TFDS reads array_record files without TensorFlow. It imports importlib_resources but does not require it.
-TFDS = ["tensorflow-datasets>=4.9.9", "array_record", "importlib_resources", "opencv-python-headless>=4.12"]
-# Photographs that stay on disk: ImageNet of TFDS, Tiny-ImageNet, folders of images.
-PHOTOS = [*TFDS, "grain>=0.2.18", "pillow>=11.0"]
+# TFDS reads array_record files without TensorFlow. It imports importlib_resources but does not require it. Grain, OpenCV
+# and Pillow read photographs that stay on disk.
+DATA = [
+    "array_record",
+    "grain>=0.2.18",
+    "importlib_resources",
+    "opencv-python-headless>=4.12",
+    "pillow>=11.0",
+    "tensorflow-datasets>=4.9.9",
+]
+# For report.html.
+REPORT = ["plotly>=6"]
+# Before 2.6 loaded files could run code despite weights_only.
+TORCH = ["torch>=2.6"]
+ONNX = ["onnx", "onnxruntime"]
+# One package is all that each of these features needs, so it has no extra. Its message names the package. They are
+# `recu export --format=stablehlo` (jax.export writes with flatbuffers), `--format=qonnx`, runs in gs:// and s3://, and
+# experiment trackers.
+SINGLE = ["flatbuffers", "gcsfs", "qonnx", "s3fs", "trackio>=0.43", "wandb>=0.31"]
 # The tests execute experiments/colab_tpu.ipynb.
 NOTEBOOK = ["ipykernel", "nbclient", "nbformat"]
 # The tests keep runs on moto's S3 server.
@@ -85,7 +100,8 @@ setup(
         "ml_collections",
         "numpy",
         "optax>=0.2.5",
-        "orbax-checkpoint>=0.12.4",
+        # 1.0 will have another API under the name orbax.checkpoint: Orbax's page "What is the Orbax V1 API?".
+        "orbax-checkpoint>=0.12.4,<1",
         "rich",
         "safetensors>=0.5",
         "scikit-learn",
@@ -93,40 +109,26 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "tfds": TFDS,
-        "imagenet": PHOTOS,
-        # Downloading and preparing the original archives needs TensorFlow, once.
-        "prepare": [*PHOTOS, "tensorflow"],
-        # jax.export writes and reads its artifacts with flatbuffers.
-        "stablehlo": ["flatbuffers"],
-        "onnx": ["onnx", "onnxruntime"],
-        "qonnx": ["qonnx"],
-        # The TPU compiler, to compile programs for TPUs on other machines. On a TPU machine install jax[tpu].
-        "tpu": ["libtpu"],
-        # For report.html.
-        "report": ["plotly>=6"],
-        # For runs in buckets: s3://, gs://.
-        "buckets": ["s3fs", "gcsfs"],
-        # Experiment trackers that `config.tracker` may name.
-        "wandb": ["wandb>=0.31"],
-        "trackio": ["trackio>=0.43"],
+        "data": DATA,
+        "report": REPORT,
+        "torch": TORCH,
+        "onnx": ONNX,
+        # All that a message asks for, without TensorFlow, which prepares a data set once.
+        "all": [*DATA, *REPORT, *TORCH, *ONNX, *SINGLE],
         # Tests build the compiled kernels beside their sources, with setuptools, which Python 3.12 no longer brings.
         "test": [
-            *PHOTOS,
+            *DATA,
+            *REPORT,
             *NOTEBOOK,
             *BUCKETS,
             "flatbuffers",
-            "plotly>=6",
             "pytest",
             "pytest-xdist",
+            "readme_renderer[md]",
             "ruff",
             "setuptools>=70.1",
         ],
         "docs": ["docutils>=0.22", "furo", "matplotlib", "myst-parser", "sphinx>=7.4", "sphinx-copybutton"],
-        # What the scripts in experiments/ import.
-        "experiments": [*PHOTOS, "matplotlib>=3.6", "plotly>=6", "scipy"],
-        # Before 2.6 loaded files could run code despite weights_only. On Python 3.11 `torch==2.13.0` is a CPU build.
-        "torch": ["torch>=2.6"],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

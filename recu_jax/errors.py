@@ -108,8 +108,14 @@ def first_few(items: Sequence[Any], most: int, separator: str = "; ", name: Call
     return separator.join(map(name, items[:most])) + more
 
 
-def require(extra: str, *packages: str) -> None:
-    """Raises UserError if one of `packages`, which the optional dependencies `extra` install, is not installed."""
-    for package in packages:
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"{package} is not installed; type: pip install 'recu_jax[{extra}]'")
+def require(*modules: str, extra: str | None = None) -> None:
+    """Raises UserError if one of `modules` is not installed. The message says what to type.
+
+    Args:
+      *modules: names to import. Without `extra`, the package to install has the name of the module.
+      extra: name of the optional dependencies, in setup.py, that bring the modules.
+    """
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            package = f"'recu_jax[{extra}]'" if extra else module
+            raise UserError(f"{module} is not installed; type: pip install {package}")

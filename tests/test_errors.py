@@ -74,6 +74,8 @@ def test_first_few():
 
 
 def test_require_says_what_to_type():
-    require("report", "json", "numpy")
-    with pytest.raises(UserError, match=r"no_such_package is not installed; type: pip install 'recu_jax\[report\]'"):
-        require("report", "json", "no_such_package")
+    require("json", "numpy", extra="report")
+    with pytest.raises(UserError, match=r"no_such_package is not installed; type: pip install 'recu_jax\[report\]'$"):
+        require("json", "no_such_package", extra="report")
+    with pytest.raises(UserError, match=r"no_such_package is not installed; type: pip install no_such_package$"):
+        require("json", "no_such_package")

@@ -97,5 +97,5 @@ def test_a_saved_model_loads_strictly_in_pytorch(tmp_path):
 
 def test_without_pytorch_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(UserError, match="pip install torch"):
+    with pytest.raises(UserError, match=r"^torch is not installed; type: pip install 'recu_jax\[torch\]'$"):
         read(OFFICIAL)

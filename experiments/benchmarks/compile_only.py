@@ -1,6 +1,6 @@
 """Compiles the trainer's steps for GPUs and TPUs on a machine that has none, and records what the programs need.
 
-    pip install -e '.[tpu]' 'jax[cuda13]'
+    pip install libtpu 'jax[cuda13]'
     python experiments/benchmarks/compile_only.py --targets=h100,v5e --models=cifar_resnet20 --dtypes=bfloat16
     python experiments/benchmarks/compile_only.py --list
 

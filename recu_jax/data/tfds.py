@@ -69,7 +69,7 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
     Raises:
       UserError: as in `load`.
     """
-    require("tfds", "tensorflow_datasets", "array_record", "cv2")
+    require("tensorflow_datasets", "array_record", "cv2", extra="data")
     if data_dir is not None:
         folder = pathlib.Path(data_dir)
         if folder.name == name and not (folder / name).exists():
@@ -99,7 +99,7 @@ def prepared_builder(name: str, data_dir: str | None = None) -> Any:
         if importlib.util.find_spec("tensorflow") is None:
             raise UserError(
                 f"no {name} in {where}; to have TFDS {'' if first else 'download and '}prepare it there, once, "
-                f"{first.format(where=where)}type: pip install 'recu_jax[prepare]', and run the same command "
+                f"{first.format(where=where)}type: pip install tensorflow, and run the same command "
                 f"again{otherwise}"
             )
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")

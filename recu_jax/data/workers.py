@@ -19,7 +19,7 @@ _SHARED_FROM = 1 << 16  # arrays of at least this many bytes use shared memory: 
 
 def check_installed() -> None:
     """Raises UserError if OpenCV, Grain or Pillow is not installed."""
-    require("imagenet", "cv2", "grain", "PIL")
+    require("cv2", "grain", "PIL", extra="data")
 
 
 def reader(make_batch: Callable[[int], dict], nbytes: int, start: int, end: int, num_workers: int) -> Any:

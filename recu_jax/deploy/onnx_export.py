@@ -185,7 +185,7 @@ def serialize(model: Model) -> bytes:
     Raises:
       UserError: onnx is not installed.
     """
-    require("onnx", "onnx")
+    require("onnx", extra="onnx")
     from onnx import TensorProto
 
     return make_bytes(model, Writer(), TensorProto.UINT8, ("batch", *model.image_shape))
@@ -221,7 +221,7 @@ def predictor(path: str | os.PathLike) -> Callable[[np.ndarray], np.ndarray]:
     Raises:
       UserError: onnxruntime is not installed, or cannot read the file.
     """
-    require("onnx", "onnxruntime")
+    require("onnxruntime", extra="onnx")
     import onnxruntime
 
     try:

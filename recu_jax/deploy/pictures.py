@@ -22,7 +22,7 @@ def read_image(path: str, model: Model) -> np.ndarray:
     Raises:
       UserError: the file cannot be read, or is not a picture; or the network takes neither 1 nor 3 channels.
     """
-    require("imagenet", "cv2", "PIL")
+    require("cv2", "PIL", extra="data")
     from PIL import Image
 
     from recu_jax.data import images

@@ -90,7 +90,7 @@ def serialize(model: Model) -> bytes:
     Raises:
       UserError: onnx is not installed.
     """
-    require("qonnx", "onnx")
+    require("onnx", extra="onnx")
     from onnx import TensorProto
 
     height, width, channels = model.image_shape
@@ -105,7 +105,7 @@ def predictor(path: str | os.PathLike) -> Callable[[np.ndarray], np.ndarray]:
     Raises:
       UserError: qonnx is not installed, or cannot read the file.
     """
-    require("qonnx", "qonnx")
+    require("qonnx")
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.core.onnx_exec import execute_onnx
     from qonnx.transformation.infer_shapes import InferShapes

@@ -28,7 +28,7 @@ def serialize(model: Model) -> bytes:
     Raises:
       UserError: flatbuffers, which jax.export needs, is not installed.
     """
-    require("stablehlo", "flatbuffers")
+    require("flatbuffers")
 
     def logits(images):
         function, arrays = runtime.compile_steps(model.nodes, "xla", place=jnp.asarray)
@@ -45,7 +45,7 @@ def predictor(data: bytes) -> Callable[[np.ndarray], jax.Array]:
     Raises:
       UserError: the bytes are not an artifact, or flatbuffers is not installed.
     """
-    require("stablehlo", "flatbuffers")
+    require("flatbuffers")
     try:
         return jax.jit(jax.export.deserialize(bytearray(data)).call)
     except Exception as error:  # flatbuffers and MLIR raise exceptions of many types

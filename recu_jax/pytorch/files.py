@@ -18,7 +18,7 @@ import numpy as np
 
 from recu_jax import paths
 from recu_jax.atomic_write import atomic_write
-from recu_jax.errors import UserError, one_line, unknown
+from recu_jax.errors import UserError, one_line, require, unknown
 from recu_jax.pytorch import safetensors_files
 from recu_jax.pytorch.stand_ins import STAND_INS
 
@@ -48,13 +48,9 @@ class TorchFile:
 
 
 def _torch():
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            "PyTorch is not installed; it is needed to read and write its files: pip install torch (on Python 3.11 "
-            "torch==2.13.0 is a CPU build)"
-        ) from error
+    require("torch", extra="torch")
+    import torch
+
     return torch
 
 

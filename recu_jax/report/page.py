@@ -72,7 +72,7 @@ def render(runs: Sequence[Run]) -> bytes:
 
 @functools.cache
 def _script() -> bytes:
-    require("report", "plotly")
+    require("plotly", extra="report")
     from plotly.offline import get_plotlyjs
 
     return f"<script>{get_plotlyjs()}</script>\n<script>{_text('page.js')}</script>\n</body></html>\n".encode()

@@ -117,7 +117,7 @@ class _Bucket:
 
     def __init__(self, address: str):
         scheme, self._root = address.split("://")
-        require("buckets", _PACKAGES[scheme])
+        require(_PACKAGES[scheme])
         import fsspec  # comes with s3fs and gcsfs
 
         self._address, self._scheme, self.folder = address, scheme, pathlib.Path(folder_of(address))

@@ -127,7 +127,7 @@ class Trackio(Tracker):
         self._run.finish()
 
 
-# Each key is a value of `config.tracker`, the name of a package, and the name of the extra that installs the package.
+# Each key is a value of `config.tracker`, and the name of the package to install.
 _KINDS: dict[str, Callable[[TrackedRun], Tracker]] = {"wandb": WeightsAndBiases, "trackio": Trackio}
 
 
@@ -136,7 +136,7 @@ def check(name: str | None) -> None:
     if name is not None and references.is_reference(name):
         references.load("config.tracker", name)
     elif name is not None:
-        require(name, name)
+        require(name)
 
 
 class Trackers:

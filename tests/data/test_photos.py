@@ -68,6 +68,6 @@ def test_imagenet_as_tfrecords_says_how_to_convert(imagenet, tmp_path):
 def test_imagenet_that_is_not_there_says_what_to_do(tmp_path):
     with pytest.raises(UserError) as error:
         photos.load("imagenet2012", str(tmp_path))
-    for part in ("ILSVRC2012_img_train.tar", "downloads/manual", "recu_jax[prepare]", "image_folder"):
+    for part in ("ILSVRC2012_img_train.tar", "downloads/manual", "pip install tensorflow", "image_folder"):
         assert part in str(error.value)
     assert "download and prepare" not in str(error.value) and "\n" not in str(error.value)

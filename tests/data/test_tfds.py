@@ -28,5 +28,5 @@ def test_tfds_without_tensorflow(tmp_path, name, version, shape, padding):
 @pytest.mark.skipif(importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow would download it")
 @pytest.mark.filterwarnings("ignore")
 def test_tfds_that_is_not_there_says_what_to_type(tmp_path):
-    with pytest.raises(UserError, match=r"no cifar10 in .*pip install 'recu_jax\[prepare\]'"):
+    with pytest.raises(UserError, match=r"no cifar10 in .*pip install tensorflow, "):
         data.load("cifar10", str(tmp_path))

@@ -1,4 +1,4 @@
-"""Runs QONNX files in qonnx and hls4ml, where they are installed: pip install 'recu_jax[qonnx]' hls4ml."""
+"""Runs QONNX files in qonnx and hls4ml, where they are installed: pip install qonnx hls4ml."""
 
 from functools import partial
 
@@ -15,7 +15,7 @@ from recu_jax.training.loop import train
 from tests.support import small_runs
 from tests.support.random_networks import file_of, variables_of
 
-pytest.importorskip("qonnx", reason="pip install 'recu_jax[qonnx]'")
+pytest.importorskip("qonnx", reason="pip install qonnx")
 # Warnings of qonnx and onnx are not errors.
 pytestmark = pytest.mark.filterwarnings("default")
 

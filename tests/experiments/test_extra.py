@@ -1,17 +1,18 @@
-"""Checks that the optional dependencies `experiments` have all packages that the scripts import."""
+"""Checks that the command in experiments/README.md installs all packages that the scripts import."""
 
 import ast
 import re
 import sys
 
 from tests.support import ROOT
+from tests.support.metadata import packages
 
 OURS = {"recu_jax", "experiments", "tests", "configs"}
 # Names of packages that differ from the name of their module.
 PACKAGES = {"cv2": "opencv-python-headless", "PIL": "pillow", "sklearn": "scikit-learn"}
 
 
-def test_what_the_scripts_import_is_installed_by_the_extra():
+def test_what_the_scripts_import_is_installed_by_the_command():
     imported = set()
     for file in (ROOT / "experiments").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -19,13 +20,10 @@ def test_what_the_scripts_import_is_installed_by_the_extra():
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add((node.module or "").partition(".")[0])
-    setup = (ROOT / "setup.py").read_text()
-    parts = [
-        re.search(pattern, setup, re.DOTALL)[1]
-        for pattern in (r"install_requires=(\[.*?\n    \])", r"PHOTOS = (\[.*?\])", r'"experiments": (\[.*?\])')
-    ]
-    # `torch_recu.py` alone compares with PyTorch, which has an extra of its own.
-    named = {"torch"} | {re.match(r"[\w-]+", text)[0].lower() for text in re.findall(r'"([^"]+)"', "".join(parts))}
+    text = (ROOT / "experiments" / "README.md").read_text()
+    extras, others = re.search(r"`pip install -e '\.\[([\w,]+)\]' ([\w ]+)`", text).groups()
+    # `torch_recu.py` alone compares with PyTorch, which has an extra of its own. JAX needs scipy.
+    named = {"torch", "scipy", *others.split(), *packages(None, *extras.split(","))}
     lacking = {
         module
         for module in imported - OURS - set(sys.stdlib_module_names)

@@ -43,12 +43,15 @@ class Ended:
     stderr: str
 
 
-def run(command: str | None, arguments: list[str], torch: bool = False) -> Ended:
-    """Runs a command as `commands.run` does, but always on one device and in the root of the repository."""
+def run(command: str | None, arguments: list[str], torch: bool = False, without: str | None = None) -> Ended:
+    """Runs a command as `commands.run` does, but always on one device and in the root of the repository.
+
+    With `without`, the module of that name cannot be imported, as if its package were not installed.
+    """
     server = _server(OF_TORCH if torch else OF_ALL)
     with tempfile.TemporaryDirectory() as folder:
         files = [os.path.join(folder, name) for name in ("stdout", "stderr")]
-        server.stdin.write(json.dumps([*module_and_arguments(command, arguments), *files]) + "\n")
+        server.stdin.write(json.dumps([*module_and_arguments(command, arguments), without, *files]) + "\n")
         server.stdin.flush()
         answer = server.stdout.readline()
         assert answer, f"the process that forks is gone, with status {server.wait()}"
@@ -91,10 +94,12 @@ def _serve(modules):
     assert os.listdir("/proc/self/task") == [str(os.getpid())], "imports have started threads"
     del os.environ[ONE_THREAD]
     for line in sys.stdin:
-        module, arguments, *files = json.loads(line)
+        module, arguments, without, *files = json.loads(line)
         child = os.fork()
         if child == 0:
             _become(files)
+            if without:
+                sys.modules[without] = None  # `import` and `find_spec` then find no such module
             return module, arguments
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
     sys.exit()

@@ -14,7 +14,7 @@ from tests.support import ROOT
 
 TARGET = TARGETS["v5e"]
 needs_compiler = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install -e '.[tpu]'"
+    importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install libtpu"
 )
 
 

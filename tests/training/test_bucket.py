@@ -250,7 +250,7 @@ def test_a_bucket_that_does_not_exist(server, cache):
 @pytest.mark.parametrize("scheme, package", [("s3", "s3fs"), ("gs", "gcsfs")])
 def test_a_package_that_is_not_installed(scheme, package, monkeypatch, cache):
     monkeypatch.setitem(sys.modules, package, None)
-    line = rf"{package} is not installed; type: pip install 'recu_jax\[buckets\]'"
+    line = rf"{package} is not installed; type: pip install {package}"
     with pytest.raises(UserError, match=line):
         loop.train(config.load("digits"), f"{scheme}://bucket/run")
     with pytest.raises(UserError, match=line):

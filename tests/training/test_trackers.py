@@ -176,5 +176,5 @@ def test_a_tracker_that_fails_says_one_line_and_the_run_goes_on(short_run, name,
 def test_a_tracker_that_is_missing_is_refused(monkeypatch):
     original = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "wandb" else original(name))
-    with pytest.raises(UserError, match=r"wandb is not installed; type: pip install 'recu_jax\[wandb\]'"):
+    with pytest.raises(UserError, match=r"wandb is not installed; type: pip install wandb$"):
         prepare(digits(tracker="wandb"))

@@ -1,0 +1,32 @@
+"""Reads the metadata that setup.py gives the package."""
+
+import email
+import email.message
+import functools
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+from tests.support import ROOT
+
+
+@functools.cache
+def metadata() -> email.message.Message:
+    """Returns the metadata. Its payload is the long description, which is the page on PyPI."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", folder]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        (file,) = pathlib.Path(folder).glob("*/PKG-INFO")
+        return email.message_from_string(file.read_text())
+
+
+def packages(*extras: str | None) -> set[str]:
+    """Returns the names of the packages that `extras` bring, in small letters. None stands for those always needed."""
+    found = set()
+    for line in metadata().get_all("Requires-Dist"):
+        name, extra = re.fullmatch(r"([\w.-]+)[^;]*(?:; extra == \"(\w+)\")?", line).groups()
+        if extra in extras:
+            found.add(name.lower())
+    return found
