@@ -10,9 +10,17 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "recu_jax" / "__init__.py").read_text()).group(1)
+PYTHONS = ("3.11", "3.12", "3.13")
+# The repository's address has one home. While it lacks, the page on PyPI has no links to files of the repository.
+CITATION = (ROOT / "CITATION.cff").read_text()
+REPOSITORY = next(iter(re.findall(r'^repository-code: "?(.+?)/?"?$', CITATION, re.MULTILINE)), None)
+BADGES = (
+    "![Licence: Apache-2.0](https://img.shields.io/badge/licence-Apache--2.0-blue) "
+    f"![Python {PYTHONS[0]} to {PYTHONS[-1]}](https://img.shields.io/badge/Python-{PYTHONS[0]}%20to%20{PYTHONS[-1]}-blue)"
+)
 
-# TFDS reads array_record files without TensorFlow. It imports importlib_resources but does not require it. Grain, OpenCV
-# and Pillow read photographs that stay on disk.
+# TFDS reads array_record files without TensorFlow. It imports importlib_resources but does not require it. Photographs
+# that stay on disk are read with Grain, OpenCV and Pillow.
 DATA = [
     "array_record",
     "grain>=0.2.18",
@@ -39,6 +47,35 @@ KERNELS = pathlib.Path("recu_jax") / "ops" / "csrc"
 SOURCES = sorted(path for path in (ROOT / KERNELS).iterdir() if path.suffix in (".cc", ".h"))
 # Kernels that were built in place stay when their sources change. recu_jax.ops.native notices by this digest.
 DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()
+
+
+def long_description():
+    """Returns the README for PyPI: with badges, and with absolute links to the files of this version."""
+
+    def absolute(link):
+        picture, text, path = link.groups()
+        if REPOSITORY is None:
+            return "" if picture else text
+        return f"{picture}[{text}]({REPOSITORY}/{'raw' if picture else 'blob'}/v{VERSION}/{path})"
+
+    title, rest = (ROOT / "README.md").read_text().split("\n", 1)
+    # Links to a file begin with neither a scheme nor `#`.
+    linked = re.sub(r"(!?)\[([^][]*)\]\((?!\w+:|#)([^)\s]+)\)", absolute, rest)
+    return f"{title}\n\n{BADGES}\n{linked}"
+
+
+def project_urls():
+    """Returns the links at the side of the page on PyPI."""
+    urls = {"Paper": "https://arxiv.org/abs/2103.12369"}
+    if REPOSITORY is not None:
+        files = f"{REPOSITORY}/blob/v{VERSION}"
+        urls |= {
+            "Source": REPOSITORY,
+            "Documentation": f"{files}/docs/index.md",
+            "Changelog": f"{files}/CHANGELOG.md",
+            "Issues": f"{REPOSITORY}/issues",
+        }
+    return urls
 
 
 class BuildKernels(build_ext):
@@ -68,9 +105,11 @@ setup(
     name="recu_jax",
     version=VERSION,
     description="1-bit neural networks in JAX and Flax: ReCU layers, models and training",
-    long_description=(ROOT / "README.md").read_text(),
+    long_description=long_description(),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
+    project_urls=project_urls(),
+    keywords=["JAX", "Flax", "binary neural networks", "1-bit", "quantization", "ReCU"],
     # The wheel has the configs, so that --config=configs/digits.py works without a checkout (`config_flag`).
     packages=[*find_packages(include=["recu_jax", "recu_jax.*"]), "recu_jax.configs"],
     package_dir={"recu_jax": "recu_jax", "recu_jax.configs": "configs"},
@@ -126,16 +165,20 @@ setup(
             "pytest-xdist",
             "readme_renderer[md]",
             "ruff",
-            "setuptools>=70.1",
+            "setuptools>=77",
         ],
         "docs": ["docutils>=0.22", "furo", "matplotlib", "myst-parser", "sphinx>=7.4", "sphinx-copybutton"],
     },
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
         "Operating System :: MacOS",
         "Operating System :: POSIX :: Linux",
-        "Programming Language :: Python :: 3.11",
-        "Programming Language :: Python :: 3.12",
-        "Programming Language :: Python :: 3.13",
+        "Programming Language :: C++",
+        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: {version}" for version in PYTHONS),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )

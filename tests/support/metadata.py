@@ -12,14 +12,19 @@ import tempfile
 from tests.support import ROOT
 
 
-@functools.cache
-def metadata() -> email.message.Message:
-    """Returns the metadata. Its payload is the long description, which is the page on PyPI."""
+def read_metadata(root: pathlib.Path) -> email.message.Message:
+    """Returns the metadata of the checkout in `root`. Its payload is the long description: the page on PyPI."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", folder]
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        subprocess.run(command, cwd=root, check=True, capture_output=True)
         (file,) = pathlib.Path(folder).glob("*/PKG-INFO")
         return email.message_from_string(file.read_text())
+
+
+@functools.cache
+def metadata() -> email.message.Message:
+    """Returns the metadata of this checkout."""
+    return read_metadata(ROOT)
 
 
 def packages(*extras: str | None) -> set[str]:
