@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Builds the sdist and the wheels of all platforms on a Linux machine, and checks each of them.
 
     python release/build_wheels.py --dist=dist                      # all

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Checks that a version can be released: one line a check, and a record of all in experiments/results/release/.
 
     python release/check.py                                 # all checks, about an hour
