@@ -1,6 +1,7 @@
 """Package metadata; tool settings are in pyproject.toml."""
 
 import hashlib
+import os
 import pathlib
 import re
 
@@ -47,6 +48,11 @@ KERNELS = pathlib.Path("recu_jax") / "ops" / "csrc"
 SOURCES = sorted(path for path in (ROOT / KERNELS).iterdir() if path.suffix in (".cc", ".h"))
 # Kernels that were built in place stay when their sources change. recu_jax.ops.native notices by this digest.
 DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()
+# release/build_wheels.py sets it: "required" fails without kernels, "none" leaves them out. Otherwise both may happen.
+WANTED = os.environ.get("RECU_JAX_KERNELS", "if possible")
+# -ffp-contract=off: only the code's own calls of fma may fuse, because another rounding could flip a sign.
+# -fvisibility=hidden: other libraries of the process cannot replace a function of the C++ library in this one.
+FLAGS = "-std=c++17 -O3 -Wall -Wextra -ffp-contract=off -fvisibility=hidden"
 
 
 def long_description():
@@ -91,6 +97,8 @@ class BuildKernels(build_ext):
                 extension.extra_compile_args += ["-isystem", jax.ffi.include_dir()]
             super().run()
         except Exception as error:  # no compiler, a compiler that fails, no jax
+            if WANTED == "required":
+                raise
             print(f"recu_jax is installed without its compiled kernels ({error}); 1-bit models run in XLA, slower")
 
 
@@ -121,11 +129,12 @@ setup(
             sources=[str(KERNELS / path.name) for path in SOURCES if path.suffix == ".cc"],
             depends=[str(KERNELS / path.name) for path in SOURCES if path.suffix == ".h"],
             define_macros=[("RECU_SOURCES", f'"{DIGEST}"')],
-            # Only the code's own calls of fma may fuse: another rounding could flip a sign.
-            extra_compile_args=["-std=c++17", "-O3", "-Wall", "-Wextra", "-ffp-contract=off"],
+            extra_compile_args=FLAGS.split(),
             language="c++",
         )
-    ],
+    ]
+    if WANTED != "none"
+    else [],
     entry_points={"console_scripts": ["recu = recu_jax.__main__:main"]},
     cmdclass={"build_ext": BuildKernels, "bdist_wheel": OneWheel},
     install_requires=[

@@ -118,6 +118,9 @@ ffi::Error Pack(ffi::ThreadPool pool, Floats x, Floats norm, Out<Words> out, int
 
 }  // namespace
 
+// native.py finds these functions by name.
+#pragma GCC visibility push(default)
+
 XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_conv_sums, ConvSums,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
@@ -199,3 +202,5 @@ extern "C" const char* recu_isas() {
   }();
   return names.c_str();
 }
+
+#pragma GCC visibility pop

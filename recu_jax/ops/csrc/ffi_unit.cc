@@ -92,6 +92,9 @@ ffi::Error UnitGradients(ffi::ThreadPool pool, Floats x, Words words, Words kern
 
 }  // namespace
 
+// native.py finds these functions by name.
+#pragma GCC visibility push(default)
+
 XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_unit_sums, UnitSums,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
@@ -141,3 +144,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_unit_gradients, UnitGradients,
                                   .Attr<ffi::Span<const int64_t>>("geometry")
                                   .Attr<bool>("identity")
                                   .Attr<std::string_view>("isa"));
+
+#pragma GCC visibility pop

@@ -3,14 +3,18 @@
 
 #include "isa.h"
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__GNUC__)
 
 #include <immintrin.h>
 
 #include <cmath>
 
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
+#endif
 
 namespace recu {
 namespace {
@@ -185,7 +189,11 @@ void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int p
 }  // namespace
 }  // namespace recu
 
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
 #pragma GCC pop_options
+#endif
 
 const recu::Isa* recu::Avx2Isa() {
   static const Isa isa = {"avx2", 8, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, Outer,

@@ -2,14 +2,18 @@
 
 #include "isa.h"
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__GNUC__)
 
 #include <immintrin.h>
 
 #include <cmath>
 
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq"))), apply_to = function)
+#else
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,prefer-vector-width=512")
+#endif
 
 namespace recu {
 namespace {
@@ -107,7 +111,11 @@ void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int p
 }  // namespace
 }  // namespace recu
 
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
 #pragma GCC pop_options
+#endif
 
 const recu::Isa* recu::Avx512Isa() {
   static const Isa isa = {"avx512", kMaxPixels, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, Outer,
