@@ -40,7 +40,7 @@ void Check(const Geometry& g) {
   });
 
   const Kernel kernel = {panels.data(), tap_sums.data()};
-  for (const char* name : {"portable", "avx2", "avx512"}) {
+  for (const char* name : kIsaNames) {
     const Isa* isa = FindIsa(name);
     if (isa == nullptr) continue;
     for (int threads : {1, 3}) {
@@ -109,7 +109,7 @@ void CheckPack() {
   x[0] = NAN;
   auto norm = Exactly<float>(3 * channels);
   for (float& v : norm) v = Draw(0, 9) ? Real() : 0.f;
-  for (const char* name : {"portable", "avx2", "avx512"}) {
+  for (const char* name : kIsaNames) {
     const Isa* isa = FindIsa(name);
     if (isa == nullptr) continue;
     auto packed = Exactly<uint64_t>(rows * words);
