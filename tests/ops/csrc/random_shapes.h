@@ -80,11 +80,12 @@ inline Geometry DrawGeometry(int64_t most_channels) {
   return g;
 }
 
-// Draws signs, rows of `channels`, and packs them.
-inline void DrawSigns(int64_t channels, std::vector<double>* signs, std::vector<uint64_t>* packed) {
+// Draws signs, rows of `channels`, and packs them. With `all_ones`, all are +1.
+inline void DrawSigns(int64_t channels, std::vector<double>* signs, std::vector<uint64_t>* packed,
+                      bool all_ones = false) {
   const int64_t words = (channels + 63) / 64;
   for (int64_t i = 0; i < static_cast<int64_t>(signs->size()); ++i) {
-    (*signs)[i] = Draw(0, 1) ? 1 : -1;
+    (*signs)[i] = all_ones || Draw(0, 1) ? 1 : -1;
     const int64_t row = i / channels, c = i % channels;
     if ((*signs)[i] > 0) (*packed)[row * words + c / 64] |= uint64_t{1} << (c % 64);
   }
