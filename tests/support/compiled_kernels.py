@@ -12,6 +12,8 @@ from tests.support import ROOT
 
 SOURCES = ROOT / "recu_jax" / "ops" / "csrc"
 COMPILER = shutil.which("g++")
+# What the programs of tests/ops/csrc link: all but the functions that XLA calls.
+KERNELS = sorted(path.name for path in SOURCES.glob("*.cc") if not path.name.startswith("ffi"))
 
 
 def build():

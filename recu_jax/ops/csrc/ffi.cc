@@ -195,7 +195,7 @@ extern "C" const char* recu_sources() { return RECU_SOURCES; }
 extern "C" const char* recu_isas() {
   static const std::string names = [] {
     std::string joined;
-    for (const char* name : {"avx512", "avx2", "portable"}) {
+    for (const char* name : recu::kIsaNames) {
       if (recu::FindIsa(name) != nullptr) joined += (joined.empty() ? "" : " ") + std::string(name);
     }
     return joined;

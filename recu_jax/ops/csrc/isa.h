@@ -138,8 +138,12 @@ const Isa& PortableIsa();
 // Null if the compiler or the processor does not support the instruction set.
 const Isa* Avx2Isa();
 const Isa* Avx512Isa();
+const Isa* NeonIsa();
 
-// Finds "portable", "avx2" or "avx512"; returns null if it is not supported. An empty name finds the fastest one.
+// Names of all sets, fastest first.
+constexpr const char* kIsaNames[] = {"avx512", "avx2", "neon", "portable"};
+
+// Finds a set by its name; returns null if it is not supported. An empty name finds the fastest one.
 const Isa* FindIsa(const char* name);
 
 }  // namespace recu

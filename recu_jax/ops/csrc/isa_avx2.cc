@@ -9,6 +9,8 @@
 
 #include <cmath>
 
+#include "sign_table.h"
+
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #else
@@ -80,16 +82,6 @@ inline uint16_t NotBelow(const int32_t* a, const int32_t* direction, const int32
 
 inline Vector Broadcast(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 
-// Table of the 8 signs in each byte. Reading the table takes one load. Computing the signs from bits takes four
-// instructions. The compiler fills the table, because code that fills it when the library is loaded would also run on
-// processors without AVX2.
-struct SignTable {
-  alignas(32) float signs[256][8];
-  constexpr SignTable() : signs() {
-    for (int i = 0; i < 256 * 8; ++i) signs[i / 8][i % 8] = i / 8 >> i % 8 & 1 ? 1.f : -1.f;
-  }
-};
-constexpr SignTable kSignTable;
 inline Vector Signs(uint16_t bits) {
   return {_mm256_load_ps(kSignTable.signs[bits & 0xff]), _mm256_load_ps(kSignTable.signs[bits >> 8])};
 }

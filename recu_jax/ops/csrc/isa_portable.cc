@@ -1,4 +1,4 @@
-// Implements the inner loops in plain C++, for processors and compilers without AVX2 and AVX-512.
+// Implements the inner loops in plain C++, for processors and compilers without AVX-512, AVX2 and NEON.
 
 #include <cmath>
 #include <cstring>
@@ -112,7 +112,7 @@ const Isa& PortableIsa() {
 }
 
 const Isa* FindIsa(const char* name) {
-  const Isa* all[] = {Avx512Isa(), Avx2Isa(), &PortableIsa()};
+  const Isa* all[] = {Avx512Isa(), Avx2Isa(), NeonIsa(), &PortableIsa()};
   for (const Isa* isa : all) {
     if (isa != nullptr && (*name == '\0' || std::strcmp(name, isa->name) == 0)) return isa;
   }

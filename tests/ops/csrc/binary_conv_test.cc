@@ -11,7 +11,8 @@ using namespace recu;
 
 namespace {
 
-void Check(const Geometry& g) {
+// With `opposite`, all bits of the input and the kernel differ.
+void Check(const Geometry& g, bool opposite = false) {
   // Signs, and their packed forms.
   const int64_t in_pixels = g.batch * g.in[0] * g.in[1] * g.in[2];
   std::vector<double> x(in_pixels * g.groups * g.channels);
@@ -19,9 +20,9 @@ void Check(const Geometry& g) {
   auto packed = Exactly<uint64_t>(g.input_words());
   auto panels = Exactly<uint64_t>(g.groups * g.blocks() * g.depth() * kBlock);
   auto tap_sums = Exactly<int32_t>(g.groups * g.blocks() * g.taps() * kBlock);
-  DrawSigns(g.channels, &x, &packed);
+  DrawSigns(g.channels, &x, &packed, opposite);
   for (int64_t i = 0; i < static_cast<int64_t>(w.size()); ++i) {
-    w[i] = Draw(0, 1) ? 1 : -1;
+    w[i] = !opposite && Draw(0, 1) ? 1 : -1;
     const int64_t c = i % g.channels, tap = i / g.channels % g.taps(), f = i / g.channels / g.taps();
     const int64_t group = f / g.features, block = f % g.features / kBlock, lane = f % g.features % kBlock;
     const int64_t panel = group * g.blocks() + block;
@@ -40,7 +41,7 @@ void Check(const Geometry& g) {
   });
 
   const Kernel kernel = {panels.data(), tap_sums.data()};
-  for (const char* name : {"portable", "avx2", "avx512"}) {
+  for (const char* name : kIsaNames) {
     const Isa* isa = FindIsa(name);
     if (isa == nullptr) continue;
     for (int threads : {1, 3}) {
@@ -109,7 +110,7 @@ void CheckPack() {
   x[0] = NAN;
   auto norm = Exactly<float>(3 * channels);
   for (float& v : norm) v = Draw(0, 9) ? Real() : 0.f;
-  for (const char* name : {"portable", "avx2", "avx512"}) {
+  for (const char* name : kIsaNames) {
     const Isa* isa = FindIsa(name);
     if (isa == nullptr) continue;
     auto packed = Exactly<uint64_t>(rows * words);
@@ -136,6 +137,10 @@ int main(int argc, char** argv) {
   rows.window[1] = rows.window[2] = 3, rows.low[1] = rows.low[2] = 1;
   rows.channels = 64, rows.features = 20;
   Check(rows);
+  // The largest counts, over more words than a counter of one byte can count.
+  Geometry words;
+  words.batch = 5, words.channels = 64 * 70, words.features = 20;
+  Check(words, true);
   for (int i = 0; i < shapes; ++i) {
     Check(DrawGeometry(i % 10 ? 300 : 3100));
     if (i % 20 == 0) CheckPack();

@@ -37,7 +37,8 @@ void Check(const Geometry& g) {
       }
     }
   });
-  for (const char* name : {"portable", "avx2", "avx512"}) {
+  SameBits same_bits;
+  for (const char* name : kIsaNames) {
     const Isa* isa = FindIsa(name);
     if (isa == nullptr) continue;
     auto one = Exactly<float>(dw.size()), three = Exactly<float>(dw.size());
@@ -45,12 +46,14 @@ void Check(const Geometry& g) {
     KernelGradient(g, x.data(), dy.data(), three.data(), *isa, Threads(3));
     CheckClose(one, dw, dw_size, 1e-6, 1e-30, "kernel gradient", name);
     CHECK(one == three, "%s: the kernel gradient depends on the threads", name);
+    same_bits.Check(one, "kernel gradient", name);
     auto got = Exactly<float>(dx.size()), same = Exactly<float>(dx.size());
     for (float& v : got) v = NAN;
     InputGradient(g, kernel.data(), alpha.data(), dy.data(), got.data(), *isa, Threads(3));
     CheckClose(got, dx, dx_size, 1e-6, 1e-30, "input gradient", name);
     InputGradient(g, kernel.data(), alpha.data(), dy.data(), same.data(), *isa, Workers());
     CHECK(got == same, "%s: the input gradient depends on the threads", name);
+    same_bits.Check(got, "input gradient", name);
     const std::vector<float> ones(all, 1.f);
     InputGradient(g, kernel.data(), ones.data(), dy.data(), got.data(), *isa, Workers());
     InputGradient(g, kernel.data(), nullptr, dy.data(), same.data(), *isa, Workers());

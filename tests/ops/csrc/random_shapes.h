@@ -6,9 +6,12 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
 #include <random>
+#include <string>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -77,11 +80,12 @@ inline Geometry DrawGeometry(int64_t most_channels) {
   return g;
 }
 
-// Draws signs, rows of `channels`, and packs them.
-inline void DrawSigns(int64_t channels, std::vector<double>* signs, std::vector<uint64_t>* packed) {
+// Draws signs, rows of `channels`, and packs them. With `all_ones`, all are +1.
+inline void DrawSigns(int64_t channels, std::vector<double>* signs, std::vector<uint64_t>* packed,
+                      bool all_ones = false) {
   const int64_t words = (channels + 63) / 64;
   for (int64_t i = 0; i < static_cast<int64_t>(signs->size()); ++i) {
-    (*signs)[i] = Draw(0, 1) ? 1 : -1;
+    (*signs)[i] = all_ones || Draw(0, 1) ? 1 : -1;
     const int64_t row = i / channels, c = i % channels;
     if ((*signs)[i] > 0) (*packed)[row * words + c / 64] |= uint64_t{1} << (c % 64);
   }
@@ -116,9 +120,22 @@ inline void CheckClose(const std::vector<float>& got, const std::vector<double>&
   }
 }
 
+// Compares floats with those of the instruction set that came first: all sets round alike, so the bits are equal.
+class SameBits {
+ public:
+  void Check(const std::vector<float>& got, const std::string& what, const char* name) {
+    const std::vector<float>& first = first_.emplace(what, got).first->second;
+    CHECK(got.size() == first.size() && std::memcmp(got.data(), first.data(), got.size() * sizeof(float)) == 0,
+          "%s: %s differs from that of another instruction set", name, what.c_str());
+  }
+
+ private:
+  std::map<std::string, std::vector<float>> first_;
+};
+
 inline void PrintDone(int shapes) {
   std::printf("%d shapes:", shapes);
-  for (const char* name : {"portable", "avx2", "avx512"}) {
+  for (const char* name : kIsaNames) {
     if (FindIsa(name) != nullptr) std::printf(" %s", name);
   }
   std::printf("\n");
