@@ -258,7 +258,7 @@ def write(path: str | pathlib.Path, file: Mapping[str, Any]) -> None:
     Raises:
       UserError: PyTorch is not installed, or the folder cannot be written to.
     """
-    torch = _torch()
+    torch, path = _torch(), paths.local(path)
     # A copy, because arrays from JAX are read-only.
     tensors = {k: torch.from_numpy(np.array(v)) for k, v in file["state_dict"].items()}
     try:
