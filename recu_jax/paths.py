@@ -8,7 +8,8 @@ import re
 
 from recu_jax.errors import UserError
 
-_ADDRESS = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
+# One slash is enough: `pathlib.Path` makes `gs:/BUCKET/run` of an address. A folder of such a name is `./gs:`.
+_ADDRESS = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):/")
 # A folder in a bucket. What lies above it is not named.
 _RUN = re.compile(r"^(s3|gs)://[^/]+(/(?!\.{1,2}(/|$))[^/]+)+$")
 _MOUNTS = {"gs": "gcsfuse BUCKET DIR", "s3": "mount-s3 BUCKET DIR"}

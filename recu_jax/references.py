@@ -44,7 +44,7 @@ def load(what: str, reference: str) -> Any:
             f"{what} is {reference!r}, and there is no module {error.name!r}; it must be in {os.getcwd()}, in a folder "
             "of PYTHONPATH, or installed"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may end the program
         raise _failed(what, reference, f"importing {module}", error) from error
     if not hasattr(found, name):
         names = [n for n, value in vars(found).items() if not n.startswith("_") and not _imported(value, module)]
@@ -73,9 +73,9 @@ def call(
     """
     try:
         return function(*args, **kwargs)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _failed(what, reference, doing, error) from error
 
 
-def _failed(what: str, reference: str, doing: str, error: Exception) -> UserError:
+def _failed(what: str, reference: str, doing: str, error: BaseException) -> UserError:
     return UserError(f"{what} is {reference!r}, and {doing} fails: {type(error).__name__}: {one_line(error, 300)}")

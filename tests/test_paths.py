@@ -11,7 +11,8 @@ import pytest
 from recu_jax import UserError, config, deploy, paths
 from recu_jax.commands import export, export_torch, import_torch, predict, report
 from recu_jax.config import fields
-from recu_jax.training import loop
+from recu_jax.deploy import check, trained
+from recu_jax.training import loop, pretrained
 from tests.support import bad_files, small_runs
 from tests.support.commands import the_line
 
@@ -41,6 +42,7 @@ def test_the_tilde_is_the_home_folder(home):
         ("gs://bucket/run", r"mount the bucket \(gcsfuse BUCKET DIR\) and give DIR"),
         ("s3://bucket/run", r"mount the bucket \(mount-s3 BUCKET DIR\) and give DIR"),
         ("hdfs://host/run", "copy or mount it, and give the folder's path"),
+        ("gs:/bucket/run", r"mount the bucket \(gcsfuse BUCKET DIR\) and give DIR"),
         ("file:///tmp/run", "give the folder's path"),
     ],
 )
@@ -57,7 +59,9 @@ def test_a_run_may_be_in_a_bucket(address):
     assert paths.of_run("./runs/one") == "./runs/one"
 
 
-@pytest.mark.parametrize("address", ["s3://bucket", "gs://bucket/", "s3://", "s3://bucket/../run", "s3://bucket//run"])
+@pytest.mark.parametrize(
+    "address", ["s3://bucket", "gs://bucket/", "s3://", "s3://bucket/../run", "s3://bucket//run", "gs:/b/run"]
+)
 def test_addresses_without_a_folder_are_refused(address):
     line = (
         f"^--workdir is '{re.escape(address)}', which names no folder in a bucket; give one, such as s3://BUCKET/run$"
@@ -124,6 +128,29 @@ def test_python_expands_as_the_commands_do(home):
     with pytest.raises(UserError, match=f"the workdir is 'hdfs://b/run', and {BUCKET}"):
         loop.train(config.load("digits"), "hdfs://b/run")
     assert os.listdir() == []
+
+
+def test_files_that_python_writes_go_to_the_home_folder(home, monkeypatch):
+    monkeypatch.setattr(trained, "network", lambda _: ({"model": "net"}, {"weights": np.zeros(2, "float32")}))
+    best = trained.Trained({"dtype": "float32"}, {"params": {"weights": np.zeros(2)}}, None, None)
+    assert trained.write(best, "~/x.recu").startswith(f"{home}/x.recu holds net in ")
+    with pytest.raises(UserError, match=f"{home}/no/x.recu cannot be written"):
+        trained.write(best, "~/no/x.recu")
+    monkeypatch.setattr(check, "_trained_model", lambda _: None)
+    (home / "damaged.recu").touch()
+    with pytest.raises(UserError, match=f"{home}/damaged.recu "):
+        check.check(best, "~/damaged.recu")
+    (home / "x.pth").touch()
+    with pytest.raises(UserError, match=f"{home}/x.pth is already there"):
+        export_torch.export("~/run", "~/x.pth")
+    assert sorted(os.listdir(home)) == ["damaged.recu", "x.pth", "x.recu"] and os.listdir() == []
+
+
+def test_a_workdir_of_imported_weights_goes_to_the_home_folder(home):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    safetensors.save_file({"a.weight": np.zeros((2, 2), "float32")}, home / "x.safetensors")
+    with pytest.raises(UserError, match=f"the workdir is 'hdfs://b/x', and {BUCKET}"):
+        pretrained.import_torch_file("~/x.safetensors", "digits_resnet8", "hdfs://b/x")
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ def module(tmp_path, monkeypatch):
     )
     (tmp_path / "lacks_another.py").write_text("import a_package_that_is_not_there\n")
     (tmp_path / "is_broken.py").write_text("1 / 0\n")
+    (tmp_path / "ends_the_program.py").write_text("import sys\nsys.exit(3)\n")
     (tmp_path / "is_no_python.py").write_text("def :\n")
 
 
@@ -35,6 +36,7 @@ def test_the_working_directory_is_searched(module):
         ("of_test_references:Trangle", "'Trangle', which does not exist; did you mean 'Triangle'?"),
         ("lacks_another:x", "importing lacks_another fails: ModuleNotFoundError: No module named 'a_package_that"),
         ("is_broken:x", "importing is_broken fails: ZeroDivisionError"),
+        ("ends_the_program:x", "importing ends_the_program fails: SystemExit: 3"),
         ("is_no_python:x", "importing is_no_python fails: SyntaxError"),
         (":Net", "must be 'module:name'"),
         ("net:", "must be 'module:name'"),

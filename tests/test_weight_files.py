@@ -13,7 +13,7 @@ from recu_jax import UserError, create_model
 from recu_jax.commands import import_torch
 from recu_jax.pytorch import load_variables
 from recu_jax.pytorch.files import read
-from recu_jax.pytorch.names import common_prefix, to_torch
+from recu_jax.pytorch.names import common_prefix, from_torch, to_torch
 from recu_jax.training.checkpoint import read_best
 
 MODEL = "digits_resnet8"
@@ -99,6 +99,25 @@ def test_weights_are_found_under_any_key(variables, tensors, tmp_path, key):
     assert (read(path).key, read(path).epoch) == (key, 7)
 
 
+def test_weights_within_an_entry_are_found(variables, tensors, tmp_path, capsys):
+    doubled = {k: 2 * v for k, v in tensors.items()}
+    path = save({"checkpoint": {"state_dict": tensors, "epoch": 2}, "config": {"lr": 0.1}}, tmp_path)
+    assert_equal(load_variables(path, MODEL), variables)
+    assert read(path).key == "checkpoint/state_dict"
+    # The file's own entry goes first. The one within another entry is taken by its key.
+    path = save({"model": tensors, "ema": {"shadow": doubled}}, tmp_path)
+    assert_equal(load_variables(path, MODEL), variables)
+    assert_equal(read(path, "ema/shadow").state_dict["linear.bias"], doubled["linear.bias"])
+    with pytest.raises(UserError, match=r"holds 2 state_dicts: saved/a, saved/b; choose one with"):
+        read(save({"saved": {"a": tensors, "b": doubled}}, tmp_path))
+
+
+def test_arrays_of_numpy_for_weights_are_named(tensors, tmp_path):
+    path = save({"state_dict": {k: v.numpy() for k, v in tensors.items()}}, tmp_path)
+    with pytest.raises(UserError, match=r"entry 'conv1.weight' is an array or object of NumPy .*, not a tensor"):
+        read(path)
+
+
 def test_several_are_named_and_one_is_chosen(variables, tensors, tmp_path, capsys):
     doubled = {k: 2 * v for k, v in tensors.items()}
     path = save({"model": tensors, "model_ema": doubled, "epoch": 3}, tmp_path)
@@ -120,6 +139,14 @@ def test_one_common_prefix_is_left_out_and_said(variables, tensors, tmp_path, ca
     assert_equal(load_variables(path, MODEL), variables)
     import_torch.main([str(path), f"--model={MODEL}", f"--workdir={tmp_path / 'w'}"])
     assert f"(entry 'net', names without their prefix '{prefix}')" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("prefix", ["module.", "module.model."])
+def test_averages_of_a_wrapped_network_have_a_prefix(variables, arrays, prefix):
+    """`torch.optim.swa_utils.AveragedModel` adds `module.` to all names, and a count without it."""
+    averaged = {"n_averaged": np.int64(3), **{prefix + k: v for k, v in arrays.items()}}
+    assert common_prefix(averaged) == prefix
+    assert_equal(from_torch(MODEL, averaged), variables)
 
 
 def test_names_of_a_network_are_no_prefix(arrays):

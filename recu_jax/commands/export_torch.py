@@ -28,6 +28,7 @@ def export(workdir: str | pathlib.Path, path: str | pathlib.Path) -> str:
     from recu_jax.training import bucket
     from recu_jax.training.checkpoint import read_best
 
+    path = paths.local(path)
     if pathlib.Path(path).exists():
         raise UserError(f"{path} is already there; give the path of a new file")
     step, record, variables = read_best(bucket.fetched(paths.of_run(workdir)))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from recu_jax import paths
 from recu_jax.data import stream
 from recu_jax.data.augment import normalize
 from recu_jax.deploy import container
@@ -36,6 +37,7 @@ def check(trained: Any, path: str | pathlib.Path, kind: str = "recu") -> str:
     Raises:
       UserError: the file cannot be read, or a test image cannot be decoded.
     """
+    path = paths.local(path)
     float_model, from_file = _trained_model(trained), FORMATS[kind].predictor(path)
     totals = {"images": 0, "differing_predictions": 0, "max_logit_difference": 0.0}
     seconds = [0.0, 0.0]

@@ -148,6 +148,7 @@ def write(trained: Trained, path: str | pathlib.Path, kind: str = "recu") -> str
     Raises:
       UserError: the path cannot be written, or a package for the format is not installed.
     """
+    path = paths.local(path)
     header, arrays = network(trained)
     FORMATS[kind].write(path, header, arrays)
     size = FORMATS[kind].size(path)

@@ -20,11 +20,13 @@ from recu_jax import paths
 from recu_jax.atomic_write import atomic_write
 from recu_jax.errors import UserError, one_line, require, unknown
 from recu_jax.pytorch import safetensors_files
-from recu_jax.pytorch.stand_ins import STAND_INS
+from recu_jax.pytorch.stand_ins import STAND_INS, Ignored
 
 # Keys of the best top-1 accuracy in percent, in files of the authors' code and of PyTorch's ImageNet example.
 _BEST_KEYS = ("best_prec1", "best_acc1")
 _LONGEST_NAME = 300
+# The state_dict may be in a dict within a dict, down to this depth.
+_DEPTH = 3
 # Allowed bytes in memory per byte of the file: 4, because 8-bit numbers become float32, times 4, because entries may
 # share a tensor.
 _BYTES_A_BYTE = 16
@@ -36,7 +38,8 @@ class TorchFile:
 
     Attributes:
       state_dict: the arrays by name, such as `layer1.0.conv1.weight`.
-      key: entry of the file that holds the state_dict; None if the file is a bare state_dict.
+      key: entry of the file that holds the state_dict, such as `model` or `checkpoint/model`; None if the file is a
+        state_dict itself.
       epoch: number of epochs done; None if the file lacks it.
       best_top1: best top-1 accuracy in percent; None if the file lacks it.
     """
@@ -78,7 +81,7 @@ def read(path: str | pathlib.Path, key: str | None = None) -> TorchFile:
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}; it must hold a state_dict or a dict with one")
     key = _chosen(path, content, key)
-    state_dict = content if key is None else content[key]
+    state_dict = content if key is None else _entries(content)[key]
     for name in state_dict:
         if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
             kind = "a text" if isinstance(name, str) else f"a {type(name).__name__}"
@@ -95,17 +98,36 @@ def read(path: str | pathlib.Path, key: str | None = None) -> TorchFile:
 
 def _chosen(path, content, key):
     """Returns the key of the entry that holds the weights; None if the file itself is the state_dict."""
-    inner = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Mapping)}
-    candidates = [k for k, v in inner.items() if _has_weights(v)]
+    entries = _entries(content)
+    candidates = [k for k, v in entries.items() if _has_weights(v)]
     if key is not None and key not in candidates:
         raise unknown(f"{path}: the key of the state_dict", key, candidates)
+    # An entry of the file goes before one within another entry, which is an average in most files.
+    candidates = [k for k in candidates if k in content] or candidates
     if len(candidates) > 1 and key is None:
         raise UserError(
             f"{path} holds {len(candidates)} state_dicts: {', '.join(map(one_line, candidates))}; choose one with recu "
             "import-torch --key=NAME, and start from the workdir that it makes"
         )
     # Without candidates, the usual key gives the most helpful error message.
-    return key or next(iter(candidates), "state_dict" if "state_dict" in inner else None)
+    return key or next(iter(candidates), "state_dict" if "state_dict" in entries else None)
+
+
+def _entries(content: Mapping[Any, Any]) -> dict[str, Mapping[Any, Any]]:
+    """Returns the dicts within a dict by key. A dict within another one has a key such as `checkpoint/model`."""
+    found: dict[str, Mapping[Any, Any]] = {}
+    level, seen = [("", content)], {id(content)}
+    for _ in range(_DEPTH):
+        inner = []
+        for above, holder in level:
+            for name, value in holder.items():
+                if isinstance(name, str) and isinstance(value, Mapping):
+                    found[above + name] = value
+                    if id(value) not in seen:  # each dict is searched once: a small file may hold one in many places
+                        seen.add(id(value))
+                        inner.append((f"{above}{name}/", value))
+        level = inner
+    return found
 
 
 def _has_weights(content: Mapping[Any, Any]) -> bool:
@@ -190,8 +212,9 @@ def _nbytes(torch, value):
 def _array(path: str | pathlib.Path, name: Any, value: Any) -> np.ndarray:
     torch = _torch()
     if not isinstance(value, torch.Tensor):
+        kind = "an array or object of NumPy or Python" if isinstance(value, Ignored) else f"a {type(value).__name__}"
         raise UserError(
-            f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor; a state_dict holds tensors alone, as "
+            f"{path}: entry {name!r} is {kind}, not a tensor; a state_dict holds tensors alone, as "
             "model.state_dict() gives them"
         )
     if 0 in value.shape:
@@ -231,7 +254,7 @@ def write(path: str | pathlib.Path, file: Mapping[str, Any]) -> None:
     Raises:
       UserError: PyTorch is not installed, or the folder cannot be written to.
     """
-    torch = _torch()
+    torch, path = _torch(), paths.local(path)
     # A copy, because arrays from JAX are read-only.
     tensors = {k: torch.from_numpy(np.array(v)) for k, v in file["state_dict"].items()}
     try:

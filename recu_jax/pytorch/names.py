@@ -105,9 +105,9 @@ def without_wrappers(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def common_prefix(state_dict: Mapping[str, Any]) -> str:
     """Returns the names of the modules around a network, such as `module.` or `model.backbone.`, or "".
 
-    They begin the name of every entry.
+    They begin the name of every entry, except ignored buffers: `n_averaged` of an `AveragedModel` has no prefix.
     """
-    prefix, names = "", list(state_dict)
+    prefix, names = "", [name for name in state_dict if not _IGNORED.search(name)]
     # Every name keeps at least a module and a leaf, as in `linear.weight`.
     while names and all(name.count(".") > 1 for name in names) and len({name.split(".")[0] for name in names}) == 1:
         prefix += names[0].split(".")[0] + "."

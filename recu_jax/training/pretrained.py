@@ -179,6 +179,7 @@ def import_torch_file(
       UserError: as in `load_variables`; or `workdir` already holds checkpoints or cannot be written to. The workdir is
         then left unchanged.
     """
+    workdir = paths.local(workdir, "the workdir")
     file = files.read(path, key)
     variables = variables_of(path, file, name, conv)
     conv = "float" if name in FULL_PRECISION else conv

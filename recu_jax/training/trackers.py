@@ -185,7 +185,8 @@ class Trackers:
         """Keeps the tracker that `function` returns. Leaves the tracker out if `function` fails."""
         try:
             self._open[name] = function() or self._open.get(name)
-        except Exception as error:  # of any type: trackers use the network, disks and users' code
+        # Of any type: trackers use the network, disks and users' code. Some end the program without a login.
+        except (Exception, SystemExit) as error:
             self._open.pop(name, None)
             say(f"tracker {name} failed, and the run goes on without it: {one_line(error, 200)}", sys.stderr)
 

@@ -162,3 +162,8 @@ class FailsWhenItWrites(Kept):
 
 class FailsAtTheEnd(Kept):
     close = gone
+
+
+class EndsTheProgram(Kept):
+    def __init__(self, run):
+        raise SystemExit("the network is gone, and so on")

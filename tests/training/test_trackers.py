@@ -165,7 +165,7 @@ def test_an_own_tracker_gets_the_run_and_its_numbers(short_run, tmp_path):
     assert "learning_rate" in scalars[0][1] and closed == ()
 
 
-@pytest.mark.parametrize("name", ["FailsAtStart", "FailsWhenItWrites", "FailsAtTheEnd"])
+@pytest.mark.parametrize("name", ["FailsAtStart", "FailsWhenItWrites", "FailsAtTheEnd", "EndsTheProgram"])
 def test_a_tracker_that_fails_says_one_line_and_the_run_goes_on(short_run, name, capsys):
     last, _ = short_run(tracker=f"{OWN}{name}")
     assert last["epoch"] == 2
