@@ -77,12 +77,18 @@ def _typed(function, text):
 
 
 def end_with_reader(function: Callable[[], Any]) -> None:
-    """Calls `function`. Ends the process silently if the reader of its output ends, as in `recu --help | head -1`."""
+    """Calls `function`. Ends the process silently if the reader of its output ends, as in `recu --help | head -1`.
+
+    At Control-C, ends the process with one line.
+    """
     try:
         try:
             function()
         finally:
             sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("stopped by SIGINT", file=sys.stderr, flush=True)
+        os._exit(EXIT_INTERRUPTED)  # XLA crashes if the interpreter ends while it compiles
     except BrokenPipeError:
         # Python flushes stdout again at exit. That flush would print another error if stdout were still the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

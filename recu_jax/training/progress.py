@@ -1,7 +1,9 @@
 """Shows the progress of a training run: a bar on a terminal, plain lines elsewhere."""
 
 import math
+import os
 import sys
+import textwrap
 import time
 from typing import Any
 
@@ -9,15 +11,35 @@ from tqdm import tqdm
 
 from recu_jax.training import distributed
 
-# The bar moves about this often, even if fewer than `log_every_steps` steps are done.
-_BAR_SECONDS = 1.0
+# The bar moves about this often, even if fewer than `log_every_steps` steps are done. The same for lines elsewhere.
+_BAR_SECONDS, _LINE_SECONDS = 1.0, 30.0
 
 
 def say(line: str, file: Any = None) -> None:
-    """Prints `line` to `file` (default: stdout) and flushes it. A progress bar on the screen stays below the line."""
+    """Prints `line` to `file` (default: stdout) and flushes it. A progress bar on the screen stays below the line.
+
+    A line that is longer than the terminal is broken between words.
+    """
     file = file or sys.stdout
+    if file.isatty():
+        line = _broken(line, file)
     tqdm.write(line, file=file)
     file.flush()
+
+
+def _broken(line: str, file: Any) -> str:
+    try:
+        columns = os.get_terminal_size(file.fileno()).columns
+    except OSError:  # not the terminal of a system
+        return line
+    # Paths stay whole, so that they can be copied. Some terminals do not tell their width, and say 0.
+    return textwrap.fill(line, columns or 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def close_bars() -> None:
+    """Removes all bars from the terminal, for a process that ends now."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
 
 
 class _Bar(tqdm):
@@ -44,8 +66,9 @@ class Progress:
 
     On a terminal, each epoch has a bar with loss, top-1, images per second and the time left in the epoch. It moves
     every `log_every_steps` steps, or every second if they take longer. Elsewhere, a line with the same numbers comes
-    every `log_every_steps` steps. After each epoch comes a line with its result and the time left in the run. Rates and
-    times exclude compilations. Compilations are announced, since they take long. With `silent`, nothing is shown.
+    every `log_every_steps` steps, or every 30 seconds if they take longer. After each epoch comes a line with its
+    result and the time left in the run. Rates and times exclude compilations. Compilations are announced, since they
+    take long. With `silent`, nothing is shown.
     """
 
     def __init__(
@@ -106,8 +129,10 @@ class Progress:
         if not_shown >= self._every:
             return True
         # Several processes must fetch at the same steps, or one alone would end at a loss that is not finite.
-        if self._bar is None or distributed.several():
+        if distributed.several():
             return False
+        if self._bar is None:
+            return time.monotonic() - self._shown_at >= _LINE_SECONDS
         # The host runs ahead of the devices, so the time since the last fetch tells too little.
         return not_shown * self._seconds_per_step >= _BAR_SECONDS
 

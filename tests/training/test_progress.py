@@ -1,11 +1,16 @@
 """Tests what a run shows: a bar on a terminal, lines elsewhere, and nothing if it is silent."""
 
+import fcntl
+import os
+import pty
 import re
+import struct
+import termios
 import time
 
 import pytest
 
-from recu_jax.training.progress import Progress
+from recu_jax.training.progress import Progress, say
 
 ROW = {"epoch": 1, "train_loss": 1.0, "train_top1": 50.0, "test_loss": 0.5, "test_top1": 75.0, "images_per_second": 9.0}
 
@@ -133,6 +138,36 @@ def test_a_bar_counts_only_steps_that_the_devices_have_done(monkeypatch, capsys)
     progress.advance(5)
     progress.testing()
     assert re.search(r"epoch 1/1: 100%\|.+\| testing; compiling", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("processes, shown", [(1, [4, 8]), (2, [])])
+def test_slow_steps_have_a_line_every_30_seconds(processes, shown, monkeypatch, capsys):
+    """An epoch of 10 steps of 8 s is shorter than `log_every_steps`."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("jax.process_count", lambda: processes)
+    progress = Progress(1, 10, 32, log_every_steps=20)
+    progress.start_epoch(1)
+    for _ in range(10):
+        now[0] += 8
+        progress.advance(1, **({"loss": 2.0, "top1": 12.5} if progress.due(1) else {}))
+    lines = capsys.readouterr().out.splitlines()
+    assert [int(line.partition("step ")[2].partition("/")[0]) for line in lines] == shown
+
+
+@pytest.mark.parametrize("columns, shown", [(20, 20), (0, 80)])
+def test_a_line_is_broken_between_words_where_the_terminal_ends(columns, shown):
+    terminal, process = pty.openpty()
+    fcntl.ioctl(process, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    path, written = "/a-path/that-is-longer/than-the-terminal", ""
+    with open(process, "w") as file:
+        say(f"a saved step, in {path} and {'more ' * 20}end", file)
+        while not written.endswith("end\r\n"):
+            written += os.read(terminal, 4096).decode()
+    os.close(terminal)
+    lines = written.splitlines()
+    assert all(len(line) <= shown or line == f"  {path}" for line in lines)
+    assert " ".join(line.strip() for line in lines).count("more") == 20 and all(line[0] in "a " for line in lines)
 
 
 @pytest.mark.parametrize(
