@@ -98,7 +98,7 @@ class RunRecorder:
           metrics: the steps of this epoch that an earlier process did.
         """
         self._epoch_began = time.monotonic()
-        self.progress.start_epoch(epoch + 1, metrics.steps)
+        self.progress.start_epoch(epoch + 1, metrics.steps, self._run.ready_at)
 
     def end_epoch(self, state: TrainState, epoch: int, trained: dict[str, float], tested: dict[str, float]) -> None:
         """Writes the metrics and diagnostics of an epoch, updates the report, and saves a checkpoint if one is due.

@@ -60,7 +60,7 @@ class StopRequests:
           end_process: ends the process at once. It takes the name of the signal, and is called in another thread.
         """
         self._end_process = end_process
-        self._by = None
+        self._by: str | None = None
         self._anything_to_save = False
         self._asked_until = 0
         self._before: Mapping[int, Any] = {}

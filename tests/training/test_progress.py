@@ -10,9 +10,16 @@ import time
 
 import pytest
 
-from recu_jax.training.progress import Progress, say
+from recu_jax.training.progress import Progress, close_bars, say
 
 ROW = {"epoch": 1, "train_loss": 1.0, "train_top1": 50.0, "test_loss": 0.5, "test_top1": 75.0, "images_per_second": 9.0}
+
+
+@pytest.fixture(autouse=True)
+def no_bar_is_left():
+    """A bar that is open moves the bars of the next tests by a line."""
+    yield
+    close_bars()
 
 
 def epoch(progress, done=0):
@@ -113,10 +120,25 @@ def test_a_bar_says_all_on_80_columns(monkeypatch, capsys):
     progress.testing()
     drawn = [line for line in re.split("[\r\n]", capsys.readouterr().err) if line.strip()]
     assert max(map(len, drawn)) <= 80 - len("^C")
-    assert drawn[0].startswith("epoch 100/600:   0%|") and drawn[0].endswith("| compiling")
+    assert drawn[0].startswith("epoch 100/600:   0%|") and drawn[0].endswith("| compiling, 0:00")
     shown = r"epoch 100/600:   0%\|.+\| loss 2\.345, top-1 100\.0%, 160\d\d images/s, 5:\d\d:\d\d left"
     assert any(re.fullmatch(shown, line) for line in drawn), drawn
-    assert drawn[-1].endswith("| testing; compiling")
+    assert drawn[-1].endswith("| testing; compiling, 0:00")
+
+
+def test_a_bar_shows_each_second_that_the_run_compiles(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("recu_jax.training.progress._BAR_SECONDS", 0.01)
+    progress = Progress(1, 10, 32, log_every_steps=4)
+    progress.start_epoch(1, since=time.monotonic() - 59.9)
+    shown = ""
+    while "| compiling, 1:01" not in shown:
+        shown += capsys.readouterr().err
+        time.sleep(0.01)
+    progress.close()
+    capsys.readouterr()
+    time.sleep(0.1)
+    assert capsys.readouterr().err == ""  # nothing is drawn after the end
 
 
 def test_a_bar_counts_only_steps_that_the_devices_have_done(monkeypatch, capsys):
@@ -137,7 +159,7 @@ def test_a_bar_counts_only_steps_that_the_devices_have_done(monkeypatch, capsys)
     assert re.fullmatch(r"epoch 1/1:  50%\|.+\| loss 2\.000, top-1 12\.5%, 15 images/s, 0:11 left", after), after
     progress.advance(5)
     progress.testing()
-    assert re.search(r"epoch 1/1: 100%\|.+\| testing; compiling", capsys.readouterr().err)
+    assert re.search(r"epoch 1/1: 100%\|.+\| testing; compiling, 0:00", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("processes, shown", [(1, [4, 8]), (2, [])])
