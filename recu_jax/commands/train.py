@@ -10,7 +10,13 @@ import jax
 import ml_collections
 from absl import logging
 
-from recu_jax.commands.arguments import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_USER_ERROR
+from recu_jax.commands.arguments import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_STOPPED,
+    EXIT_USER_ERROR,
+    control_c_ends,
+)
 from recu_jax.errors import RunFailed, UserError, one_line
 from recu_jax.ops import backend
 
@@ -34,9 +40,10 @@ def train_or_evaluate(config: ml_collections.ConfigDict, workdir: str, mode: str
     if config.get("dtype") == "float64":
         jax.config.update("jax_enable_x64", True)
     # These imports may initialize a device, so they come after the flags of XLA and JAX are set.
-    from recu_jax.training import distributed, loop
-    from recu_jax.training.progress import say
-    from recu_jax.training.stopping import Stopped
+    with control_c_ends():
+        from recu_jax.training import distributed, loop
+        from recu_jax.training.progress import say
+        from recu_jax.training.stopping import Stopped
 
     try:
         if several_processes or distributed.asked_for():
