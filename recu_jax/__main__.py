@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from recu_jax.commands.arguments import end_with_reader, fail
+from recu_jax.commands.arguments import control_c_ends, end_with_reader, fail
 from recu_jax.errors import unknown
 
 # Maps the name of each command to its module in `recu_jax.commands` and its line in the help.
@@ -44,13 +44,16 @@ def _main() -> None:
     if COMMANDS[name][0] == "train":
         _train_or_evaluate(name, rest)
     else:
-        importlib.import_module(f"recu_jax.commands.{COMMANDS[name][0]}").main(rest)
+        with control_c_ends():
+            command = importlib.import_module(f"recu_jax.commands.{COMMANDS[name][0]}")
+        command.main(rest)
 
 
 def _train_or_evaluate(name: str, arguments: list[str]) -> None:
     import dataclasses
 
-    from recu_jax import main as run
+    with control_c_ends():
+        from recu_jax import main as run
 
     usage = f"recu {name} --config=FILE [--workdir=DIR] [--config.FIELD=VALUE ...]"
     about = {

@@ -1,9 +1,12 @@
 """Gives all commands one form of `--help`, of errors and of exit statuses."""
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from recu_jax import paths
@@ -77,16 +80,42 @@ def _typed(function, text):
 
 
 def end_with_reader(function: Callable[[], Any]) -> None:
-    """Calls `function`. Ends the process silently if the reader of its output ends, as in `recu --help | head -1`."""
+    """Calls `function`. Ends the process silently if the reader of its output ends, as in `recu --help | head -1`.
+
+    At Control-C, ends the process with one line.
+    """
     try:
         try:
             function()
         finally:
             sys.stdout.flush()
+    except KeyboardInterrupt:
+        _end_interrupted()
     except BrokenPipeError:
         # Python flushes stdout again at exit. That flush would print another error if stdout were still the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_NO_READER)
+
+
+@contextlib.contextmanager
+def control_c_ends() -> Iterator[None]:
+    """Within the block, Control-C ends the process at once, with one line. For imports.
+
+    Python raises KeyboardInterrupt, and modules in C turn it into other errors while they are imported.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: _end_interrupted())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _end_interrupted() -> NoReturn:
+    print("stopped by SIGINT", file=sys.stderr, flush=True)
+    os._exit(EXIT_INTERRUPTED)  # XLA crashes if the interpreter ends while it compiles
 
 
 class ArgumentParser(argparse.ArgumentParser):

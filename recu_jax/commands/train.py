@@ -1,5 +1,6 @@
 """Trains or evaluates a config, for `recu_jax.main`, `recu train` and `recu eval`."""
 
+import functools
 import logging as std_logging
 import os
 import sys
@@ -9,7 +10,13 @@ import jax
 import ml_collections
 from absl import logging
 
-from recu_jax.commands.arguments import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_USER_ERROR
+from recu_jax.commands.arguments import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_STOPPED,
+    EXIT_USER_ERROR,
+    control_c_ends,
+)
 from recu_jax.errors import RunFailed, UserError, one_line
 from recu_jax.ops import backend
 
@@ -33,16 +40,17 @@ def train_or_evaluate(config: ml_collections.ConfigDict, workdir: str, mode: str
     if config.get("dtype") == "float64":
         jax.config.update("jax_enable_x64", True)
     # These imports may initialize a device, so they come after the flags of XLA and JAX are set.
-    from recu_jax.training import bucket, distributed, loop
-    from recu_jax.training.checkpoint import saved
-    from recu_jax.training.stopping import Stopped
+    with control_c_ends():
+        from recu_jax.training import distributed, loop
+        from recu_jax.training.progress import say
+        from recu_jax.training.stopping import Stopped
 
     try:
         if several_processes or distributed.asked_for():
             distributed.initialize()
         said = _evaluate(loop, config, workdir) if mode == "eval" else _train(loop, config, workdir)
         if distributed.is_main():
-            print(said)
+            say(said)
         return
     except UserError as error:
         _say(f"error: {error}")
@@ -61,18 +69,13 @@ def train_or_evaluate(config: ml_collections.ConfigDict, workdir: str, mode: str
         _say(f"error: {distributed.others_gone(error)}")
         status = EXIT_FAILED
     except (Stopped, KeyboardInterrupt) as stopped:
-        where = bucket.folder_of(workdir)
-        kept = saved(where)
-        how = f"continues from step {kept[-1].step}, saved in {where}" if kept else "starts anew: nothing is saved yet"
-        by = stopped.by if isinstance(stopped, Stopped) else "SIGINT"
-        status = EXIT_INTERRUPTED if by == "SIGINT" else EXIT_STOPPED
-        _say(f"stopped by {by}; the same command {how}")
+        status = _say_stopped(stopped.by if isinstance(stopped, Stopped) else "SIGINT", workdir)
         distributed.leave(together=isinstance(stopped, Stopped) and stopped.together)
     _end(status, distributed.several())
 
 
 def _train(loop, config, workdir):
-    result = loop.train(config, workdir)
+    result = loop.train(config, workdir, end_process=functools.partial(_end_stopped, workdir))
     return (
         f"final test top-1 {result.final['test_top1']:.2f}%, best {result.best['test_top1']:.2f}% (epoch "
         f"{result.best['epoch']}); workdir {workdir}"
@@ -87,8 +90,26 @@ def _evaluate(loop, config, workdir):
     )
 
 
+def _say_stopped(by, workdir):
+    """Prints that the run was stopped, and how it continues. Returns the exit status."""
+    from recu_jax.training import bucket
+    from recu_jax.training.checkpoint import saved
+
+    where = bucket.folder_of(workdir)
+    kept = saved(where)
+    how = f"continues from step {kept[-1].step}, saved in {where}" if kept else "starts anew: nothing is saved yet"
+    _say(f"stopped by {by}; the same command {how}")
+    return EXIT_INTERRUPTED if by == "SIGINT" else EXIT_STOPPED
+
+
+def _end_stopped(workdir, by):
+    _end(_say_stopped(by, workdir), several_processes=False)
+
+
 def _say(message):
-    print(one_line(message), file=sys.stderr, flush=True)
+    from recu_jax.training.progress import say
+
+    say(one_line(message), sys.stderr)
 
 
 def _hush_failed_saves() -> None:

@@ -119,7 +119,7 @@ FIELDS: dict[str, tuple[Field, ...]] = {
     ),
     "Records": (
         Field("checkpoint_every_epochs", 1, "epochs between checkpoints", free=True),
-        Field("log_every_steps", 20, "steps between lines of numbers; a bar may show more", free=True),
+        Field("log_every_steps", 20, "steps between lines of numbers; slow steps show them more often", free=True),
         Field("tensorboard", True, "writes TensorBoard events", free=True),
         Field("tracker", None, "`wandb`, `trackio`, or `module:name` of your own: gets all numbers", str, True),
         Field("tracker_project", "recu_jax", "project of the tracker's run", free=True),

@@ -22,11 +22,14 @@ class LiveReport:
     The report is rewritten after an epoch if the time since the last rewrite is long enough: rewriting takes at most
     the share `MOST` of the run's time. After the last epoch it is always rewritten.
 
+    With `keep`, a report that exists already stays as it is.
+
     An error while writing, such as a missing Plotly or a full disk, does not end the run. `where` reports the error.
     """
 
-    def __init__(self, workdir: pathlib.Path):
+    def __init__(self, workdir: pathlib.Path, keep: bool = False):
         self._workdir = workdir
+        self._keeps = keep and (workdir / FILE).exists()
         self._took, self._ended = 0.0, -float("inf")
         self._problem: str | None = None
 
@@ -41,7 +44,7 @@ class LiveReport:
 
     def finish(self, rows: Sequence[dict[str, Any]], diagnostics: Sequence[dict[str, Any]]) -> None:
         """Rewrites the report regardless of the time that this takes."""
-        if self._problem or not rows:
+        if self._problem or self._keeps or not rows:
             return
         began = time.monotonic()
         record = records.read_run(self._workdir)

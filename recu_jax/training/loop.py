@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -44,7 +45,11 @@ class Result:
     state: TrainState
 
 
-def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Result:
+def train(
+    config: ml_collections.ConfigDict,
+    workdir: str | pathlib.Path,
+    end_process: Callable[[str], None] | None = None,
+) -> Result:
     """Trains to the last epoch. If `workdir` holds undamaged checkpoints, training continues from the newest of them.
 
     A run can be stopped at any moment and continued. It ends with bitwise the same parameters as a run without a stop,
@@ -54,6 +59,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Res
       config: as `base_config` makes it.
       workdir: folder for checkpoints, metrics.jsonl and TensorBoard events. It is created if missing. With several
         processes, all of them must see the same folder. Or a folder in a bucket, for one process.
+      end_process: called instead of raising `Stopped` at a signal before the end of the first dispatch; see
+        `StopRequests`.
 
     Returns:
       The metrics of the last and of the best epoch, and the final state.
@@ -66,7 +73,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Res
       Stopped: the process got SIGINT, SIGTERM, SIGUSR1 or a preemption notice. The current dispatch was finished and
         the state saved. A signal before the end of the first dispatch, or a second SIGINT, stops the run at once.
     """
-    with StopRequests() as stop, bucket.mirrored(paths.of_run(workdir)) as workdir:
+    with StopRequests(end_process) as stop, bucket.mirrored(paths.of_run(workdir)) as workdir:
         run = prepare(config, announced_workdir=workdir)
         with contextlib.closing(run.feed):
             given = read_given_variables(run, workdir)

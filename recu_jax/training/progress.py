@@ -1,7 +1,10 @@
 """Shows the progress of a training run: a bar on a terminal, plain lines elsewhere."""
 
 import math
+import os
 import sys
+import textwrap
+import threading
 import time
 from typing import Any
 
@@ -9,23 +12,44 @@ from tqdm import tqdm
 
 from recu_jax.training import distributed
 
-# The bar moves about this often, even if fewer than `log_every_steps` steps are done.
-_BAR_SECONDS = 1.0
+# The bar moves about this often, even if fewer than `log_every_steps` steps are done. The same for lines elsewhere.
+_BAR_SECONDS, _LINE_SECONDS = 1.0, 30.0
 
 
 def say(line: str, file: Any = None) -> None:
-    """Prints `line` to `file` (default: stdout) and flushes it. A progress bar on the screen stays below the line."""
+    """Prints `line` to `file` (default: stdout) and flushes it. A progress bar on the screen stays below the line.
+
+    A line that is longer than the terminal is broken between words.
+    """
     file = file or sys.stdout
+    if file.isatty():
+        line = _broken(line, file)
     tqdm.write(line, file=file)
     file.flush()
+
+
+def _broken(line: str, file: Any) -> str:
+    try:
+        columns = os.get_terminal_size(file.fileno()).columns
+    except OSError:  # not the terminal of a system
+        return line
+    # Paths stay whole, so that they can be copied. Some terminals do not tell their width, and say 0.
+    return textwrap.fill(line, columns or 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def close_bars() -> None:
+    """Removes all bars from the terminal, for a process that ends now."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
 
 
 class _Bar(tqdm):
     """A bar that counts images and shows the words of the plain log. It fits 80 columns; tqdm's own format does not."""
 
     FORMAT = "{desc}:{percentage:4.0f}%|{bar}| {state}"
-    # `doing`: what the run does while it runs no steps. `shown`: loss and top-1 of the last displayed step.
-    doing, shown = "", ""
+    # `doing`: what the run does while it runs no steps; `since`: when that began. `shown`: loss and top-1 of the last
+    # displayed step.
+    doing, since, shown = "", 0.0, ""
 
     @property
     def format_dict(self) -> dict[str, Any]:
@@ -33,10 +57,24 @@ class _Bar(tqdm):
         # Room for the ^C that a terminal prints behind the bar. tqdm itself leaves one column free.
         d["ncols"] = d["ncols"] and d["ncols"] - 1
         if self.doing:
-            return d | {"state": self.doing}
+            return d | {"state": f"{self.doing}, {_clock(time.monotonic() - self.since)}"}
         rate = d["rate"] or (d["n"] - d["initial"]) / max(d["elapsed"], 1e-9)
         pace = f"{rate:.0f} images/s, {_clock((d['total'] - d['n']) / rate)} left" if rate else ""
         return d | {"state": ", ".join(filter(None, [self.shown, pace])) or "training"}
+
+    def do(self, what: str, since: float) -> None:
+        """Shows what the run does while it runs no steps, and each second for how long. "": it runs steps again."""
+        self.doing, self.since = what, since
+        self.refresh()
+        if what:
+            threading.Thread(target=self._tick, args=[what], daemon=True).start()
+
+    def _tick(self, what: str) -> None:
+        while self.doing == what and not self.disable:
+            time.sleep(_BAR_SECONDS)
+            with self.get_lock():  # so that nothing is drawn after `close`
+                if self.doing == what and not self.disable:
+                    self.refresh()
 
 
 class Progress:
@@ -44,8 +82,9 @@ class Progress:
 
     On a terminal, each epoch has a bar with loss, top-1, images per second and the time left in the epoch. It moves
     every `log_every_steps` steps, or every second if they take longer. Elsewhere, a line with the same numbers comes
-    every `log_every_steps` steps. After each epoch comes a line with its result and the time left in the run. Rates and
-    times exclude compilations. Compilations are announced, since they take long. With `silent`, nothing is shown.
+    every `log_every_steps` steps, or every 30 seconds if they take longer. After each epoch comes a line with its
+    result and the time left in the run. Rates and times exclude compilations. Compilations are announced, since they
+    take long. With `silent`, nothing is shown.
     """
 
     def __init__(
@@ -57,7 +96,7 @@ class Progress:
         self._batch_size = batch_size
         self._every = log_every_steps
         self._terminal = sys.stderr.isatty()
-        self._bar: tqdm | None = None
+        self._bar: _Bar | None = None
         # Number of epochs that this process finished after its first, and the time when its first epoch ended.
         self._epochs_done = 0
         self._ended_first: float | None = None
@@ -66,12 +105,13 @@ class Progress:
         self._seconds_per_step = math.inf
         self._epoch_began = self._shown_at = time.monotonic()
 
-    def start_epoch(self, epoch: int, done: int = 0) -> None:
+    def start_epoch(self, epoch: int, done: int = 0, since: float | None = None) -> None:
         """Starts the display of an epoch. Call it before the first step.
 
         Args:
           epoch: counted from 1.
           done: number of steps of this epoch that an earlier process did.
+          since: the start of the compilation, in seconds of `time.monotonic`. Default: now.
         """
         self._epoch, self._step, self._shown = epoch, done, done
         self._first: int | None = done
@@ -82,7 +122,7 @@ class Progress:
                 initial=done * self._batch_size, leave=False, dynamic_ncols=True, miniters=1, bar_format=_Bar.FORMAT,
                 delay=1e-9,
             )  # fmt: skip
-            self._do("" if self._compiled else "compiling")
+            self._do("" if self._compiled else "compiling", since)
 
     def compiled(self, since: float) -> None:
         """Announces that the first dispatch of the process, which includes the compilation, is done.
@@ -106,8 +146,10 @@ class Progress:
         if not_shown >= self._every:
             return True
         # Several processes must fetch at the same steps, or one alone would end at a loss that is not finite.
-        if self._bar is None or distributed.several():
+        if distributed.several():
             return False
+        if self._bar is None:
+            return time.monotonic() - self._shown_at >= _LINE_SECONDS
         # The host runs ahead of the devices, so the time since the last fetch tells too little.
         return not_shown * self._seconds_per_step >= _BAR_SECONDS
 
@@ -181,10 +223,9 @@ class Progress:
             self._bar.close()
             self._bar = None
 
-    def _do(self, what: str) -> None:
+    def _do(self, what: str, since: float | None = None) -> None:
         if self._bar is not None:
-            self._bar.doing = what
-            self._bar.refresh()
+            self._bar.do(what, time.monotonic() if since is None else since)
 
     def _pace(self) -> str:
         done = self._step - (self._first or 0)

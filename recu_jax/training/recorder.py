@@ -11,12 +11,12 @@ from recu_jax import records
 from recu_jax.config.fields import plain
 from recu_jax.diagnostics.check import dead_layers
 from recu_jax.records import EpochRecords
-from recu_jax.report.live import FILE, LiveReport
+from recu_jax.report.live import LiveReport
 from recu_jax.training import distributed, measuring
 from recu_jax.training.checkpoint import Checkpoints
 from recu_jax.training.epoch import StepMetrics, check_finite
 from recu_jax.training.progress import Progress, say
-from recu_jax.training.run import Run, Start
+from recu_jax.training.run import Run, Start, announce_compilation
 from recu_jax.training.step import TrainState
 from recu_jax.training.trackers import Trackers
 
@@ -48,19 +48,13 @@ class RunRecorder:
             step = self._records.rows[-1]["step"] + 1 if self._records.rows else 0
             self._trackers = Trackers(config, workdir, step, resumed=start.resumed is not None)
             records.add_start(workdir, plain(config), start.epoch + 1, run.devices)
-        # If the run is already finished, the report is written only if it is missing.
-        wanted = config.report and (trains or not (workdir / FILE).exists())
-        self._report = LiveReport(workdir) if writes and wanted else None
+        # If the run is already finished, an existing report stays as it is.
+        self._report = LiveReport(workdir, keep=not trains) if writes and config.report else None
         self.progress = Progress(
             config.epochs, run.feed.steps_per_epoch, config.batch_size, config.log_every_steps, silent=not writes
         )
-        if start.resumed and writes:
-            steps = run.feed.steps_per_epoch
-            say(
-                f"resuming {workdir} at step {start.resumed.step} of {config.epochs * steps}: {start.epoch} of "
-                f"{config.epochs} epochs are done"
-                + (f", and {start.metrics.steps} of the {steps} steps of the next" if start.metrics.steps else "")
-            )
+        if start.resumed:
+            self._say_resumed(start, start.resumed.step)
 
     def __enter__(self) -> "RunRecorder":
         self._checkpoints = Checkpoints(self.workdir).__enter__()
@@ -104,7 +98,7 @@ class RunRecorder:
           metrics: the steps of this epoch that an earlier process did.
         """
         self._epoch_began = time.monotonic()
-        self.progress.start_epoch(epoch + 1, metrics.steps)
+        self.progress.start_epoch(epoch + 1, metrics.steps, self._run.ready_at)
 
     def end_epoch(self, state: TrainState, epoch: int, trained: dict[str, float], tested: dict[str, float]) -> None:
         """Writes the metrics and diagnostics of an epoch, updates the report, and saves a checkpoint if one is due.
@@ -162,6 +156,19 @@ class RunRecorder:
         measured = self._diagnostics.measure(state, row["tau"], rate, images)
         self._say_dead_layers({name: layer for name, layer in measured["layers"].items() if "nan_inputs" in layer})
         return {**{k: row[k] for k in ("epoch", "step", "tau")}, "seconds": seconds, **measured}
+
+    def _say_resumed(self, start, step):
+        if not distributed.is_main():
+            return
+        epochs, steps = self._run.config.epochs, self._run.feed.steps_per_epoch
+        if start.epoch >= epochs:
+            say(f"finished: all {epochs} epochs are done, and nothing is left to train")
+            return
+        say(
+            f"resuming {self.workdir} at step {step} of {epochs * steps}: {start.epoch} of {epochs} epochs are done"
+            + (f", and {start.metrics.steps} of the {steps} steps of the next" if start.metrics.steps else "")
+        )
+        announce_compilation()
 
     def _say_dead_layers(self, measured):
         """Prints a line about the layers that cannot learn, unless the line is the same as last time."""

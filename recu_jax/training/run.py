@@ -98,7 +98,7 @@ def prepare(config: ml_collections.ConfigDict, announced_workdir: str | pathlib.
     dataset = data.load(config.dataset, config.data_dir, config.num_workers)
     if announce:
         shape = "x".join(map(str, dataset.image_shape(config.image_size)))
-        say(f"{dataset.train_count} training and {dataset.test_count} test images, {shape}; compiling")
+        say(f"{dataset.train_count} training and {dataset.test_count} test images, {shape}")
     return _made(config, dataset, devices, data.info_of(config.dataset, dataset, config.image_size))
 
 
@@ -151,8 +151,16 @@ def read_given_variables(run: Run, workdir: str | pathlib.Path) -> GivenVariable
             continue
     shape = run.feed.image_shape
     teacher = pretrained.teacher_variables(run.config, run.recipe, shape)
-    first = None if any_saved(workdir) else pretrained.first_state(run.config, run.recipe, shape)
-    return GivenVariables(teacher, first)
+    if any_saved(workdir):
+        return GivenVariables(teacher, None)
+    announce_compilation()
+    return GivenVariables(teacher, pretrained.first_state(run.config, run.recipe, shape))
+
+
+def announce_compilation() -> None:
+    """Prints, in process 0, that the run compiles. Nothing else is printed until the first step is done."""
+    if distributed.is_main():
+        say("compiling")
 
 
 def find_start(run: Run, workdir: pathlib.Path, first: TrainState | None) -> Start:

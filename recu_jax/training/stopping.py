@@ -5,16 +5,17 @@ If a run has several processes, all of them stop at the same step.
 
 import os
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
 from jax.experimental import multihost_utils
 
 from recu_jax.training import distributed
-from recu_jax.training.progress import say
+from recu_jax.training.progress import close_bars, say
 
 # `sbatch --signal=USR1@120` sends SIGUSR1 120 s before the time limit of a job. Windows has no such signal.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
@@ -42,27 +43,43 @@ class StopRequests:
     """Handles SIGINT, SIGTERM and, where it exists, SIGUSR1 within a `with` block.
 
     A signal is stored, and `due` then returns True. Before `protect` is called, the run has nothing to save, and a
-    signal raises `Stopped` at once. A second SIGINT always raises `Stopped` at once. Outside the main thread no signal
-    is handled, because Python allows signal handlers in the main thread only.
+    signal raises `Stopped`, or calls `end_process`. A second SIGINT always raises `Stopped`. Outside the main thread no
+    signal is handled, because Python allows signal handlers in the main thread only.
+
+    Python raises `Stopped` between two lines of Python: only when XLA has compiled, which takes up to minutes. The line
+    may be in a callback of XLA, where Python prints the exception and ignores it. So commands give `end_process`.
 
     With several processes, JAX's preemption service passes a notice from any process to all others. The processes then
     agree on the step at which they stop.
     """
 
-    def __init__(self):
-        self._by = None
+    def __init__(self, end_process: Callable[[str], None] | None = None):
+        """Stores what ends the process.
+
+        Args:
+          end_process: ends the process at once. It takes the name of the signal, and is called in another thread.
+        """
+        self._end_process = end_process
+        self._by: str | None = None
         self._anything_to_save = False
         self._asked_until = 0
         self._before: Mapping[int, Any] = {}
+        # Python writes the number of each signal into this socket as soon as the signal comes.
+        self._wake: socket.socket | None = None
 
     def __enter__(self) -> "StopRequests":
         if threading.current_thread() is threading.main_thread():
             # With several processes, JAX's preemption service handles SIGTERM itself.
             own = [s for s in SIGNALS if not (distributed.several() and s == signal.SIGTERM)]
             self._before = {s: signal.signal(s, self._note) for s in own}
+            if self._end_process is not None:
+                self._watch()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if self._wake is not None:
+            signal.set_wakeup_fd(self._wakes_before)
+            self._wake.close()  # ends the thread
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -96,11 +113,34 @@ class StopRequests:
         name = signal.Signals(number).name
         again = self._by == "SIGINT" == name
         self._by = name
+        if not self._anything_to_save and self._wake is not None:
+            return  # the other thread ends the process
         if again or not self._anything_to_save:
             raise Stopped(name)
         if distributed.several():
             os.kill(os.getpid(), signal.SIGTERM)
-        if name == "SIGINT" and sys.stderr.isatty():
-            # The terminal has printed ^C after the bar, or on the next line if the bar is as wide as the terminal.
-            print(file=sys.stderr)
+        _end_line(name)
         say(f"{name}: stopping after this step", sys.stderr)
+
+    def _watch(self) -> None:
+        """Starts a thread that ends the process at a signal that comes before `protect`."""
+        read, self._wake = socket.socketpair()
+        self._wake.setblocking(False)
+        self._wakes_before = signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._end_at_signal, args=[read], daemon=True).start()
+
+    def _end_at_signal(self, read: socket.socket) -> None:
+        assert self._end_process is not None
+        with read:
+            while number := read.recv(1):
+                if number[0] in self._before and not self._anything_to_save:
+                    name = signal.Signals(number[0]).name
+                    _end_line(name)
+                    close_bars()
+                    self._end_process(name)
+
+
+def _end_line(name: str) -> None:
+    """Ends the line after the ^C that a terminal prints behind the bar at Control-C."""
+    if name == "SIGINT" and sys.stderr.isatty():
+        print(file=sys.stderr)

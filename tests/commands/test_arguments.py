@@ -55,6 +55,15 @@ def test_a_reader_that_goes_away_is_no_traceback(command, arguments):
     assert (ended.returncode, ended.stderr) == (141, "")
 
 
+def test_control_c_before_a_command_begins_is_one_line(tmp_path):
+    """The first seconds of `recu train` go into imports. Modules in C turn a KeyboardInterrupt into other errors."""
+    lines = ["import os, signal", "try:", "    os.kill(os.getpid(), signal.SIGINT)"]
+    lines += ["except KeyboardInterrupt:", "    raise ImportError"]
+    (tmp_path / "jax.py").write_text("\n".join(lines))
+    ended = commands.run("train", "--config=digits", PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "stopped by SIGINT\n")
+
+
 def status_and_line(call, capsys):
     with pytest.raises(SystemExit) as ended:
         call()

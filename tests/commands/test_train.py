@@ -21,7 +21,7 @@ def ends(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(train, "_hush_failed_saves", lambda: None)
 
     def of(error):
-        def fails(config, workdir):
+        def fails(config, workdir, end_process):
             raise error
 
         monkeypatch.setattr(loop, "train", fails)
@@ -61,6 +61,6 @@ def test_a_fault_of_ours_is_not_hidden(ends):
 def test_a_run_that_ends_well_prints_a_line(monkeypatch, tmp_path, capsys):
     rows = [{"test_top1": 97.0, "epoch": 2}, {"test_top1": 98.5, "epoch": 1}]
     monkeypatch.setattr(train, "_hush_failed_saves", lambda: None)
-    monkeypatch.setattr(loop, "train", lambda config, workdir: loop.Result(*rows, None))
+    monkeypatch.setattr(loop, "train", lambda config, workdir, end_process: loop.Result(*rows, None))
     train.train_or_evaluate(base_config(), "runs/x", "train", False)
     assert capsys.readouterr().out == "final test top-1 97.00%, best 98.50% (epoch 1); workdir runs/x\n"

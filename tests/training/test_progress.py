@@ -1,13 +1,25 @@
 """Tests what a run shows: a bar on a terminal, lines elsewhere, and nothing if it is silent."""
 
+import fcntl
+import os
+import pty
 import re
+import struct
+import termios
 import time
 
 import pytest
 
-from recu_jax.training.progress import Progress
+from recu_jax.training.progress import Progress, close_bars, say
 
 ROW = {"epoch": 1, "train_loss": 1.0, "train_top1": 50.0, "test_loss": 0.5, "test_top1": 75.0, "images_per_second": 9.0}
+
+
+@pytest.fixture(autouse=True)
+def no_bar_is_left():
+    """A bar that is open moves the bars of the next tests by a line."""
+    yield
+    close_bars()
 
 
 def epoch(progress, done=0):
@@ -108,10 +120,25 @@ def test_a_bar_says_all_on_80_columns(monkeypatch, capsys):
     progress.testing()
     drawn = [line for line in re.split("[\r\n]", capsys.readouterr().err) if line.strip()]
     assert max(map(len, drawn)) <= 80 - len("^C")
-    assert drawn[0].startswith("epoch 100/600:   0%|") and drawn[0].endswith("| compiling")
+    assert drawn[0].startswith("epoch 100/600:   0%|") and drawn[0].endswith("| compiling, 0:00")
     shown = r"epoch 100/600:   0%\|.+\| loss 2\.345, top-1 100\.0%, 160\d\d images/s, 5:\d\d:\d\d left"
     assert any(re.fullmatch(shown, line) for line in drawn), drawn
-    assert drawn[-1].endswith("| testing; compiling")
+    assert drawn[-1].endswith("| testing; compiling, 0:00")
+
+
+def test_a_bar_shows_each_second_that_the_run_compiles(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("recu_jax.training.progress._BAR_SECONDS", 0.01)
+    progress = Progress(1, 10, 32, log_every_steps=4)
+    progress.start_epoch(1, since=time.monotonic() - 59.9)
+    shown = ""
+    while "| compiling, 1:01" not in shown:
+        shown += capsys.readouterr().err
+        time.sleep(0.01)
+    progress.close()
+    capsys.readouterr()
+    time.sleep(0.1)
+    assert capsys.readouterr().err == ""  # nothing is drawn after the end
 
 
 def test_a_bar_counts_only_steps_that_the_devices_have_done(monkeypatch, capsys):
@@ -132,7 +159,37 @@ def test_a_bar_counts_only_steps_that_the_devices_have_done(monkeypatch, capsys)
     assert re.fullmatch(r"epoch 1/1:  50%\|.+\| loss 2\.000, top-1 12\.5%, 15 images/s, 0:11 left", after), after
     progress.advance(5)
     progress.testing()
-    assert re.search(r"epoch 1/1: 100%\|.+\| testing; compiling", capsys.readouterr().err)
+    assert re.search(r"epoch 1/1: 100%\|.+\| testing; compiling, 0:00", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("processes, shown", [(1, [4, 8]), (2, [])])
+def test_slow_steps_have_a_line_every_30_seconds(processes, shown, monkeypatch, capsys):
+    """An epoch of 10 steps of 8 s is shorter than `log_every_steps`."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("jax.process_count", lambda: processes)
+    progress = Progress(1, 10, 32, log_every_steps=20)
+    progress.start_epoch(1)
+    for _ in range(10):
+        now[0] += 8
+        progress.advance(1, **({"loss": 2.0, "top1": 12.5} if progress.due(1) else {}))
+    lines = capsys.readouterr().out.splitlines()
+    assert [int(line.partition("step ")[2].partition("/")[0]) for line in lines] == shown
+
+
+@pytest.mark.parametrize("columns, shown", [(20, 20), (0, 80)])
+def test_a_line_is_broken_between_words_where_the_terminal_ends(columns, shown):
+    terminal, process = pty.openpty()
+    fcntl.ioctl(process, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    path, written = "/a-path/that-is-longer/than-the-terminal", ""
+    with open(process, "w") as file:
+        say(f"a saved step, in {path} and {'more ' * 20}end", file)
+        while not written.endswith("end\r\n"):
+            written += os.read(terminal, 4096).decode()
+    os.close(terminal)
+    lines = written.splitlines()
+    assert all(len(line) <= shown or line == f"  {path}" for line in lines)
+    assert " ".join(line.strip() for line in lines).count("more") == 20 and all(line[0] in "a " for line in lines)
 
 
 @pytest.mark.parametrize(

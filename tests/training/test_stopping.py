@@ -1,8 +1,11 @@
 """Sends real signals to this process. test_faults.py sends them to whole runs."""
 
+import hashlib
 import os
+import queue
 import signal
 import threading
+import time
 
 import pytest
 
@@ -28,6 +31,30 @@ def test_with_nothing_to_save_a_signal_stops_at_once():
     with StopRequests(), pytest.raises(Stopped) as stopped:
         send(signal.SIGTERM)
     assert stopped.value.by == "SIGTERM"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda v: v.name)
+def test_with_nothing_to_save_a_command_ends_while_c_code_runs(number):
+    """Python calls handlers of signals only after the C code, for example XLA's, has returned."""
+    ended = queue.Queue()
+    with StopRequests(end_process=ended.put):
+        threading.Timer(0.05, send, [number]).start()
+        began = time.process_time()
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 3_000_000)  # C code that runs for a second
+        in_c = time.process_time() - began
+        assert ended.get(timeout=0) == number.name
+    assert in_c > 0.1
+
+
+def test_a_stop_that_a_command_asked_for_is_not_raised():
+    """Where XLA calls Python, for example in a callback of the garbage collector, the exception would be ignored."""
+    ended = queue.Queue()
+    with StopRequests(end_process=ended.put) as stop:
+        send(signal.SIGTERM)
+        assert ended.get(timeout=60) == "SIGTERM"
+        stop.protect()
+        send(signal.SIGTERM)
+        assert stop.due(1) and ended.empty()
 
 
 def test_a_second_control_c_stops_at_once():
