@@ -116,6 +116,7 @@ setup(
             *NOTEBOOK,
             *BUCKETS,
             "flatbuffers",
+            "hypothesis",
             "plotly>=6",
             "pytest",
             "pytest-xdist",

@@ -35,9 +35,7 @@ def main(argv: list[str]):
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--again", action="store_true", help="run the mutants again that lived")
     parser.add_argument("--scores", action="store_true", help="print the scores of --results, and run nothing")
-    parser.add_argument(
-        "--faults", action="store_true", help="run the faults of faults.py, each with its test, instead"
-    )
+    parser.add_argument("--faults", action="store_true", help="run the faults of faults.py instead, each with its test")
     flags = parser.parse_args(argv)
     if flags.scores:
         print(markdown(latest(flags.results)))
@@ -127,10 +125,10 @@ def _run(server: Server, notes: Notes, root: pathlib.Path, mutant: Mutant, kille
     }
     if not tests:
         return record
-    result = FOLDER / "result.json"
+    result = root.parent / "result.json"
     result.unlink(missing_ok=True)
-    (FOLDER / "log").unlink(missing_ok=True)
-    task = {"log": str(FOLDER / "log"), "notes": None, "tests": tests, "result": str(result)}
+    (root.parent / "log").unlink(missing_ok=True)
+    task = {"log": str(root.parent / "log"), "notes": None, "tests": tests, "result": str(result)}
     files = list(dict.fromkeys(test.partition("::")[0] for test in tests))
     began = time.monotonic()
     with _mutated(root / mutant.module, mutant.code):
@@ -139,7 +137,7 @@ def _run(server: Server, notes: Notes, root: pathlib.Path, mutant: Mutant, kille
         status, seconds = server.run(["-x", "-m", "slow or not slow", *files], task, *limits)
     failure = json.loads(result.read_text()) if result.exists() else {}
     if status == 5:
-        raise RuntimeError(f"pytest found no test for {mutant.name}: {(FOLDER / 'log').read_text()[-2000:]}")
+        raise RuntimeError(f"pytest found no test for {mutant.name}: {(root.parent / 'log').read_text()[-2000:]}")
     if status == 0:
         record["reason"] = ""
     else:
@@ -152,9 +150,9 @@ def _run_faults(server: Server, root: pathlib.Path):
     """Runs the test of each fault without and with it. Raises SystemExit unless all pass without and fail with it."""
     wrong = 0
     for fault in FAULTS:
-        path, result = root / "recu_jax" / fault.module, FOLDER / "result.json"
+        path, result = root / "recu_jax" / fault.module, root.parent / "result.json"
         result.unlink(missing_ok=True)
-        task = {"log": str(FOLDER / "log"), "notes": None, "tests": None, "result": str(result)}
+        task = {"log": str(root.parent / "log"), "notes": None, "tests": None, "result": str(result)}
         arguments = ["-x", "-m", "slow or not slow", f"tests/{fault.test}"]
         right, _ = server.run(arguments, task, 600, 3600)
         with _mutated(path, path.read_text().replace(fault.right, fault.wrong)):

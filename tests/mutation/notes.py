@@ -33,7 +33,7 @@ class Notes:
             known = self._of_files.get(file, {}).get("digests")
             if known and self._digests(known) == known:
                 continue
-            made = self._folder / "made.json"
+            made = self._root.parent / "made.json"
             made.unlink(missing_ok=True)
             task = {"log": str(self._folder / "notes.log"), "notes": str(made), "tests": None, "result": "/dev/null"}
             status, seconds = server.run([file, "-m", "slow or not slow"], task, 3600, 6 * 3600)
