@@ -123,6 +123,8 @@ setup(
             "ruff",
             "setuptools>=70.1",
         ],
+        # For `python -m tests.mutation`.
+        "mutation": ["cosmic-ray"],
         "docs": ["docutils>=0.22", "furo", "matplotlib", "myst-parser", "sphinx>=7.4", "sphinx-copybutton"],
         # What the scripts in experiments/ import.
         "experiments": [*PHOTOS, "matplotlib>=3.6", "plotly>=6", "scipy"],

@@ -61,7 +61,7 @@ class Notes:
         for file in targets.test_files(targets.room(mutant.module)):
             seen: collections.Counter = collections.Counter()
             for test in self._of_files.get(file, {"tests": []})["tests"]:
-                executed = test["lines"].get(mutant.module)
+                executed = [] if file in targets.OF_ALL else test["lines"].get(mutant.module)
                 if executed is None:
                     continue
                 function = test["test"].partition("[")[0]
