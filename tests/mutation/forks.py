@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ _LIBRARIES = (
     "pytest", "psutil", "onnx", "scipy.stats",
 )  # fmt: skip
 
+_MOST_MEMORY = 12 * 2**30
+
 
 class Server:
     """The process that forks.
@@ -34,10 +37,14 @@ class Server:
     """
 
     def __init__(self, root: pathlib.Path, cache: pathlib.Path):
+        # A mutant that removes a folder above its own removes none but these.
+        self._temporary = root.parent / "temporary" / "of" / "mutants"
+        self._temporary.mkdir(parents=True)
         environment = {
             **os.environ,
             "PYTHONPATH": str(root),
             "PYTHONDONTWRITEBYTECODE": "1",
+            "TMPDIR": str(self._temporary),
             # BLAS starts its threads when NumPy is imported, and a fork would lack them.
             "OPENBLAS_NUM_THREADS": "1",
             # JAX reads them when it is imported; tests/conftest.py sets the others later.
@@ -63,6 +70,8 @@ class Server:
         answer = self._process.stdout.readline()
         if not answer:
             raise RuntimeError(f"the process that forks is gone, with status {self._process.wait()}")
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._temporary.mkdir(parents=True, exist_ok=True)
         return tuple(json.loads(answer))
 
     def close(self):
@@ -114,6 +123,8 @@ def _become(request):
         opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(opened, descriptor)
         os.close(opened)
+    # A mutant that asks for too much memory fails, and other programs keep theirs.
+    resource.setrlimit(resource.RLIMIT_DATA, (_MOST_MEMORY, _MOST_MEMORY))
     limit = int(request["cpu_seconds"]) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
     os.environ["RECU_MUTATION_TASK"] = json.dumps(request["task"])
