@@ -170,6 +170,7 @@ setup(
             *NOTEBOOK,
             *BUCKETS,
             "flatbuffers",
+            "hypothesis",
             "pytest",
             "pytest-xdist",
             "readme_renderer[md]",

@@ -20,6 +20,7 @@ from recu_jax import set_xla_flags
 
 set_xla_flags()
 
+import hypothesis
 import jax
 import pytest
 
@@ -34,6 +35,17 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)
 # If a checkpoint is damaged, asyncio logs a long message for each array that was being read, after the error.
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+# The same examples in each run, so that a failure comes again. A busy machine makes examples slow.
+hypothesis.settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=20,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile("repeatable")
 
 _LEFT_OUT = pytest.StashKey[int]()
 _OF_WORKER = "slow_tests_left_out"

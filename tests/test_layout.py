@@ -134,6 +134,18 @@ def test_rooms_import_downwards():
     assert [name for name in MODULES if room(name) is None] == ["recu_jax"] and IMPORTS["recu_jax"] == []
 
 
+def test_dataclasses_are_frozen():
+    """Steps, caches and processes share them, so nobody may change one, except where C's buffer is planned."""
+    found = {}
+    for name, file in MODULES.items():
+        for node in ast.walk(ast.parse(file.read_text())):
+            for decorator in getattr(node, "decorator_list", []):
+                if ast.unparse(decorator).startswith("dataclasses.dataclass"):
+                    found[f"{name}.{node.name}"] = "frozen=True" in ast.unparse(decorator)
+    assert len(found) > 40
+    assert [name for name, frozen in found.items() if not frozen] == ["recu_jax.deploy.c.arena.Span"]
+
+
 def test_imports_within_functions_are_few():
     """Such imports hide what a module needs. Each has its reason in a comment."""
     later = {(name, other) for name, found in IMPORTS.items() for other, inside in found if inside}

@@ -5,6 +5,8 @@ import json
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recu_jax import (
     UserError,
@@ -15,6 +17,7 @@ from recu_jax import (
     linear_tau,
     step_learning_rate,
 )
+from recu_jax.schedules import training_progress
 from tests.support.golden_values import FOLDER
 
 RECORDED = json.loads((FOLDER / "schedules_per_epoch.json").read_text())
@@ -63,6 +66,46 @@ def test_other_taus_between_their_ends():
     np.testing.assert_allclose([float(linear_tau(10)(e)) for e in (3, 5)], [0.85 + 0.14 * 0.3, 0.92], rtol=1e-6)
     quarter = 0.92 - 0.07 * np.sqrt(0.5)
     np.testing.assert_allclose([float(cosine_tau(8)(e)) for e in (2, 4, 6)], [quarter, 0.92, 1.84 - quarter], rtol=1e-6)
+
+
+STEPS = np.arange(300)
+
+
+@given(
+    epochs=st.integers(1, 50),
+    steps_per_epoch=st.integers(1, 6),
+    tau=st.lists(st.floats(0.51, 1), min_size=2, max_size=2).map(sorted),
+    warmup=st.integers(0, 9),
+)
+def test_values_are_those_of_the_steps_epoch_and_go_one_way(epochs, steps_per_epoch, tau, warmup):
+    """A value depends on the step alone, so a resumed run has the values of a run that never stopped."""
+    of_steps = STEPS // steps_per_epoch
+
+    def values(schedule, *given):
+        found = np.asarray(schedule(*given[:2], steps_per_epoch, *given[2:])(STEPS), float)
+        np.testing.assert_array_equal(found, schedule(*given[:2], 1, *given[2:])(of_steps))
+        return found[of_steps < epochs]
+
+    for schedule in (exponential_tau, linear_tau, cosine_tau):
+        found = values(lambda e, _, n, *rest, schedule=schedule: schedule(e, n, *rest), epochs, None, *tau)
+        assert (np.diff(found) > -1e-6).all() and abs(found[0] - tau[0]) < 1e-6 and found[-1] < tau[1] + 1e-6
+    e = of_steps[of_steps < epochs]
+    np.testing.assert_allclose(values(lambda e, _, n: training_progress(e, n), epochs, None), e / epochs, rtol=1e-6)
+    milestones = (epochs // 3, epochs // 2)
+    for schedule, second in (
+        (cosine_learning_rate, epochs),
+        (linear_learning_rate, epochs),
+        (step_learning_rate, milestones),
+    ):
+        found = values(schedule, 0.3, second, warmup)
+        np.testing.assert_allclose(found[e < warmup], 0.3 * (e[e < warmup] + 1) / max(warmup, 1), rtol=1e-6)
+        assert (np.diff(found[e >= warmup]) < 1e-6).all()
+
+
+def test_a_rate_falls_by_its_factor_at_each_milestone():
+    rate = step_learning_rate(0.8, (2, 4), 3, warmup_epochs=0, factor=0.5)
+    np.testing.assert_allclose(rate(np.arange(15)), np.repeat([0.8, 0.8, 0.4, 0.4, 0.2], 3), rtol=1e-6)
+    np.testing.assert_allclose(step_learning_rate(0.8, ())(np.arange(7)), 0.16 * np.minimum(np.arange(7) + 1, 5), 1e-6)
 
 
 @pytest.mark.parametrize("schedule", [exponential_tau, linear_tau, cosine_tau])

@@ -1,6 +1,10 @@
 """Tests the fields of a run, and which of them a resumed run may change."""
 
+import json
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from recu_jax import UserError
 from recu_jax.binarizers import weights
@@ -41,6 +45,34 @@ def test_a_field_too_many_or_too_few():
     del config["epoch"], config["epochs"]
     with pytest.raises(UserError, match=r"config.epochs is missing; start from recu_jax.config.base_config\(\)"):
         check_config(config)
+
+
+ANY = {
+    bool: st.booleans(),
+    int: st.integers(),
+    float: st.floats(allow_nan=False, allow_infinity=False),
+    str: st.text(),
+    tuple: st.lists(st.floats(0, 1)).map(tuple),
+}
+
+
+@settings(max_examples=8)
+@given(
+    values=st.fixed_dictionaries(
+        {}, optional={f.name: ANY[f.kind or type(f.default)] for section in FIELDS.values() for f in section}
+    )
+)
+def test_a_config_comes_back_from_json(values):
+    """A checkpoint keeps the config as JSON, and a resumed run compares its own with it."""
+    config = base_config()
+    config.update(values)
+    saved = json.loads(json.dumps(plain(config)))
+    assert saved == plain(config)
+    check_resumable(saved, config, "run")
+    check_same_model(saved, config, "run")
+    again = base_config()
+    again.update({name: tuple(v) if isinstance(v, list) else v for name, v in saved.items() if v is not None})
+    assert again == config
 
 
 def with_other(name):

@@ -1,6 +1,7 @@
 """Compares the geometry of convolutions, and of layers, with `nn.Conv`."""
 
 import functools
+import itertools
 import re
 
 import flax.linen as nn
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import recu_jax.nnx
 from recu_jax import BinaryConv
@@ -86,6 +89,53 @@ def test_layers_equal_flax_conv_of_signs(window, strides, padding, dilation, gro
     np.testing.assert_array_equal(by_nnx, got[0])
     for a, b in zip(got, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def slow_conv(x, kernel, strides, padding, dilation, groups):
+    """Computes a convolution without batch in NumPy, one output position and one group at a time."""
+    window = kernel.shape[:-2]
+    x = np.pad(x, [*padding, (0, 0)])
+    sides = zip(x.shape, window, strides, dilation, strict=False)
+    out = [(side - (k - 1) * d - 1) // s + 1 for side, k, s, d in sides]
+    channels, features = x.shape[-1] // groups, kernel.shape[-1] // groups
+    y = np.zeros((*out, kernel.shape[-1]))
+    for at in itertools.product(*map(range, out)):
+        firsts = [i * s for i, s in zip(at, strides, strict=True)]
+        seen = x[tuple(slice(i, i + k * d, d) for i, k, d in zip(firsts, window, dilation, strict=True))]
+        for g in range(groups):
+            of_group = slice(g * features, (g + 1) * features)
+            part = seen[..., g * channels : (g + 1) * channels, None] * kernel[..., of_group]
+            y[(*at, of_group)] = part.reshape(-1, features).sum(0)
+    return y
+
+
+@st.composite
+def geometries(draw):
+    """Draws (spatial shape, window, strides, padding, dilation, groups, channels and features of a group)."""
+    dimensions = draw(st.integers(1, 3))
+
+    def each(low, high):
+        return draw(st.lists(st.integers(low, high), min_size=dimensions, max_size=dimensions))
+
+    window, strides, dilation = each(1, 3), each(1, 3), each(1, 2)
+    padding = list(zip(each(0, 2), each(0, 2), strict=True))
+    more = each(0, 3)
+    spatial = [(k - 1) * d + 1 + m for k, d, m in zip(window, dilation, more, strict=True)]
+    return spatial, window, strides, padding, dilation, *(draw(st.integers(1, 3)) for _ in range(3))
+
+
+@pytest.mark.slow
+@settings(max_examples=12)
+@given(geometry=geometries(), seed=st.integers(0, 99))
+def test_any_geometry_equals_a_slow_convolution(geometry, seed):
+    spatial, window, strides, padding, dilation, groups, channels, features = geometry
+    r = np.random.default_rng(seed)
+    x = r.choice([-1.0, 1.0], (2, *spatial, groups * channels)).astype(np.float32)
+    kernel = r.choice([-1.0, 1.0], (*window, channels, groups * features)).astype(np.float32)
+    got = conv_of_signs(
+        x, kernel, strides=strides, padding=padding, kernel_dilation=dilation, feature_group_count=groups
+    )
+    np.testing.assert_array_equal(got, [slow_conv(a, kernel, strides, padding, dilation, groups) for a in x])
 
 
 @pytest.mark.parametrize("padding", ["FULL", "CAUSAL", (1,), ((1, 2, 3), 1), 1.5, (("a", "b"), 1), None])

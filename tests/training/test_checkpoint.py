@@ -9,6 +9,8 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recu_jax import RunFailed, UserError
 from recu_jax.training.checkpoint import Checkpoints, Damaged, digests, newest_good, read_best, saved, set_aside
@@ -181,6 +183,16 @@ def test_a_refused_write_is_told_and_leaves_the_older_ones_whole(workdir, when):
     assert "that of step 4 is whole" in str(error.value) and "\n" not in str(error.value)
     found = newest_good(workdir, lambda record: None, state_of(0))
     assert found.step == 4 and equal(found.state, state_of(4))
+
+
+@given(steps=st.lists(st.integers(0, 10**7), unique=True))
+def test_any_steps_are_listed_in_their_order(tmp_path_factory, steps):
+    workdir = tmp_path_factory.mktemp("run")
+    unfinished = ("7.orbax-checkpoint-tmp-3", "step_4", "1.5", "-1")
+    for name in (*unfinished, *map(str, steps)):
+        (workdir / "checkpoints" / name).mkdir(parents=True)
+    (workdir / "checkpoints" / "99999999").touch()
+    assert [s.step for s in saved(workdir)] == sorted(steps)
 
 
 def test_steps_are_sorted_as_numbers(tmp_path):

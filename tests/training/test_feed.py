@@ -2,6 +2,8 @@
 
 import dataclasses
 import time
+import types
+import unittest.mock
 from functools import partial
 
 import cv2
@@ -9,11 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recu_jax import UserError
 from recu_jax.config import base_config
 from recu_jax.data import Dataset, Photos, photos
-from recu_jax.training.feed import ResidentFeed, StreamFeed, make_feed
+from recu_jax.data.order import train_order
+from recu_jax.training.feed import ResidentFeed, StreamFeed, make_feed, shares
 from recu_jax.training.recipe import make_recipe
 from recu_jax.training.step import create_state, place, replicate
 from tests.support import image_folders
@@ -140,7 +145,7 @@ class Slow:
 def test_the_wait_for_data_is_measured(both):
     streamed, _ = both
     c = config(epochs=6)
-    shares = {}
+    waits = {}
     for name, records in (("slow", Slow(streamed.train)), ("ready", streamed.train)):
         feed = make_feed(c, dataclasses.replace(streamed, train=records), DEVICES)
         feed.start(0)
@@ -151,11 +156,11 @@ def test_the_wait_for_data_is_measured(both):
             result = busy(jnp.zeros(()))
             if name == "ready":
                 time.sleep(0.1)  # a long step delays the loop as much
-        shares[name] = feed.epoch_metrics(time.monotonic() - began)["data_wait"]
+        waits[name] = feed.epoch_metrics(time.monotonic() - began)["data_wait"]
         feed.close()
     # Decoding in four threads: 8 images of 30 ms are 60 ms a batch at least, and the steps take nothing.
-    assert shares["slow"] > 0.5
-    assert shares["ready"] < 0.1
+    assert waits["slow"] > 0.5
+    assert waits["ready"] < 0.1
 
 
 def test_batches_go_straight_to_their_devices():
@@ -168,6 +173,27 @@ def test_batches_go_straight_to_their_devices():
     double(placed)
     with jax.transfer_guard("disallow"):
         np.testing.assert_array_equal(jax.device_get(double(placed)), 2 * images.reshape(2, 4, 3))
+
+
+@given(
+    owners=st.lists(st.integers(0, 3), min_size=1, max_size=6),
+    per_device=st.integers(1, 3),
+    step=st.integers(0, 200),
+    seed=st.integers(0, 2**32),
+)
+def test_the_parts_of_all_processes_make_the_batch_once(owners, per_device, step, seed):
+    """The place of an image in the batch does not depend on which process owns its device."""
+    c = config(batch_size=len(owners) * per_device, seed=seed)
+    batch = shares.records(c, 53, step)
+    devices = [types.SimpleNamespace(process_index=owner) for owner in owners]
+    found = {}
+    for process in range(4):
+        with unittest.mock.patch("jax.process_index", return_value=process):
+            parts = shares.this_process_part(batch[None], devices)
+        found |= zip((i for i, owner in enumerate(owners) if owner == process), parts, strict=True)
+    np.testing.assert_array_equal([found[i][0] for i in range(len(owners))], batch.reshape(len(owners), per_device))
+    epoch, row = divmod(step, 53 // c.batch_size)
+    np.testing.assert_array_equal(batch, train_order(seed, epoch, 53, c.batch_size)[row])
 
 
 class OddAreBroken(Slow):

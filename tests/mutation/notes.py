@@ -1,0 +1,87 @@
+"""What each test executes: a first run of all tests without a mutant, and the tests to ask about a mutant."""
+
+import collections
+import hashlib
+import json
+import pathlib
+
+from tests.mutation import targets
+from tests.mutation.forks import Server
+from tests.mutation.mutants import Mutant
+
+# Seconds of processor time, as the tests took without a mutant: those that execute the changed statement, and the
+# others that execute its module.
+_OF_STATEMENT, _OF_MODULE = 60.0, 20.0
+
+
+class Notes:
+    """What each test executes. It is kept in a file and made anew for test files whose code has changed.
+
+    Args:
+        root: the checkout whose tests run.
+        folder: where the notes are kept.
+    """
+
+    def __init__(self, root: pathlib.Path, folder: pathlib.Path):
+        self._root, self._folder = root, folder
+        self._path = folder / "notes.json"
+        self._of_files: dict[str, dict] = json.loads(self._path.read_text()) if self._path.exists() else {}
+
+    def fill(self, server: Server, files: list[str]):
+        """Runs the test files that have no valid notes yet."""
+        for file in files:
+            known = self._of_files.get(file, {}).get("digests")
+            if known and self._digests(known) == known:
+                continue
+            made = self._root.parent / "made.json"
+            made.unlink(missing_ok=True)
+            task = {"log": str(self._folder / "notes.log"), "notes": str(made), "tests": None, "result": "/dev/null"}
+            status, seconds = server.run([file, "-m", "slow or not slow"], task, 3600, 6 * 3600)
+            tests = json.loads(made.read_text()) if made.exists() else []
+            failed = [test["test"] for test in tests if not test["passed"]]
+            print(f"{file}: {len(tests)} tests in {seconds:.0f} s, left out: {failed}, status {status}", flush=True)
+            executed = {module for test in tests for module in test["lines"]}
+            self._of_files[file] = {
+                "digests": self._digests([file, *executed]),
+                "before": max(seconds - sum(test["seconds"] for test in tests), 0.0),
+                "tests": [test for test in tests if test["passed"]],
+            }
+            self._path.write_text(json.dumps(self._of_files))
+
+    def tests_for(self, mutant: Mutant, killers: collections.Counter) -> tuple[list[str], float]:
+        """Returns the tests to ask about a mutant, the likely ones first, and the seconds that they took without it.
+
+        Tests that execute the changed statement come before those that execute its module. Of the tests of one
+        function with many arguments, only the first comes early.
+
+        Args:
+            killers: how many mutants of the module each test function has killed.
+        """
+        found = []
+        for file in targets.test_files(targets.room(mutant.module)):
+            seen: collections.Counter = collections.Counter()
+            for test in self._of_files.get(file, {"tests": []})["tests"]:
+                executed = [] if file in targets.OF_ALL else test["lines"].get(mutant.module)
+                if executed is None:
+                    continue
+                function = test["test"].partition("[")[0]
+                of_module = mutant.at_import or set(executed).isdisjoint(mutant.lines)
+                place = seen[function, of_module]
+                seen[function, of_module] += 1
+                found.append(((of_module, place, -killers[function], test["seconds"]), file, test))
+        chosen, total, files = [], 0.0, set()
+        for (of_module, *_), file, test in sorted(found, key=lambda entry: entry[0]):
+            cost = test["seconds"] + (0 if file in files else self._of_files[file]["before"])
+            if chosen and total + cost > (_OF_MODULE if of_module else _OF_STATEMENT):
+                continue
+            chosen.append(test["test"])
+            files.add(file)
+            total += cost
+        return chosen, total
+
+    def _digests(self, files):
+        return {
+            file: hashlib.sha256((self._root / file).read_bytes()).hexdigest()[:16]
+            for file in sorted(files)
+            if (self._root / file).exists()
+        }
