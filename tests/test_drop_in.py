@@ -14,6 +14,7 @@ import recu_jax.nnx
 from recu_jax import UserError
 from recu_jax.binarizers import ACTIVATIONS, WEIGHTS
 from recu_jax.functional import sign, standardize
+from recu_jax.models import FULL_PRECISION, MODELS
 
 PAIRS = {
     "Conv": (recu_jax.BinaryConv, nn.Conv, {"features": 4, "kernel_size": (3, 3)}),
@@ -156,3 +157,24 @@ def test_strict_promotion_with_bfloat16(options, param_dtype):
 
         for dtype in (jnp.bfloat16, jnp.float32):
             jax.eval_shape(gradients, X.astype(dtype))
+
+
+@pytest.mark.usefixtures("strict")
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "digits_resnet8")) for name in MODELS]
+)
+def test_strict_promotion_of_models_with_bfloat16(name):
+    kind = recu_jax.layers.Conv if name in FULL_PRECISION else recu_jax.BinaryConv
+    model = recu_jax.create_model(name, dtype=jnp.bfloat16, conv=kind)
+
+    def gradients(x):
+        variables = model.init(jax.random.key(0), x)
+
+        def loss(params):
+            given = {**variables, "params": params}
+            return model.apply(given, x, tau=0.9, train=True, mutable=["batch_stats"])[0].astype(jnp.float32).sum()
+
+        return model.apply(variables, x), jax.grad(loss)(variables["params"])
+
+    side = 8 if name.startswith("digits") else 32
+    jax.eval_shape(gradients, jax.ShapeDtypeStruct((2, side, side, 3), jnp.bfloat16))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from recu_jax.layers import NOT_GIVEN, BinaryConv, Tau, kaiming_normal
 from recu_jax.models.batch_norm import BatchNorm
-from recu_jax.models.parts import PAD_1, LastLinear, check_halved_evenly, first_conv, nonlinearity, stages
+from recu_jax.models.parts import PAD_1, LastLinear, avg_pool, check_halved_evenly, first_conv, nonlinearity, stages
 from recu_jax.models.unit import conv_of_units, unit
 
 
@@ -25,7 +25,7 @@ def shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
     and half of them after the channels of x.
     """
     if stride != 1:
-        x = nn.avg_pool(x, (stride, stride), (stride, stride))
+        x = avg_pool(x, stride, stride)
     extra = features - x.shape[-1]
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2))) if extra else x
 

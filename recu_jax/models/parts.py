@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from recu_jax.binarizers.react import RPRelu
 from recu_jax.errors import UserError, unknown
@@ -28,6 +29,14 @@ pointwise_conv = partial(first_conv, kernel_size=(1, 1), padding="VALID")
 def stem_pool(x: jax.Array) -> jax.Array:
     """Halves height and width of x, (batch, height, width, channels), by 3x3 max pooling, stride 2 and padding 1."""
     return nn.max_pool(x, (3, 3), (2, 2), PAD_1)
+
+
+def avg_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
+    """Means over windows of x, (batch, height, width, channels), as `nn.avg_pool`.
+
+    Flax's function divides by an integer of NumPy, which `jax_numpy_dtype_promotion="strict"` refuses for bfloat16.
+    """
+    return nn.pool(x, 0.0, lax.add, (window, window), (stride, stride), "VALID") / window**2
 
 
 def nonlinearity(kind: str, **types: Any) -> Callable[[jax.Array, str], jax.Array]:

@@ -21,6 +21,7 @@ from recu_jax.models.batch_norm import BatchNorm
 from recu_jax.models.parts import (
     PAD_1,
     LastLinear,
+    avg_pool,
     check_halved_evenly,
     pointwise_conv,
     stages,
@@ -49,7 +50,7 @@ class ReactBlock(nn.Module):
         y = self.conv(self.features, strides=self.stride, name="conv")(y, tau=tau, progress=progress, train=train)
         y = self.norm(name="bn")(y, use_running_average=not train)
         if self.stride != 1 or x.shape[-1] != self.features:
-            x = nn.avg_pool(x, (2, 2), (self.stride, self.stride))
+            x = avg_pool(x, 2, self.stride)
             x = self.shortcut_conv(self.features, name="downsample_1")(x)
             x = self.norm(name="downsample_2")(x, use_running_average=not train)
         nonlinearity = RPRelu(**self.types)

@@ -69,7 +69,8 @@ def _partitioned(function, args, mapped, batched, summed):
 
         def axes_of(flags, position):
             for arg, flag, m in zip(arg_shapes, flags, mapped, strict=True):
-                spec = arg.sharding.spec
+                # Within `jax.set_mesh`, arrays that are not placed on the mesh have a sharding without a spec.
+                spec = getattr(arg.sharding, "spec", ())
                 if flag and len(spec) > position * m:
                     return spec[position * m]
             return None

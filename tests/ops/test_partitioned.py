@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from recu_jax import BinaryConv
 from recu_jax.ops import native
@@ -75,6 +75,16 @@ def test_a_sharded_batch_stays_sharded(name):
         got,
         jax.jit(function)(variables, X),
     )
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+def test_arrays_that_are_not_placed_on_the_mesh_of_the_context(kind):
+    x = jnp.asarray(X)
+    variables = jax.jit(LAYER.init)(jax.random.key(0), x)
+    expected = jax.jit(GRADIENTS)(variables, x)
+    with jax.set_mesh(jax.make_mesh((len(jax.devices()),), ("data",), axis_types=(kind,))):
+        got = jax.jit(GRADIENTS)(variables, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max()), got, expected)
 
 
 def test_empty_batches_and_any_function():

@@ -43,6 +43,8 @@ COMMAND = [
         "it, and give the folder's path", lambda d: ["--config=configs/digits.py", "--workdir=hdfs://host/run"]),
     Row("a bucket as workdir", "--workdir is 'gs://bucket', which names no folder in a bucket; give one, such as "
         "s3://BUCKET/run", lambda d: ["--config=configs/digits.py", "--workdir=gs://bucket"]),
+    Row("a bucket with one slash, as pathlib writes it", "--workdir is 'gs:/b/run', which names no folder in a bucket; "
+        "give one, such as s3://BUCKET/run", lambda d: ["--config=configs/digits.py", "--workdir=gs:/b/run"]),
     Row("a workdir of a user who is not there", "--workdir is '~nobody_here/run', and ~nobody_here has no home folder",
         lambda d: ["--config=configs/digits.py", "--workdir=~nobody_here/run"]),
     Row("a file to predict with on s3://", "it must be on this machine; mount the bucket (mount-s3 BUCKET DIR)",
