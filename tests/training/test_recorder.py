@@ -56,7 +56,10 @@ def test_rows_checkpoints_and_the_best_epoch(tmp_path, capsys):
     again = started(run, tmp_path)
     with RunRecorder(run, tmp_path, again) as recorder:
         assert recorder.last_and_best()[0]["epoch"] == 4
-    assert f"resuming {tmp_path} at step 176 of 176: 4 of 4 epochs are done\n" in capsys.readouterr().out
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2] == "finished: all 4 epochs are done, and nothing is left to train" and said[-1].startswith(
+        "report: "
+    )
 
 
 @pytest.mark.parametrize("done", [2, 44])
