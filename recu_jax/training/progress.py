@@ -213,8 +213,9 @@ class Progress:
         raw = f" (without averaging {row['raw_test_top1']:.2f}%)" if "raw_test_top1" in row else ""
         self._say(
             f"epoch {row['epoch']}/{self._total_epochs}: train loss {row['train_loss']:.3f}, top-1 "
-            f"{row['train_top1']:.2f}%; test loss {row['test_loss']:.3f}, top-1 {row['test_top1']:.2f}%{raw}; "
-            f"{row['images_per_second']:.0f} images/s" + (f"; {_clock(left)} left, until {finish}" if left else "")
+            f"{row['train_top1']:.2f}%; test loss {row['test_loss']:.3f}, top-1 {row['test_top1']:.2f}%{raw}"
+            + (f"; {row['images_per_second']:.0f} images/s" if row["images_per_second"] else "")
+            + (f"; {_clock(left)} left, until {finish}" if left else "")
         )
 
     def close(self) -> None:

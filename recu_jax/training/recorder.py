@@ -168,7 +168,8 @@ class RunRecorder:
             f"resuming {self.workdir} at step {step} of {epochs * steps}: {start.epoch} of {epochs} epochs are done"
             + (f", and {start.metrics.steps} of the {steps} steps of the next" if start.metrics.steps else "")
         )
-        announce_compilation()
+        if start.metrics.steps < steps:  # otherwise the run goes on with the test, which is announced itself
+            announce_compilation()
 
     def _say_dead_layers(self, measured):
         """Prints a line about the layers that cannot learn, unless the line is the same as last time."""
