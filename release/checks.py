@@ -163,6 +163,9 @@ def digits(release, python):
     report = "import jax; from recu_jax.ops import native; print(jax.__version__, *native.instruction_sets())"
     jax_version, *sets = run(installed, "-c", report, cwd=folder).split()
     require("portable" in sets, "the installed wheel has no compiled kernels")
+    cpu = pathlib.Path("/proc/cpuinfo")
+    avx2 = cpu.exists() and " avx2 " in cpu.read_text()
+    require("avx2" in sets or not avx2, f"the kernels are for {', '.join(sets)}, and this processor has AVX2")
     top1 = json.loads(metrics.read_text().splitlines()[-1])["test_top1"]
     return f"test top-1 {top1:.1f}%, jax {jax_version}, kernels {' '.join(sets)}"
 

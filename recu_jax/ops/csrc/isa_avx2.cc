@@ -2,6 +2,7 @@
 // half byte.
 
 #include "isa.h"
+#include "x86_features.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
@@ -190,7 +191,7 @@ void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int p
 const recu::Isa* recu::Avx2Isa() {
   static const Isa isa = {"avx2", 8, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, Outer,
                           {HasNan, AddMoments, NormalizeRun, AddGradientSums, DifferentiateNorm, DifferentiateSigns}};
-  static const bool have = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  static const bool have = FindX86Features().avx2;
   return have ? &isa : nullptr;
 }
 

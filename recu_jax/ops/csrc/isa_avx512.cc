@@ -1,6 +1,7 @@
 // Implements the inner loops with AVX-512 and VPOPCNTDQ, which counts the bits of eight 64-bit words per instruction.
 
 #include "isa.h"
+#include "x86_features.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
@@ -120,10 +121,7 @@ void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int p
 const recu::Isa* recu::Avx512Isa() {
   static const Isa isa = {"avx512", kMaxPixels, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, Outer,
                           {HasNan, AddMoments, NormalizeRun, AddGradientSums, DifferentiateNorm, DifferentiateSigns}};
-  static const bool have = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-                           __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx2") &&
-                           __builtin_cpu_supports("fma");
+  static const bool have = FindX86Features().avx512;
   return have ? &isa : nullptr;
 }
 
