@@ -49,7 +49,8 @@ toc_object_entries = False
 python_use_unqualified_type_names = True
 
 html_theme = "furo"
-html_title = "recu_jax"
+# Each page says which version it describes.
+html_title = f"recu_jax {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False

@@ -1,8 +1,10 @@
 """Tests what a command says when a package is missing, and that what it says to type brings that package."""
 
+import importlib.metadata
 import re
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.support import ROOT, bad_files, commands, forked, small_runs
 from tests.support.metadata import metadata, packages
@@ -104,3 +106,20 @@ def test_the_extras_are_those_of_the_docs():
     extras = metadata().get_all("Provides-Extra")
     listed = re.findall(r"^\| `(\w+)` \| .* \|$", (ROOT / "docs" / "start.md").read_text(), re.MULTILINE)
     assert len(extras) == 7 and [name for name in listed if name in extras] == extras
+
+
+def needed(*names):
+    """Returns the names of the packages that `names` need without extras, and those that these need, and so on."""
+    found, left = set(), [re.sub(r"[-_.]+", "-", name).lower() for name in names]
+    while left:
+        if (name := left.pop()) not in found:
+            found.add(name)
+            requirements = map(Requirement, importlib.metadata.requires(name) or ())
+            here = [r.name for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
+            left += [re.sub(r"[-_.]+", "-", name).lower() for name in here]
+    return found
+
+
+def test_a_user_of_layers_gets_few_packages():
+    beyond = needed(*packages(None)) - needed("jax", "flax")
+    assert {"filelock", "scikit-learn", "tqdm"} <= beyond and len(beyond) < 15, sorted(beyond)

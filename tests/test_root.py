@@ -1,5 +1,6 @@
 """Tests `from recu_jax import ...`: type checkers see real types, and each name is imported when first used."""
 
+import compileall
 import pathlib
 import subprocess
 import sys
@@ -49,3 +50,28 @@ def test_every_public_name_is_there():
 def test_nothing_is_imported_before_it_is_used():
     code = "import sys, recu_jax; print(*[m for m in ('jax', 'flax', 'optax') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip() == ""
+
+
+# A process that imports Flax first, so that the seconds of both are of the same moment. It counts the processor's time,
+# because other processes take turns with it.
+SECONDS = """
+import time
+began = time.process_time()
+import recu_jax
+root = time.process_time()
+import flax.linen
+flax = time.process_time()
+from recu_jax import BinaryConv, BinaryDense
+print(root - began, flax - root, time.process_time() - flax)
+"""
+
+
+@pytest.mark.slow
+def test_imports_are_quick():
+    compileall.compile_dir(ROOT / "recu_jax", quiet=1)  # pip does this when it installs
+    took = []
+    for _ in range(5):
+        result = subprocess.run([sys.executable, "-c", SECONDS], cwd=ROOT, capture_output=True, text=True, check=True)
+        took.append([float(seconds) for seconds in result.stdout.split()])
+    assert min(root for root, _, _ in took) < 0.1
+    assert min((flax + layers) / flax for _, flax, layers in took) < 1.1
