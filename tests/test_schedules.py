@@ -43,7 +43,7 @@ def test_every_epoch(name):
     np.testing.assert_allclose(by_step, np.repeat(expected, 7), rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", ["cos_600_warm", "linear_256_warm", "tau_600"])
 def test_float32(name):
     # Near its end a cosine is a difference of nearly equal numbers, so the tolerance is absolute.
     got = jax.vmap(SCHEDULES[name](1))(np.arange(len(RECORDED[name])))
@@ -104,8 +104,9 @@ def test_values_are_those_of_the_steps_epoch_and_go_one_way(epochs, steps_per_ep
 
 def test_a_rate_falls_by_its_factor_at_each_milestone():
     rate = step_learning_rate(0.8, (2, 4), 3, warmup_epochs=0, factor=0.5)
-    np.testing.assert_allclose(rate(np.arange(15)), np.repeat([0.8, 0.8, 0.4, 0.4, 0.2], 3), rtol=1e-6)
-    np.testing.assert_allclose(step_learning_rate(0.8, ())(np.arange(7)), 0.16 * np.minimum(np.arange(7) + 1, 5), 1e-6)
+    np.testing.assert_allclose(rate(STEPS)[:15], np.repeat([0.8, 0.8, 0.4, 0.4, 0.2], 3), rtol=1e-6)
+    # Without milestones the rate stays. By default it rises for five epochs.
+    np.testing.assert_allclose(step_learning_rate(0.8, ())(STEPS), 0.16 * np.minimum(STEPS + 1, 5), 1e-6)
 
 
 @pytest.mark.parametrize("schedule", [exponential_tau, linear_tau, cosine_tau])

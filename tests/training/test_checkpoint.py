@@ -54,8 +54,17 @@ def test_the_newest_two_and_the_best_stay_and_come_back_bit_for_bit(workdir):
 def test_the_middle_of_an_epoch_is_nobodys_best(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state_of(3), CONFIG, {"epoch": 1}, {"epoch": 1})
-    with pytest.raises(UserError, match="no checkpoint of a whole epoch"):
-        read_best(tmp_path)
+        with pytest.raises(UserError, match="no checkpoint of a whole epoch"):
+            checkpoints.wait()
+            read_best(tmp_path)
+        # Not even a whole epoch without a single hit is worse.
+        checkpoints.save(state_of(4), CONFIG, {"epoch": 1, "test_top1": 0.0})
+        for step in (5, 6, 7):
+            checkpoints.save(state_of(step), CONFIG, {"epoch": 1}, {"epoch": 1})
+    assert [s.step for s in saved(tmp_path)] == [4, 6, 7] and read_best(tmp_path)[0] == 4
+    shutil.rmtree(tmp_path / "checkpoints")
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state_of(3), CONFIG, {"epoch": 1}, {"epoch": 1})
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state_of(3), CONFIG, {"epoch": 1, "test_top1": 1.0})
     assert read_best(tmp_path)[1]["metrics"]["test_top1"] == 1.0

@@ -12,8 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from recu_jax.training import step as train
+from recu_jax.training.checkpoint import Checkpoints, saved
 from recu_jax.training.feed import ResidentFeed
 from recu_jax.training.recipe import make_recipe
 from tests.support.small_runs import dataset, digits
@@ -121,6 +124,38 @@ def test_a_step_frees_the_memory_of_the_state_before_it():
     _, arguments = feed.take(0, None)
     feed.step(recipe)(before, {}, *arguments)
     assert before.params["Dense_0"]["kernel"].is_deleted()
+
+
+@pytest.fixture(scope="module")
+def run():
+    """Returns the state of a new run, and `run(state, first, end)`, which trains it from a step to another."""
+    recipe = dataclasses.replace(recipe_of(Linear(), crop_padding=2), optimizer=optax.sgd(0.1, momentum=0.9))
+    feed = ResidentFeed(digits(seed=SEED, batch_size=4), dataset(SIDE, 1), DEVICES[:1])
+    step = feed.step(recipe)
+
+    def run(state, first, end):
+        feed.start(first)
+        state = train.replicate(state, DEVICES[:1])
+        while first < end:
+            taken, arguments = feed.take(first, None)
+            state, _ = step(state, {}, *arguments)
+            first += taken
+        return jax.device_get(state)
+
+    return jax.device_get(train.create_state(recipe, SEED, (SIDE, SIDE, 1))), run
+
+
+@settings(max_examples=4)
+@given(stop=st.integers(1, 11))
+def test_from_a_checkpoint_of_any_step_a_run_ends_as_one_that_never_stopped(run, tmp_path_factory, stop):
+    new, run = run
+    workdir = tmp_path_factory.mktemp("run")
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(run(new, 0, stop), {}, {"epoch": 0}, {"epoch": 0})
+    (checkpoint,) = saved(workdir)
+    assert checkpoint.step == stop
+    # An epoch has 9 steps, so the last are those of the second.
+    jax.tree.map(np.testing.assert_array_equal, run(checkpoint.state(new), stop, 12), run(new, 0, 12))
 
 
 class NotFiniteAtZero(nn.Module):
