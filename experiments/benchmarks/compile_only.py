@@ -155,6 +155,7 @@ def compiled_row(target, model, dtype, kind, batch):
         "operations": done, "bytes": moved,
         "kernels": len(program.kernels()) if target.platform == "cuda" else None,
         "collectives": collectives, "convolutions": program.convolutions(),
+        "dtypes": program.dtypes(), "host_transfers": program.transfers(),
         "bound": {
             "images_per_second": round(batch / max(by_bytes, by_operations)),
             "binds": "memory" if by_bytes > by_operations else "products",

@@ -17,6 +17,8 @@ _NO_KERNEL = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "opt-barrier", "partition-id",
     "replica-id", "while", "call", "conditional",
 }  # fmt: skip
+# Operations that exchange data with the host, and the layout of an array in the host's memory.
+_TRANSFERS, _ON_HOST = ("infeed", "outfeed", "send", "recv"), "S(5)"
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 # They start a copy, and do not wait for its end.
 _COPIES = ("copy-start", "slice-start")
@@ -101,6 +103,15 @@ class Program:
             if kind in _COLLECTIVES:
                 found.setdefault(kind, Counter()).update(count=1, bytes=int(size(line.shape)))
         return {kind: dict(counted) for kind, counted in found.items()}
+
+    def dtypes(self) -> list[str]:
+        """Lists the dtypes of all results, fused ones included."""
+        lines = (line for lines in self.computations.values() for line in lines)
+        return sorted({dtype for line in lines for dtype, _, _ in _SHAPE.findall(line.shape)})
+
+    def transfers(self) -> int:
+        """Returns the number of operations that exchange data with the host."""
+        return sum(line.opcode in _TRANSFERS or _ON_HOST in line.shape for line in self.kernels())
 
     def convolutions(self) -> dict[str, int]:
         """Returns the number of convolutions, fused ones included, by the dtype of their first operand."""

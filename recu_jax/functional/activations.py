@@ -3,12 +3,11 @@
 import math
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from recu_jax.functional.signs import approx_sign
 from recu_jax.functional.weights import EPSILON
-from recu_jax.ops.reductions import sum_columns, wide
+from recu_jax.ops.reductions import moments, sum_columns, wide
 from recu_jax.ops.reverse_mode import reverse_mode
 
 
@@ -29,9 +28,8 @@ def normalize_sample(x: jax.Array, sample_ndim: int) -> jax.Array:
 def _normalize_sample_fwd(x, sample_ndim):
     rows = wide(x).reshape(-1, math.prod(x.shape[x.ndim - sample_ndim :]))
     n = rows.shape[1]
-    mean = (sum_columns(rows) / n)[:, None]
-    variance = sum_columns(jnp.square(rows - mean))[:, None] / max(n - 1, 1)
-    inverse = lax.rsqrt(variance + EPSILON)
+    mean, squares = (values[:, None] for values in moments(rows, 1))
+    inverse = lax.rsqrt(squares / max(n - 1, 1) + EPSILON)
     return (rows * inverse).reshape(x.shape).astype(x.dtype), (x, mean, inverse)
 
 

@@ -13,9 +13,9 @@ tau to all layers and sets train=True.
 from recu_jax.layers.binary import BinaryConv, BinaryDense
 from recu_jax.layers.full_precision import Conv, Dense
 from recu_jax.layers.not_given import NOT_GIVEN, NotGiven, Number, Tau
-from recu_jax.layers.one_bit_layer import ALPHAS, PROGRESS, TAU, Alpha, kaiming_normal
+from recu_jax.layers.one_bit_layer import ALPHAS, OWN_SCALE, PROGRESS, SIGNS, TAU, Alpha, kaiming_normal
 
 __all__ = [
-    "ALPHAS", "NOT_GIVEN", "PROGRESS", "TAU", "Alpha", "BinaryConv", "BinaryDense", "Conv", "Dense", "NotGiven",
-    "Number", "Tau", "kaiming_normal",
+    "ALPHAS", "NOT_GIVEN", "OWN_SCALE", "PROGRESS", "SIGNS", "TAU", "Alpha", "BinaryConv", "BinaryDense",
+    "Conv", "Dense", "NotGiven", "Number", "Tau", "kaiming_normal",
 ]  # fmt: skip

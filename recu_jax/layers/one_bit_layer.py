@@ -16,6 +16,8 @@ Alpha = Literal["learned", "mean", "none"]
 ALPHAS = get_args(Alpha)
 # Names of the entries that `recu_jax.with_tau` adds beside a kernel.
 TAU, PROGRESS = "recu_tau", "recu_progress"
+# Names of the entries beside a kernel with the results of its binarizer, if `models.together` computed them.
+SIGNS, OWN_SCALE = "recu_signs", "recu_scale"
 
 # Arguments of Flax's layers that a 1-bit layer refuses, and the reason.
 _REPLACES = "a 1-bit layer counts bits and cannot use another product; leave it out, or use Flax's own layer"
@@ -117,7 +119,10 @@ class OneBitLayer(nn.Module):
             raise unknown("alpha", self.alpha, ALPHAS)
         if not self.binary_weights:
             return kernel, alpha
-        signs, own = binarizer(kernel, tau, progress)
+        if self.has_variable("params", SIGNS):
+            signs, own = (self.get_variable("params", name) for name in (SIGNS, OWN_SCALE))  # the scale may be None
+        else:
+            signs, own = binarizer(kernel, tau, progress)
         if own is not None:
             alpha = own if alpha is None else alpha * own
         return signs, alpha

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from recu_jax.ops.conv import per_channel
-from recu_jax.ops.reductions import sum_rows
+from recu_jax.ops.reductions import moments, sum_rows, sum_rows_of_both
 
 EPSILON = 1e-5
 MOMENTUM = 0.9
@@ -76,10 +76,14 @@ class BatchNorm(nn.Module):
         return y.astype(dtype)
 
 
-def _average(x: jax.Array, axis_name: str | None) -> jax.Array:
-    """Averages x, (rows, channels), over its rows and over the mapped axis, to (channels,)."""
-    mean = sum_rows(x) / x.shape[0]
-    return mean if axis_name is None else lax.pmean(mean, axis_name)
+def _mean_and_var(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
+    """Returns mean and biased variance of x, (rows, channels), over its rows and over the mapped axis."""
+    if axis_name is None:
+        mean, squares = moments(x, 0)
+        return mean, squares / x.shape[0]
+    mean = lax.pmean(sum_rows(x) / x.shape[0], axis_name)
+    centered = x - per_channel(mean, x)
+    return mean, lax.pmean(sum_rows(centered * centered) / x.shape[0], axis_name)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -102,11 +106,9 @@ def normalize(
 
 def _normalize_fwd(x, scale, bias, axis_name):
     rows = x.reshape(-1, x.shape[-1]).astype(scale.dtype)
-    mean = _average(rows, axis_name)
-    centered = rows - per_channel(mean, rows)
-    var = _average(centered * centered, axis_name)
+    mean, var = _mean_and_var(rows, axis_name)
     inverse = lax.rsqrt(var + EPSILON)
-    y = centered * per_channel(inverse * scale, rows) + per_channel(bias, rows)
+    y = (rows - per_channel(mean, rows)) * per_channel(inverse * scale, rows) + per_channel(bias, rows)
     return (y.reshape(x.shape), mean, var), (x, mean, inverse, scale)
 
 
@@ -115,7 +117,7 @@ def _normalize_bwd(axis_name, saved, cotangents):
     dy = cotangents[0].reshape(-1, x.shape[-1])
     rows = x.reshape(dy.shape).astype(dy.dtype)
     normalized = (rows - per_channel(mean, rows)) * per_channel(inverse, rows)
-    dbias, dscale = sum_rows(dy), sum_rows(dy * normalized)
+    dbias, dscale = sum_rows_of_both(dy, dy * normalized)
     mean_dy, mean_product = dbias / rows.shape[0], dscale / rows.shape[0]
     if axis_name is not None:
         mean_dy, mean_product = lax.pmean((mean_dy, mean_product), axis_name)

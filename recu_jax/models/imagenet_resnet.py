@@ -111,7 +111,7 @@ class ImagenetResNet(nn.Module):
             nonlinearity=nonlinearity(self.nonlinearity, **types),
         )
         x = stem_conv(self.widths[0], name="conv1", **types)(x)
-        x = stem_pool(jax.nn.hard_tanh(small_norm(name="bn1")(x, use_running_average=not train)))
+        x = stem_pool(jax.nn.hard_tanh(small_norm(name="bn1")(x, use_running_average=not train)), train)
         x = stages(x, block, self.stage_sizes, self.widths, tau, progress, train)
         x = x.mean((1, 2))
         x = norm(name="bn2")(x, use_running_average=not train)

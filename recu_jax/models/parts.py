@@ -13,6 +13,7 @@ from recu_jax.binarizers.react import RPRelu
 from recu_jax.errors import UserError, unknown
 from recu_jax.layers import Tau, kaiming_normal
 from recu_jax.ops.conv import per_channel
+from recu_jax.ops.max_pool import max_pool
 
 # PyTorch's padding=1. "SAME" differs at stride 2, where it pads 0 before and 1 after an even number of pixels.
 PAD_1 = ((1, 1), (1, 1))
@@ -26,9 +27,9 @@ stem_conv = partial(first_conv, kernel_size=(7, 7), strides=2, padding=PAD_3)
 pointwise_conv = partial(first_conv, kernel_size=(1, 1), padding="VALID")
 
 
-def stem_pool(x: jax.Array) -> jax.Array:
+def stem_pool(x: jax.Array, train: bool) -> jax.Array:
     """Halves height and width of x, (batch, height, width, channels), by 3x3 max pooling, stride 2 and padding 1."""
-    return nn.max_pool(x, (3, 3), (2, 2), PAD_1)
+    return max_pool(x) if train else nn.max_pool(x, (3, 3), (2, 2), PAD_1)
 
 
 def avg_pool(x: jax.Array, window: int, stride: int) -> jax.Array:

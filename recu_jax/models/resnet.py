@@ -104,7 +104,7 @@ class ResNet(nn.Module):
             shortcut_conv=partial(pointwise_conv, **init),
         )
         x = stem_conv(self.widths[0], name="conv1", **init)(x)
-        x = stem_pool(nn.relu(norm(name="bn1")(x, use_running_average=not train)))
+        x = stem_pool(nn.relu(norm(name="bn1")(x, use_running_average=not train)), train)
         x = stages(x, block, self.stage_sizes, self.widths, tau, progress, train)
         return LastLinear(self.num_classes, name="fc", **types)(x.mean((1, 2)))
 

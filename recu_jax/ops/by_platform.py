@@ -1,4 +1,4 @@
-"""Runs functions that have one form for CPUs and another for GPUs and TPUs.
+"""Runs functions that have one form for CPUs and another for GPUs and TPUs, or one for each of the three.
 
 A function is traced on one device and may be compiled for another: `jax.jit` compiles for the device of its arguments,
 `jax.export` for any platform. So the form is chosen when a traced program is lowered, not while it is traced.
@@ -24,15 +24,16 @@ _by_platform_p = Primitive("by_platform")
 _by_platform_p.multiple_results = True
 
 
-def by_platform(*args: Any, cpu: Callable, default: Callable) -> Any:
-    """Computes `cpu(*args)` in programs for CPUs, and `default(*args)` in all others.
+def by_platform(*args: Any, cpu: Callable, default: Callable, gpu: Callable | None = None) -> Any:
+    """Computes `cpu(*args)` in programs for CPUs, `gpu(*args)` in those for GPUs, and `default(*args)` in all others.
 
     Args:
       *args: trees of arrays.
-      cpu, default: two forms of one function of arrays alone. Their results have the same shapes and dtypes, and are
-        equal up to rounding. JAX differentiates `default`, for CPUs too.
+      cpu, default, gpu: forms of one function of arrays alone. Their results have the same shapes and dtypes, and are
+        equal up to rounding. JAX differentiates `default`, for CPUs and GPUs too. Without `gpu`, GPUs run `default`. So
+        do programs that `jax.export` makes for several platforms.
     """
-    return _bind(args, cpu, cpu, default, None)
+    return _bind(args, cpu, cpu, default, None, gpu)
 
 
 def compiled_or_xla(*args: Any, compiled: Callable, xla: Callable) -> Any:
@@ -63,18 +64,20 @@ def _needs_devices():
     return jax.make_jaxpr(call)(jnp.float32(0))
 
 
-def _bind(args, cpu, exported, default, marker):
+def _bind(args, cpu, exported, default, marker, gpu=None):
+    gpu = gpu or default
     leaves, structure = jax.tree.flatten(args)
     program, shapes = jax.make_jaxpr(default, return_shape=True)(*args)
     flat = {
         f: lambda *leaves, f=f: jax.tree.leaves(f(*jax.tree.unflatten(structure, leaves)))
-        for f in {cpu, exported, default}
+        for f in {cpu, exported, default, gpu}
     }
     results = _by_platform_p.bind(
         *map(jnp.asarray, leaves),
         cpu=flat[cpu],
         exported=flat[exported],
         default=flat[default],
+        gpu=flat[gpu],
         avals=tuple(program.out_avals),
         marker=marker,
     )
@@ -92,11 +95,13 @@ def _run(*args, cpu, default, **others):
     return (cpu if platforms <= {"cpu"} else default)(*args)
 
 
-def _lower(ctx, *args, cpu, exported, default, **others):
+def _lower(ctx, *args, cpu, exported, default, gpu, **others):
     module = ctx.module_context
     platforms = set(ctx.platforms or module.platforms)
     if platforms == {"cpu"}:
         chosen = exported if module.lowering_parameters.for_export else cpu
+    elif platforms <= {"cuda", "rocm"}:
+        chosen = gpu
     elif "cpu" not in platforms or exported is default:
         chosen = default
     else:  # an exported program for several platforms
@@ -107,9 +112,9 @@ def _lower(ctx, *args, cpu, exported, default, **others):
     return mlir.lower_fun(chosen)(ctx, *args)
 
 
-def _batch(args, axes, *, cpu, exported, default, marker, avals):
-    mapped = {f: jax.vmap(f, in_axes=tuple(axes)) for f in {cpu, exported, default}}
-    results = _bind(args, mapped[cpu], mapped[exported], mapped[default], marker)
+def _batch(args, axes, *, cpu, exported, default, gpu, marker, avals):
+    mapped = {f: jax.vmap(f, in_axes=tuple(axes)) for f in {cpu, exported, default, gpu}}
+    results = _bind(args, mapped[cpu], mapped[exported], mapped[default], marker, mapped[gpu])
     return results, [0] * len(results)
 
 

@@ -11,6 +11,7 @@ from jax import lax
 from recu_jax.data import augment
 from recu_jax.losses import cross_entropy, distillation
 from recu_jax.models.own import in_training
+from recu_jax.models.together import with_signs
 from recu_jax.ops.reductions import wide
 from recu_jax.training.recipe import Recipe
 
@@ -110,6 +111,8 @@ def _of_part(params, teacher, step, recipe, batch_stats, batch):
 
     def loss_fn(params):
         variables = {"params": params, "batch_stats": batch_stats}
+        if recipe.together:
+            variables = with_signs(recipe.model, variables, x, tau, progress)
         logits, changed = in_training(recipe.model, variables, x, tau, progress)
         logits = wide(logits)
         if targets is None:

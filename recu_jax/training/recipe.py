@@ -58,6 +58,8 @@ class Recipe:
       mean: of the data set, by channel.
       std: of the data set, by channel.
       dtype: of the activations.
+      together: whether the weights of all layers are binarized together (`models.together`). This makes fewer and
+        larger operations, which GPUs and TPUs need and CPUs do not.
       unrolled: whether the code of a micro-batch is repeated instead of using `lax.scan`. On CPUs, gradients of
         convolutions within `lax.scan` are 30 to 100 times slower.
     """
@@ -79,12 +81,13 @@ class Recipe:
     mean: Sequence[float]
     std: Sequence[float]
     dtype: Any
+    together: bool = True
     unrolled: bool = False
 
 
 def for_cpus(recipe: Recipe) -> Recipe:
     """Returns the recipe in the form that is fast on CPUs, with the same results up to rounding."""
-    return dataclasses.replace(recipe, model=fused(recipe.model), unrolled=True)
+    return dataclasses.replace(recipe, model=fused(recipe.model), together=False, unrolled=True)
 
 
 def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, steps_per_epoch: int) -> Recipe:

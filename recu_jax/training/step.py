@@ -17,6 +17,7 @@ from jax import lax
 
 from recu_jax.data import augment
 from recu_jax.losses import cross_entropy
+from recu_jax.ops.by_platform import by_platform
 from recu_jax.ops.reductions import wide
 from recu_jax.training import distributed
 from recu_jax.training.gradients import Batch, gradients
@@ -99,10 +100,28 @@ def train_step(
     (grads, loss, top1), batch_stats = gradients(state.variables, teacher, state.step, batch, recipe)
     # The devices see different images but must keep the same state, so the running statistics are averaged too.
     grads, batch_stats, loss, top1 = lax.pmean((grads, batch_stats, loss, top1), AXIS)
+    grads = _in_order(grads)
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = _moved(state, params, batch_stats, recipe.ema_decay)
     return TrainState(state.step + 1, params, batch_stats, opt_state, ema), {"loss": loss, "top1": top1}
+
+
+def _in_order(gradients):
+    """Makes GPUs write the gradients in the memory order of the parameters before they update the parameters.
+
+    A convolution writes the gradient of its kernel in another order. Otherwise one operation reorders and updates. It
+    cannot write over its arguments, so XLA copies both the kernel and its momentum.
+    """
+
+    def in_order(gradients):
+        flat = lax.optimization_barrier(jax.tree.map(jnp.ravel, gradients))
+        return jax.tree.map(lambda rows, like: rows.reshape(like.shape), flat, gradients)
+
+    def same(gradients):
+        return gradients
+
+    return by_platform(gradients, cpu=same, gpu=in_order, default=same)
 
 
 def _moved(state, params, batch_stats, decay):

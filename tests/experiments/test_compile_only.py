@@ -1,5 +1,6 @@
 """Tests reading of compiled programs, and the command that compiles for devices that the machine does not have."""
 
+import json
 import subprocess
 import sys
 
@@ -9,7 +10,22 @@ import pytest
 
 from experiments.benchmarks.compile_targets import TARGETS
 from experiments.benchmarks.compiled_program import Program, size
+from experiments.benchmarks.steps import image_size
 from tests.support import ROOT
+
+RECORDS = [json.loads(p.read_text()) for p in sorted(ROOT.glob("experiments/results/compile_only/*.json"))]
+# At most so many kernels, GB of traffic and GB of temporaries in a training step. A change that needs more says why.
+BUDGETS = {
+    ("h100", "cifar_resnet20", 256): (759, 2.73, 0.27),
+    ("h100", "cifar_resnet18", 256): (729, 8.05, 0.79),
+    ("h100", "cifar_vgg_small", 256): (275, 5.71, 0.63),
+    ("h100", "imagenet_resnet18", 512): (816, 63.8, 6.47),
+    ("h100", "imagenet_resnet18", 4096): (834, 499, 51.3),
+    ("v5e", "imagenet_resnet18", 512): (None, 45.5, 7.0),
+    ("v5e-16", "imagenet_resnet18", 512): (None, 1.65, 0.72),
+    ("v5e-16", "imagenet_resnet18", 4096): (None, 19.7, 3.9),
+    ("v5e-256", "imagenet_resnet18", 512): (None, 0.33, 0.07),
+}
 
 # The kernels are `m` in a loop of three iterations, the fused `rows`, which reads a part of `a`, then `ar` and `conv`.
 # `done` only waits for `ar`.
@@ -71,6 +87,29 @@ def test_what_lies_beside_a_tpus_compute_units_costs_no_bandwidth():
     assert [line.opcode for line in program.kernels()] == ["copy-start", "slice-start", "add"]
     # 4096 bytes are read by the copy, 1024 by the slice, and 4096 written by the sum.
     assert program.bytes_moved() == 4096 + 1024 + 4096
+
+
+@pytest.mark.parametrize("row", RECORDS, ids=lambda r: f"{r['target']}-{r['model']}-{r['kind']}-{r['batch']}")
+def test_recorded_programs_stay_within_their_budgets(row):
+    memory, share = row["memory"], row["batch"] // row["devices"]
+    assert memory["needed"] < memory["of_device"]
+    # Images, labels and metrics alone are no part of the donated state. A TPU pads small arrays.
+    data = share * (3 * image_size(row["model"]) ** 2 + 8)
+    assert 0 <= memory["arguments"] - memory["aliased"] <= 1.2 * data
+    # Nothing widens the activations between their signs and a convolution.
+    assert row["dtype"] != "bfloat16" or set(row["convolutions"]) == {"bf16"}
+    assert "f64" not in row.get("dtypes", []) and not row.get("host_transfers")
+    kernels, moved, temporaries = BUDGETS[row["target"], row["model"], row["batch"]]
+    assert (row["kernels"] or 0) <= (kernels or 0)
+    assert row["bytes"] <= moved * 1e9 and memory["temporaries"] <= temporaries * 1e9
+
+
+def test_dtypes_and_transfers_to_the_host():
+    program = Program(TEXT)
+    assert program.dtypes() == ["bf16", "f32", "s32", "u8"] and program.transfers() == 0
+    more = "%h = f64[2]{0:S(5)} copy(%f)\n  %o = token[] outfeed(%f)\n  %r = f32[16]{0}"
+    program = Program(TEXT.replace("%r = f32[16]{0}", more))
+    assert "f64" in program.dtypes() and program.transfers() == 2
 
 
 def test_sizes_of_shapes():

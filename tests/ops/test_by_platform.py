@@ -35,6 +35,16 @@ def test_the_program_of_a_platform_holds_its_form_alone():
     np.testing.assert_array_equal(forms(X), jnp.sin(X))
 
 
+def test_gpus_may_have_a_form_of_their_own():
+    def three(x):
+        return by_platform(x, cpu=lambda x: x, default=lambda x: x * 2, gpu=jnp.sin)
+
+    for function, argument in ((three, X), (jax.vmap(three), X)):
+        found = [is_of_cpus(function, argument, (platform,))[:2] for platform in EVERY]
+        assert found == [(False, False), (True, False), (True, False), (False, True)]
+    np.testing.assert_array_equal(jax.grad(lambda x: three(x).sum())(X), 2 * jnp.ones_like(X))
+
+
 @pytest.mark.parametrize("host", ["cpu", "tpu"])
 def test_the_device_decides_and_not_the_host(host, monkeypatch):
     monkeypatch.setattr(native, "cpu_backend", lambda: "avx2")

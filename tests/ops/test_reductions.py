@@ -29,3 +29,37 @@ def test_products_on_cpus_and_reductions_elsewhere(function):
     for platform in ("cpu", "cuda", "rocm", "tpu"):
         text = traced.lower(lowering_platforms=(platform,)).as_text()
         assert ("dot_general" in text, "reduce" in text) == (platform == "cpu", platform != "cpu")
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_moments_of_one_pass(axis):
+    x = jnp.asarray(np.random.default_rng(0).normal(1000, 0.5, (300, 200)), jnp.float32)
+    exact = np.asarray(x, np.float64)
+    for mean, squares in (reductions.moments(x, axis), reductions._moments_in_one_pass(x, axis)):
+        np.testing.assert_allclose(mean, exact.mean(axis), rtol=3e-6)
+        # Sums of squares without a shift would be wrong by 10%.
+        np.testing.assert_allclose(squares, exact.var(axis) * x.shape[axis], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "function,elsewhere",
+    [(lambda x: reductions.moments(x, 0), 2), (lambda x: reductions.sum_rows_of_both(x, x * x), 2)],
+)
+def test_a_gpu_sums_twice_in_one_reduction(function, elsewhere):
+    traced = jax.jit(function).trace(jnp.ones((6, 7)))
+    counts = {
+        platform: traced.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.reduce(")
+        for platform in ("cpu", "cuda", "rocm", "tpu")
+    }
+    assert counts == {"cpu": 0, "cuda": 1, "rocm": 1, "tpu": elsewhere}
+
+
+def test_both_sums_and_their_gradients():
+    x = jnp.asarray(np.random.default_rng(0).uniform(1, 2, (60, 70)), jnp.float32)
+    (sums, squares), pull = jax.vjp(lambda x: reductions.sum_rows_of_both(x, x * x), x)
+    exact = np.asarray(x, np.float64)
+    np.testing.assert_allclose(sums, exact.sum(0), rtol=1e-6)
+    np.testing.assert_allclose(squares, (exact**2).sum(0), rtol=1e-6)
+    np.testing.assert_allclose(pull((jnp.ones(70), 3 * jnp.ones(70)))[0], 1 + 6 * exact, rtol=1e-6)
+    for got, wanted in zip(reductions._sums_at_once(0, x, x * x), (sums, squares), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-6)

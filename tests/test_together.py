@@ -1,0 +1,60 @@
+"""Trains models whose layers get their 1-bit weights from one computation for all layers."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from recu_jax import BinaryConv, binarizers
+from recu_jax.models.own import in_training
+from recu_jax.models.together import with_signs
+
+X = jax.random.normal(jax.random.key(0), (2, 4, 4, 8), jnp.float32)
+
+
+class Passed(nn.Module):
+    """Passes tau on to its layers: to the last one, another tau."""
+
+    weights: binarizers.WeightBinarizer
+
+    @nn.compact
+    def __call__(self, x, tau, progress=None, train=False):
+        for i in range(4):
+            layer = BinaryConv(8, (3, 3), kernel_binarizer=self.weights, name=f"conv{i}")
+            x = x + layer(x, tau=tau if i < 3 else 0.7 * tau, progress=progress, train=train)
+        return x.mean((1, 2))
+
+
+class Left(nn.Module):
+    """Takes no tau, so that `with_tau` gives it to the layers."""
+
+    weights: binarizers.WeightBinarizer
+
+    @nn.compact
+    def __call__(self, x):
+        for i in range(3):
+            x = x + BinaryConv(8, (3, 3), kernel_binarizer=self.weights, name=f"conv{i}")(x)
+        return BinaryConv(2, (4, 4), padding="VALID", kernel_binarizer=self.weights, name="last")(x)[:, 0, 0]
+
+
+@pytest.mark.parametrize("model", [Passed, Left])
+@pytest.mark.parametrize("name", ["recu", "xnor_net", "libra"])
+def test_results_and_gradients_are_those_of_single_layers(model, name):
+    model = model(binarizers.weight_binarizer(name))
+    variables = model.init(jax.random.key(1), X, **({"tau": 0.9} if isinstance(model, Passed) else {}))
+    added = []
+
+    def loss(params, tau, progress, together):
+        given = {"params": params}
+        if together:
+            given = with_signs(model, given, X, tau, progress)
+            added.extend(layer for layer, leaves in given["params"].items() if "recu_signs" in leaves)
+        y = in_training(model, given, X, tau, progress)[0]
+        return (y * jnp.arange(y.size).reshape(y.shape)).sum(), y
+
+    of = jax.jit(jax.grad(loss, has_aux=True), static_argnums=3)
+    alone, together = (of(variables["params"], jnp.float32(0.9), jnp.float32(0.5), by) for by in (False, True))
+    assert added == ["conv0", "conv1", "conv2"]
+    for got, wanted in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4 * float(jnp.abs(wanted).max()))
