@@ -111,7 +111,7 @@ def test_every_activation_binarizer(name):
 
 
 class Strange(nn.Module):
-    """A model of a stranger: an odd name, a list of layers, a shared layer, remat, jit, and a flag without a default."""
+    """A stranger's model: an odd name, a list of layers, a shared layer, remat, jit, and a flag without a default."""
 
     @nn.compact
     def __call__(self, x, train):
