@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -41,6 +41,7 @@ class BinaryLayer:
       kernel_binarizer: binarizer of the weights.
       input_binarizer: binarizer of the activations.
       stacked: the axes of `kernel_shape` that a `scan` or `vmap` around the layer added.
+      stacked_alpha: the same axes of alpha, which has one axis within the layer.
     """
 
     path: str
@@ -51,6 +52,7 @@ class BinaryLayer:
     kernel_binarizer: WeightBinarizer
     input_binarizer: ActivationBinarizer
     stacked: tuple[int, ...] = ()
+    stacked_alpha: tuple[int, ...] = ()
 
     @property
     def weights(self) -> int:
@@ -75,17 +77,16 @@ def binary_layers(model: Any, *args: Any, **kwargs: Any) -> list[BinaryLayer]:
       One entry per layer, even if the layer is called several times; an empty list if the model has no binary layer.
     """
     if not isinstance(model, nn.Module):
-        return [
-            _record("/".join(map(str, path)), layer.linen, _latent(layer), layer.kernel_shape)
-            for path, layer in nnx_layers(model)
-        ]
-    seen: dict[tuple[str, ...], tuple[nn.Module, tuple[int, ...]]] = {}
+        return [_of_nnx("/".join(map(str, path)), layer) for path, layer in nnx_layers(model)]
+    seen: dict[tuple[str, ...], nn.Module] = {}
 
     def listen(call, args, kwargs, context):
         y = call(*args, **kwargs)
         if is_binary_call(context):
-            own = jnp.shape(nn.meta.unbox(context.module.get_variable("params", "kernel")))
-            seen.setdefault(context.module.path, (context.module, own))
+            rank = jnp.ndim(nn.meta.unbox(context.module.get_variable("params", "kernel")))
+            seen.setdefault(context.module.path, context.module)
+            for name, sizes in ((_MARK, _SIZES[:rank]), (_ALPHA_MARK, _SIZES[:1])):
+                context.module.put_variable("params", name, jnp.zeros(sizes))
         return y
 
     leaves, structure = jax.tree.flatten((args, kwargs))
@@ -101,7 +102,25 @@ def binary_layers(model: Any, *args: Any, **kwargs: Any) -> list[BinaryLayer]:
     with nn.intercept_methods(listen):
         variables = jax.eval_shape(init, [leaf for leaf, a in zip(leaves, is_array, strict=True) if a])
     flat = flatten_dict(variables.get("params", {}))
-    return [_record("/".join(path), layer, flat[(*path, "kernel")], own) for path, (layer, own) in seen.items()]
+    return [
+        _record(
+            "/".join(path),
+            layer,
+            flat[(*path, "kernel")],
+            _added(flat[(*path, _MARK)]),
+            _added(flat[(*path, _ALPHA_MARK)]),
+        )
+        for path, layer in seen.items()
+    ]
+
+
+# While a model is traced, each layer holds two arrays whose sizes no stack has. They show which axes a stack added.
+_MARK, _ALPHA_MARK = "recu_axes", "recu_axes_of_alpha"
+_SIZES = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049)
+
+
+def _added(mark):
+    return tuple(i for i, size in enumerate(mark.shape) if size not in _SIZES)
 
 
 class OneBitWeights(NamedTuple):
@@ -190,8 +209,8 @@ def _one_bit(layer: BinaryLayer, kernel: Any, alpha: Any, tau: Any) -> OneBitWei
         return OneBitWeights(signs, functools.reduce(jnp.multiply, scales) if scales else None)
 
     kernel = jnp.moveaxis(kernel, layer.stacked, range(len(layer.stacked)))
-    if alpha is not None and alpha.shape[-1] != kernel.shape[-1]:  # alpha is (features, stacked)
-        alpha = jnp.moveaxis(alpha, 0, -1)
+    if alpha is not None:
+        alpha = jnp.moveaxis(alpha, layer.stacked_alpha, range(len(layer.stacked)))
     for _ in layer.stacked:
         one = jax.vmap(one, (0, 0, 0 if getattr(tau, "ndim", 0) else None))
     return one(kernel, alpha, tau)
@@ -231,21 +250,31 @@ def no_binary_layer(model: Any) -> UserError:
     )
 
 
-def _record(path: str, layer: Any, kernel: Any, own: Sequence[int]) -> BinaryLayer:
-    shape = tuple(jnp.shape(nn.meta.unbox(kernel)))
-    # The stacked axes are those without which the shape equals `own`, the shape of the kernel inside the layer.
-    stacked = next(
-        axes
-        for axes in itertools.combinations(range(len(shape)), len(shape) - len(own))
-        if [n for i, n in enumerate(shape) if i not in axes] == list(own)
-    )
+def _of_nnx(path: str, layer: Any) -> BinaryLayer:
+    def added(shape, own):
+        """Returns the axes without which `shape` equals `own`, the shape inside the layer."""
+        return next(
+            axes
+            for axes in itertools.combinations(range(len(shape)), len(shape) - len(own))
+            if [n for i, n in enumerate(shape) if i not in axes] == list(own)
+        )
+
+    kernel, own = _latent(layer), layer.kernel_shape
+    of_alpha = () if layer.alpha is None else added(layer.alpha[...].shape, own[-1:])
+    return _record(path, layer.linen, kernel, added(kernel.shape, own), of_alpha)
+
+
+def _record(
+    path: str, layer: Any, kernel: Any, stacked: tuple[int, ...], stacked_alpha: tuple[int, ...]
+) -> BinaryLayer:
     return BinaryLayer(
         path,
         "conv" if isinstance(layer, layers.BinaryConv) else "dense",
-        shape,
+        tuple(jnp.shape(nn.meta.unbox(kernel))),
         layer.alpha,
         layer.binary_weights,
         layer.kernel_binarizer,
         layer.input_binarizer,
         stacked,
+        stacked_alpha,
     )
