@@ -15,6 +15,9 @@ from .binary_layer import BinaryLayer as BinaryLayer
 from .binary_layer import binary_layers as binary_layers
 from .binary_layer import one_bit_weights as one_bit_weights
 from .cost import model_cost as model_cost
+from .deploy.pack import pack as pack
+from .deploy.packed_files import load as load
+from .deploy.packed_files import save as save
 from .diagnostics import check_model as check_model
 from .errors import RunFailed as RunFailed
 from .errors import UserError as UserError

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -20,9 +20,10 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
-from recu_jax import functional, layers
+from recu_jax import layers
 from recu_jax.binarizers import ActivationBinarizer, WeightBinarizer
 from recu_jax.errors import UserError
+from recu_jax.layers.evaluation import weights_in_evaluation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,7 @@ class BinaryLayer:
       kernel_binarizer: binarizer of the weights.
       input_binarizer: binarizer of the activations.
       stacked: the axes of `kernel_shape` that a `scan` or `vmap` around the layer added.
+      stacked_alpha: the same axes of alpha, which has one axis within the layer.
     """
 
     path: str
@@ -50,6 +52,7 @@ class BinaryLayer:
     kernel_binarizer: WeightBinarizer
     input_binarizer: ActivationBinarizer
     stacked: tuple[int, ...] = ()
+    stacked_alpha: tuple[int, ...] = ()
 
     @property
     def weights(self) -> int:
@@ -58,9 +61,8 @@ class BinaryLayer:
 
     def leaf(self, collection: Mapping[str, Any], name: str) -> Any:
         """Returns the array `name` of this layer from a collection of variables, such as its `kernel` from `params`."""
-        for part in filter(None, self.path.split("/")):
-            collection = collection[part]
-        return nn.meta.unbox(collection[name])
+        # Not part by part, because Flax allows "/" in the name of a layer.
+        return nn.meta.unbox(flatten_dict(collection, sep="/")["/".join(filter(None, (self.path, name)))])
 
 
 def binary_layers(model: Any, *args: Any, **kwargs: Any) -> list[BinaryLayer]:
@@ -69,29 +71,56 @@ def binary_layers(model: Any, *args: Any, **kwargs: Any) -> list[BinaryLayer]:
     Args:
       model: a Linen module, or an `nnx.Module`.
       *args, **kwargs: arguments of a call of the Linen module. `jax.ShapeDtypeStruct` may stand for an array, because
-        nothing is computed.
+        nothing is computed. Flags and other values that are no arrays reach the model as they are.
 
     Returns:
       One entry per layer, even if the layer is called several times; an empty list if the model has no binary layer.
     """
     if not isinstance(model, nn.Module):
-        return [
-            _record("/".join(map(str, path)), layer.linen, layer.kernel[...], layer.kernel_shape)
-            for path, layer in nnx_layers(model)
-        ]
-    seen: dict[tuple[str, ...], tuple[nn.Module, tuple[int, ...]]] = {}
+        return [_of_nnx("/".join(map(str, path)), layer) for path, layer in nnx_layers(model)]
+    seen: dict[tuple[str, ...], nn.Module] = {}
 
     def listen(call, args, kwargs, context):
         y = call(*args, **kwargs)
         if is_binary_call(context):
-            own = jnp.shape(nn.meta.unbox(context.module.get_variable("params", "kernel")))
-            seen.setdefault(context.module.path, (context.module, own))
+            rank = jnp.ndim(nn.meta.unbox(context.module.get_variable("params", "kernel")))
+            seen.setdefault(context.module.path, context.module)
+            for name, sizes in ((_MARK, _SIZES[:rank]), (_ALPHA_MARK, _SIZES[:1])):
+                context.module.put_variable("params", name, jnp.zeros(sizes))
         return y
 
+    leaves, structure = jax.tree.flatten((args, kwargs))
+    is_array = [hasattr(leaf, "shape") for leaf in leaves]
+
+    def init(arrays):
+        given = iter(arrays)
+        args, kwargs = jax.tree.unflatten(
+            structure, [next(given) if a else leaf for leaf, a in zip(leaves, is_array, strict=True)]
+        )
+        return model.init(jax.random.key(0), *args, **kwargs)
+
     with nn.intercept_methods(listen):
-        variables = jax.eval_shape(lambda *args: model.init(jax.random.key(0), *args, **kwargs), *args)
+        variables = jax.eval_shape(init, [leaf for leaf, a in zip(leaves, is_array, strict=True) if a])
     flat = flatten_dict(variables.get("params", {}))
-    return [_record("/".join(path), layer, flat[(*path, "kernel")], own) for path, (layer, own) in seen.items()]
+    return [
+        _record(
+            "/".join(path),
+            layer,
+            flat[(*path, "kernel")],
+            _added(flat[(*path, _MARK)]),
+            _added(flat[(*path, _ALPHA_MARK)]),
+        )
+        for path, layer in seen.items()
+    ]
+
+
+# While a model is traced, each layer holds two arrays whose sizes no stack has. They show which axes a stack added.
+_MARK, _ALPHA_MARK = "recu_axes", "recu_axes_of_alpha"
+_SIZES = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049)
+
+
+def _added(mark):
+    return tuple(i for i, size in enumerate(mark.shape) if size not in _SIZES)
 
 
 class OneBitWeights(NamedTuple):
@@ -126,6 +155,14 @@ def one_bit_weights(
     Raises:
       UserError: the model has no binary layer.
     """
+    found = layers_with_weights(model, variables, *args, **kwargs)
+    return {layer.path: weights for layer, weights in found}
+
+
+def layers_with_weights(
+    model: Any, variables: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any
+) -> list[tuple[BinaryLayer, OneBitWeights]]:
+    """Returns each binary layer with what `one_bit_weights` returns for it. Arguments and errors are the same."""
     if isinstance(model, nn.Module):
         found = variables or {}
         arrays = [
@@ -135,12 +172,19 @@ def one_bit_weights(
     else:
         held = [layer for _, layer in nnx_layers(model)]
         arrays = [
-            (record, layer.kernel[...], *(None if v is None else v[...] for v in (layer.alpha, layer.last_tau)))
+            (record, _latent(layer), *(None if v is None else v[...] for v in (layer.alpha, layer.last_tau)))
             for record, layer in zip(binary_layers(model), held, strict=True)
         ]
     if not arrays:
         raise no_binary_layer(model)
-    return {layer.path: _one_bit(layer, *of_layer) for layer, *of_layer in arrays if layer.binary_weights}
+    for layer, kernel, *_ in arrays:
+        if jnp.shape(kernel) != layer.kernel_shape:
+            raise UserError(
+                f"the variables do not fit {type(model).__name__}: its layer {layer.path!r} has a kernel of shape "
+                f"{layer.kernel_shape}, and they have "
+                f"{'none' if kernel is None else f'one of shape {jnp.shape(kernel)}'}; give the variables of this model"
+            )
+    return [(layer, _one_bit(layer, *of_layer)) for layer, *of_layer in arrays if layer.binary_weights]
 
 
 # Collection and name of the variables that determine signs and alpha.
@@ -158,15 +202,15 @@ def _one_bit(layer: BinaryLayer, kernel: Any, alpha: Any, tau: Any) -> OneBitWei
     """Binarizes one kernel, as the layer does in evaluation."""
 
     def one(kernel, alpha, tau):
-        signs, own = layer.kernel_binarizer(kernel)
-        if layer.alpha == "mean":
-            alpha = functional.mean_alpha(layer.kernel_binarizer.clamped(kernel, tau))  # type: ignore[attr-defined]
+        mean_tau = None if layer.alpha != "mean" else 1.0 if tau is None else tau
+        signs, own, mean = weights_in_evaluation(layer.kernel_binarizer, kernel, mean_tau=mean_tau)
+        alpha = alpha if mean is None else mean
         scales = [scale for scale in (alpha, own) if scale is not None]
         return OneBitWeights(signs, functools.reduce(jnp.multiply, scales) if scales else None)
 
     kernel = jnp.moveaxis(kernel, layer.stacked, range(len(layer.stacked)))
-    if alpha is not None and alpha.shape[-1] != kernel.shape[-1]:  # alpha is (features, stacked)
-        alpha = jnp.moveaxis(alpha, 0, -1)
+    if alpha is not None:
+        alpha = jnp.moveaxis(alpha, layer.stacked_alpha, range(len(layer.stacked)))
     for _ in layer.stacked:
         one = jax.vmap(one, (0, 0, 0 if getattr(tau, "ndim", 0) else None))
     return one(kernel, alpha, tau)
@@ -188,6 +232,16 @@ def nnx_layers(model: Any) -> list[tuple[tuple[Any, ...], Any]]:
     return [(path, node) for path, node in nnx.iter_graph(model) if isinstance(node, BinaryConv | BinaryDense)]
 
 
+def _latent(layer):
+    """Returns the latent weights of an NNX layer."""
+    if layer.kernel is None:
+        raise UserError(
+            f"a {type(layer).__name__} of the model is packed, and its latent weights are gone; use the model that "
+            "recu_jax.pack was given"
+        )
+    return layer.kernel[...]
+
+
 def no_binary_layer(model: Any) -> UserError:
     """Returns the error for a model without binary layers where at least one is needed."""
     return UserError(
@@ -196,21 +250,31 @@ def no_binary_layer(model: Any) -> UserError:
     )
 
 
-def _record(path: str, layer: Any, kernel: Any, own: Sequence[int]) -> BinaryLayer:
-    shape = tuple(jnp.shape(nn.meta.unbox(kernel)))
-    # The stacked axes are those without which the shape equals `own`, the shape of the kernel inside the layer.
-    stacked = next(
-        axes
-        for axes in itertools.combinations(range(len(shape)), len(shape) - len(own))
-        if [n for i, n in enumerate(shape) if i not in axes] == list(own)
-    )
+def _of_nnx(path: str, layer: Any) -> BinaryLayer:
+    def added(shape, own):
+        """Returns the axes without which `shape` equals `own`, the shape inside the layer."""
+        return next(
+            axes
+            for axes in itertools.combinations(range(len(shape)), len(shape) - len(own))
+            if [n for i, n in enumerate(shape) if i not in axes] == list(own)
+        )
+
+    kernel, own = _latent(layer), layer.kernel_shape
+    of_alpha = () if layer.alpha is None else added(layer.alpha[...].shape, own[-1:])
+    return _record(path, layer.linen, kernel, added(kernel.shape, own), of_alpha)
+
+
+def _record(
+    path: str, layer: Any, kernel: Any, stacked: tuple[int, ...], stacked_alpha: tuple[int, ...]
+) -> BinaryLayer:
     return BinaryLayer(
         path,
         "conv" if isinstance(layer, layers.BinaryConv) else "dense",
-        shape,
+        tuple(jnp.shape(nn.meta.unbox(kernel))),
         layer.alpha,
         layer.binary_weights,
         layer.kernel_binarizer,
         layer.input_binarizer,
         stacked,
+        stacked_alpha,
     )

@@ -25,6 +25,7 @@ from jax import lax
 from recu_jax import layers
 from recu_jax.binarizers import ActivationBinarizer, WeightBinarizer, activations, weights
 from recu_jax.layers import NOT_GIVEN, PROGRESS, TAU, Alpha, Number
+from recu_jax.layers.packed import BITS, SCALE
 from recu_jax.ops.conv import ConvSpec, PaddingLike, check_groups
 
 _NO_METADATA: Mapping[str, Any] = MappingProxyType({})
@@ -45,6 +46,10 @@ class _OfArrays:
 
 class Tau(nnx.Variable):
     """Holds tau or progress from `recu_jax.set_tau`, in the shape of the layer's smallest parameter."""
+
+
+class PackedKernel(nnx.Param):
+    """Holds an entry of a layer that `recu_jax.pack` packed; `recu_jax.layers.packed` describes both entries."""
 
 
 class _BinaryLayer(nnx.Module):
@@ -75,6 +80,7 @@ class _BinaryLayer(nnx.Module):
         # The computed alpha depends on tau. Evaluation without tau uses the tau of the last training step.
         self.last_tau = nnx.BatchStat(jnp.ones((), linen.param_dtype)) if linen.alpha == "mean" else nnx.data(None)
         self.tau, self.progress = nnx.data(None), nnx.data(None)
+        self.kernel_bits, self.kernel_scale = nnx.data(None), nnx.data(None)
         # The input binarizer's parameters, such as the shift of RSign, have one number for each input channel.
         for name, init in linen.input_binarizer.parameters.items():
             setattr(self, name, parameter(True, init, (in_features,)))
@@ -106,6 +112,7 @@ class _BinaryLayer(nnx.Module):
     def parameters(self) -> dict[str, nnx.Param]:
         """Returns the layer's parameters by name."""
         named = {"kernel": self.kernel, "alpha": self.alpha, "bias": self.bias}
+        named |= {BITS: self.kernel_bits, SCALE: self.kernel_scale}
         named |= {name: getattr(self, name) for name in self.linen.input_binarizer.parameters}
         return {name: variable for name, variable in named.items() if variable is not None}
 
@@ -165,6 +172,7 @@ class BinaryConv(_BinaryLayer):
     - `last_tau`: nnx.BatchStat, (), with `alpha="mean"`.
     - `tau` and `progress`: `Tau`, after `recu_jax.set_tau`.
     - The parameters that the input binarizer learns, such as `shift`: nnx.Param, (in_features,).
+    - `kernel_bits` and `kernel_scale`: `PackedKernel`, in place of kernel and alpha, after `recu_jax.pack`.
 
     Args:
       in_features, out_features: channels.

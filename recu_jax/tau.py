@@ -27,6 +27,7 @@ from recu_jax import layers
 from recu_jax.binary_layer import nnx_layers, no_binary_layer
 from recu_jax.errors import UserError
 from recu_jax.functional import check_tau
+from recu_jax.layers.packed import BITS, packed_trains
 
 
 def _spread(value: jax.Array | float, parameters: list[Any]) -> jax.Array:
@@ -59,10 +60,12 @@ def with_tau(
       `variables` with tau, and progress if it is given, beside each kernel.
 
     Raises:
-      UserError: tau is a Python number outside (0.5, 1], or `variables` hold no kernel.
+      UserError: tau is a Python number outside (0.5, 1], `variables` hold no kernel, or they are packed.
     """
     check_tau(tau)
     flat = flatten_dict(variables.get("params", {}), keep_empty_nodes=True)
+    if any(path[-1] == BITS for path in flat):
+        raise packed_trains("with_tau: the model")
     beside = {path[:-1] for path in flat if path[-1] == "kernel"}
     if not beside:
         raise UserError(
@@ -94,7 +97,7 @@ def set_tau(model: Any, tau: jax.Array | float | None, progress: jax.Array | flo
       progress: share of the training that is over, from 0 to 1, for annealed binarizers; or None.
 
     Raises:
-      UserError: tau is a Python number outside (0.5, 1], or the model has no binary layer.
+      UserError: tau is a Python number outside (0.5, 1], or the model has no binary layer or is packed.
     """
     from recu_jax.nnx import Tau
 
@@ -102,6 +105,8 @@ def set_tau(model: Any, tau: jax.Array | float | None, progress: jax.Array | flo
     found = nnx_layers(model)
     if not found:
         raise no_binary_layer(model)
+    if any(layer.kernel_bits is not None for _, layer in found):
+        raise packed_trains("set_tau: the model")
     for _, layer in found:
         parameters = [parameter[...] for parameter in layer.parameters().values()]
         for name, value in (("tau", tau), ("progress", progress)):

@@ -5,14 +5,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from recu_jax.ops.bit_kernel import BitKernel
 from recu_jax.ops.conv import ConvSpec, PaddingLike, match_varying_axes, per_channel, wrap_padding
 from recu_jax.ops.scaled_conv import scaled_conv
 
 
 def conv_of_signs(
     signs: jax.Array,
-    weights: jax.Array,
+    weights: jax.Array | BitKernel,
     alpha: jax.Array | None = None,
     *,
     strides: int | Sequence[int] | None = 1,
@@ -32,7 +34,8 @@ def conv_of_signs(
 
     Args:
       signs: (batch, *spatial, in_features), +1 and -1; their dtype is the dtype of the computation.
-      weights: (*window, in_features / groups, features), +1 and -1, or real weights with `binary=False`.
+      weights: (*window, in_features / groups, features), +1 and -1, or real weights with `binary=False`. A `BitKernel`
+        holds them as bits.
       alpha: scale, (features,), or None.
       strides: an int, or one per spatial dimension.
       padding: `"SAME"`, `"SAME_LOWER"`, `"VALID"`, `"CIRCULAR"`, `"REFLECT"`, `"CAUSAL"` (1-D), an int, or one int or
@@ -53,24 +56,36 @@ def conv_of_signs(
     window = weights.shape[:-2]
     spec = ConvSpec.create(window, strides, padding, kernel_dilation, feature_group_count, input_dilation, precision)
     signs, spec = wrap_padding(signs, window, spec)
+    if isinstance(weights, BitKernel):
+        return _of_bits(signs, weights, alpha, lambda signs, weights: weights.conv(signs, spec))
     operands: Any = match_varying_axes(signs, weights.astype(signs.dtype), alpha)
     signs, weights, alpha = operands
     return scaled_conv(signs, weights, alpha, spec, binary)
 
 
 def dense_of_signs(
-    signs: jax.Array, weights: jax.Array, alpha: jax.Array | None = None, *, precision: Any = None
+    signs: jax.Array, weights: jax.Array | BitKernel, alpha: jax.Array | None = None, *, precision: Any = None
 ) -> jax.Array:
     """Computes the 1-bit dense layer `alpha * (signs @ weights)` of binary activations and weights.
 
     Args:
       signs: (..., in_features), +1 and -1.
-      weights: (in_features, features), +1 and -1.
+      weights: (in_features, features), +1 and -1. A `BitKernel` holds them as bits.
       alpha: scale, (features,), or None.
       precision: as in `nn.Dense`; sums of signs are exact with every precision.
 
     Returns:
       (..., features) in the dtype of `signs`.
     """
+    if isinstance(weights, BitKernel):
+        return _of_bits(signs, weights, alpha, lambda signs, weights: weights.dense(signs, precision))
     y = jnp.matmul(signs, weights.astype(signs.dtype), precision=precision)
+    return y if alpha is None else y * per_channel(alpha, y)
+
+
+def _of_bits(signs, weights, alpha, product):
+    is_constant = isinstance(weights.bits, np.ndarray)
+    operands: Any = match_varying_axes(signs, None if is_constant else weights.bits, alpha)
+    signs, bits, alpha = operands
+    y = product(signs, weights if is_constant else BitKernel(bits, weights.shape))
     return y if alpha is None else y * per_channel(alpha, y)

@@ -25,6 +25,7 @@ class BinaryConv(OneBitLayer):
     - `params/bias`: (features,), with `use_bias`.
     - `batch_stats/tau`: (), with `alpha="mean"`.
     - `params` also holds the parameters that the input binarizer learns, such as `shift`: (in_features,).
+    - After `recu_jax.pack`, `params` holds `kernel_bits` and `kernel_scale` in place of the kernel and of alpha.
 
     The layer has all arguments of `nn.Conv`. It refuses values of some arguments with a UserError that gives the
     reason.
@@ -103,18 +104,18 @@ class BinaryConv(OneBitLayer):
         Raises:
           UserError: tau is outside (0.5, 1], the channels do not divide into groups, the padding or alpha is unknown,
             or alpha is `"mean"` with a binarizer other than ReCU. In training also: a binarizer that clamps gets no
-            tau, an annealed binarizer gets no progress, or tau is None although `recu_jax.with_tau` set it.
+            tau, an annealed binarizer gets no progress, tau is None although `recu_jax.with_tau` set it, or the layer
+            is packed.
         """
         tau, train, progress = self._training(tau, train, progress)
         window = (self.kernel_size,) if isinstance(self.kernel_size, int) else tuple(self.kernel_size)
         x, in_features, groups = inputs, inputs.shape[-1], self.feature_group_count
         check_groups(in_features, self.features, groups)
-        kernel = self.param(
-            "kernel", self.kernel_init, (*window, in_features // groups, self.features), self.param_dtype
-        )
+        shape = (*window, in_features // groups, self.features)
+        weights, alpha, parameter = self._weights_and_alpha(shape, tau, progress, train)
         batch_shape = x.shape[: x.ndim - len(window) - 1]
-        x = self._promoted(x.reshape(-1, *x.shape[len(batch_shape) :]), kernel)
-        y = self._convolved(x, *self._weights_and_alpha(kernel, tau, progress, train), progress, train)
+        x = self._promoted(x.reshape(-1, *x.shape[len(batch_shape) :]), parameter)
+        y = self._convolved(x, weights, alpha, progress, train)
         if self.use_bias:
             y = y + per_channel(self.param("bias", self.bias_init, (self.features,), self.param_dtype), y)
         return y.reshape(*batch_shape, *y.shape[1:])
@@ -162,10 +163,10 @@ class BinaryDense(OneBitLayer):
     ) -> jax.Array:
         """Applies the layer to (..., in_features). Returns (..., features). All arguments are as in `BinaryConv`."""
         tau, train, progress = self._training(tau, train, progress)
-        kernel = self.param("kernel", self.kernel_init, (inputs.shape[-1], self.features), self.param_dtype)
-        signs_of_kernel, alpha = self._weights_and_alpha(kernel, tau, progress, train)
-        signs = self._signs(self._promoted(inputs, kernel), 1, progress, train)
-        y = functional.dense_of_signs(signs, signs_of_kernel, alpha, precision=self.precision)
+        shape = (inputs.shape[-1], self.features)
+        weights, alpha, parameter = self._weights_and_alpha(shape, tau, progress, train)
+        signs = self._signs(self._promoted(inputs, parameter), 1, progress, train)
+        y = functional.dense_of_signs(signs, weights, alpha, precision=self.precision)
         if self.use_bias:
             y = y + per_channel(self.param("bias", self.bias_init, (self.features,), self.param_dtype), y)
         return y

@@ -10,7 +10,10 @@ from jax import lax
 from recu_jax import functional
 from recu_jax.binarizers import weights
 from recu_jax.errors import UserError, unknown
+from recu_jax.layers.evaluation import weights_in_evaluation
 from recu_jax.layers.not_given import NOT_GIVEN, Tau
+from recu_jax.layers.packed import BITS, packed_kernel, packed_trains
+from recu_jax.ops.bit_kernel import BitKernel
 
 Alpha = Literal["learned", "mean", "none"]
 ALPHAS = get_args(Alpha)
@@ -55,6 +58,8 @@ class OneBitLayer(nn.Module):
         kept = self.get_variable("params", TAU).ravel()[0] if self.has_variable("params", TAU) else None
         if train is None:
             train = kept is not None and (tau is None or tau is NOT_GIVEN)
+        if train and self.has_variable("params", BITS):
+            raise packed_trains("/".join(self.path) or type(self).__name__)
         if train and self._needs_tau():
             self._check_tau_is_given(tau, kept)
         if tau is None or tau is NOT_GIVEN:
@@ -73,9 +78,9 @@ class OneBitLayer(nn.Module):
                     )
         return tau, bool(train), progress
 
-    def _promoted(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    def _promoted(self, x: jax.Array, parameter: jax.Array) -> jax.Array:
         """Returns `x` in the dtype of the computation. The kernel keeps its dtype until it is binarized."""
-        return self.promote_dtype(x, kernel, None, dtype=self.dtype)[0]
+        return self.promote_dtype(x, parameter, None, dtype=self.dtype)[0]
 
     def _needs_tau(self) -> bool:
         """Tells whether training needs tau. The initialization needs no tau."""
@@ -107,33 +112,48 @@ class OneBitLayer(nn.Module):
         return signs if self.preferred_element_type is None else signs.astype(self.preferred_element_type)
 
     def _weights_and_alpha(
-        self, kernel: jax.Array, tau: Any, progress: Any, train: bool
-    ) -> tuple[jax.Array, jax.Array | None]:
-        """Returns the weights to multiply with, and the scale of each output channel, (features,), or None."""
-        binarizer, alpha = self.kernel_binarizer, None
+        self, shape: tuple[int, ...], tau: Any, progress: Any, train: bool
+    ) -> tuple[jax.Array | BitKernel, jax.Array | None, jax.Array]:
+        """Returns what the layer multiplies with, for a kernel of `shape`.
+
+        Returns:
+          The weights; the scale of each output channel, (features,) or (1,), or None; a parameter, whose dtype decides
+          the dtype of the computation.
+        """
+        if self.has_variable("params", BITS):
+            signs, alpha = packed_kernel(self, shape, tau)
+            return signs, alpha, alpha
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        binarizer, alpha, mean_tau = self.kernel_binarizer, None, None
         if self.alpha == "learned":
             alpha = self.param("alpha", self.alpha_init, (self.features,), self.param_dtype)
         elif self.alpha == "mean":
-            alpha = self._mean_alpha(kernel, tau, train)
+            mean_tau = self._mean_tau(tau, train)
         elif self.alpha != "none":
             raise unknown("alpha", self.alpha, ALPHAS)
+        own = mean = None
         if not self.binary_weights:
-            return kernel, alpha
-        if self.has_variable("params", SIGNS):
+            signs = kernel
+        elif self.has_variable("params", SIGNS):
             signs, own = (self.get_variable("params", name) for name in (SIGNS, OWN_SCALE))  # the scale may be None
-        else:
+        elif train:
             signs, own = binarizer(kernel, tau, progress)
+        else:
+            signs, own, mean = weights_in_evaluation(binarizer, kernel, tau, progress, mean_tau=mean_tau)
+        if mean_tau is not None and mean is None:
+            mean = functional.mean_alpha(binarizer.clamped(kernel, mean_tau))
+        alpha = alpha if mean is None else mean
         if own is not None:
             alpha = own if alpha is None else alpha * own
-        return signs, alpha
+        return signs, alpha, kernel
 
-    def _mean_alpha(self, kernel: jax.Array, tau: Any, train: bool) -> jax.Array:
+    def _mean_tau(self, tau: Any, train: bool) -> Any:
         if not isinstance(self.kernel_binarizer, weights.ReCU):
             raise UserError(
                 f"alpha is 'mean', which is ReCU's, and kernel_binarizer is {self.kernel_binarizer}; use "
                 "alpha='learned' or 'none'"
             )
-        return functional.mean_alpha(self.kernel_binarizer.clamped(kernel, self._remembered_tau(tau, train)))
+        return self._remembered_tau(tau, train)
 
     def _remembered_tau(self, tau: jax.Array | float | None, train: bool) -> jax.Array | float:
         """Returns the tau for the computed scale: `tau` if it is given, else 1 in training and the last tau otherwise.

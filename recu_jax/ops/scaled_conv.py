@@ -20,6 +20,7 @@ the backward pass takes `x` too. A first derivative from bits does not read `x`,
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +64,7 @@ def _forward(x, kernel, alpha, spec, signs):
         y, words = convolve(x, kernel, spec), None
     else:
         words = compiled_or_xla(
-            lax.stop_gradient(x), compiled=functools.partial(_pack, spec), xla=functools.partial(_no_words, spec)
+            lax.stop_gradient(x), compiled=functools.partial(pack_batch, spec), xla=functools.partial(_no_words, spec)
         )
         y = compiled_or_xla(
             words, x, kernel,
@@ -73,7 +74,8 @@ def _forward(x, kernel, alpha, spec, signs):
     return y if alpha is None else y * per_channel(alpha, y), (words, x, kernel, alpha)
 
 
-def _pack(spec, backend, x):
+def pack_batch(spec: ConvSpec, backend: str, x: jax.Array) -> jax.Array:
+    """Packs the signs x, (batch, *spatial, in_features), each device its part of the batch."""
     return over_batch(lambda x: ops.pack(x, spec.feature_group_count, backend), x, batched=[True])
 
 
@@ -86,15 +88,32 @@ def _no_words(spec, x):
 
 def _counted(spec, backend, words, x, kernel):
     """Convolves the signs `x`, which are packed in `words`, with the signs `kernel`, by counting bits."""
-    geometry, groups = Geometry.of(x, kernel, spec), spec.feature_group_count
-    arranged = ops.arrange_kernel(ops.pack_signs_of_kernel(kernel, backend), geometry.channels, groups, backend)
+    kernel_words = ops.pack_signs_of_kernel(kernel, backend)
+    arranged = ops.arrange_kernel(kernel_words, kernel.shape[-2], spec.feature_group_count, backend)
+    return count_bits(words, arranged, x, kernel, spec).astype(x.dtype) + _nan_marks(x, kernel)
+
+
+def count_bits(
+    words: jax.Array, arranged: ops.Kernel, x: jax.Array, kernel: jax.Array | jax.ShapeDtypeStruct, spec: ConvSpec
+) -> jax.Array:
+    """Convolves packed signs with a packed kernel, each device its part of the batch.
+
+    Args:
+      words: the result of `pack_batch`.
+      arranged: the kernel in the layout of a compiled backend.
+      x, kernel: the arrays that were packed; only their shapes are used.
+      spec: geometry.
+
+    Returns:
+      Exact sums, int32, (batch, *out_spatial, features).
+    """
+    geometry = Geometry.of(x, kernel, spec)
 
     def sums(words, *arrays):
         part = dataclasses.replace(geometry, batch=words.shape[0])
-        return ops.conv_sums(words, ops.Kernel(arrays, backend), part)
+        return ops.conv_sums(words, ops.Kernel(arrays, arranged.backend), part)
 
-    y = over_batch(sums, words, *arranged.arrays, batched=[True, False, False])
-    return y.astype(x.dtype) + _nan_marks(x, kernel)
+    return over_batch(sums, words, *arranged.arrays, batched=[True, False, False])
 
 
 def _nan_marks(x, kernel):
@@ -103,10 +122,15 @@ def _nan_marks(x, kernel):
     The result broadcasts to the output of the convolution. It is added there, because bits cannot hold a NaN. It is a
     product with zeros, because 0 times NaN is NaN. On the CPU a product reads an array faster than a reduction.
     """
-    rows, columns = x.reshape(len(x), -1), kernel.reshape(-1, kernel.shape[-1])
-    of_samples = rows @ lax.optimization_barrier(jnp.zeros(rows.shape[1], x.dtype))
+    columns = kernel.reshape(-1, kernel.shape[-1])
     of_channels = lax.optimization_barrier(jnp.zeros(columns.shape[0], x.dtype)) @ columns
-    return lax.expand_dims(of_samples, range(1, x.ndim)) + per_channel(of_channels, x)
+    return lax.expand_dims(nan_of_samples(x), range(1, x.ndim)) + per_channel(of_channels, x)
+
+
+def nan_of_samples(x: jax.Array) -> jax.Array:
+    """Returns NaN for each sample of `x` that holds a NaN, and 0 for the others: (batch,)."""
+    rows = x.reshape(x.shape[0], math.prod(x.shape[1:]))
+    return rows @ lax.optimization_barrier(jnp.zeros(rows.shape[1], x.dtype))
 
 
 def _backward(spec, signs, saved, dy):

@@ -1,0 +1,45 @@
+"""Computes the weights of a layer in evaluation, the same to the last bit in the layer and in `recu_jax.pack`.
+
+XLA rounds a product and a sum once if it fuses them. A scale such as `mean|w|` would then depend on the program around
+it. Here it is a program of its own, also within other programs, and when nothing is jitted.
+"""
+
+import functools
+from typing import Any
+
+import jax
+from jax import lax
+
+from recu_jax import functional
+from recu_jax.binarizers import WeightBinarizer
+
+
+def weights_in_evaluation(
+    binarizer: WeightBinarizer, kernel: jax.Array, tau: Any = None, progress: Any = None, *, mean_tau: Any = None
+) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+    """Binarizes a kernel.
+
+    Args:
+      binarizer: of the weights.
+      kernel: (*window, in_features / groups, features).
+      tau, progress: as in `WeightBinarizer.__call__`; they only change gradients.
+      mean_tau: tau of the computed alpha; None if the layer has no such alpha.
+
+    Returns:
+      The signs and the scale, as `binarizer` returns them; the computed alpha, (features,), or None.
+    """
+    try:
+        hash(binarizer)
+    except TypeError:  # a binarizer of a user's own
+        return _weights(binarizer, kernel, tau, progress, mean_tau)
+    return _jitted(binarizer, kernel, tau, progress, mean_tau)
+
+
+def _weights(binarizer, kernel, tau, progress, mean_tau):
+    kernel = lax.optimization_barrier(kernel)
+    signs, own = binarizer(kernel, tau, progress)
+    mean = None if mean_tau is None else functional.mean_alpha(binarizer.clamped(kernel, mean_tau))
+    return lax.optimization_barrier((signs, own, mean))
+
+
+_jitted = functools.partial(jax.jit, static_argnums=0)(_weights)

@@ -1,0 +1,110 @@
+"""Stores the signs of a kernel as bits, and convolves signs with it.
+
+The bits of a kernel follow each other without gaps: those of the first output channel, then of the second. So they take
+a 32nd of the bytes of float32, also in depthwise convolutions, whose words would otherwise hold one bit each.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from recu_jax.ops.by_platform import compiled_or_xla
+from recu_jax.ops.conv import ConvSpec, convolve
+from recu_jax.ops.geometry import is_compiled
+from recu_jax.ops.packed import arrange_kernel
+from recu_jax.ops.packing import WORD_BITS, AnyArray, kernel_word_count, pack_bits, unpack_bits
+from recu_jax.ops.scaled_conv import count_bits, nan_of_samples, pack_batch
+
+_DENSE = ConvSpec((), (), ())
+
+
+def bits_of_kernel(signs: np.ndarray, stacked: int = 0) -> np.ndarray:
+    """Packs the signs of a kernel, or of several kernels that are stacked.
+
+    Args:
+      signs: +1 and -1, (*stack, *window, in_features / groups, features).
+      stacked: number of axes in `stack`.
+
+    Returns:
+      uint32, (*stack, words). The channels of an output channel's first tap come first; bit 0 is the least.
+    """
+    bits = np.moveaxis(np.asarray(signs) >= 0, -1, stacked)
+    bits = bits.reshape(*bits.shape[:stacked], -1)
+    return pack_bits(bits, -(-bits.shape[-1] // WORD_BITS))
+
+
+@dataclasses.dataclass(frozen=True)
+class BitKernel:
+    """The signs of a kernel as bits, in the place of a kernel of +1 and -1.
+
+    Attributes:
+      bits: uint32, (words,), the result of `bits_of_kernel`. The compiled kernels need another layout. A NumPy array is
+        converted while the program is traced, and a traced array in each call.
+      shape: shape of the kernel, (*window, in_features / groups, features).
+    """
+
+    bits: AnyArray
+    shape: tuple[int, ...]
+
+    @property
+    def _stored_shape(self) -> tuple[int, ...]:
+        *window, channels, features = self.shape
+        return (features, *window, channels)
+
+    def signs(self, dtype: jax.typing.DTypeLike) -> jax.Array:
+        """Returns +1 and -1 of `dtype`, in the shape of the kernel."""
+        one = jnp.ones((), dtype)
+        # Without the barrier XLA would store constant bits as numbers of `dtype` in the program.
+        bits = unpack_bits(lax.optimization_barrier(jnp.asarray(self.bits)), math.prod(self.shape)).reshape(
+            self._stored_shape
+        )
+        return jnp.moveaxis(jnp.where(bits, one, -one), 0, -1)
+
+    def words(self) -> AnyArray:
+        """Returns the bits in the form of `packing.pack_kernel`, (features, *window, words)."""
+        stored = self._stored_shape
+        if stored[-1] % WORD_BITS == 0:
+            return self.bits.reshape(*stored[:-1], -1)
+        bits = unpack_bits(self.bits, math.prod(stored)).reshape(stored)
+        return pack_bits(bits, kernel_word_count(stored[-1]))
+
+    def conv(self, x: jax.Array, spec: ConvSpec) -> jax.Array:
+        """Convolves the signs x, (batch, *spatial, in_features), with the kernel.
+
+        The compiled kernels of CPUs count bits. Elsewhere XLA convolves +1 and -1. Both are exact.
+
+        Returns:
+          (batch, *out_spatial, features) in the dtype of `x`.
+        """
+
+        def xla(x, kernel):
+            return convolve(x, kernel.signs(x.dtype), spec)
+
+        return self._product(x, spec, xla) if is_compiled(spec) else xla(x, self)
+
+    def dense(self, x: jax.Array, precision: jax.lax.PrecisionLike = None) -> jax.Array:
+        """Multiplies the signs x, (..., in_features), with the kernel. Returns (..., features) in the dtype of `x`."""
+
+        def xla(x, kernel):
+            return jnp.matmul(x, kernel.signs(x.dtype), precision=precision)
+
+        y = self._product(x.reshape(-1, x.shape[-1]), _DENSE, xla)
+        return y.reshape(*x.shape[:-1], self.shape[-1])
+
+    def _product(self, x, spec, xla):
+        def counted(backend, x, *bits):
+            kernel = BitKernel(*bits, self.shape) if bits else self
+            words = pack_batch(spec, backend, x)
+            arranged = arrange_kernel(kernel.words(), self.shape[-2], spec.feature_group_count, backend)
+            sums = count_bits(words, arranged, x, jax.ShapeDtypeStruct(self.shape, x.dtype), spec)
+            return sums.astype(x.dtype) + lax.expand_dims(nan_of_samples(x), range(1, x.ndim))
+
+        def unpacked(x, *bits):
+            return xla(x, BitKernel(*bits, self.shape) if bits else self)
+
+        bits = () if isinstance(self.bits, np.ndarray) else (self.bits,)
+        return compiled_or_xla(x, *bits, compiled=counted, xla=unpacked)
