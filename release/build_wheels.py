@@ -28,10 +28,11 @@ LINK = {"linux": "-shared -s", "macos": "-shared -s -Wl,-dead_strip"}
 
 
 def run(*command, **keywords):
-    """Runs a command and returns what it prints. Ends the script with the command's output if the command fails."""
+    """Runs a command and returns what it prints. Ends the script with its last lines if the command fails."""
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **keywords)
     if done.returncode:
-        sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")
+        last = "\n".join((done.stdout + done.stderr).splitlines()[-40:])
+        sys.exit(f"{' '.join(map(str, command))} failed:\n{last}")
     return done.stdout
 
 
@@ -59,7 +60,8 @@ def settings(target, python):
         # Last on the command line, so it wins over Python's own flags.
         "CFLAGS": "-g0",
         "LDFLAGS": "",
-        "_PYTHON_HOST_PLATFORM": target.platform,
+        # setuptools splits macosx-11.0-arm64 at its dashes.
+        "_PYTHON_HOST_PLATFORM": "macosx-11.0-arm64" if target.system == "macos" else target.platform,
         "SETUPTOOLS_EXT_SUFFIX": ".so",
     }
 
