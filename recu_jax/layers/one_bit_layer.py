@@ -120,7 +120,7 @@ class OneBitLayer(nn.Module):
         if not self.binary_weights:
             return kernel, alpha
         if self.has_variable("params", SIGNS):
-            signs, own = (self.get_variable("params", name) for name in (SIGNS, OWN_SCALE))  # the scale may be None
+            signs, own = self.get_variable("params", SIGNS), self.get_variable("params", OWN_SCALE)
         else:
             signs, own = binarizer(kernel, tau, progress)
         if own is not None:
