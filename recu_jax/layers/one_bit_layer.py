@@ -135,7 +135,7 @@ class OneBitLayer(nn.Module):
         if not self.binary_weights:
             signs = kernel
         elif self.has_variable("params", SIGNS):
-            signs, own = (self.get_variable("params", name) for name in (SIGNS, OWN_SCALE))  # the scale may be None
+            signs, own = self.get_variable("params", SIGNS), self.get_variable("params", OWN_SCALE)  # it may be None
         elif train:
             signs, own = binarizer(kernel, tau, progress)
         else:

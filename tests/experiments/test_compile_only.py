@@ -21,6 +21,7 @@ BUDGETS = {
     ("h100", "cifar_vgg_small", 256): (275, 5.71, 0.63),
     ("h100", "imagenet_resnet18", 512): (816, 63.8, 6.47),
     ("h100", "imagenet_resnet18", 4096): (834, 499, 51.3),
+    ("v5e", "cifar_resnet20", 256): (None, 0.37, 0.2),
     ("v5e", "imagenet_resnet18", 512): (None, 45.5, 7.0),
     ("v5e-16", "imagenet_resnet18", 512): (None, 1.65, 0.72),
     ("v5e-16", "imagenet_resnet18", 4096): (None, 19.7, 3.9),
