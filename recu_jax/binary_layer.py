@@ -52,7 +52,7 @@ class BinaryLayer:
     kernel_binarizer: WeightBinarizer
     input_binarizer: ActivationBinarizer
     stacked: tuple[int, ...] = ()
-    stacked_alpha: tuple[int, ...] = ()
+    stacked_alpha: tuple[int, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
     @property
     def weights(self) -> int:
