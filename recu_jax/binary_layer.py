@@ -52,7 +52,7 @@ class BinaryLayer:
     kernel_binarizer: WeightBinarizer
     input_binarizer: ActivationBinarizer
     stacked: tuple[int, ...] = ()
-    stacked_alpha: tuple[int, ...] = ()
+    stacked_alpha: tuple[int, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
     @property
     def weights(self) -> int:
@@ -178,7 +178,7 @@ def layers_with_weights(
     if not arrays:
         raise no_binary_layer(model)
     for layer, kernel, *_ in arrays:
-        if jnp.shape(kernel) != layer.kernel_shape:
+        if kernel is None or jnp.shape(kernel) != layer.kernel_shape:
             raise UserError(
                 f"the variables do not fit {type(model).__name__}: its layer {layer.path!r} has a kernel of shape "
                 f"{layer.kernel_shape}, and they have "

@@ -113,7 +113,7 @@ def packed_arrays(layer: BinaryLayer, weights: OneBitWeights) -> dict[str, jax.A
             f"pack: the kernel of {layer.path!r} holds NaN, which a bit cannot hold; give variables of a training that "
             "did not diverge"
         )
-    scale = jnp.ones((*signs.shape[:stacked], 1), signs.dtype) if weights.alpha is None else weights.alpha
+    scale = jnp.ones((*signs.shape[:stacked], signs.shape[-1]), signs.dtype) if weights.alpha is None else weights.alpha
 
     def placed(array):
         shape = (*array.shape[:stacked], *[1] * (signs.ndim - stacked - 1), array.shape[-1])

@@ -117,7 +117,7 @@ class OneBitLayer(nn.Module):
         """Returns what the layer multiplies with, for a kernel of `shape`.
 
         Returns:
-          The weights; the scale of each output channel, (features,) or (1,), or None; a parameter, whose dtype decides
+          The weights; the scale of each output channel, (features,), or None; a parameter, whose dtype decides
           the dtype of the computation.
         """
         if self.has_variable("params", BITS):

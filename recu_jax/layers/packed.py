@@ -4,7 +4,7 @@ A packed layer holds two entries of `params` in place of `kernel` and `alpha`. B
 `nn.scan` and `nn.vmap` split them along the axis along which they split the kernel:
 
 - `kernel_bits`: uint32, (1, ..., 1, words), the result of `ops.bit_kernel.bits_of_kernel`.
-- `kernel_scale`: (1, ..., 1, features), alpha and the scale of the kernel binarizer; a single 1 without a scale.
+- `kernel_scale`: (1, ..., 1, features), alpha times the scale of the kernel binarizer; ones without a scale.
 """
 
 import math
@@ -32,7 +32,7 @@ def packed_trains(what: str) -> UserError:
 
 
 def packed_kernel(layer: nn.Module, shape: tuple[int, ...], tau: Any) -> tuple[BitKernel, jax.Array]:
-    """Returns the kernel and the scale, (features,) or (1,), of a packed layer.
+    """Returns the kernel and the scale, (features,), of a packed layer.
 
     Args:
       layer: a Linen layer with the entry `BITS`.
@@ -52,10 +52,10 @@ def packed_kernel(layer: nn.Module, shape: tuple[int, ...], tau: Any) -> tuple[B
     if isinstance(bits, jax.Array) and not isinstance(bits, jax.core.Tracer) and bits.is_fully_addressable:
         bits = np.asarray(bits)  # a constant of the program
     wanted = (*[1] * (len(shape) - 1), -(-math.prod(shape) // WORD_BITS))
-    if bits.shape != wanted or bits.dtype != jnp.uint32 or scale.size not in (1, shape[-1]):
+    if bits.shape != wanted or bits.dtype != jnp.uint32 or scale.size != shape[-1]:
         raise UserError(
             f"{where}: {BITS} is {bits.dtype} of shape {bits.shape} and {SCALE} has {scale.size} numbers; a kernel of "
-            f"shape {shape} has uint32 of shape {wanted}, and 1 or {shape[-1]} numbers; pack the variables of this "
+            f"shape {shape} has uint32 of shape {wanted}, and {shape[-1]} numbers; pack the variables of this "
             "model again"
         )
     return BitKernel(bits.ravel(), shape), jnp.asarray(scale).ravel()

@@ -92,7 +92,7 @@ def test_nnx(tmp_path):
     assert not np.array_equal(pack(other)(X), packed(X)) and other.layers[0].kernel is not None
     np.testing.assert_array_equal(read(X), packed(X))
     np.testing.assert_array_equal(load(file, read)(X), packed(X))
-    with pytest.raises(UserError, match=r"does not fit Sequential: layers/3/kernel_bits.*sizes that were saved"):
+    with pytest.raises(UserError, match=r"does not fit Sequential: layers/3/kernel_scale.*sizes that were saved"):
         load(file, nnx_net(1, width=11))
     with pytest.raises(UserError, match="holds an NNX model"):
         load(file)
