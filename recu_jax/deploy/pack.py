@@ -76,7 +76,7 @@ def _linen(model, variables, args, kwargs):
             "arguments of a call in evaluation, as in pack(model, variables, images)"
         ) from error
     arrays = {layer.path: packed_arrays(layer, weights) for layer, weights in _checked(model, found)}
-    flat = {}
+    flat: dict[tuple[str, ...], Any] = {}
     for path, leaf in flatten_dict(variables["params"], keep_empty_nodes=True).items():
         of_layer = arrays.get("/".join(path[:-1]), {})
         if path[-1] == "kernel" and of_layer:

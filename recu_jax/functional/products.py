@@ -59,8 +59,7 @@ def conv_of_signs(
     if isinstance(weights, BitKernel):
         return _of_bits(signs, weights, alpha, lambda signs, weights: weights.conv(signs, spec))
     operands: Any = match_varying_axes(signs, weights.astype(signs.dtype), alpha)
-    signs, weights, alpha = operands
-    return scaled_conv(signs, weights, alpha, spec, binary)
+    return scaled_conv(operands[0], operands[1], operands[2], spec, binary)
 
 
 def dense_of_signs(

@@ -121,17 +121,18 @@ class OneBitLayer(nn.Module):
           the dtype of the computation.
         """
         if self.has_variable("params", BITS):
-            signs, alpha = packed_kernel(self, shape, tau)
-            return signs, alpha, alpha
+            packed, scale = packed_kernel(self, shape, tau)
+            return packed, scale, scale
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        binarizer, alpha, mean_tau = self.kernel_binarizer, None, None
+        binarizer = self.kernel_binarizer
+        alpha = mean_tau = mean = None
+        own: jax.Array | None = None
         if self.alpha == "learned":
             alpha = self.param("alpha", self.alpha_init, (self.features,), self.param_dtype)
         elif self.alpha == "mean":
             mean_tau = self._mean_tau(tau, train)
         elif self.alpha != "none":
             raise unknown("alpha", self.alpha, ALPHAS)
-        own = mean = None
         if not self.binary_weights:
             signs = kernel
         elif self.has_variable("params", SIGNS):

@@ -6,6 +6,7 @@ a 32nd of the bytes of float32, also in depthwise convolutions, whose words woul
 
 import dataclasses
 import math
+from typing import Generic
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,7 @@ def bits_of_kernel(signs: np.ndarray, stacked: int = 0) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class BitKernel:
+class BitKernel(Generic[AnyArray]):
     """The signs of a kernel as bits, in the place of a kernel of +1 and -1.
 
     Attributes:
@@ -97,14 +98,14 @@ class BitKernel:
 
     def _product(self, x, spec, xla):
         def counted(backend, x, *bits):
-            kernel = BitKernel(*bits, self.shape) if bits else self
+            kernel = BitKernel(bits[0], self.shape) if bits else self
             words = pack_batch(spec, backend, x)
             arranged = arrange_kernel(kernel.words(), self.shape[-2], spec.feature_group_count, backend)
             sums = count_bits(words, arranged, x, jax.ShapeDtypeStruct(self.shape, x.dtype), spec)
             return sums.astype(x.dtype) + lax.expand_dims(nan_of_samples(x), range(1, x.ndim))
 
         def unpacked(x, *bits):
-            return xla(x, BitKernel(*bits, self.shape) if bits else self)
+            return xla(x, BitKernel(bits[0], self.shape) if bits else self)
 
         bits = () if isinstance(self.bits, np.ndarray) else (self.bits,)
         return compiled_or_xla(x, *bits, compiled=counted, xla=unpacked)

@@ -76,7 +76,7 @@ class Geometry:
         )  # fmt: skip
 
     @classmethod
-    def of(cls, x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> "Geometry":
+    def of(cls, x: jax.Array, kernel: jax.Array | jax.ShapeDtypeStruct, spec: ConvSpec) -> "Geometry":
         """Returns the geometry by `spec` of the convolution of x, (batch, *spatial, in_features), with a kernel."""
         *window, _, features = kernel.shape
         return cls.create(
