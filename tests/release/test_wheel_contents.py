@@ -24,7 +24,7 @@ def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pure")
     for name in ("recu_jax", "configs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "NOTICE"):
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "CITATION.cff", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, folder)
     command = [sys.executable, "setup.py", "-q", "bdist_wheel", f"--dist-dir={folder}"]
     environment = {**os.environ, "RECU_JAX_KERNELS": "none"}

@@ -31,7 +31,10 @@ def wheel_of(platform_tag, target, tmp_path_factory):
     if not given:
         command = [sys.executable, ROOT / "release" / "build_wheels.py", f"--dist={dist}", target]
         subprocess.run(command, check=True)
-    (wheel,) = dist.glob(f"*-{platform_tag}.whl")
+    found = list(dist.glob(f"*-{platform_tag}.whl"))
+    if given and not found:
+        pytest.skip(f"no wheel for {platform_tag} in RECU_JAX_DIST")
+    (wheel,) = found
     return wheel
 
 
@@ -67,4 +70,4 @@ def test_kernels_of_the_x86_64_wheel(tmp_path, tmp_path_factory):
 def test_kernels_of_the_aarch64_wheel_in_qemu(tmp_path, tmp_path_factory):
     wheel = wheel_of("manylinux_2_17_aarch64", "linux_aarch64", tmp_path_factory)
     printed = call_kernels(wheel, tmp_path, "aarch64-linux-gnu.2.17", "qemu-aarch64", "-L", SYSROOT)
-    assert printed.startswith(f"FFI 0.1, {len(native.TARGETS)} functions, ") and "portable" in printed
+    assert printed.startswith(f"FFI 0.1, {len(native.TARGETS)} functions, ") and "neon portable" in printed
