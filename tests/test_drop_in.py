@@ -128,6 +128,7 @@ def strict():
     jax.config.update("jax_numpy_dtype_promotion", "standard")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize(

@@ -33,9 +33,13 @@ def pair(kind, kernel_binarizer, input_binarizer):
     return linen, params, ours
 
 
+def quick_or_slow(names, *quick):
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name not in quick)) for name in names]
+
+
 @pytest.mark.parametrize("kind", ["conv", pytest.param("dense", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("input_name", ACTIVATIONS)
-@pytest.mark.parametrize("kernel_name", WEIGHTS)
+@pytest.mark.parametrize("input_name", quick_or_slow(ACTIVATIONS, "recu", "rsign"))
+@pytest.mark.parametrize("kernel_name", quick_or_slow(WEIGHTS, "recu", "libra"))
 def test_outputs_and_gradients(kernel_name, input_name, kind):
     linen, params, ours = pair(kind, WEIGHTS[kernel_name](), ACTIVATIONS[input_name]())
     ours.eval()
@@ -61,6 +65,7 @@ def test_outputs_and_gradients(kernel_name, input_name, kind):
             np.testing.assert_allclose(found, gradient, atol=1e-5 * size, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n, kind in (WEIGHTS | ACTIVATIONS).items() if kind.annealed])
 def test_annealed_ones_ask_for_the_progress_and_change_with_it(name):
     chosen = (WEIGHTS[name](), ACTIVATIONS["recu"]()) if name in WEIGHTS else (WEIGHTS["recu"](), ACTIVATIONS[name]())

@@ -66,6 +66,7 @@ def recorded(tmp_path_factory):
     return small_runs.recorded(small_runs.digits(), tmp_path_factory.mktemp("runs") / "digits")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing, command", ROWS)
 def test_a_command_says_in_one_line_what_to_type(missing, command, recorded, tmp_path):
     if missing in ("onnxruntime", "qonnx"):

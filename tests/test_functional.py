@@ -42,6 +42,7 @@ def test_standardize_without_centring():
     np.testing.assert_array_equal(np.sign(F.standardize(kernel, center=False)), np.sign(kernel))
 
 
+@pytest.mark.slow
 def test_b_and_center_reach_the_weights_of_a_convolution():
     x, kernel = normal((1, 5, 5, 4)), normal((3, 3, 4, 2), seed=1) + 0.5
     flat = np.asarray(kernel, np.float64)
@@ -126,6 +127,7 @@ def test_standardize_gradient_against_finite_differences():
     check_grads(F.standardize, (normal((3, 3, 2, 4), "float64"),), order=1, modes=["rev"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dtypes_are_kept(dtype):

@@ -188,6 +188,7 @@ def sgd_losses(step, variables, x, y, count, weight_decay, decay_groups):
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("record_name", MODELS)
 def test_torch_round_trip(record_name):
     name, _ = MODELS[record_name]

@@ -39,6 +39,7 @@ def test_parameters_are_kernel_and_alpha():
     assert abs(variables["params"]["kernel"].std() - np.sqrt(2 / 36)) < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window,x_shape", [((3,), (2, 9, 4)), ((3, 3), (2, 8, 8, 4)), ((2, 3, 2), (2, 5, 5, 5, 4))])
 @pytest.mark.parametrize("use_bias", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_conv_is_a_float_conv_of_signs(window, x_shape, use_bias):
@@ -119,7 +120,8 @@ def test_mean_scale_is_the_papers_and_evaluation_remembers_tau():
     signs = BinaryConv(8, (3, 3), alpha="none").apply(variables, x)
     y, changed = layer.apply(variables, x, tau=0.8, train=True, mutable=["batch_stats"])
     np.testing.assert_allclose(y, signs * alpha[None, None, None], rtol=1e-5)
-    np.testing.assert_array_equal(layer.apply({**variables, **changed}, x), y)
+    # Evaluation computes the scale as a program of its own, so its last bit may differ.
+    np.testing.assert_allclose(layer.apply({**variables, **changed}, x), y, rtol=1e-6)
 
 
 def test_parts_can_be_switched_off():

@@ -26,6 +26,7 @@ def initial(name):
     return {"/".join(path[1:]): np.asarray(leaf) for path, leaf in flatten_dict(variables).items()}
 
 
+@pytest.mark.slow
 def test_initial_scales_and_slopes():
     leaves = initial("imagenet_resnet18")
     scales = {name: value for name, value in leaves.items() if name.endswith("scale")}
@@ -155,6 +156,7 @@ def trained(name, fields, side, **changes):
     return step(variables["params"]), step.lower(variables["params"]).as_text()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not native.instruction_sets(), reason="no compiled kernels")
 @pytest.mark.parametrize("name,fields,side", FUSIBLE)
 def test_fused_units_train_as_their_parts(name, fields, side):
@@ -172,6 +174,7 @@ def test_fused_units_train_as_their_parts(name, fields, side):
         assert difference < 0.05 * np.linalg.norm(size) / np.sqrt(size.size), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -25,6 +25,7 @@ def backend(request, monkeypatch):
     return request.param
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize(
     "input_name,train,dtype",
@@ -52,6 +53,7 @@ def test_a_nan_among_the_activations(input_name, train, dtype):
     assert np.isnan(theirs[1]).any() and np.isnan(got[1])[np.isnan(theirs[1])].all()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize(
     "kernel_name", [pytest.param(name, marks=[SLOW] * (name not in ("recu", "libra"))) for name in WEIGHTS]

@@ -37,6 +37,7 @@ LAYERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer,linen,shape", LAYERS)
 @pytest.mark.parametrize("train", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_bitwise_equal_to_linen(layer, linen, shape, train):

@@ -63,6 +63,7 @@ def test_wrappers_bare_state_dicts_and_half_precision(tmp_path, official):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8), got, expected)
 
 
+@pytest.mark.slow
 def test_weights_of_a_real_twin(tmp_path, official):
     path = tmp_path / "twin.pth"
     torch.save({k: v for k, v in official["state_dict"].items() if not k.endswith(("alpha", "tau"))}, path)

@@ -32,6 +32,7 @@ SCHEDULES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_every_epoch(name):

@@ -38,6 +38,7 @@ class Left(nn.Module):
         return BinaryConv(2, (4, 4), padding="VALID", kernel_binarizer=self.weights, name="last")(x)[:, 0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [Passed, Left])
 @pytest.mark.parametrize("name", ["recu", "xnor_net", "libra"])
 def test_results_and_gradients_are_those_of_single_layers(model, name):

@@ -54,6 +54,7 @@ def test_rsign_and_its_shift():
     np.testing.assert_allclose(dshift, -expected.sum(0), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_layers_hand_on_activations_progress_and_parameters(name):
     r = np.random.default_rng(3)

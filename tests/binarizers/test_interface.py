@@ -11,6 +11,7 @@ from recu_jax import BinaryConv, BinaryDense, UserError, binarizers
 from recu_jax.binarizers import ACTIVATIONS, WEIGHTS, activations, interface, signs, weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_signs_and_gradients_in_every_dtype(dtype):
     """sign(0) is +1. All gradients are finite, also if all inputs are 0."""

@@ -65,6 +65,7 @@ def test_weights(name, progress):
     np.testing.assert_allclose(pull(jnp.asarray(g))[0], gradient, rtol=1e-9, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("alpha", ["none", "learned"])
 @pytest.mark.parametrize("name", WEIGHTS)

@@ -32,6 +32,7 @@ def test_what_is_exported_is_what_the_official_code_writes(imported, official, t
     assert "cannot be written" in refusal(export_torch.main, imported, tmp_path / "no" / "folder.pth")
 
 
+@pytest.mark.slow
 def test_a_run_with_another_alpha_is_not_exported(imported, tmp_path):
     # Only the record decides, so no other run is needed.
     copy = tmp_path / "w"

@@ -25,6 +25,7 @@ torch = pytest.importorskip("torch", reason="pip install torch (on Python 3.11: 
 BEST_TOP1 = 13.13
 
 
+@pytest.mark.slow
 def test_imported_variables_give_the_recorded_logits(imported, x64):
     step, record, variables = read_best(imported)
     assert step == 0

@@ -45,6 +45,7 @@ def test_a_file_of_another_network(network, tmp_path):
     assert differing > 5 and "logits differ by 1.0e+03 at most" in result
 
 
+@pytest.mark.slow
 def test_a_run_in_bfloat16_is_told_from_its_file(network, tmp_path):
     """The file computes in float32. Its predictions are compared with those of the network in bfloat16."""
     path, rough = tmp_path / "rough.recu", dataclasses.replace(network, config=network.config | {"dtype": "bfloat16"})

@@ -33,6 +33,7 @@ def test_a_bit_a_weight(network):
     assert 8 * sum(a.nbytes for a in kernels.values()) == weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name,shape,least",
     [("cifar_resnet18", (32, 32, 3), 28), pytest.param("imagenet_resnet18", (224, 224, 3), 10, marks=pytest.mark.slow)],

@@ -87,6 +87,7 @@ def test_full_precision_models(name):
     np.testing.assert_allclose(loaded.predict(images), logits, rtol=0, atol=1e-5 * abs(logits).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits_resnet8", pytest.param("cifar_vgg_small", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "conv,parts",

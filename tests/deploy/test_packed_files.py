@@ -34,6 +34,7 @@ def packed_net():
     return pack(Net(), Net().init(jax.random.key(0), X), X)
 
 
+@pytest.mark.slow
 def test_linen_in_a_new_process(tmp_path):
     packed, file = packed_net(), tmp_path / "net.safetensors"
     save(file, packed)

@@ -23,6 +23,7 @@ class Net(nn.Module):
         return BinaryDense(5, name="dense")(x.mean((1, 2)))
 
 
+@pytest.mark.slow
 def test_windows_are_those_in_which_a_gradient_passes():
     """The first layer is compared with NumPy, and a later one with the gradient itself."""
     r = np.random.default_rng(0)

@@ -71,6 +71,7 @@ def cases(size):
         yield shape, (size, size), features, (stride, stride), PADDINGS[turn % 6], (dilation, dilation), groups, turn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", range(1, 8))
 def test_windows_of_every_size(size):
     for case in cases(size):
@@ -97,6 +98,7 @@ def test_3100_channels():
     check((1, 7, 7, 3100), (7, 7), 3, (1, 1), 3, (1, 1), 1, seed=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("in_features,features", [(1, 1), (65, 7), (512, 1000), (3100, 37)])
 def test_dense(backend, in_features, features):

@@ -42,6 +42,7 @@ MORE_GEOMETRIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("window,strides,padding,dilation,groups,spatial", GEOMETRIES)
 def test_forward_equals_flax_conv_of_signs(window, strides, padding, dilation, groups, spatial):
@@ -59,6 +60,7 @@ def test_forward_equals_flax_conv_of_signs(window, strides, padding, dilation, g
     np.testing.assert_allclose(got, expected, rtol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "window,strides,padding,dilation,groups,spatial",
     [pytest.param(*case, marks=[pytest.mark.slow] * (i % 3 > 0)) for i, case in enumerate(MORE_GEOMETRIES)],

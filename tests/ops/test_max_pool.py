@@ -13,6 +13,7 @@ def xla(x):
     return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 8, 6, 3), (1, 7, 5, 2), (1, 1, 2, 1)])
 def test_the_gradient_goes_to_the_first_largest_element(shape):
     keys = jax.random.split(jax.random.key(0))

@@ -13,6 +13,7 @@ from recu_jax.ops.scaled_conv import scaled_conv
 from tests.support.geometries import GEOMETRIES, arrays
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("window,strides,padding,dilation,groups,spatial", GEOMETRIES)
 @pytest.mark.parametrize("scaled", [True, pytest.param(False, marks=pytest.mark.slow)])
@@ -41,6 +42,7 @@ def test_gradients_equal_those_of_lax(window, strides, padding, dilation, groups
         np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window,strides,padding,dilation,groups,spatial", GEOMETRIES)
 @pytest.mark.parametrize("scaled", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_signs_as_bits_equal_signs_as_floats(window, strides, padding, dilation, groups, spatial, scaled):
@@ -59,6 +61,7 @@ def test_signs_as_bits_equal_signs_as_floats(window, strides, padding, dilation,
             np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_signs_as_bits_in_half_precision(dtype):
     x, kernel, alpha = (a.astype(dtype) for a in arrays((3, 3), 1, (8, 8), 600, 8))

@@ -52,6 +52,7 @@ def with_gradients(function, numbers, shortcut, dz):
     return jax.jit(jax.value_and_grad(loss, tuple(range(len(arrays))), has_aux=True))(*arrays)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("instructions", ["fastest", "portable"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equals_its_parts_in_float64(shape, instructions, x64, monkeypatch):

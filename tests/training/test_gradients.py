@@ -69,6 +69,7 @@ def log_softmax(logits):
     return logits - np.log(np.exp(logits).sum(1, keepdims=True))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     "devices,parts,fields",
@@ -102,6 +103,7 @@ def test_micro_batches_in_a_scan_and_in_many_steps_of_a_dispatch():
     assert_close(scanned[-1].params, unrolled[-1].params)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_batch_norm_normalizes_each_micro_batch_and_its_statistics_move_with_each():
     run = prepared(model=WITH_NORM, gradient_accumulation_steps=2, augment=False)
@@ -196,6 +198,7 @@ def test_mixup_depends_on_seed_step_and_position_alone(monkeypatch):
     assert len(drawn) == 3 and len(np.unique(np.concatenate(drawn))) == 96
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("model", [NET, pytest.param(WITH_NORM, marks=SLOW)])
 def test_averages_follow_parameters_and_statistics(model):

@@ -34,6 +34,7 @@ LISTS = (FAMILIES, WEIGHTS, ACTIVATIONS)
 COMBINATIONS = [tuple(names[i % len(names)] for names in LISTS) for i in range(2 * max(map(len, LISTS)))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name,weights,activations",
     [pytest.param(*pair, marks=[pytest.mark.slow] * (i >= 3)) for i, pair in enumerate(COMBINATIONS)],
