@@ -10,7 +10,7 @@ binarizes activations and weights.
 command, repeated, continues it after an interruption. If you gave stage 1 a --workdir, pass that folder to stage 2 as
 `--config.init_from`.
 
-Hardware: a GPU or TPU. The hours are not known, because this config was not run on either here.
+Hardware: a GPU or TPU. The hours are not known, because this config was run here on neither.
 Expected: 66.4% test top-1 in the paper (SPEC.md section 8); not run in full here. Record of a run on 200
 images: experiments/results/imagenet_200_photographs/.
 """

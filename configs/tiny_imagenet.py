@@ -4,7 +4,7 @@
 
 `data_dir` is the folder as it is distributed (train/CLASS/images, val/val_annotations.txt), or a folder with val/CLASS.
 
-Hardware: a GPU or TPU. The hours are not known, because this config was not run on either here.
+Hardware: a GPU or TPU. The hours are not known, because this config was run here on neither.
 Expected: not known; this config was not run here, and the paper has no Tiny-ImageNet result.
 """
 

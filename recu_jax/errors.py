@@ -8,8 +8,8 @@ import importlib.util
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-# Maps names from papers, abbreviations and other libraries to the names of recu_jax. Keys have neither capitals nor
-# punctuation.
+# Maps abbreviations, and names from papers and other libraries, to the names of recu_jax. Keys have neither capitals
+# nor punctuation.
 MEANINGS = {
     "lr": ("learning_rate",),
     "wd": ("weight_decay",),

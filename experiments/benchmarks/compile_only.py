@@ -51,7 +51,7 @@ OUT = Path(__file__).resolve().parents[1] / "results" / "compile_only"
 
 
 def batches_of(model):
-    """Returns batch sizes of all devices together: that of the config, and for ImageNet one for many chips."""
+    """Returns the global batch sizes to compile: the config's, and for ImageNet also one for many chips."""
     from recu_jax.config import load
 
     return (load(MODELS[model]).batch_size, *((4096,) if image_size(model) == 224 else ()))

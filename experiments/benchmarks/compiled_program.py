@@ -126,7 +126,7 @@ class Program:
 
 
 def size(shape: str, main_memory_only: bool = False) -> float:
-    """Returns the bytes of all arrays in the text of a shape.
+    """Returns the number of bytes of the arrays that a shape, given as text, consists of.
 
     Args:
       shape: as in the text of a program.

@@ -115,7 +115,7 @@ def control_c_ends() -> Iterator[None]:
 
 def _end_interrupted() -> NoReturn:
     print("stopped by SIGINT", file=sys.stderr, flush=True)
-    os._exit(EXIT_INTERRUPTED)  # XLA crashes if the interpreter ends while it compiles
+    os._exit(EXIT_INTERRUPTED)  # XLA crashes if the interpreter ends while XLA compiles
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -45,8 +45,8 @@ def reader(make_batch: Callable[[int], dict], nbytes: int, start: int, end: int,
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     batches = grain.MapDataset.range(start, end).map(make_batch).to_iter_dataset(options)
     if num_workers:
-        # Workers send images through shared memory, /dev/shm, if it is large enough, and otherwise through pipes. If
-        # /dev/shm is full, the workers are killed. In a container /dev/shm has 64 MB by default.
+        # Workers send images through shared memory, /dev/shm, only if it has room for all of them. Otherwise they use
+        # pipes, because the system kills a worker that writes to a full /dev/shm. Containers give it 64 MB by default.
         room = _free_shared_memory() > num_workers * (2 * _READY + 2) * nbytes
         shared = grain.experimental.DatasetOptions(min_shm_size=_SHARED_FROM if room else sys.maxsize)
         batches = grain.experimental.WithOptionsIterDataset(batches, shared)
@@ -62,9 +62,9 @@ def reader(make_batch: Callable[[int], dict], nbytes: int, start: int, end: int,
 def leave_stop_signals_to_other_threads() -> None:
     """Blocks Control-C and SIGTERM in this thread. Workers that it starts inherit this.
 
-    Control-C on a terminal and a cluster's SIGTERM reach all processes. A program that saves its work first needs its
-    workers meanwhile. A worker's own handler is too late: a worker imports JAX for seconds before it runs any of our
-    code.
+    Control-C on a terminal and a cluster's SIGTERM reach all processes. A program that saves its work before it stops
+    needs its workers until then. A worker's own handler is too late: a worker imports JAX for seconds before it runs
+    any of our code.
     """
     if hasattr(signal, "pthread_sigmask"):  # Windows has none
         # Python starts it with the first worker, and then unblocks these signals.

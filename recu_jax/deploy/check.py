@@ -80,7 +80,7 @@ def _speeds(of_file, of_model):
 
 def _trained_model(trained) -> Callable[[np.ndarray], jax.Array]:
     config, info = trained.config, trained.info
-    # float64 is never used: JAX must enable it at start-up, and the file computes in float32.
+    # The file computes in float32, so a model trained in float64 computes in float32 here too.
     dtype = jnp.bfloat16 if config.get("dtype") == "bfloat16" else jnp.float32
     changes = {"dtype": dtype, "param_dtype": jnp.float32, "norm_axis": None}
     model = make_model(config, info.num_classes, **changes)

@@ -14,8 +14,8 @@ import jax
 from recu_jax.errors import UserError
 
 _YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
-# XLA aborts the process on an unknown flag. jaxlib 0.10.0 knows this flag, 0.7.2 does not. The fusions are on by
-# default since 0.10.2.
+# XLA aborts the process on an unknown flag. jaxlib 0.10.0 knows this flag, 0.7.2 does not. The fusions that it turns
+# on are the default since 0.10.2.
 _YNN_FLAG_SINCE = (0, 10)
 # On the CPU a convolution's gradient is 30-100 times slower inside lax.scan. On GPU and TPU a dispatch costs more than
 # the scan.

@@ -1,7 +1,7 @@
 """Halves images by max pooling: windows of 3x3, stride 2, padding 1.
 
 XLA's gradient of max pooling is slow on GPUs. For a batch of 512 images in the first layers of ImageNet's ResNet-18 it
-writes 3.8 GB: four index arrays of 32 bits and two padded images. Here it writes one byte per window.
+writes 3.8 GB: four index arrays of 32 bits and two padded images. This module's gradient writes one byte per window.
 """
 
 import itertools

@@ -49,8 +49,8 @@ def over_batch(
 def _partitioned(function, args, mapped, batched, summed):
     """Computes `function(*args)`, each device on its part of the batch.
 
-    `function` is mapped over the first axis of the arguments that are `mapped`. If such an argument has a batch, the
-    batch is its second axis.
+    `function` is mapped over the first axis of the arguments that are `mapped`. If such an argument has a batch
+    (`batched`), the batch is its second axis. The rest is as in `over_batch`.
     """
 
     def whole(*args):

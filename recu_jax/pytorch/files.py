@@ -102,7 +102,7 @@ def _chosen(path, content, key):
     candidates = [k for k, v in entries.items() if _has_weights(v)]
     if key is not None and key not in candidates:
         raise unknown(f"{path}: the key of the state_dict", key, candidates)
-    # An entry of the file goes before one within another entry, which is an average in most files.
+    # Weights within another entry count only if no entry at the top holds weights. Most are averages of the weights.
     candidates = [k for k in candidates if k in content] or candidates
     if len(candidates) > 1 and key is None:
         raise UserError(

@@ -146,7 +146,7 @@ def from_torch(name: str, state_dict: Mapping[str, Any], conv: str = "binary") -
       conv: "binary", or "float" for the model with real weights, which has no `alpha`.
 
     Returns:
-      `{"params": ..., "batch_stats": ...}` of NumPy arrays in the given dtypes.
+      `{"params": ..., "batch_stats": ...}` of NumPy arrays in the dtypes of `state_dict`.
 
     Raises:
       UserError: entries are missing, extra or misshapen. The message lists all of them.

@@ -127,7 +127,8 @@ def merge(
     """Returns the variables `given`, cast to the dtypes of `fresh`.
 
     Args:
-      fresh: `{"params": ..., "batch_stats": ...}`; if `may_lack` is empty, shapes and dtypes are enough.
+      fresh: `{"params": ..., "batch_stats": ...}`; if `may_lack` and `afresh` are empty, shapes and dtypes
+        are enough.
       given: variables of another run or file, in the same form.
       path: source of `given`, for the error message.
       may_lack: names of leaves, for example `alpha`. If `given` lacks such a leaf, the result has the leaf of `fresh`.

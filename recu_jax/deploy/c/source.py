@@ -106,7 +106,7 @@ def source(name: str, model: Model) -> Source:
 
 
 def _image_values(image: Node) -> np.ndarray:
-    """The number for each byte of a pixel, float32, (channels, 256), as the runtime computes it."""
+    """Returns what the runtime makes of each byte from 0 to 255 of each channel: float32, (channels, 256)."""
     function, arrays = runtime.compile_steps([image], "xla")
     channels = image.value.shape[-1]
     pixels = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None], (256, channels)).reshape(1, 16, 16, channels)

@@ -51,7 +51,7 @@ def source_of(nodes: Sequence[Node], number: int) -> int:
 
 
 def reads_image(nodes: Sequence[Node], number: int) -> bool:
-    """Whether an operation is a convolution of the image. It takes the pixels' bytes, so no image is stored."""
+    """Tells whether an operation is a convolution of the image. It reads the pixels' bytes, so no copy is stored."""
     return nodes[number].op == "conv" and nodes[number].inputs == (0,)
 
 
