@@ -26,8 +26,8 @@ EXIT_STATUSES = {
 # Additional exit statuses of a training run.
 RUN_EXIT_STATUSES = {
     EXIT_FAILED: "the run failed: a loss that is not finite, a full disk, a worker, process or bucket that is gone",
-    EXIT_STOPPED: "stopped by SIGTERM, SIGUSR1 or a preemption notice, all saved: run the same command again",
-    EXIT_INTERRUPTED: "stopped by Control-C, all saved: run the same command again",
+    EXIT_STOPPED: "stopped by SIGTERM, SIGUSR1 or a preemption notice; run the same command again, and it continues",
+    EXIT_INTERRUPTED: "stopped by Control-C; run the same command again, and it continues",
 }
 
 

@@ -136,8 +136,8 @@ def operations(
     """
     if is_reference(name):
         raise UserError(
-            f"model is {name!r}, of your own, and a file holds models of recu_jax alone; write yours by "
-            "jax.export, or train a config.model of recu_jax"
+            f"model is {name!r}, of your own, and a file holds models of recu_jax alone; pack yours by recu_jax.pack, "
+            "or train a config.model of recu_jax"
         )
     model = create_model(name)
     family = next((write for kind, write in _FAMILIES.items() if isinstance(model, kind)), None)

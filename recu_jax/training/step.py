@@ -1,7 +1,7 @@
 """Defines the state of a run, its training and evaluation steps, and `parallel`, which runs a step on several devices.
 
-Each step is a pure function of the data on one device. Only `parallel` maps a step over devices. Every device holds
-the same state. The copies are never stacked into one array.
+Each step is a pure function of the data on one device. The module `gradients` computes its tau and gradients. Only
+`parallel` maps a step over devices. Every device holds the same state. The copies are never stacked into one array.
 """
 
 import functools
