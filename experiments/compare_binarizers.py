@@ -4,10 +4,10 @@
     python experiments/compare_binarizers.py --dataset=cifar10_subset --config.data_dir=DIR
 
 Each weight binarizer is paired with ReCU's activations, and each activation binarizer with ReCU's weights. The pairs of
-the papers are trained too. All other settings are ReCU's recipe for the data set, except for Bop's optimizer. So the
-results show how binarizers do in ReCU's place, and not how well each can do with its own recipe. Weight binarizers
-without a scale of their own get the learned alpha. `cifar10_subset` has the first 500 training and 200 test images of
-each class of CIFAR-10, for a ResNet-8.
+the papers are trained too. All other settings are ReCU's recipe for the data set, except for Bop's optimizer and
+ReActNet's nonlinearity. So the results show how binarizers do in ReCU's place, and not how well each can do with its
+own recipe. Weight binarizers without a scale of their own get the learned alpha. `cifar10_subset` has the first 500
+training and 200 test images of each class of CIFAR-10, for a ResNet-8.
 
 The same command continues where it was stopped: runs in `runs.jsonl` are not repeated, and an interrupted run resumes.
 The recorded `runs.jsonl` has the field `alpha` under its former name, `scale`. Do not add runs to it: pass another
@@ -123,7 +123,7 @@ def key(row: dict) -> tuple:
 
 
 def summary(rows: Iterable[dict]) -> dict[str, list[tuple[str, dict, list[float]]]]:
-    """Returns, for each data set and number of epochs, (name, fields, last top-1 of each seed), the best mean first."""
+    """Returns by data set and epochs a list of (name, fields, last top-1 of each seed), the best mean first."""
     found = collections.defaultdict(dict)
     for row in rows:
         entries = found[f"{row['dataset']}, {row['epochs']} epochs"]

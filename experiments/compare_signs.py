@@ -1,4 +1,4 @@
-"""Counts the binary activations in which other programs of a network differ from its Flax model under `jit`.
+"""Counts the binary activations in which other programs for a network differ from its Flax model under `jit`.
 
     python experiments/compare_signs.py --images=DIR --out=signs.json          # imagenet_resnet18 on DIR/*.JPEG
     python experiments/compare_signs.py --workdir=RUN --data_dir=DIR --out=signs.json           # a CIFAR-10 run

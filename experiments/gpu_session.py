@@ -10,11 +10,13 @@ Each of these steps runs in a process of its own and prints to DIR/STEP.log:
    own loop on the arrays of `--data`;
 4. `benchmarks`: `benchmarks/gpu.py`, train steps against eager and compiled PyTorch;
 5. `forward`: `benchmarks/gpu_forward.py`, convolutions of signs in float32, bfloat16, int8 and fp8;
-6. `resnet20_600`: the paper's whole recipe, stopped when `--minutes` are over; the same command continues it.
+6. `resnet20_600`: the paper's whole recipe; the same command continues it.
 
-`--data` is a file for the data set `npz`. It may instead have each split's encoded images end to end (`train_bytes`,
-`train_sizes`, `train_labels`, `test_bytes`, ...), and is then decoded first. `--rehearse` does all of it on a CPU, with
-small inputs and the digits.
+All steps together may take `--minutes`. Then the running step is stopped, and the steps after it are left out.
+
+`--data` is a file for the data set `npz`. The file may instead hold the encoded images of each split as one array of
+bytes (`train_bytes`, `train_sizes`, `train_labels`, `test_bytes`, ...). The script then decodes them first. With
+`--rehearse` the steps run on a CPU, with small inputs and the digits; `tests` is left out, and `speed_*` has one model.
 """
 
 import argparse
@@ -28,7 +30,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
 
 def unpack(packed, path):
-    """Decodes images that are encoded end to end, and writes the file for the data set `npz`."""
+    """Decodes a file of concatenated encoded images, and writes the file for the data set `npz`."""
     import io
 
     import numpy as np

@@ -24,13 +24,13 @@ def start(
     prefix: Sequence[str] = (),
     log: pathlib.Path | None = None,
 ) -> subprocess.Popen:
-    """Starts `python -m recu_jax.main`; its output is appended to WORKDIR.log.
+    """Starts `python -m recu_jax.main` on the CPU; its output is appended to WORKDIR.log.
 
     Args:
       arguments: arguments of the command, without --workdir.
       workdir: folder of the run.
       cache: folder for compiled programs, so that a restart takes seconds.
-      environment: variables that are added to those of this process.
+      environment: variables that are added to those of this process, and that may choose another platform.
       prefix: words before the command, such as `taskset -c 0`.
       log: file for the output instead of WORKDIR.log.
     """

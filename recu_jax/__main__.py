@@ -6,7 +6,8 @@ import sys
 from recu_jax.commands.arguments import control_c_ends, end_with_reader, fail
 from recu_jax.errors import unknown
 
-# Maps the name of each command to its module in `recu_jax.commands` and its line in the help.
+# Maps the name of each command to its module in `recu_jax.commands` and its line in the help. The two commands of the
+# module `train` start through `recu_jax.main`, which defines their flags.
 COMMANDS = {
     "train": ("train", "trains a network from a config, or continues a run"),
     "eval": ("train", "evaluates the best checkpoint of a run"),

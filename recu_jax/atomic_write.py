@@ -14,16 +14,17 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
         with atomic_write("run.json") as file:
             file.write(b"{}")
 
-    A device or a pipe, such as /dev/null, is written to directly. A rename would put a file in its place.
+    If `path` is a device or a pipe, such as /dev/null, the block writes to it directly, because a rename would replace
+    it with an ordinary file.
 
     Args:
       path: file to write.
 
     Yields:
-      The temporary file, open for binary writing.
+      The temporary file, or the device or pipe, open for binary writing.
 
     Raises:
-      OSError: the folder does not exist, or cannot be written to.
+      OSError: `path` is a folder, or the folder of `path` does not exist or cannot be written to.
     """
     path = pathlib.Path(path)
     if path.exists() and not path.is_file() and not path.is_dir():

@@ -41,7 +41,7 @@ class BinaryLayer:
       kernel_binarizer: binarizer of the weights.
       input_binarizer: binarizer of the activations.
       stacked: the axes of `kernel_shape` that a `scan` or `vmap` around the layer added.
-      stacked_alpha: the same axes of alpha, which has one axis within the layer.
+      stacked_alpha: the axes that the `scan` or `vmap` added to alpha. Within the layer, alpha has one axis.
     """
 
     path: str
@@ -61,7 +61,8 @@ class BinaryLayer:
 
     def leaf(self, collection: Mapping[str, Any], name: str) -> Any:
         """Returns the array `name` of this layer from a collection of variables, such as its `kernel` from `params`."""
-        # Not part by part, because Flax allows "/" in the name of a layer.
+        # The whole path is one key. Flax allows "/" in the name of a layer, so splitting the path at "/" could split
+        # a name.
         return nn.meta.unbox(flatten_dict(collection, sep="/")["/".join(filter(None, (self.path, name)))])
 
 
@@ -75,6 +76,9 @@ def binary_layers(model: Any, *args: Any, **kwargs: Any) -> list[BinaryLayer]:
 
     Returns:
       One entry per layer, even if the layer is called several times; an empty list if the model has no binary layer.
+
+    Raises:
+      UserError: a layer of the NNX model is packed.
     """
     if not isinstance(model, nn.Module):
         return [_of_nnx("/".join(map(str, path)), layer) for path, layer in nnx_layers(model)]
@@ -114,7 +118,9 @@ def binary_layers(model: Any, *args: Any, **kwargs: Any) -> list[BinaryLayer]:
     ]
 
 
-# While a model is traced, each layer holds two arrays whose sizes no stack has. They show which axes a stack added.
+# While `binary_layers` traces a Linen model, each binary layer gets two more parameters: one with as many axes as its
+# kernel, and one with one axis, like alpha. These axes have the sizes `_SIZES`, which are unlikely lengths of a `scan`
+# or `vmap`. If an axis has another size, a `scan` or `vmap` added it.
 _MARK, _ALPHA_MARK = "recu_axes", "recu_axes_of_alpha"
 _SIZES = (1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049)
 
@@ -146,14 +152,14 @@ def one_bit_weights(
     Args:
       model: a Linen module, `one_bit_weights(model, variables, images)`, or an `nnx.Module`, `one_bit_weights(model)`.
       variables: variables of the Linen module.
-      *args, **kwargs: arguments of a call of the Linen module, as in `binary_layers`; only their shapes matter.
+      *args, **kwargs: arguments of a call of the Linen module, as in `binary_layers`. Values of arrays do not matter.
 
     Returns:
       Signs and alpha by path of the layer, as in `binary_layers`. Layers whose weights are not 1 bit are left out.
       Where a `scan` or `vmap` around a layer stacks kernels, the stacked axes come first, in both arrays.
 
     Raises:
-      UserError: the model has no binary layer.
+      UserError: the model has no binary layer, `variables` do not fit the model, or a layer of the NNX model is packed.
     """
     found = layers_with_weights(model, variables, *args, **kwargs)
     return {layer.path: weights for layer, weights in found}
@@ -162,7 +168,7 @@ def one_bit_weights(
 def layers_with_weights(
     model: Any, variables: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any
 ) -> list[tuple[BinaryLayer, OneBitWeights]]:
-    """Returns each binary layer with what `one_bit_weights` returns for it. Arguments and errors are the same."""
+    """Returns each layer that has 1-bit weights, and its weights. Arguments and errors are as in `one_bit_weights`."""
     if isinstance(model, nn.Module):
         found = variables or {}
         arrays = [
@@ -252,7 +258,7 @@ def no_binary_layer(model: Any) -> UserError:
 
 def _of_nnx(path: str, layer: Any) -> BinaryLayer:
     def added(shape, own):
-        """Returns the axes without which `shape` equals `own`, the shape inside the layer."""
+        """Returns the axes to remove from `shape` to get `own`, the shape inside the layer."""
         return next(
             axes
             for axes in itertools.combinations(range(len(shape)), len(shape) - len(own))

@@ -67,7 +67,7 @@ class RunFailed(RuntimeError):  # noqa: N818  ("failed run" is the usual term)
 
 
 def one_line(said: object, most: int | None = None) -> str:
-    """Returns the text of `said` on one line, cut to `most` characters. Without text, returns the name of its type."""
+    """Returns the text of `said` on one line, cut to `most` characters; for empty text, the type name of `said`."""
     return " ".join(str(said).split())[:most] or type(said).__name__
 
 

@@ -3,8 +3,8 @@
     layer = BinaryConv(3, 64, (3, 3), rngs=nnx.Rngs(0))
     y = layer(x, tau=tau)
 
-Each layer holds its variables, and a Linen layer that computes. Training with ReCU needs `tau`; `tau=None` turns the
-clamp off. If a model does not pass tau to its layers, use `recu_jax.set_tau`, which gives tau to all layers.
+Each layer holds its variables and a Linen layer, which computes the outputs. Training with ReCU needs `tau`; `tau=None`
+turns the clamp off. If a model does not pass tau to its layers, use `recu_jax.set_tau`, which gives tau to all layers.
 
 Like batch norm and dropout, the layers are created in training mode. `model.train()` and `model.eval()` switch the
 mode. `nnx.view` switches it too, by `use_running_average` or `deterministic`. The mode changes the gradients and, with
@@ -33,9 +33,9 @@ _NO_METADATA: Mapping[str, Any] = MappingProxyType({})
 
 @dataclasses.dataclass(frozen=True)
 class _OfArrays:
-    """Adapts a `promote_dtype` of NNX, which takes a tuple of arrays, to Linen, which passes them as arguments.
+    """Adapts a `promote_dtype` of NNX, which takes a tuple of arrays, to Linen, which passes each array separately.
 
-    The class is frozen because NNX requires a hash.
+    The class is frozen, so that it has a hash, which NNX requires.
     """
 
     of_tuple: Callable[..., Any]
@@ -49,7 +49,7 @@ class Tau(nnx.Variable):
 
 
 class PackedKernel(nnx.Param):
-    """Holds an entry of a layer that `recu_jax.pack` packed; `recu_jax.layers.packed` describes both entries."""
+    """Holds `kernel_bits` or `kernel_scale` of a packed layer, as `recu_jax.layers.packed` describes them."""
 
 
 class _BinaryLayer(nnx.Module):
@@ -77,7 +77,7 @@ class _BinaryLayer(nnx.Module):
         self.kernel = parameter(True, kernel_init, kernel_shape, kernel_metadata)
         self.bias = parameter(linen.use_bias, bias_init, channels, bias_metadata)
         self.alpha = parameter(linen.alpha == "learned", alpha_init, channels)
-        # The computed alpha depends on tau. Evaluation without tau uses the tau of the last training step.
+        # With "mean", alpha depends on tau. Evaluation without tau uses the tau of the last training step.
         self.last_tau = nnx.BatchStat(jnp.ones((), linen.param_dtype)) if linen.alpha == "mean" else nnx.data(None)
         self.tau, self.progress = nnx.data(None), nnx.data(None)
         self.kernel_bits, self.kernel_scale = nnx.data(None), nnx.data(None)
@@ -132,7 +132,7 @@ class _BinaryLayer(nnx.Module):
           tau: in (0.5, 1], a Python number or a scalar array. If it is left out, the layer uses the tau of
             `recu_jax.set_tau`. None turns the clamp off.
           train: whether to train; None uses the mode that `train()` and `eval()` set.
-          progress: share of the training that is over, from 0 to 1, for annealed binarizers. None takes the progress of
+          progress: share of the training that is over, from 0 to 1, for annealed binarizers. None uses the progress of
             `recu_jax.set_tau`.
           out_sharding: sharding of the outputs, as in `nnx.Conv`; None lets the compiler choose.
 
@@ -140,8 +140,9 @@ class _BinaryLayer(nnx.Module):
           (..., out_features) in the dtype of the computation.
 
         Raises:
-          UserError: tau is outside (0.5, 1], or alpha is unknown. In training also: a binarizer that clamps gets no
-            tau, an annealed binarizer gets no progress, or tau is None although `recu_jax.set_tau` set it.
+          UserError: tau is outside (0.5, 1], alpha is unknown, or alpha is `"mean"` with a binarizer other than ReCU.
+            In training also: a binarizer that clamps gets no tau, an annealed binarizer gets no progress, tau is None
+            although `recu_jax.set_tau` set it, or the layer is packed.
         """
         train = self.training if train is None else train
         variables = {"params": {name: variable[...] for name, variable in self.parameters().items()}}
@@ -184,7 +185,8 @@ class BinaryConv(_BinaryLayer):
       rngs: random streams. The initial parameters are drawn from the stream `params`.
 
     Raises:
-      UserError: the channels do not divide into groups, the padding is unknown, or a 1-bit layer refuses an argument.
+      UserError: the channels do not divide into groups, the padding is unknown, or the value of an argument is one that
+        `recu_jax.BinaryConv` refuses.
     """
 
     def __init__(
@@ -251,7 +253,7 @@ class BinaryConv(_BinaryLayer):
 class BinaryDense(_BinaryLayer):
     """1-bit dense layer over the last axis, drop-in replacement for `nnx.Linear`.
 
-    Arguments and variables are as in `BinaryConv`.
+    Arguments and variables are as in `BinaryConv`. `dot_general` must keep its default.
     """
 
     def __init__(

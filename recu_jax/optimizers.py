@@ -38,8 +38,8 @@ def decay_mask(params: Mapping[str, Any], groups: str = "all") -> dict[str, Any]
     flat = flatten_dict(params)
 
     def decays(path):
-        # Only convolutions and linear layers have a kernel.
         in_shortcut = any(module.startswith("downsample_") for module in path[:-1])
+        # Only convolutions and linear layers have a kernel. RSign keeps its `shift` beside such a kernel.
         of_layer = (*path[:-1], "kernel") in flat and path[-1] != "shift"
         return groups == "all" or (of_layer and not in_shortcut)
 

@@ -1,6 +1,6 @@
 """Reads paths as users type them: replaces `~` by the home folder.
 
-Addresses of other machines are refused, except those of runs in buckets.
+URLs (here: addresses) are refused, except `s3://BUCKET/run` and `gs://BUCKET/run` for the workdir of a run.
 """
 
 import os
@@ -8,9 +8,10 @@ import re
 
 from recu_jax.errors import UserError
 
-# One slash is enough: `pathlib.Path` makes `gs:/BUCKET/run` of an address. A folder of such a name is `./gs:`.
+# One slash is enough, because `pathlib.Path` turns `gs://BUCKET/run` into `gs:/BUCKET/run`. Users type `./gs:` for a
+# local folder with the name `gs:`.
 _ADDRESS = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):/")
-# A folder in a bucket. What lies above it is not named.
+# A folder in a bucket: at least one name after the name of the bucket. The names `.` and `..` are refused.
 _RUN = re.compile(r"^(s3|gs)://[^/]+(/(?!\.{1,2}(/|$))[^/]+)+$")
 _MOUNTS = {"gs": "gcsfuse BUCKET DIR", "s3": "mount-s3 BUCKET DIR"}
 
@@ -35,13 +36,17 @@ def local(path: str | os.PathLike, name: str = "the path") -> str:
 
 
 def of_run(path: str | os.PathLike, name: str = "the workdir") -> str:
-    """As `local`, for the workdir of a run. It may also be a folder in a bucket: `s3://BUCKET/run`, `gs://BUCKET/run`.
+    """Does the same as `local`, but also accepts a folder in a bucket: `s3://BUCKET/run` or `gs://BUCKET/run`.
+
+    Args:
+      path: the workdir of a run.
+      name: as for `local`.
 
     Returns:
       The path, or the address without `/` at its end.
 
     Raises:
-      UserError: as `local`; or the address names no folder.
+      UserError: as for `local`; or the address begins with `s3:` or `gs:` and names no folder in a bucket.
     """
     text = os.fspath(path).rstrip("/")
     if in_bucket(text):
@@ -54,11 +59,11 @@ def of_run(path: str | os.PathLike, name: str = "the workdir") -> str:
 
 
 def in_bucket(path: str | os.PathLike) -> bool:
-    """Whether a path, as `of_run` returns it, is a folder in a bucket."""
+    """Returns whether a path, as `of_run` returns it, is a folder in a bucket."""
     return _RUN.match(os.fspath(path)) is not None
 
 
 def how_to_mount(address: str) -> str:
-    """What to do with an address where a folder of this machine is needed."""
+    """Returns advice for error messages: how to get a folder on this machine in place of `address`."""
     mount = _MOUNTS.get(address.partition(":")[0].lower())
     return f"mount the bucket ({mount}) and give DIR" if mount else "copy or mount it, and give the folder's path"

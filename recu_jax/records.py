@@ -71,7 +71,7 @@ def read_epochs(path: str | pathlib.Path) -> list[dict[str, Any]]:
     for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
             row = json.loads(line)
-        except (ValueError, RecursionError):  # not JSON, or not UTF-8
+        except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested too deeply
             continue
         if isinstance(row, dict) and all(type(row.get(k)) is int for k in ("epoch", "step")):
             rows.append(row)
@@ -80,6 +80,8 @@ def read_epochs(path: str | pathlib.Path) -> list[dict[str, Any]]:
 
 def add_start(workdir: pathlib.Path, config: dict[str, Any], epoch: int, devices: Sequence[jax.Device]) -> None:
     """Records in `run.json` that the run starts or continues.
+
+    The starts that the file holds already are kept if `epoch` is above 1, and dropped otherwise.
 
     Args:
       workdir: workdir of the run.
@@ -94,7 +96,7 @@ def add_start(workdir: pathlib.Path, config: dict[str, Any], epoch: int, devices
 
 
 def read_run(workdir: pathlib.Path) -> dict[str, Any]:
-    """Reads the `config` and `starts` that `add_start` wrote; an empty dict if the file is missing or damaged."""
+    """Reads the `config` and `starts` that `add_start` wrote. Returns {} if the file is missing or damaged."""
     try:
         record = json.loads((workdir / RUN).read_bytes())
     except (OSError, ValueError, RecursionError):

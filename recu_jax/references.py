@@ -26,7 +26,8 @@ def load(what: str, reference: str) -> Any:
       reference: `"package.module:name"`.
 
     Raises:
-      UserError: the module does not exist, its import raises an error, or it does not define the name.
+      UserError: `reference` is not of this form, the module does not exist, its import raises an error, or it does not
+        define the name.
     """
     module, _, name = reference.partition(":")
     if not module or not name or module.startswith("."):
@@ -38,13 +39,14 @@ def load(what: str, reference: str) -> Any:
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
+        # The missing module is neither `module` nor a package above it, but one that `module` imports.
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise _failed(what, reference, f"importing {module}", error) from error
         raise UserError(
             f"{what} is {reference!r}, and there is no module {error.name!r}; it must be in {os.getcwd()}, in a folder "
             "of PYTHONPATH, or installed"
         ) from error
-    except (Exception, SystemExit) as error:  # a script may end the program
+    except (Exception, SystemExit) as error:  # the module may be a script that calls sys.exit
         raise _failed(what, reference, f"importing {module}", error) from error
     if not hasattr(found, name):
         names = [n for n, value in vars(found).items() if not n.startswith("_") and not _imported(value, module)]
@@ -66,7 +68,7 @@ def call(
       what, reference: as in `load`.
       function: the object, or a function that uses it.
       *args, **kwargs: arguments of the call.
-      doing: what the call does, as the error message names it.
+      doing: name of the call in the error message, such as "its evaluation". The message goes on with "fails".
 
     Raises:
       UserError: the call raised an exception.

@@ -39,7 +39,8 @@ def linear_tau(
 ) -> optax.Schedule:
     """Returns a linear schedule, for comparison: `tau(e) = tau_min + (tau_max - tau_min) e / E`.
 
-    Both ends and the errors are as in `exponential_tau`. In all three schedules tau is fixed if `tau_min == tau_max`.
+    E, the values at epochs 0 and E, and the errors are as in `exponential_tau`. In all three schedules of tau,
+    tau is fixed if `tau_min == tau_max`.
     """
     check_tau_range(tau_min, tau_max)
     return lambda step: tau_min + (tau_max - tau_min) * _epoch(step, steps_per_epoch) / total_epochs
@@ -50,7 +51,7 @@ def cosine_tau(
 ) -> optax.Schedule:
     """Returns a cosine schedule, for comparison: `tau(e) = tau_max - (tau_max - tau_min) (1 + cos(pi e / E)) / 2`.
 
-    Both ends and the errors are as in `exponential_tau`.
+    E, the values at epochs 0 and E, and the errors are as in `exponential_tau`.
     """
     check_tau_range(tau_min, tau_max)
 
@@ -62,7 +63,7 @@ def cosine_tau(
 
 
 def training_progress(total_epochs: int, steps_per_epoch: int = 1) -> optax.Schedule:
-    """Returns the schedule `e / E`, the share of the training that is over. Annealed binarizers need it."""
+    """Returns the schedule `e / total_epochs`, the share of the training that is over, for annealed binarizers."""
     return lambda step: _epoch(step, steps_per_epoch) / total_epochs
 
 
@@ -81,7 +82,7 @@ def cosine_learning_rate(
 ) -> optax.Schedule:
     """Returns a schedule with a warm-up over W = `warmup_epochs` epochs, then half a cosine down to 0.
 
-    The cosine starts at epoch W - 1, the last of the warm-up, and is 0 at epoch E = `total_epochs`.
+    The cosine starts at epoch W - 1, the last of the warm-up, or at epoch 0 if W = 0. It is 0 at `total_epochs`.
     """
     start = max(warmup_epochs - 1, 0)
     span = max(total_epochs - start, 1)
@@ -107,7 +108,8 @@ def step_learning_rate(
 ) -> optax.Schedule:
     """Returns a schedule with a warm-up over `warmup_epochs` epochs, then steps down.
 
-    At each epoch in `milestones` the rate is multiplied by `factor`. A milestone within the warm-up counts after it.
+    At each epoch in `milestones` the rate is multiplied by `factor`. A milestone within the warm-up takes effect when
+    the warm-up ends.
     """
 
     def decay(e):

@@ -45,7 +45,7 @@ def with_tau(
 ) -> dict[str, Any]:
     """Returns variables for `model.apply` with which all binary layers of a Linen model train at this tau.
 
-    This applies to layers that are called without `tau` and `train`. An argument of a call takes precedence.
+    Layers must be called without `tau` and `train` for this. An argument of a call takes precedence.
 
     The result holds one or two more entries beside each kernel of `params`. They are in `params` because
     transformations within models (`nn.scan`, `nn.remat`, `nn.vmap`, `nn.jit`) always carry this collection. Use the

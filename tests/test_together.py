@@ -38,8 +38,34 @@ class Left(nn.Module):
         return BinaryConv(2, (4, 4), padding="VALID", kernel_binarizer=self.weights, name="last")(x)[:, 0, 0]
 
 
+class Pair(nn.Module):
+    """Two equal layers, which `Scanned` stacks."""
+
+    weights: binarizers.WeightBinarizer
+
+    @nn.compact
+    def __call__(self, x, _):
+        for i in range(2):
+            x = x + BinaryConv(8, (3, 3), kernel_binarizer=self.weights, name=f"inner{i}")(x)
+        return x, None
+
+
+class Scanned(nn.Module):
+    """Has layers within `nn.scan`, which binarize their weights themselves, and three others."""
+
+    weights: binarizers.WeightBinarizer
+
+    @nn.compact
+    def __call__(self, x):
+        pairs = nn.scan(Pair, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
+        x, _ = pairs(self.weights, name="pairs")(x, None)
+        for i in range(3):
+            x = x + BinaryConv(8, (3, 3), kernel_binarizer=self.weights, name=f"conv{i}")(x)
+        return x.mean((1, 2))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("model", [Passed, Left])
+@pytest.mark.parametrize("model", [Passed, Left, Scanned])
 @pytest.mark.parametrize("name", ["recu", "xnor_net", "libra"])
 def test_results_and_gradients_are_those_of_single_layers(model, name):
     model = model(binarizers.weight_binarizer(name))

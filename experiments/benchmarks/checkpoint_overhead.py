@@ -1,10 +1,10 @@
-"""Measures what a save after every epoch costs: trains ResNet-20 on CIFAR-10 in turns with a save and turns without.
+"""Measures what a checkpoint after every epoch costs, by training ResNet-20 on CIFAR-10 with and without saves.
 
     python experiments/benchmarks/checkpoint_overhead.py --data_dir=DIR [--pairs=3] [--steps=195] --out=FILE.json
 
-A turn is `--steps` training steps. A turn with a save first calls `save`, which goes on in the background during the
-steps. Reports the seconds of each turn, the seconds that the call of `save` holds up training, and the processor time
-of a save that is waited for.
+A turn is `--steps` training steps. Turns come in pairs, one with a save and one without. A turn with a save first calls
+`save`, which goes on in the background during the steps. Reports the seconds of each turn, the seconds that the call of
+`save` holds up training, and the processor time of a save from its call to its end.
 """
 
 import argparse
@@ -66,8 +66,8 @@ def main():
             checkpoints.save(jax.device_get(state), plain(config), {"epoch": 1, "test_top1": 0.0})
             return time.monotonic() - began
 
-        turn()  # compiles
-        save()  # and Orbax's first save sets up its threads
+        turn()  # the first turn compiles
+        save()  # Orbax's first save sets up its threads
         checkpoints.wait()
         with_save, without, held_up, cpu = [], [], [], []
         for pair in range(arguments.pairs):
@@ -79,7 +79,7 @@ def main():
                 (with_save if saving else without).append(time.monotonic() - began)
                 print(f"{'with' if saving else 'without'} a save: {time.monotonic() - began:.2f} s", flush=True)
         for _ in range(5):
-            state = state.replace(step=state.step + 1)
+            state = state.replace(step=state.step + 1)  # because a checkpoint's folder is named after the step
             began = time.process_time()
             save()
             checkpoints.wait()

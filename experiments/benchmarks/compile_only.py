@@ -9,10 +9,11 @@ is the most images a second that the device's published bandwidth and peak allow
 program, if every byte comes from memory and none from a cache. Real steps are slower, above all steps of hundreds of
 small kernels.
 
-Each row is a training step of `recu train`, with augmentation, or a step of its evaluation, for a batch of uint8 images
-on the devices. A run on CIFAR keeps the whole data set on each device, which takes another 0.15 GB. A batch is that of
-all devices together. Each row is compiled in a process of its own and written to a file in
-experiments/results/compile_only. A row that has a file is compiled again only with --again.
+Each row of the results describes a training step of `recu train`, with augmentation, or a step of its evaluation. The
+step takes a batch of uint8 images that is already on the devices. A run on CIFAR keeps the whole data set on each
+device, which takes another 0.15 GB. Batch sizes are those of all devices together. Each row is compiled in a process of
+its own and written to a file in experiments/results/compile_only. A row that has a file is compiled again only with
+--again.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from experiments.benchmarks.counted import analysis, without_kernels
 from experiments.benchmarks.steps import KINDS, image_size
 from experiments.benchmarks.turns import cpu_model
 
-# Models and the configs that train them; of the two stages, the second, with its teacher.
+# Models and the configs that train them. The train step of a react model is that of stage 2, with a teacher.
 MODELS = {
     "cifar_resnet20": "cifar10",
     "cifar_resnet18": "cifar10",
@@ -51,7 +52,7 @@ OUT = Path(__file__).resolve().parents[1] / "results" / "compile_only"
 
 
 def batches_of(model):
-    """Returns the global batch sizes to compile: the config's, and for ImageNet also one for many chips."""
+    """Returns the global batch sizes to compile: the config's, and for ImageNet also 4096, a size for many chips."""
     from recu_jax.config import load
 
     return (load(MODELS[model]).batch_size, *((4096,) if image_size(model) == 224 else ()))
@@ -100,7 +101,7 @@ def over_processes(function, devices, mapped, donate):
     from recu_jax.training.step import AXIS
 
     def of_one_device(*arguments):
-        # Like `jax.pmap`, without the axis of the devices, which has size 1 here.
+        # Removes the device axis, as `jax.pmap` does. `shard_map` keeps this axis, with size 1.
         return function(*(a[0] if m else a for a, m in zip(arguments, mapped, strict=True)))
 
     specs = tuple(PartitionSpec(AXIS) if m else PartitionSpec() for m in mapped)
@@ -140,7 +141,7 @@ def compiled_row(target, model, dtype, kind, batch):
     moved = program.bytes_moved()
     by_bytes, by_operations = moved / target.bandwidth, done / target.peaks[dtype]
     collectives = program.collectives()
-    # Each device sends and receives all but its own share twice: to sum it, and to know the sums.
+    # In a ring all-reduce, each of n devices sends (n - 1) / n of the bytes twice: to add them, then to share the sums.
     reduced = collectives.get("all-reduce", {}).get("bytes", 0)
     by_links = 2 * reduced * (1 - 1 / target.devices) / target.links if target.links else 0.0
     needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
@@ -177,7 +178,7 @@ def versions(of_platform):
 
 
 def environment(target):
-    """Returns the environment of a process that compiles: JAX uses the CPU, and libtpu queries no TPU machine."""
+    """Returns the environment of a process that compiles: JAX uses the CPU, and libtpu queries no TPU VM's metadata."""
     tpu = {
         "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_WORKER_ID": "0", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -239,9 +240,10 @@ def main():
 
 
 def one_row(arguments, target, model, dtype, kind, batch):
-    """Compiles a row and writes its file. Returns whether it succeeded.
+    """Compiles a row and writes its file. Returns whether the row has a file now.
 
-    It does so in another process, which it starts with `--here`. With `--here`, this is that process.
+    With `--here`, this process compiles the row. Without `--here`, it starts this script again with `--here`, unless
+    the row has a file and `--again` is not given.
     """
     name = row_name(target.name, model, dtype, kind, batch)
     if arguments.here:

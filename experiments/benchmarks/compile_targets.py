@@ -19,7 +19,7 @@ class Target:
       devices: number of devices that run the step.
       memory: bytes per device.
       bandwidth: bytes per second and device.
-      links: bytes per second that a device can send to the others; 0 for a single device.
+      links: bytes per second that a device can send to other chips; 0 for a single chip.
       peaks: operations per second and device, by dtype.
       description: a GPU as text of XLA's GpuTargetConfigProto; "" for a TPU.
     """
@@ -35,9 +35,9 @@ class Target:
     description: str = ""
 
 
-# For each chip: bytes of memory, bytes a second, bytes a second over its links in one direction, operations a second in
-# bfloat16, dimensions of a slice, and number of devices that XLA sees. Each of the two cores of a v4 chip is a device
-# with half of the chip's memory and speed.
+# For each chip: bytes of memory, bytes a second of this memory, bytes a second over the chip's links in one direction,
+# operations a second in bfloat16, dimensions of a slice, and number of devices that XLA sees. Each of the two cores of
+# a v4 chip is a device with half of the chip's memory and speed.
 _TPUS = {
     "v4": (32 * 2**30, 1.228e12, 0.3e12, 275e12, 3, 2),
     "v5e": (16 * 2**30, 0.819e12, 0.2e12, 197e12, 2, 1),

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 
 _BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "token": 0, "opaque": 0}
-# Dtype, axes and layout. A TPU's layout names the memory: S(1) is the memory beside the compute units.
+# Dtype, axes and layout. The layout of an array on a TPU names its memory: S(1) is VMEM, beside the compute units.
 _SHAPE = re.compile(r"\b(pred|token|opaque|bf16|f8\w*|[sufc]\d+)\[([\d,]*)\](?:\{([^}]*)\})?")
 _BESIDE = "S(1)"
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
@@ -20,7 +20,7 @@ _NO_KERNEL = {
 # Operations that exchange data with the host, and the layout of an array in the host's memory.
 _TRANSFERS, _ON_HOST = ("infeed", "outfeed", "send", "recv"), "S(5)"
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-# They start a copy, and do not wait for its end.
+# Operations that start a copy, and do not wait for its end.
 _COPIES = ("copy-start", "slice-start")
 # Operations that read only a part of their first operand.
 _PARTIAL = ("gather", "dynamic-slice", "slice")
@@ -60,7 +60,10 @@ class Program:
                 current.append(_instruction(*found.groups()))
 
     def kernels(self) -> list[Instruction]:
-        """Lists the operations that the device starts, in order. Those of a loop repeat if XLA knows how often."""
+        """Lists the operations that the device starts, in order.
+
+        The operations of a loop are listed once per iteration if XLA knows how many iterations there are, else once.
+        """
         return list(self._run(self.entry))
 
     def _run(self, name):
@@ -76,8 +79,8 @@ class Program:
     def bytes_moved(self) -> int:
         """Returns the bytes that all kernels read from and write to the main memory of the device.
 
-        Of a gathered or sliced operand, the part counts. What a TPU keeps in the memory beside its compute units does
-        not count.
+        If a fused kernel only gathers from an operand or slices it, the part that it reads counts. Arrays that a TPU
+        keeps in the memory beside its compute units do not count.
         """
         shapes = {line.name: line.shape for lines in self.computations.values() for line in lines}
         total = 0.0
@@ -126,10 +129,10 @@ class Program:
 
 
 def size(shape: str, main_memory_only: bool = False) -> float:
-    """Returns the number of bytes of the arrays that a shape, given as text, consists of.
+    """Returns the total number of bytes of the arrays in `shape`.
 
     Args:
-      shape: as in the text of a program.
+      shape: an array's shape or a tuple of shapes, as in the text of a program.
       main_memory_only: leave out the arrays in the memory beside a TPU's compute units.
     """
     return sum(n for n, beside in _arrays(shape) if not (beside and main_memory_only))
@@ -143,13 +146,16 @@ def _arrays(shape):
 
 
 def _copied(shape):
-    """Returns the bytes that an asynchronous copy or slice moves in main memory. Its shape begins with its two ends."""
+    """Returns the bytes that an asynchronous copy or slice reads from and writes to main memory.
+
+    The first two arrays in its shape are its source and its destination, in either order.
+    """
     ends = list(_arrays(shape))[:2]
     return min(n for n, _ in ends) * sum(not beside for _, beside in ends)
 
 
 def _read(body, position):
-    """Returns the bytes that a fused computation reads of a parameter at most; inf if it may read all of it."""
+    """Returns the most bytes that a fused computation reads of its parameter `position`; inf if it may read all."""
     parameter = next((line for line in body if line.opcode == "parameter" and f"({position})" in line.rest), None)
     users = [line for line in body if parameter and parameter.name in line.operands]
     partial = users and all(u.opcode in _PARTIAL and u.operands[0] == parameter.name for u in users)

@@ -1,4 +1,4 @@
-"""Counts the operations and bytes of train and evaluation steps by XLA, and measures how many the CPU does a second.
+"""Lets XLA count the operations and bytes of train and evaluation steps, and measures how many the CPU can do a second.
 
 python experiments/benchmarks/counted.py MODEL...          # prints JSON
 """
@@ -34,7 +34,7 @@ def count(model):
 
 @contextlib.contextmanager
 def without_kernels():
-    """Makes programs that are traced in its block convolve floats, as on a CPU without the compiled kernels."""
+    """Makes programs that are traced in the `with` block convolve floats, as on a CPU without the compiled kernels."""
     from recu_jax.ops import native
 
     fastest = native.cpu_backend

@@ -1,4 +1,4 @@
-"""Measures what share of an epoch's time diagnostics, TensorBoard events and the report add.
+"""Measures how much time diagnostics, TensorBoard events and the report add to an epoch.
 
     python experiments/benchmarks/diagnostics_overhead.py --config=configs/digits.py --epochs=12 --out=FILE.json
         [--dataset=npz --data_dir=FILE]

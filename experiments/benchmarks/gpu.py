@@ -5,10 +5,10 @@
 The CIFAR models run at batch 256, and `imagenet_resnet18` runs at batch 512. Images are noise: for recu_jax a uint8
 data set on the device, for PyTorch one float32 batch. PyTorch runs eagerly in float32, and with `torch.compile` in
 bfloat16, channels last. recu_jax, eager PyTorch and compiled PyTorch run in a process each. They take turns, and each
-round of turns gives a ratio of images a second against either PyTorch. The model-flops utilization is the operations a
-second of recu_jax's step, divided by those of a large bfloat16 matrix product on the same device. XLA counts the
-operations. An operation of bits counts as the one of floats that it stands for. `--rehearse` runs all of it on a CPU,
-with small inputs.
+round of turns gives two ratios of images a second: recu_jax to eager PyTorch, and to compiled PyTorch. The model-flops
+utilization is the operations a second of recu_jax's step, divided by those of a large bfloat16 matrix product on the
+same device. XLA counts the operations. A 1-bit operation counts as the float operation that it stands for.
+`--rehearse` runs all of this on a CPU, with small inputs.
 """
 
 import argparse

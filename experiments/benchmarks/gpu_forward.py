@@ -3,9 +3,10 @@
     python experiments/benchmarks/gpu_forward.py --out=experiments/results/benchmarks/gpu_forward.json
 
 The layers are those of the networks, at the batch sizes of `gpu.py`. Their sums are integers below 2^24, so a dtype
-whose products are added in float32 or int32 should give exact sums. The script compares them with those of float32. A
-timed call does what a train step does: it takes the signs of bfloat16 activations and weights, convolves them in the
-dtype, and converts the sums to bfloat16. Dtypes take turns. `--rehearse` runs on a CPU, with small batches.
+whose products are added in float32 or int32 should give exact sums. The script compares the sums of each dtype with
+those of float32. A timed call does what a train step does: it takes the signs of bfloat16 activations and weights,
+convolves the signs in the dtype, and converts the sums to bfloat16. Dtypes take turns. `--rehearse` runs on a CPU, with
+small batches.
 """
 
 import argparse
@@ -42,7 +43,7 @@ LAYERS = {
     "imagenet_resnet18, 256": (512, 14, 256, 256),
     "imagenet_resnet18, 512": (512, 7, 512, 512),
 }
-# By name, the dtype of the signs and the dtype of their sums. Layers use the first in a bfloat16 run.
+# By name, the dtype of the signs and the dtype of their sums. In a bfloat16 run, recu_jax's layers convolve bfloat16.
 TYPES = {
     "bfloat16": (jnp.bfloat16, jnp.float32),
     "float32": (jnp.float32, jnp.float32),
@@ -53,7 +54,10 @@ TYPES = {
 
 @functools.partial(jax.jit, static_argnames="name")
 def forward(operands, name):
-    """Convolves the signs of x with the signs of the 3x3 kernel, both in the dtype `name`. Returns bfloat16."""
+    """Convolves the signs of activations with the signs of a 3x3 kernel, and returns the sums in bfloat16.
+
+    `operands` holds the activations and the kernel. `name` is a key of `TYPES`.
+    """
     kind, summed = TYPES[name]
     signs = (jnp.where(a >= 0, 1, -1).astype(kind) for a in operands)
     sums = lax.conv_general_dilated(
@@ -63,7 +67,7 @@ def forward(operands, name):
 
 
 def measure(shape, repeats):
-    """Returns by dtype the milliseconds of each turn and whether its sums are exact, or the error that refused it."""
+    """Returns by dtype whether the sums equal float32's and the milliseconds of each turn, or JAX's error message."""
     batch, size, channels, features = shape
     r = np.random.default_rng(0)
     x = jnp.asarray(r.standard_normal((batch, size, size, channels), np.float32), jnp.bfloat16)

@@ -8,14 +8,14 @@ The cases are 3x3 binary layers of 64 to 512 channels at ResNet-18's sizes, and 
   and their packed signs.
 - `sums_layer` returns the integer sums of the convolution alone.
 - `real_layer` begins with real activations, whose signs it packs first.
-- A network computes logits from uint8 pixels.
+- A network computes logits from uint8 pixels; in PyTorch from float32 noise.
 
 A layer is compared with the bare float32 convolution, and a network with its twin of real weights and activations.
 
-Each side is a process of its own, pinned to one core (`recu2` to two cores). The sides take turns, and each round of
-turns gives one ratio. Needs Linux and g++, which builds two programs. `popcount_bound.cc` measures the most that xor,
-popcount and add can reach on this processor. `core_distance.cc` measures, after each round, how far the two cores are
-from each other.
+The sides are `recu`, `recu2`, `xla` and `torch`. Each is a process of its own, pinned to one core. `recu2` runs the
+same programs as `recu`, pinned to two cores. The sides take turns, and each round of turns gives one ratio. Needs Linux
+and g++, which builds two programs. `popcount_bound.cc` measures the most that xor, popcount and add can reach on this
+processor. `core_distance.cc` measures, after each round, how long a store of one core takes to reach another core.
 """
 
 import argparse
@@ -45,7 +45,7 @@ SECONDS = 0.1  # length of a turn
 
 
 def seconds_of(run, least=0.02):
-    """Returns the seconds of the fastest call, of as many calls as fill `least` seconds, but at least five."""
+    """Calls `run` for at least `least` seconds and at least five times. Returns the seconds of the fastest call."""
     times, end = [], time.perf_counter() + least
     while len(times) < 5 or time.perf_counter() < end:
         began = time.perf_counter()
@@ -174,7 +174,7 @@ def _image(r, size):
 
 
 def work(side, cores):
-    """Serves one side: reads a case from stdin, and answers with a JSON line that has its seconds."""
+    """Serves one side: reads names of cases from stdin, and answers each with a JSON line that has the seconds."""
     warnings.simplefilter("ignore")
     answer = answers()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
@@ -188,7 +188,7 @@ def work(side, cores):
 
 
 def built(name, folder):
-    """Builds NAME.cc. Returns a function that runs the program and returns the lines that it prints."""
+    """Compiles `<name>.cc` to `folder`. Returns a function that runs the program and returns the lines it prints."""
     program = pathlib.Path(folder) / name
     source = pathlib.Path(__file__).with_name(f"{name}.cc")
     subprocess.run(["g++", "-O2", "-pthread", str(source), "-o", str(program)], check=True)
@@ -255,7 +255,7 @@ def main():
     print_table(result)
     if args.out:
         seconds = {case: {side: [t["seconds"] for t in turns[case][side]] for side in SIDES} for case in CASES}
-        # Few read the single turns, so they take one line only.
+        # Few people read the seconds of single turns, so these take one line only.
         text = json.dumps(result, indent=2).removesuffix("\n}")
         args.out.write_text(f'{text},\n  "seconds_of_turns": {json.dumps(seconds)}\n}}\n')
 

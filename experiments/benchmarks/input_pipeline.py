@@ -11,10 +11,10 @@ yield the same uint8 batches. They differ in what they do to an image:
 
 The sides take turns (recu_jax, pillow, recu_jax, ...), so that a busy machine slows both. Meanwhile the workers of the
 other side sleep on full buffers. A turn begins when all buffers are full and all workers sleep. It first takes as many
-batches as may be ready, untimed. Each pair of successive turns gives one ratio, and the median over the pairs is
-reported, with that of the ratios of processor times (main process and workers), which other load moves less.
-Then follow the throughput of recu_jax with fewer workers, and the growth of its processes' memory over 20,000 images.
-Needs Linux: it reads /proc to tell whether other processes disturbed the comparison.
+batches as may be ready, untimed. Each pair of successive turns gives a ratio of throughputs and a ratio of processor
+times (main process and workers). The medians over the pairs are reported. Other load on the machine changes the second
+ratio less. The script then measures the throughput of recu_jax with 0 to --num_workers workers, and how much memory its
+processes gain over 20,000 images. Needs Linux: it reads /proc to tell whether other processes disturbed the comparison.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from recu_jax.data import photos, stream
 from recu_jax.data.transform import Transform, random_box
 
 SIDES = ("recu_jax", "pillow")
-# Upper bound of the batches that a worker and the main process keep ready, for each worker.
+# Upper bound, for each worker, of the batches that wait in its buffers and in the main process's buffer.
 READY_BATCHES = 8
 LOOK_EVERY_SECONDS = 0.5
 MAX_SHARE_OF_OTHERS = 0.05
@@ -103,7 +103,7 @@ class Side:
             asleep = asleep + 1 if self._worker_seconds() - before < 0.02 * LOOK_EVERY_SECONDS else 0
 
     def turn(self):
-        """Returns images a second, processor time of an image, and the share of the processors that others took."""
+        """Returns images a second, processor time per image, and the share of the CPUs that other processes took."""
         for _ in range(self._ready):
             next(self._batches)
         images = self._arguments.batches * self._arguments.batch_size
@@ -123,7 +123,8 @@ class Side:
         return time.process_time() + self._worker_seconds()
 
     def _worker_seconds(self):
-        # The id of a process's CPU clock on Linux. /proc/PID/stat would count ticks, and miss short naps.
+        # `(~pid << 3) | 2` is the id of a process's CPU clock on Linux. /proc/PID/stat has only whole ticks of 10 ms,
+        # too coarse to tell whether a worker sleeps.
         return sum(time.clock_gettime((~pid << 3) | 2) for pid in self._workers)
 
 
@@ -166,7 +167,7 @@ def spread(values):
 
 
 def by_workers(records, arguments):
-    """Measures images a second of recu_jax with 0, 1, ... workers; returns all repeats."""
+    """Measures images a second of recu_jax with 0 to --num_workers workers. Returns all repeats, by workers."""
     rates = {n: [] for n in range(arguments.num_workers + 1)}
     for _ in range(WORKER_REPEATS):
         for num_workers in rates:
@@ -176,7 +177,7 @@ def by_workers(records, arguments):
 
 
 def growth(records, arguments):
-    """Measures the bytes by which the main process and two workers grow between images 2,000 and 22,000."""
+    """Measures the bytes by which the main process and its workers, at most two, grow from image 2,000 to 22,000."""
     with contextlib.closing(Side(records, Transform(), arguments, min(2, arguments.num_workers))) as side:
         batches, sizes = -(-2000 // arguments.batch_size), []
         for count in (batches, 10 * batches):

@@ -1,4 +1,4 @@
-"""Measures the speed of everything: one table, one JSON.
+"""Measures the speed and memory of recu_jax on the CPU, and writes one table and one JSON file.
 
 Most rows are ratios to a peer that is measured in the same run.
 
@@ -10,11 +10,12 @@ Most rows are ratios to a peer that is measured in the same run.
   has two shares of the machine's ceiling. The first is the operations per second of the step, divided by those of a
   large matrix product; 1-bit operations count as float operations. The second is the bytes per second that the program
   moves, divided by those of a large copy.
-- memory: the peak memory of a `cifar_resnet20` train step, divided by PyTorch's without `torch.compile`. What the
-  process held before it built the model is subtracted.
+- memory: the peak memory of a `cifar_resnet20` train step, divided by PyTorch's without `torch.compile`. Each peak is
+  counted from what the process held before it built the model.
 - import: a process that imports recu_jax against one that imports flax.linen.
-- first_step: seconds from a process's start to its first step on the digits, without and with a compilation cache.
-- input_pipeline: photographs a second with two workers against one, and against the same pipeline made of Pillow;
+- first_step: seconds from a process's start to its first step on the digits, with an empty and with a filled
+  compilation cache.
+- input_pipeline: photographs a second with two workers against one, and against the same pipeline in Pillow; growth of
   memory over 20,000 images.
 
 Seconds on a shared machine drift by tens of percent within minutes. So each side runs in an interpreter of its own. All
@@ -63,9 +64,10 @@ AT_MOST = {
 # side's clock starts.
 SETTLE_SECONDS = 0.3
 # A busy machine does not slow all sides alike. Beside another load on 2 cores, PyTorch took 2 to 4 times as long,
-# because its threads wait for each other after every operation. jax took 1.8 times as long. So a busy row is marked.
+# because its threads wait for each other after every operation. jax took 1.8 times as long. So the table marks a row
+# in whose turns other processes took more than this share of the CPUs.
 MAX_SHARE_OF_OTHERS = 0.05
-# By name of a side of train and eval rows, its `--worker` in `steps.py` and further options.
+# By name of a side, its `--worker` in `steps.py` and further options.
 SIDES = {
     "jax": ("jax", []),
     "eager": ("torch", []),
@@ -87,7 +89,11 @@ class Bench:
         self.rows, self.versions, self.counted = {}, {}, {}
 
     def add(self, name, value, unit, others=0.0, **more):
-        """Adds a row. `value`: a spread, whose median the bar is for. `others`: largest share of CPUs others took."""
+        """Adds a row and prints it.
+
+        The median of `value`, a result of `spread`, is compared with the row's bar. `others` is the largest share of
+        the CPUs that other processes took in a turn.
+        """
         row = {"value": value, "unit": unit, "share_of_others": others, **more}
         if name in BARS:
             row |= {"bar": f">= {BARS[name]}", "reached": value["median"] >= BARS[name]}

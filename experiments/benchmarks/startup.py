@@ -1,4 +1,4 @@
-"""Measures the seconds of importing recu_jax, and from the start of a process to the end of its first step."""
+"""Measures the seconds of an import of recu_jax, and the seconds from a process's start to its first training step."""
 
 import subprocess
 import sys

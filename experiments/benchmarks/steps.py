@@ -1,12 +1,12 @@
 """Runs train and evaluation steps of recu_jax and of PyTorch, which `run.py` and `gpu.py` time against each other.
 
-Each side is a process of its own (`turns.Worker`) and may have another interpreter. A step consists of:
+Each side is a process of its own (`turns.Worker`) and may run in its own Python interpreter. A step consists of:
 
 - torch: zero_grad, forward, loss, backward, SGD; in evaluation forward, loss and top-1. Its images are noise in
   float32, already in memory.
-- jax: the trainer's own step, which also picks its images from the uint8 data set on the device, crops, flips and
-  normalizes them, and in evaluation computes top-5, too. PyTorch users pay for this in their data loader, so jax's
-  figure includes a little more work.
+- jax: the trainer's own step. It also picks its images from the uint8 data set on the device and normalizes them.
+  Training also crops and flips them, and evaluation also computes top-5. PyTorch users prepare images in their data
+  loader, so jax's figure includes a little more work.
 """
 
 import argparse
@@ -29,7 +29,7 @@ KINDS = ("train", "eval")
 IMAGES = {32: 50_000, 224: 512}
 # Training steps that the trainer runs in one call on a GPU, as in `recu_jax.ops.backend`.
 GPU_STEPS_PER_DISPATCH = 64
-TAU = 0.85  # tau in the recipe's first epoch; the jax side starts there, too
+TAU = 0.85  # PyTorch's tau; the jax side starts with the same tau, that of the recipe's first epoch
 
 
 def image_size(model):
@@ -124,7 +124,9 @@ def random_dataset(model_name, count):
 
 
 def jax_steps(case, dataset):
-    """Returns the trainer's first state and, by kind, a jitted step and a function that returns its other arguments.
+    """Returns the trainer's first state and, by kind, a jitted step and a function that returns its next arguments.
+
+    The arguments are those after the state.
 
     On a GPU, a call of the train step runs `GPU_STEPS_PER_DISPATCH` steps.
     """

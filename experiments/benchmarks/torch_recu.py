@@ -96,7 +96,10 @@ class BinaryConv2d(nn.Conv2d):
 
 
 def shortcut(x, out_channels):
-    """Computes the parameter-free shortcut: halves the resolution and zero-pads channels on both sides."""
+    """Computes the parameter-free shortcut, which is `x` itself if `x` already has `out_channels` channels.
+
+    Otherwise the shortcut halves the resolution and pads the channels with zeros on both sides.
+    """
     if x.shape[1] == out_channels:
         return x
     padding = (out_channels - x.shape[1]) // 2
@@ -264,6 +267,6 @@ def train_step(model, optimizer, x, y, tau):
 
 @torch.inference_mode()
 def eval_step(model, x, y):
-    """Returns loss and number of right answers on `x` (N, 3, height, width), `y` (N,). `model` is in eval mode."""
+    """Returns loss and number of right answers on `x` (N, 3, height, width), `y` (N,). `model` must be in eval mode."""
     logits = model(x, 1)
     return F.cross_entropy(logits, y), (logits.argmax(1) == y).sum()

@@ -1,4 +1,4 @@
-"""Runs each side of a benchmark in a process, one at a time, and measures how busy other processes keep the machine.
+"""Runs each side of a benchmark in its own process, one side at a time, and measures the load by other processes.
 
 Needs the standard library alone, and Linux: /proc tells whether other processes disturbed a comparison.
 """
@@ -23,7 +23,7 @@ def cpu_model():
 
 
 def machine_busy_seconds():
-    """Returns the processor seconds since boot that all processes, and neighbors of a virtual machine, have taken."""
+    """Returns the processor seconds since boot that all processes, and other virtual machines of the host, took."""
     fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
     user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields)
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
@@ -55,7 +55,10 @@ def answers():
 
 
 class Worker:
-    """A process for one side, which answers each line with a JSON line. `versions` is its first answer, once ready."""
+    """A process for one side, which answers each line with a JSON line.
+
+    `versions` is its first answer, which it sends unasked when it is ready.
+    """
 
     def __init__(self, side, python, script, *arguments, platform="cpu"):
         self.side = side

@@ -34,9 +34,10 @@ const DIGITS_WASM = `
 
 
 def digest(files) -> str:
-    """SHA-256 of what the program is made of: the network's file, its C without comments and weights, and page.c.
+    """Returns the SHA-256 of what the program is made of.
 
-    The weights in C are those of the file; how they are written may depend on the processor.
+    This is the network's file, its C without comments and weights, page.c, and the flags of the compiler. The weights
+    in C are left out: they are those of the file, but their text may depend on the processor.
     """
     texts = [files[name] for name in sorted(files) if not name.endswith("_weights.h")]
     code = re.sub(r"/\*.*?\*/", "", "".join([*texts, PROGRAM.read_text()]), flags=re.DOTALL)
@@ -44,12 +45,12 @@ def digest(files) -> str:
 
 
 def sources() -> dict[str, str]:
-    """The C files of the kept network, by name."""
+    """Returns the C files of the network in docs/_static, by name."""
     return dict(source.source("digits", deploy.load(NETWORK)).files)
 
 
 def kept() -> bytes:
-    """The program in docs/_static."""
+    """Returns the WebAssembly program that docs/_static/digits_wasm.js holds."""
     return base64.b64decode(re.search("`(.*)`", SCRIPT.read_text(), re.DOTALL)[1])
 
 

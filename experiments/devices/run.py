@@ -3,7 +3,8 @@
     python experiments/devices/run.py RUN --images=100 --out=digits.json [--data_dir=DIR]
 
 Needs qemu-system-arm, gcc-arm-none-eabi and libnewlib-arm-none-eabi for Cortex-M; qemu-user and `pip install ziglang`
-for 64-bit Arm; `pip install ziglang` and node for WebAssembly. What is missing is left out, with a line.
+for 64-bit Arm; `pip install ziglang` and node for WebAssembly. If the tools of a device are missing, the script leaves
+the device out and prints what to install.
 """
 
 import argparse
@@ -35,7 +36,7 @@ def _cortex_m(cpu, unit, board):
     return [*arm.split(), HERE / "cortex_m.c"], ["qemu-system-arm", "-M", board, *_SEMIHOSTING, "-kernel"]
 
 
-# For each device: the compiler, and what runs its program.
+# For each device: the command that compiles a program, and the command that runs it.
 DEVICES = {
     "Cortex-M4": _cortex_m("cortex-m4", "fpv4-sp-d16", "mps2-an386"),
     "Cortex-M7": _cortex_m("cortex-m7", "fpv5-d16", "mps2-an500"),
@@ -51,7 +52,7 @@ PACKAGES = {
 
 
 def missing(device: str) -> str | None:
-    """What to install for a device, or None if its tools are here."""
+    """Returns what to install for a device, or None if its tools are installed."""
     build, run = DEVICES[device]
     found = all(shutil.which(command[0]) for command in (build, run))
     if found and "ziglang" in build:
@@ -63,7 +64,8 @@ def logits_on(device: str, folder: pathlib.Path, images: np.ndarray) -> tuple[np
     """Compiles `folder`/network for a device and runs it there.
 
     Returns:
-      The logits, float32, (images, classes), and what is recorded: the kernels, and the sizes of a Cortex-M's program.
+      The logits, float32, (images, classes), and what is recorded: the kernels, the versions of compiler and emulator,
+      and for a Cortex-M the sizes of `_sizes`.
     """
     build, run = DEVICES[device]
     network, program = folder / "network", folder / f"{device}.out"
@@ -84,7 +86,7 @@ def logits_on(device: str, folder: pathlib.Path, images: np.ndarray) -> tuple[np
 
 
 def _sizes(program, network, build):
-    """Bytes of flash and RAM: of the network alone, and of the program with the C library's files and printf."""
+    """Returns the bytes of flash and RAM of the network alone, and of the program, which includes the C library."""
     alone = network / "network.o"
     flags = [part for part in map(str, build) if part.startswith(("-O", "-m", "-f"))]
     subprocess.run([build[0], *flags, "-std=c99", "-c", network / "network.c", "-o", alone], check=True)

@@ -41,7 +41,10 @@ SHOWN = (0.816, 0.85, 0.90, 0.95, 0.99, 1.0)
 
 @functools.partial(jax.jit, static_argnames="taus")
 def measured(weights, taus):
-    """Returns b () and, at each of `taus`, the quantization error in units of b^2 and the entropy in nats (taus,)."""
+    """Returns b, a scalar, and two arrays with a number for each of `taus`.
+
+    The arrays are the quantization error in units of b^2 and the entropy in nats.
+    """
     scale = functional.laplace_scale(weights)
     counts, largest = measures.histogram(weights, scale), abs(weights).max()
 

@@ -1,4 +1,4 @@
-"""Compares standardizations of the weights: Laplace scale b* of 1, 2 and 4, without centering, and none.
+"""Compares weights standardized to Laplace scale b* = 1, 2 and 4, scaled but not centered, and not standardized.
 
     python experiments/paper/standardization.py [--budget=paper --data_dir=DIR]
 

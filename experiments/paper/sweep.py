@@ -3,8 +3,8 @@
     python experiments/paper/SCRIPT.py [--budget=small|paper] [--dataset=...] [--epochs=N] [--seeds=N] [--most_runs=N]
 
 Each run is a process of its own. Its folder in --runs is named after the config fields that differ from the recipe, so
-experiments share runs. The same command continues where it was stopped. With --most_runs it ends after that many runs.
-When it ends, it writes the results of the seeds that all variants have finished.
+experiments share runs. The same command continues where it was stopped. With --most_runs=N it trains at most N runs.
+Before it ends, it writes the results of the seeds that all variants have finished.
 """
 
 import argparse

@@ -8,9 +8,10 @@
 Each binarizer of weights works with each binarizer of activations. The fields `config.weight_binarizer` and
 `config.activation_binarizer` choose them by name. `"package.module:name"` chooses a binarizer of a user's own module.
 
-A binarizer is a small frozen object. All binarizers return signs, with sign(0) = +1. They differ in their gradients and
-in the scale of the weights. Annealed binarizers (EDE, ReSTE, Libra) change their gradient during the training: give the
-layers `progress`, from 0 to 1, beside `tau`.
+A binarizer is a small frozen object. All binarizers return signs, with sign(0) = +1. They differ in their gradients, in
+the scale of the weights, and in whether they center or shift their input before they take its signs. Annealed
+binarizers (EDE, ReSTE, Libra) change their gradient during the training: give the layers `progress`, from 0 to 1,
+beside `tau`.
 
 | file | contents |
 |---|---|
@@ -60,7 +61,7 @@ def weight_binarizer(name: str, **recu: Any) -> WeightBinarizer:
       **recu: attributes of `weights.ReCU`; other binarizers ignore them.
 
     Raises:
-      UserError: no binarizer has this name, or the object of a user's own module is not a binarizer of weights.
+      UserError: no binarizer has this name; or, for a user's own binarizer, as in `own.weight_binarizer`.
     """
     if is_reference(name):
         return own.weight_binarizer(name)
@@ -73,7 +74,7 @@ def activation_binarizer(name: str) -> ActivationBinarizer:
     """Returns the binarizer of activations called `name`, a key of `ACTIVATIONS` or `"package.module:name"`.
 
     Raises:
-      UserError: no binarizer has this name, or the object of a user's own module is not a binarizer of activations.
+      UserError: no binarizer has this name; or, for a user's own binarizer, as in `own.activation_binarizer`.
     """
     if is_reference(name):
         return own.activation_binarizer(name)

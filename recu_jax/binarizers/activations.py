@@ -96,7 +96,7 @@ class EDE(ActivationBinarizer):
 
 @dataclasses.dataclass(frozen=True)
 class ReSTE(ActivationBinarizer):
-    """Sign with slope `(1 / o) |x|^((1 - o) / o)` for `near < |x| <= far`, a constant nearer to 0, and 0 beyond `far`.
+    """Sign with slope `(1 / o) |x|^((1 - o) / o)` for `near < |x| <= far`, 0 for `|x| > far`, else a constant.
 
     `o = 1 + (o_end - 1) (1 - cos(pi progress / 2))`, as in the authors' code, rises from 1 to o_end during the
     training. `signs.reste_sign` gives the constant. Wu et al., "Estimator Meets Equilibrium Perspective: A Rectified

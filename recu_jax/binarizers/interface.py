@@ -94,7 +94,7 @@ class ActivationBinarizer:
     def __call__(self, x: jax.Array, *, sample_ndim: int, train: bool, progress: Number | None = None) -> jax.Array:
         """Binarizes activations.
 
-        A binarizer with `parameters` also takes each of them by name, (channels,).
+        A binarizer with `parameters` also takes each parameter as a keyword argument, (channels,).
 
         Args:
           x: (*batch, *sample), channels last.
@@ -112,8 +112,8 @@ class ActivationBinarizer:
     ) -> jax.Array:
         """Tells where the slope is positive, so that a gradient passes: booleans in the shape of `x`.
 
-        The arguments are those of `__call__`. This implementation requires that the slope at an entry of x depends on
-        this entry alone.
+        The arguments are those of `__call__` without `train`. This implementation requires that the slope at an entry
+        of `x` depends on this entry alone.
         """
 
         def signs(x):

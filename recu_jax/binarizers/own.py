@@ -1,7 +1,7 @@
-"""Loads binarizers of a user's own modules, for `config.weight_binarizer = "package.module:name"`.
+"""Loads binarizers from a user's own modules, for `config.weight_binarizer = "package.module:name"`.
 
-The name belongs to a binarizer, to its class, or to a function without arguments that returns a binarizer. `interface`
-says how to write a binarizer.
+`config.activation_binarizer` takes the same form. `name` is a binarizer, or a class or function that returns a
+binarizer when it is called without arguments. The module `interface` says how to write a binarizer.
 """
 
 from typing import Any
@@ -25,7 +25,8 @@ def weight_binarizer(reference: str) -> WeightBinarizer:
       reference: `"package.module:name"`.
 
     Raises:
-      UserError: the name does not exist or is not a binarizer of weights, or its call does not return signs and scale.
+      UserError: the name does not exist or is not a binarizer of weights, the binarizer is not hashable, or its call
+        fails or returns arrays of wrong shapes.
     """
     binarizer = _load("weight binarizer", reference, WeightBinarizer)
     kernel = jax.ShapeDtypeStruct(_KERNEL, jnp.float32)
@@ -46,7 +47,8 @@ def activation_binarizer(reference: str) -> ActivationBinarizer:
       reference: `"package.module:name"`.
 
     Raises:
-      UserError: the name does not exist or is not a binarizer of activations, or its call does not return signs.
+      UserError: the name does not exist or is not a binarizer of activations, the binarizer is not hashable, or its
+        call fails or returns an array of another shape than its input.
     """
     binarizer = _load("activation binarizer", reference, ActivationBinarizer)
     x = jax.ShapeDtypeStruct(_INPUT, jnp.float32)

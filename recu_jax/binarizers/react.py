@@ -46,9 +46,9 @@ class PRelu(nn.Module):
 class RPRelu(nn.Module):
     """Computes RPReLU: `y + after` where `y = x + before` is positive, and `slope * y + after` elsewhere.
 
-    Section 4.2 of the paper, whose two shifts are `-before` and `after`. The gradient is exact. With respect to x and
-    `before` it is 1 where y > 0, and slope elsewhere. With respect to `slope` it is 0 where y > 0, and y elsewhere.
-    With respect to `after` it is 1.
+    Section 4.2 of the paper defines RPReLU with the two shifts `-before` and `after`. The gradient is exact. With
+    respect to x and `before` it is 1 where y > 0, and slope elsewhere. With respect to `slope` it is 0 where y > 0, and
+    y elsewhere. With respect to `after` it is 1.
 
     Variables: `params/move1/bias` (before), `params/nonlinear/slope`, `params/move2/bias` (after), each (channels,).
     """

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from recu_jax.functional import sign
 from recu_jax.ops.reductions import wide
 
-# Upper limit of beta |x|. There the magnitude of the swish sign's slope is below 1e-31 for beta up to 35. Without the
-# limit an infinite x would multiply infinity by exp(-infinity) = 0, which is NaN.
+# Upper limit of beta |x|. At this limit, the magnitude of the swish sign's slope is below 1e-31 for beta up to 35.
+# Without the limit, the slope at an infinite x would be infinity times exp(-infinity) = 0, which is NaN.
 _FAR = 80.0
 
 
@@ -78,11 +78,11 @@ def reste_sign(x: jax.Array, o: jax.Array | float, near: float = 0.1, far: float
     """Returns `sign(x)` with slope `(1 / o) |x|^((1 - o) / o)` for `near < |x| <= far`.
 
     The slope is the derivative of `sign(x) |x|^(1 / o)`. This derivative is infinite at 0. Where `|x| <= near`, the
-    slope is therefore `near^(1 / o) / near`, the slope of the chord of the curve from 0 to `near`. Beyond `far` it is
-    0.
-    With o = 1 this is the straight-through estimator clipped at `far`. Wu et al.,
-    "Estimator Meets Equilibrium Perspective: A Rectified Straight Through Estimator for Binary Neural Networks
-    Training", ICCV 2023, arXiv 2308.06689. `near` and `far` have the values of the authors' code.
+    slope is therefore `near^(1 / o) / near`, the slope of the chord of the curve from 0 to `near`. Where `|x| > far`,
+    the slope is 0. With o = 1, the function is the straight-through estimator clipped at `far`.
+
+    Wu et al., "Estimator Meets Equilibrium Perspective: A Rectified Straight Through Estimator for Binary Neural
+    Networks Training", ICCV 2023, arXiv 2308.06689. `near` and `far` have the values of the authors' code.
     """
     magnitude = _wide_magnitude(x)
     power = (1.0 - o) / o

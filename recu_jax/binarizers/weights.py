@@ -59,7 +59,7 @@ class ReCU(WeightBinarizer):
         return functional.binarize_weights(kernel, tau, **self._options), None
 
     def clamped(self, kernel: jax.Array, tau: Number | None = None) -> jax.Array:
-        """Returns the real weights `w2` whose signs are the binary weights. The arguments are those of `__call__`."""
+        """Returns the real weights `w2` whose signs are the binary weights. `kernel` and `tau` are as in `__call__`."""
         return functional.clamped_weights(kernel, tau, **self._options)
 
     def standardized(self, kernel: jax.Array) -> jax.Array:
@@ -155,7 +155,7 @@ class Libra(WeightBinarizer):
 
     The gradient with respect to v is `g 2^s k t (1 - tanh^2(t v))`, with `t = t_min (t_max / t_min)^progress` and
     `k = max(1 / t, 1)`. No gradient flows through the exponent s. The gradient also flows through the mean and the
-    standard deviation, which is the square root of the unbiased variance plus 1e-5.
+    standard deviation, `std(w) = sqrt(var(w) + 1e-5)` with the unbiased variance.
 
     Qin et al., "Forward and Backward Information Retention for Accurate Binary Neural Networks" (IR-Net), CVPR 2020,
     arXiv 1909.10788, sections 3.2, "Libra parameter binarization", and 3.3. The authors' CIFAR-10 code uses t_min =

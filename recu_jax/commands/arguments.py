@@ -1,4 +1,4 @@
-"""Gives all commands one form of `--help`, of errors and of exit statuses."""
+"""Defines the `--help` text, the error messages and the exit statuses that all commands share."""
 
 import argparse
 import contextlib
@@ -63,12 +63,12 @@ def run(function: Callable[[], Any]) -> Any:
 
 
 def local_path(text: str) -> str:
-    """Converts an argument that is a path with `paths.local`. It is the `type` of all such arguments."""
+    """Calls `paths.local` on a path. Arguments that are paths have this function as their `type` in argparse."""
     return _typed(paths.local, text)
 
 
 def run_path(text: str) -> str:
-    """Converts an argument that is the workdir of a run with `paths.of_run`. It is the `type` of all such arguments."""
+    """Calls `paths.of_run` on a workdir. Arguments that name an existing run have this function as their `type`."""
     return _typed(lambda path: paths.of_run(path, "the path"), text)
 
 
@@ -99,9 +99,10 @@ def end_with_reader(function: Callable[[], Any]) -> None:
 
 @contextlib.contextmanager
 def control_c_ends() -> Iterator[None]:
-    """Within the block, Control-C ends the process at once, with one line. For imports.
+    """Within the block, Control-C ends the process at once, with one line. The block should contain only imports.
 
-    Python raises KeyboardInterrupt, and modules in C turn it into other errors while they are imported.
+    Python would raise KeyboardInterrupt, and modules in C turn this exception into other errors while they are
+    imported. Outside the main thread this function does nothing, because Python sets no signal handlers there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -60,7 +60,7 @@ def parse(argv: list[str], help_of: Help) -> list[str]:
       help_of: the help of the command.
 
     Returns:
-      The arguments that are not flags.
+      A list that holds only the program's name. Any other argument that is not a flag is an error.
     """
     if any(argument in ("--help", "-h", "-help", "--helpfull", "--helpshort") for argument in argv[1:]):
         print(help_of.text())

@@ -1,4 +1,4 @@
-"""`recu report` writes the page of a run, or one page that compares several runs."""
+"""`recu report` writes an HTML page about a run, or one page that compares several runs."""
 
 import pathlib
 from collections.abc import Sequence

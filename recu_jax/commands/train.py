@@ -32,7 +32,11 @@ def train_or_evaluate(config: ml_collections.ConfigDict, workdir: str, mode: str
       config: of the run.
       workdir: folder of the run, or its address in a bucket.
       mode: "train" or "eval".
-      several_processes: whether this process is one of several; their addresses come from the environment.
+      several_processes: whether this process is one of several. `distributed.initialize` says how they connect. Not
+        needed if JAX_COORDINATOR_ADDRESS is set.
+
+    Raises:
+      jax.errors.JaxRuntimeError: JAX fails in a run of one process.
     """
     logging.set_verbosity(logging.WARNING)
     _hush_failed_saves()

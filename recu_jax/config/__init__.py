@@ -1,4 +1,4 @@
-"""Defines the fields of a run, checks them, and loads the files that set them.
+"""Defines the config fields of a run, checks them, and loads the files that set them.
 
 An experiment starts from the base config and changes fields:
 

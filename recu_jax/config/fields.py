@@ -1,8 +1,8 @@
-"""Defines the fields of a run, and which of them a resumed run may change. `recu_jax.config.rules` checks the fields.
+"""Defines the fields of the config, and which of them a resumed run may change.
 
-An experiment is a file with a function `get_config()`, such as those in `configs/`. The function starts from
-`base_config()` and changes fields. Fields hold choices only. `recu_jax.training.recipe` derives steps, schedules and
-sizes.
+`recu_jax.config.rules` checks the fields. An experiment is a file with a function `get_config()`, such as the files in
+`configs/`. The function starts from `base_config()` and changes fields. Fields hold only the user's choices.
+`recu_jax.training.recipe` derives numbers of steps, schedules and sizes from the fields.
 """
 
 import dataclasses
@@ -22,10 +22,10 @@ _MORE_EPOCHS = (
 )
 # Fields that determine the variables of a model.
 MODEL_FIELDS = ("model", "conv", "alpha", "weight_binarizer", "activation_binarizer", "nonlinearity")
-# Fields that are paths, and those among them that may name a run.
+# Fields that hold a path. The fields of `RUNS` may also hold the workdir of a run, even in a bucket.
 PATHS = ("data_dir", "init_from", "teacher", "compilation_cache_dir")
 RUNS = ("init_from", "teacher")
-# ReCU's parts, for ablations: name of the field, and name of the attribute of `binarizers.weights.ReCU`.
+# Fields that change parts of ReCU, for ablations, and the attributes of `binarizers.weights.ReCU` that they set.
 RECU_FIELDS = {"standardize": "standardize", "laplace_b": "b", "center": "center", "clamp": "clamp"}
 _RECU = weights.ReCU()
 
@@ -39,7 +39,8 @@ class Field:
       default: value of the CIFAR-10 recipe (SPEC.md section 7). None means that `kind` gives the type.
       about: description in one line.
       kind: type of the values if `default` is None.
-      free: whether a resumed run may change it. Such a field changes neither the parameters nor the order of the data.
+      free: whether a resumed run may change the field. A free field affects neither the parameters nor the order of the
+        data.
     """
 
     name: str
@@ -160,10 +161,12 @@ def check_config(config: ml_collections.ConfigDict) -> None:
 
 
 def with_local_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Returns a copy of the config in which `paths.local`, or for a run `paths.of_run`, has converted each path.
+    """Returns a copy of the config in which all paths are converted.
+
+    `paths.of_run` converts the fields of `RUNS`, and `paths.local` converts the other paths.
 
     Raises:
-      UserError: a path is on another machine, or names a user without a home folder.
+      UserError: a path is on another machine and is not a run in a bucket, or names a user without a home folder.
     """
     config = config.copy_and_resolve_references()
     for field in PATHS:

@@ -2,8 +2,8 @@
 
     config = load("cifar10", epochs=20, data_dir="data")
 
-A shipped config has three names: `configs/digits.py`, `digits.py` and `digits`. If a file of that path exists, the file
-is loaded instead.
+A shipped config has three names: `configs/digits.py`, `digits.py` and `digits`. If the given name is the path of an
+existing file, `load` loads this file instead of the shipped config.
 """
 
 import importlib.util
@@ -21,7 +21,8 @@ _HERE = pathlib.Path(__file__).parent.parent
 def shipped() -> dict[str, pathlib.Path]:
     """Returns the files of the shipped configs by name.
 
-    In an installed package they lie beside the modules, and in a checkout of the repository beside the package.
+    In an installed package, the folder `configs` is in the folder `recu_jax`. In a checkout of the repository, it is
+    beside that folder.
     """
     folder = next(f for f in (_HERE / "configs", _HERE.parent / "configs") if f.is_dir())
     return {file.stem: file for file in sorted(folder.glob("*.py"))}

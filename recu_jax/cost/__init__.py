@@ -1,4 +1,4 @@
-"""Counts what any Flax model costs before training: its size in bits, and its multiply-accumulates by precision.
+"""Counts the cost of any Flax model without training it: its size in bits, and its multiply-accumulates by precision.
 
     cost = model_cost(create_model("imagenet_resnet18", 1000), jax.ShapeDtypeStruct((1, 224, 224, 3), "float32"))
     cost.bytes, cost.compression, cost.macs
@@ -27,9 +27,9 @@ __all__ = ["LayerCost", "ModelCost", "model_cost", "print_table"]
 def model_cost(model: Any, *args: Any, **kwargs: Any) -> ModelCost:
     """Counts the memory and the multiply-accumulates of `model(*args, **kwargs)`, without computing anything.
 
-    The 1-bit layers of `recu_jax` count as 1 bit. All other layers count as real numbers. Convolutions and matrix
-    products are found in the traced program. Other sums and elementwise operations do not count, as in the published
-    figures.
+    A 1-bit weight of a `recu_jax` layer counts as 1 bit, and every other number that inference needs as 32 bits.
+    Convolutions and matrix products are found in the traced program. Other sums and elementwise operations do not
+    count, as in the published figures.
 
     Args:
       model: a Linen module, or an `nnx.Module`, whose arrays may be abstract (`nnx.eval_shape`). The model is not

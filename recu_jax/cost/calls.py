@@ -135,8 +135,8 @@ class Calls:
         if call.layer is not None and call.layer.binary_weights:
             binary = kernel.size
             if call.layer.alpha == "mean":
-                # Alpha is computed from the real weights. Inference keeps alpha, one number per output channel, instead
-                # of the real weights.
+                # Alpha is computed from the real weights and the statistic tau. Inference keeps alpha, one number per
+                # output channel, instead of both.
                 constants = kernel.size // call.products
         total = sum(array.size for array in parameters.values())
         shape = None if kernel is None else tuple(kernel.shape)
@@ -154,7 +154,7 @@ def traced(
     Args:
       args, kwargs: arguments of the model's call.
       trace: function that traces the model with the given `Calls`.
-      parameters: paths of the parameters; all their modules must be called.
+      parameters: paths of the parameters. Calls are missing if the module of a parameter was not called.
     """
     calls = Calls(args, kwargs)
     trace(calls)

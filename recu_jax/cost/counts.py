@@ -5,8 +5,8 @@ layers, scale and bias of batch norm, learned scales, running statistics and com
 
 Example: a Bi-Real-style ImageNet ResNet-18 has 11,689,512 parameters and 4.03 MiB. The published figures are 11.7 M and
 4.03 MB. The 3x3 convolutions of the blocks take 10,985,472 bits. 713,640 numbers take 32 bits each: first convolution,
-1x1 projection shortcuts, last linear layer, and batch norm's scale, bias and running statistics (9,600 numbers). The
-convolutions of this model have no scale; learned scales would add 3,840 numbers.
+1x1 projection shortcuts, last linear layer, batch norm's scale and bias (9,600 numbers), and batch norm's running
+statistics (9,600 numbers). The convolutions of this model have no scale; learned scales would add 3,840 numbers.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ Macs = Mapping[tuple[int, int], int]
 
 @dataclasses.dataclass(frozen=True)
 class LayerCost:
-    """The cost of one layer. The parameters of its submodules are not included.
+    """The cost of one layer, without the cost of its submodules.
 
     Attributes:
       path: path of the layer in the model, such as `layer1_0/conv1`; empty for the model itself.

@@ -16,7 +16,7 @@ _CALL = "__call__"
 
 def nnx_cost(model: nnx.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> ModelCost:
     """Computes the cost of `model(*args, **kwargs)` in evaluation mode, as `model_cost` defines it."""
-    model = nnx.merge(*nnx.split(model))  # a copy, because it is changed below
+    model = nnx.merge(*nnx.split(model))  # a copy, because the lines below change the model
     model.eval()
     modules = [(path, node) for path, node in nnx.iter_graph(model) if isinstance(node, nnx.Module)]
     for path, module in modules:
@@ -63,7 +63,7 @@ def _recording(call: Callable[..., Any], calls: Calls) -> Callable[..., Any]:
         path = getattr(module, _PATH, None)
         if path is None:  # a module that was created within the call
             return call(module, *args, **kwargs)
-        # The layers of `recu_jax.nnx` hold a Linen layer that computes.
+        # Each layer of `recu_jax.nnx` computes with a Linen layer, its attribute `linen`.
         linen = getattr(module, "linen", None)
         return calls.record(
             tuple(path.split("/")) if path else (),

@@ -1,8 +1,8 @@
 """Counts the multiply-accumulates of a traced program, by layer.
 
 While a model is traced, the operations of each layer are in a scope (`jax.named_scope`) with the layer's number. The
-result of a 1-bit layer also passes through a barrier (`optimization_barrier`), whose scope says of how many products
-each number of the result is the sum.
+result of a 1-bit layer also passes through a barrier (`optimization_barrier`). Each number of the result is a sum of
+products, and the scope of the barrier gives the number of products in this sum.
 
 This has two advantages. `vmap`, `scan` and other transformations multiply the counts of a layer without extra code. And
 the counts do not depend on how a 1-bit layer computes: by convolving +-1 numbers, or by xor and popcount of bits.
@@ -27,19 +27,19 @@ _PRODUCTS = re.compile(r"recu_products_(\d+)_(\d+)x(\d+);")
 
 @contextlib.contextmanager
 def layer_scope(number: int) -> Iterator[None]:
-    """Assigns operations traced within the block to layer `number`, except operations of layers within it."""
+    """Assigns operations traced within the block to layer `number`, except operations in an inner `layer_scope`."""
     with jax.named_scope(f"recu_layer_{number};"):
         yield
 
 
 def declare_products(y: jax.Array, products: int, weight_bits: int, activation_bits: int) -> jax.Array:
-    """Returns `y`, and declares of how many products each number in `y` is the sum.
+    """Returns `y`, and declares that each number in `y` is a sum of `products` products.
 
     This count replaces the count of the operations in the layer's scope.
 
     Args:
       y: result of a layer. The call must be within the layer's scope.
-      products: number of products per number of `y`.
+      products: number of products in the sum of each number in `y`.
       weight_bits, activation_bits: precision of each product.
     """
     with jax.named_scope(f"recu_products_{products}_{weight_bits}x{activation_bits};"):
@@ -117,7 +117,7 @@ def _bits(array) -> int:
 def _repeats(primitive, params) -> int:
     if primitive == "scan":
         return params["length"]
-    # Within `shard_map` the shapes are those of one device's part.
+    # Within `shard_map` the shapes are those of one device's shard, and every device of the mesh runs the program.
     return params["mesh"].size if primitive == "shard_map" else 1
 
 

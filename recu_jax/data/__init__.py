@@ -67,8 +67,7 @@ def load_test(
 ) -> Dataset | Photos:
     """Loads the test images of a data set for a trained network. The training images may be missing.
 
-    The data set gets the normalization of the data set `info`. Class folders get the class ids that their names have in
-    `info`.
+    The data set gets the normalization of `info`. Class folders get the class ids that their names have in `info`.
 
     Args:
       name, data_dir, num_workers: as for `load`.

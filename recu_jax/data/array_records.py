@@ -20,7 +20,7 @@ _VARINT_BYTES = 10  # a varint of 64 bits takes at most 10 bytes
 class ArrayRecords:
     """The records of one split of a TFDS data set with the features `image` and `label`.
 
-    Any record can be read at any time. The object is picklable.
+    The records can be read in any order. The object is picklable.
 
     Args:
       split: TFDS's name of the split, for error messages.
@@ -42,7 +42,7 @@ class ArrayRecords:
         """Returns the encoded image `i` and its class.
 
         Raises:
-          CorruptImage: the record cannot be read, or it has no image or no class.
+          CorruptImage: the record cannot be read, it has no image or no class, or the class is not below `num_classes`.
         """
         return self._image_and_label(self._record(i))
 
@@ -139,7 +139,9 @@ def from_builder(builder: Any, split: str) -> ArrayRecords:
 
 
 def example_fields(example: bytes) -> Iterator[tuple[str, bytes | int]]:
-    """Yields name and first value of each feature of a serialized `tf.train.Example`. Skips features of floats.
+    """Yields name and first value of each feature of a serialized `tf.train.Example`.
+
+    Skips features of floats and features without a value.
 
     The protocol buffer messages are `Example { Features features = 1 }`,
     `Features { map<string, Feature> feature = 1 }` and

@@ -27,7 +27,8 @@ class TrainBatch:
       seed: of the order and of the crops.
       batch_size: number of images in a batch of all processes.
       share: the positions in the batch that this process makes.
-      may_drop: False. A corrupt image without a replacement is an error. `EvalBatch` has True.
+      may_drop: whether a step may leave out a corrupt image if corrupt images are skipped. Here it is False: a corrupt
+        image without a replacement is an error.
     """
 
     records: Records
@@ -70,7 +71,8 @@ class TrainBatch:
 class EvalBatch:
     """Makes this process's images of an evaluation step: `batch = EvalBatch(...)(step)`.
 
-    Attributes are as in `TrainBatch`, except `may_drop`. It is True: a corrupt image gets weight 0.
+    Attributes are as in `TrainBatch`, except that `records` are the test images and `may_drop` is True. A corrupt image
+    gets weight 0.
     """
 
     records: Records

@@ -65,10 +65,11 @@ def checked(dataset: Dataset, source: str, splits: Sequence[str] = ("train", "te
     Args:
       dataset: the data set.
       source: names the data set in the message.
-      splits: the splits that must hold images.
+      splits: the splits to check. An empty split is an error.
 
     Raises:
-      UserError: an array has the wrong dtype, shape or labels. The message gives its value and the rule.
+      UserError: an array has the wrong dtype or shape, a split is empty, a label is out of range, or there are more
+        than `MOST_CLASSES` classes. The message gives the wrong value and the rule.
     """
     if dataset.num_classes > MOST_CLASSES:
         raise UserError(

@@ -70,12 +70,14 @@ def load(
     gives another order.
 
     Args:
-      data_dir: the folder that holds `train` and `val`.
-      test_only: returns no training records. Without the folder `train`, the classes are those of `val`.
-      class_names: names of the classes in the order of their ids; None takes the names of the folders.
+      data_dir: the folder that holds `train` and `val`. `val` may also be named `validation` or `test`.
+      test_only: returns no training records. The folder `train` may then be missing.
+      class_names: names of the classes in the order of their ids. None takes the classes of `train`, or those of `val`
+        if there is no `train`.
 
     Raises:
-      UserError: a folder is missing or empty, or val has a class that train does not have.
+      UserError: a folder is missing or empty, a class is not one of the returned names, or the annotation file is
+        damaged.
     """
     root = pathlib.Path(data_dir)
     if not root.is_dir():

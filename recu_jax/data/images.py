@@ -15,7 +15,7 @@ _MOST_PIXELS, _FEW_PIXELS, _PIXELS_A_BYTE = 178_956_970, 1 << 24, 1024
 JPEG, PNG, WEBP, BMP = "JPEG", "PNG", "WebP", "BMP"
 
 
-class CorruptImage(ValueError):  # noqa: N818  (no "Error" in the name: with `skip`, training continues without it)
+class CorruptImage(ValueError):  # noqa: N818  (not "Error": with on_corrupt="skip", training replaces the image)
     """Raised if the bytes are not a whole image. The message gives the reason."""
 
 
@@ -55,15 +55,16 @@ def decode(data: bytes, rows: int | None = None, reduce: int = 1) -> np.ndarray:
     Args:
       data: the bytes of a whole file. The first bytes determine the format, because names can be wrong: one of
         ImageNet's `.JPEG` files is a PNG.
-      rows: number of rows that the caller needs, or None for all. These rows are exact. Later rows may be missing.
+      rows: number of rows that the caller needs, from the top of the image before `reduce`; None for all. These rows
+        are exact. Later rows may be missing.
       reduce: 1, 2, 4 or 8. The sides of a JPEG are divided by it and rounded up. Other formats keep their size.
 
     Returns:
       uint8 RGB, (height, width, 3).
 
     Raises:
-      CorruptImage: the file is empty, truncated, not an image, or states a size that its bytes cannot hold. (OpenCV
-        itself fills the missing part of a truncated JPEG with gray.)
+      CorruptImage: the file is empty, truncated or not an image. Or the size that it states is wrong or too large.
+        (OpenCV itself fills the missing part of a truncated JPEG with gray.)
     """
     import cv2
 
@@ -114,8 +115,8 @@ def _flag(reduce):
 def jpeg_header(data: bytes) -> JpegHeader | None:
     """Reads the header of a JPEG and checks that the file is complete. Returns None for other formats.
 
-    It reads the segments up to the first scan. This takes 6 us for a file; decoding takes 1,300 us. Other formats need
-    no check for completeness here, because OpenCV refuses their truncated files.
+    It reads the segments up to the first scan. This takes 6 us for a file; decoding takes 1,300 us. Only JPEGs need
+    this check: OpenCV itself refuses truncated files of other formats.
 
     Raises:
       CorruptImage: the header is damaged, or the file is truncated.

@@ -86,13 +86,13 @@ def for_network(dataset: Dataset | Photos, name: str, info: DatasetInfo) -> Data
     """Gives a data set the number of classes and the normalization with which a network was trained.
 
     Args:
-      dataset: the test images.
+      dataset: the data set that holds the test images.
       name: of the data set, for the message.
       info: describes the data set that the network was trained on.
 
     Raises:
-      UserError: the data set has other classes, or images of another shape. Photographs have the shape that the network
-        takes, because they are cropped to it.
+      UserError: the data set has other class names, more classes, or images of another shape. Photographs are
+        compared after the crop: their shape is (h, h, 3), where h is the height of the network's images.
     """
     shape = dataset.image_shape(info.image_shape[0])
     if shape != info.image_shape:

@@ -23,10 +23,11 @@ def load(path: str, test_only: bool = False) -> Dataset:
     With `test_only`, the file needs no training images, and mean and standard deviation are ().
 
     The images must be uint8, (n, height, width, channels) or (n, height, width). The labels must be integers from 0.
+    `dataset.checked` checks both afterwards.
 
     Raises:
-      UserError: the file does not exist or is not a .npz file. Or an array is missing, holds Python objects, or states
-        a size that the file cannot hold.
+      UserError: the file does not exist, is not a .npz file, or unpacks to too many bytes. Or an array is missing,
+        holds Python objects, or states a size that the file cannot hold.
     """
     if not pathlib.Path(path).is_file():
         raise UserError(f"data_dir is {path!r}, where there is no file; data set 'npz' needs the path of a .npz file")
@@ -85,7 +86,7 @@ def _stated_bytes(array):
 
 
 def _as_int32(labels: np.ndarray) -> np.ndarray:
-    """Converts integers to int32. Values that do not fit are clipped, and `checked` then refuses them."""
+    """Converts integers to int32. Values that do not fit are clipped, and `dataset.checked` then refuses them."""
     if not np.issubdtype(labels.dtype, np.integer):
         return labels
     # The limit is one less than the largest int32, so that the number of classes fits into an int32 too.
@@ -95,8 +96,9 @@ def _as_int32(labels: np.ndarray) -> np.ndarray:
 
 def _channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if images.ndim != 4 or not images.size or images.dtype != np.uint8:
-        return (), ()  # `checked` raises the error
-    # Counting the 256 values gives exact results. `np.std` would copy the images to float64, eight times their size.
+        return (), ()  # `dataset.checked` raises the error
+    # Counting the pixels of each value from 0 to 255 gives exact results. `np.std` would copy the images to float64,
+    # eight times their size.
     levels = np.arange(256) / 255
     means, stds = [], []
     for channel in range(images.shape[-1]):

@@ -77,11 +77,11 @@ def load(
       data_dir: for `imagenet2012`, TFDS's folder; None for TFDS's default. For the others, the folder that holds
         `train` and `val`.
       test_only: leaves out the training images. They may then be missing.
-      class_names: for folders, names of the classes in the order of their ids. None takes the names of the folders in
-        `train`, or in `val` if there is no `train`.
+      class_names: for folders, names of the classes in the order of their ids. None takes the classes of `train`,
+        or those of `val` if there is no `train`.
 
     Raises:
-      UserError: the name is unknown, the data is missing, or val has a class that train does not have.
+      UserError: `name` is unknown, the data is missing or damaged, or a class is not one of the allowed names.
     """
     if name not in NAMES:
         raise unknown("dataset", name, NAMES)

@@ -1,7 +1,7 @@
 """Makes batches of photographs from the disk. Grain runs the worker processes, and OpenCV decodes.
 
 A batch depends only on (seed, step), not on the number of workers and processes, so a run can resume at any step.
-`order` selects the images of a batch. An image's crop depends only on (seed, epoch, record).
+The module `order` selects the images of a batch. An image's crop depends only on (seed, epoch, record).
 """
 
 import copy
@@ -43,7 +43,7 @@ def train_batches(
     Args:
       records: the training images.
       seed: of the order and of the crops.
-      batch_size: number of images in a batch of all processes. An epoch leaves out the images after its last whole
+      batch_size: number of images in a batch, over all processes. An epoch leaves out the images after its last whole
         batch.
       epochs: number of epochs from step 0.
       transform: crops and augments an image.
@@ -98,18 +98,19 @@ class Batches:
     - `label`: int32, (b,).
     - `weight`: float32, (b,). 0 for corrupt test images and for padding of the last evaluation batch, otherwise 1.
     - `record`: int32, (b,). Number of the record that holds the image.
-    - `corrupt`: int32, (b,). Number of the record at this position if it cannot be decoded, otherwise -1.
+    - `corrupt`: int32, (b,). Number of the record that `order` selects for this position, if this record cannot be
+      decoded. Otherwise -1.
 
     Workers start at the first batch. A worker takes 1 to 2 s to start. Workers stop after the last batch, at `close`,
-    at the end of the `with` block, and when their parent process ends, even if it is killed. With workers, images are
-    views of shared memory. Copy or delete the images before the program ends, or Python warns of a leak.
+    at the end of the `with` block, and when their parent process ends, even if it is killed. With workers, images can
+    be views of shared memory. Copy or delete the images before the program ends, or Python warns of a leak.
 
     Attributes:
       step: number of the next batch.
 
     Raises:
-      UserError: with `on_corrupt="error"`, an image cannot be decoded; the message names it. With `skip`, the image and
-        the 1,000 images after it cannot be decoded.
+      UserError: with `on_corrupt="error"`, an image cannot be decoded; the message names it. With `skip`, a training
+        image and the 1,000 images after it cannot be decoded.
     """
 
     def __init__(self, make_batch: TrainBatch | EvalBatch, end: int, num_workers: int, on_corrupt: str, start: int = 0):
@@ -195,8 +196,9 @@ class Batches:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
-            # Grain's iterator holds a batch in a reference cycle, so it must be collected. Then a thread of Grain frees
-            # the shared memory. Both must happen before the program ends, or Python warns of a leak.
+            # Grain's iterator holds a batch in a reference cycle, which only the garbage collector frees. After this, a
+            # thread of Grain frees the shared memory, and the sleep gives the thread time. If the program ends before
+            # the thread is done, Python warns of a leak.
             gc.collect()
             time.sleep(0.05)
 

@@ -12,7 +12,7 @@ from recu_jax.data import array_records, images
 from recu_jax.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
 from recu_jax.errors import UserError, one_line, require
 
-# Mean and std (SPEC.md section 7), and the width of the zeros around an image: MNIST's 28x28 pixels become 32x32.
+# Mean and std (SPEC.md section 7), and the zero padding on each side of an image: MNIST's 28x28 pixels become 32x32.
 _SETS = {
     "cifar10": (IMAGENET_MEAN, IMAGENET_STD, 0),
     "cifar100": ((0.507, 0.487, 0.441), (0.267, 0.256, 0.276), 0),
@@ -41,8 +41,8 @@ def load(name: str, data_dir: str | None = None, num_workers: int = 2, test_only
       test_only: leaves out the training images. They may then be missing.
 
     Raises:
-      UserError: the data is missing, has another file format, or cannot be downloaded. The message gives the command
-        to type.
+      UserError: the data is missing or damaged, has another file format, or cannot be downloaded. The message says
+        what to do.
     """
     mean, std, padding = _SETS[name]
     builder = prepared_builder(name, data_dir)

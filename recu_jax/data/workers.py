@@ -45,8 +45,9 @@ def reader(make_batch: Callable[[int], dict], nbytes: int, start: int, end: int,
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     batches = grain.MapDataset.range(start, end).map(make_batch).to_iter_dataset(options)
     if num_workers:
-        # Workers send images through shared memory, /dev/shm, only if it has room for all of them. Otherwise they use
-        # pipes, because the system kills a worker that writes to a full /dev/shm. Containers give it 64 MB by default.
+        # Workers send images through shared memory, /dev/shm, only if its free space is enough for all images that can
+        # be there at once. Otherwise they use pipes, because the system kills a worker that writes to a full /dev/shm.
+        # Containers have 64 MB of /dev/shm by default.
         room = _free_shared_memory() > num_workers * (2 * _READY + 2) * nbytes
         shared = grain.experimental.DatasetOptions(min_shm_size=_SHARED_FROM if room else sys.maxsize)
         batches = grain.experimental.WithOptionsIterDataset(batches, shared)
@@ -67,7 +68,8 @@ def leave_stop_signals_to_other_threads() -> None:
     any of our code.
     """
     if hasattr(signal, "pthread_sigmask"):  # Windows has none
-        # Python starts it with the first worker, and then unblocks these signals.
+        # Start the resource tracker before the signals are blocked. Otherwise Python starts it with the first worker,
+        # and then unblocks these signals.
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
 

@@ -21,7 +21,7 @@ class BlockParts:
 
     Attributes:
       conv: "binary", "binary_activations" (binary inputs and real weights) or "float".
-      alpha: "learned", "mean" or "none".
+      alpha: scale of the outputs of binary convolutions, "learned", "mean" or "none".
       kernel_binarizer: of binary convolutions.
       input_binarizer: of convolutions with binary inputs.
       nonlinearity: "rprelu" or "hard_tanh". None is the same as "hard_tanh".
@@ -35,7 +35,10 @@ class BlockParts:
 
 
 class Builder:
-    """Collects the operations and arrays of a file. Methods take operation numbers and return a new one."""
+    """Collects the operations and arrays of a file.
+
+    Methods that add operations take the numbers of the input operations and return the number of the last new one.
+    """
 
     def __init__(self, variables: Mapping[str, Any], parts: BlockParts):
         self.operations: list[dict[str, Any]] = []
@@ -90,7 +93,11 @@ class Builder:
         return "shift" in self._parts.input_binarizer.parameters
 
     def signs(self, x: int, path: str) -> int:
-        """Returns the binary input of the convolution `path`: `x` itself if it is bits, otherwise its signs."""
+        """Returns the number of the binary input of the convolution `path`.
+
+        This is `x` itself if its output is bits. Otherwise it is an operation that takes the signs of `x`, after the
+        learned shift of the convolution if the binarizer has one. The operation is added only once.
+        """
         if self._is_bits[x]:
             return x
         path = path if self._learns_shifts else ""
@@ -148,8 +155,8 @@ class Builder:
           stride: of the convolution.
           pool: whether max pooling follows the convolution.
           then: path of the nonlinearity; None without one.
-          only_signs: whether later operations use only the signs of the result. With hardtanh, thresholds on the
-            sums of a binary convolution then give these signs.
+          only_signs: whether later operations use only the signs of the result. If so, thresholds on the sums of a
+            binary convolution give these signs, unless the model has RPReLU or learned shifts.
 
         Returns:
           The number of the last operation.
@@ -180,7 +187,8 @@ class Builder:
 
         Args:
           x: number of the input.
-          least: booleans, (channels,), if the input is bits. True: the output is the smallest bit of the window.
+          least: booleans, (channels,), for an input of bits; None for a real input. With True, the output is the
+            smallest bit of the window, with False the largest bit.
           name: prefix for the name of the array.
         """
         arrays = None

@@ -35,7 +35,8 @@ def check(trained: Any, path: str | pathlib.Path, kind: str = "recu") -> str:
       The result as one line of text.
 
     Raises:
-      UserError: the file cannot be read, or a test image cannot be decoded.
+      UserError: the file cannot be read or run, the test images are missing or cannot be decoded, or the result cannot
+        be written.
     """
     path = paths.local(path)
     float_model, from_file = _trained_model(trained), FORMATS[kind].predictor(path)
@@ -45,7 +46,7 @@ def check(trained: Any, path: str | pathlib.Path, kind: str = "recu") -> str:
         results = []
         for i, predict in enumerate((from_file, float_model)):
             if not totals["images"]:
-                predict(images)  # compiles
+                predict(images)  # compiles, before the time is measured
             began = time.perf_counter()
             results.append(np.asarray(predict(images))[:count])
             seconds[i] += (time.perf_counter() - began) * count / len(images)

@@ -1,8 +1,8 @@
 """Reads and writes safetensors files (github.com/huggingface/safetensors): named arrays and a JSON header.
 
 Files may come from strangers. Nothing in a file is executed. Sizes and offsets are checked against the file's bytes
-before use. So reading takes at most 1.25 times the file's size in memory, and a small multiple of its header. `write`
-needs the safetensors package. Reading needs only NumPy.
+before use. So reading takes at most 1.25 times the file's size in memory, plus a small multiple of the header's size.
+`write` needs the safetensors package. Reading needs only NumPy.
 """
 
 import json
@@ -19,7 +19,7 @@ from recu_jax.errors import UserError
 
 _DTYPES = {"F32": np.dtype("<f4"), "I32": np.dtype("<i4"), "U32": np.dtype("<u4")}
 _LENGTH_BYTES = 8
-# The limit is far above what a network needs (imagenet_resnet34: 40 kB), and such a header is still quick to parse.
+# The limit is far above what a network needs (imagenet_resnet34: 40 kB). A header of this size is still quick to parse.
 _MAX_HEADER_BYTES = 1 << 22
 _MAX_DIMENSIONS = 8
 

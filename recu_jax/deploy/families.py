@@ -132,7 +132,7 @@ def operations(
       std: standard deviation of each channel, for pixels scaled to [0, 1].
 
     Raises:
-      UserError: no function here writes this model's operations.
+      UserError: the name is unknown, the model is the user's own, or no function here makes the model's operations.
     """
     if is_reference(name):
         raise UserError(

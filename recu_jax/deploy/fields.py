@@ -47,7 +47,7 @@ class Fields:
         self.arrays: dict[str, np.ndarray] = {}
 
     def input(self, *kinds: str, rank: int | None = None) -> Value:
-        """Returns the only input. Its kind must be one of `kinds`."""
+        """Returns the only input. Its kind must be one of `kinds`. Its shape must have `rank` dimensions; None: any."""
         if len(self.inputs) != 1:
             raise UserError(f"it has {len(self.inputs)} inputs instead of 1")
         return self.inputs_like(*kinds, rank=rank)[0]
@@ -93,9 +93,9 @@ class Fields:
         return self.attributes[name]
 
     def padding(self, window: Sequence[int]) -> None:
-        """Reads the attribute `padding`: (low, high) for both dimensions.
+        """Reads the attribute `padding`, 4 integers, and stores it as ((top, bottom), (left, right)).
 
-        Padding must be smaller than the window. Otherwise an output would depend on no pixel.
+        Padding must be smaller than the window. Otherwise an output could depend on no pixel.
         """
         flat = self.counts("padding", 4, 0, max(window) - 1)
         if max(flat[:2]) >= window[0] or max(flat[2:]) >= window[1]:

@@ -97,7 +97,7 @@ def _binary_conv(r):
     x = r.input("bits", rank=3)
     words = kernel_word_count(x.shape[2])
     kernel = r.array("kernel", np.uint32, (None, None, None, words))
-    # Bits after the last channel would count as further channels.
+    # A binary convolution counts all bits of a word, so bits after the last channel would change the sums.
     if x.shape[2] % 32 and (kernel[..., -1] >> np.uint32(x.shape[2] % 32)).any():
         raise UserError("its kernel has bits set after the last channel")
     return Value("sums", _windowed(r, x, _window_of(kernel, (1, 2)), kernel.shape[0]))
@@ -204,6 +204,7 @@ def check(entries: Any, arrays: Mapping[str, np.ndarray]) -> list[Node]:
 
     Raises:
       UserError: an operation is unknown, does not fit its inputs or arrays, or exceeds a limit. The message names it.
+        Or there are too few or too many operations, too many products, or the last operation gives no logits.
     """
     if not isinstance(entries, list) or len(entries) < 2:
         raise UserError("it has no list of operations")
@@ -224,7 +225,10 @@ def check(entries: Any, arrays: Mapping[str, np.ndarray]) -> list[Node]:
 
 
 def _products(node: Node) -> int:
-    """Counts the products of a convolution or linear layer, or the elements that a pooling reads, for one image."""
+    """Counts the work of an operation for one image.
+
+    This is the products of a convolution or linear layer, the elements that a pooling reads, or else the outputs.
+    """
     if (kernel := node.arrays.get("kernel")) is not None:
         bits = 32 if kernel.dtype == np.uint32 else 1
         return math.prod(node.value.shape[:-1]) * kernel.size * bits

@@ -1,8 +1,8 @@
-"""Writes a network as ONNX, with operators of the standard alone. `qonnx_export` writes QONNX by the same functions.
+"""Writes a network as ONNX, with standard operators only. `qonnx_export` uses these functions to write QONNX.
 
 Images are uint8, (batch, height, width, channels), as everywhere in recu_jax. Binary kernels are int8 +1 and -1, cast
-to float32 before their convolution. Signs are `x >= 0`. The operations after a binary convolution are separate nodes,
-so that they round as the trained model does.
+to float32 before their convolution. The sign of x is +1 if x >= 0, and otherwise -1. The operations after a binary
+convolution are separate nodes, so that they round as the trained model does.
 """
 
 import os
@@ -17,7 +17,7 @@ from recu_jax.deploy.model import Model
 from recu_jax.errors import UserError, one_line, require
 from recu_jax.ops.packing import unpack_bits, unpack_kernel
 
-# ONNX 1.8, of 2020. It has all operators that a network needs.
+# This version of the operators came with ONNX 1.8 in 2020. It has all operators that a network needs.
 OPSET = 13
 # An old IR version, because older runtimes refuse newer ones.
 IR_VERSION = 8
@@ -26,7 +26,10 @@ _FLOAT = 1  # onnx.TensorProto.FLOAT
 
 
 class Writer:
-    """Collects the nodes and constants of an ONNX graph. Methods take names of values and return a new name."""
+    """Collects the nodes and constants of an ONNX graph.
+
+    Methods that add a node take the names of its inputs and return the name of its output.
+    """
 
     def __init__(self):
         self.nodes: list[Any] = []
@@ -72,19 +75,20 @@ class Writer:
         return self.add("Where", reached, *(self.constant(np.float32(one), "one") for one in (1, -1)))
 
     def binary_kernel(self, signs: np.ndarray) -> str:
-        """Takes +1 and -1, int8, (out, in, height, width)."""
+        """Adds a kernel of +1 and -1 as a constant, int8, (out, in, height, width), and its cast to float32."""
         return self.add("Cast", self.constant(signs, "kernel"), to=_FLOAT)
 
     def sums(self, x: str) -> str:
         """Protects the sums of a binary convolution from the optimizers of runtimes.
 
-        onnxruntime multiplies a factor that follows a convolution into its kernel. Then the sums are no longer exact,
-        and signs may differ. It does not do so across `Round`, which returns integers as they are.
+        If a product with a constant follows a convolution, onnxruntime multiplies the constant into the kernel. Then
+        the sums are no longer exact, and signs may differ. A `Round` between them prevents this. It does not change
+        integers.
         """
         return self.add("Round", x)
 
     def clip(self, x: str, shape: Sequence[int]) -> str:
-        """Returns x, at least -1 and at most 1. Its shape is (height, width, channels), or (channels,)."""
+        """Limits x to [-1, 1]. `shape`, (height, width, channels) or (channels,), is for `qonnx_export`."""
         return self.add("Clip", x, self.constant(np.float32(-1), "low"), self.constant(np.float32(1), "high"))
 
     def prelu(self, x: str, slopes: npt.ArrayLike) -> str:
@@ -98,7 +102,7 @@ class Writer:
         return self.add("AveragePool", x, kernel_shape=list(window), strides=list(strides))
 
     def write(self, nodes: Sequence[Node]) -> None:
-        """Writes a network. Its last value gets the name `LOGITS`."""
+        """Adds the nodes of a network. The output of the last node gets the name `LOGITS`."""
         # If only a threshold uses the sums of a convolution, the threshold's directions are multiplied into the kernel.
         users = [[user for user in nodes if number in user.inputs] for number in range(len(nodes))]
         turned = {n: u[0] for n, u in enumerate(users) if len(u) == 1 and u[0].op == "threshold"}
@@ -127,7 +131,7 @@ class Writer:
         self.nodes[-1].output[0] = LOGITS
 
     def _conv(self, node: Node, x: str, kernel: str, shape: Sequence[int]) -> str:
-        # The attributes that have defaults in ONNX have none in some readers of QONNX.
+        # Some readers of QONNX do not know ONNX's defaults, so attributes with default values are written too.
         return self.add("Conv", x, kernel, kernel_shape=shape[:2], dilations=[1, 1], group=1, **_window(node))
 
     def _node(self, node: Node, inputs: list[str], channels: int) -> str:
@@ -196,10 +200,10 @@ def make_bytes(model: Model, writer: Writer, dtype: int, shape: Sequence[int | s
 
     Args:
       model: the network.
-      writer: a new one.
+      writer: a writer without nodes.
       dtype: of the images, as in `onnx.TensorProto`.
-      shape: of the images, with the batch size, or a name for any batch size, first.
-      *domains: domains of the nodes besides that of the standard.
+      shape: of the images. The first entry is the batch size, or a name, which allows any batch size.
+      *domains: the operator domains that the nodes use, besides the standard one.
     """
     from onnx import TensorProto, helper, numpy_helper
 

@@ -23,10 +23,11 @@ from recu_jax.ops.bit_kernel import bits_of_kernel
 
 
 def pack(model: Any, variables: Mapping[str, Any] | None = None, *args: Any, **kwargs: Any) -> Any:
-    """Packs the binary kernels of a model into bits, a 32nd of the bytes of float32.
+    """Packs the binary kernels of a model into bits, which take 1/32 of the bytes of float32.
 
-    All other variables stay. Outputs in evaluation stay the same, bit for bit. On CPUs the compiled kernels of this
-    library count bits. Elsewhere, and in programs of `jax.export`, XLA convolves +1 and -1.
+    A packed layer has one scale for each output channel in place of alpha. All other variables stay. Outputs in
+    evaluation stay the same, bit for bit. On CPUs the compiled kernels of this library count bits. Elsewhere, and in
+    programs of `jax.export`, XLA convolves +1 and -1.
 
     Args:
       model: a Linen module, `pack(model, variables, images)`, or an `nnx.Module`, `pack(model)`.

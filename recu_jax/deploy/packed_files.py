@@ -4,8 +4,8 @@
     packed = load("model.safetensors")              # Linen: variables for model.apply
     packed = load("model.safetensors", model)       # NNX: a copy of the model, with the variables of the file
 
-An array's name is its path, such as `params/conv/kernel_bits`. The metadata hold `recu_packed`, the version of this
-layout. Nothing in a file is executed.
+An array's name is its path in the variables or in the NNX model, such as `params/conv/kernel_bits`. The metadata entry
+`recu_packed` is the version of this layout. Nothing in a file is executed.
 """
 
 import os
@@ -36,7 +36,7 @@ def save(path: str | os.PathLike, packed: Any) -> None:
       packed: the result of `recu_jax.pack`.
 
     Raises:
-      UserError: the model is not packed, an entry is no array, or the path cannot be written.
+      UserError: the model is not packed, an entry is not an array of numbers, or the path cannot be written.
     """
     import safetensors.flax
 
@@ -45,18 +45,19 @@ def save(path: str | os.PathLike, packed: Any) -> None:
 
 
 def load(path: str | os.PathLike, model: Any = None) -> Any:
-    """Loads a file that `save` wrote. It may come from a stranger.
+    """Loads a file that `save` wrote. The file may be untrusted, because nothing in it is executed.
 
     Args:
       path: the file.
-      model: None for a Linen model; for an NNX model, a model of the same class and sizes, with any weights. It is not
+      model: needed only for the file of an NNX model: a model of the same class and sizes, with any weights. It is not
         changed.
 
     Returns:
       Linen: variables for `model.apply`. NNX: a packed copy of `model`, in evaluation mode.
 
     Raises:
-      UserError: the file is missing, damaged or of another layout, or does not fit the model.
+      UserError: the file is missing, damaged or of another layout, or does not fit the model; or the file holds an NNX
+        model, and `model` is None.
     """
     arrays = _read(path)
     if model is not None and not isinstance(model, nn.Module):
@@ -67,7 +68,7 @@ def load(path: str | os.PathLike, model: Any = None) -> Any:
 
 
 def _encoded(part: Any) -> str:
-    """Replaces `/`, which Flax allows in names, and the sign of the replacement itself."""
+    """Escapes `/`, which Flax allows in names, and the escape character `%`."""
     return str(part).replace("%", "%25").replace("/", "%2F")
 
 
@@ -112,7 +113,7 @@ def _read(path):
         with safetensors.safe_open(path, framework="flax") as file:
             found = (file.metadata() or {}).get(_KEY)
             if found == _FORMAT:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no dict)
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or one_line(error, 120)}; {way_out}") from error
     except Exception as error:  # safetensors raises several types for damaged bytes

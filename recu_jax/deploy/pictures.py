@@ -10,7 +10,7 @@ from recu_jax.errors import UserError, require
 
 
 def read_image(path: str, model: Model) -> np.ndarray:
-    """Reads a picture and prepares it as the network's test images were prepared.
+    """Reads a picture and prepares it for the network.
 
     For a network of photographs, the picture is resized and cropped as in the evaluation. For a network of small
     images, the whole picture is resized to the network's image size. If the network takes one channel, the picture is
@@ -20,7 +20,8 @@ def read_image(path: str, model: Model) -> np.ndarray:
       uint8, `model.image_shape`.
 
     Raises:
-      UserError: the file cannot be read, or is not a picture; or the network takes neither 1 nor 3 channels.
+      UserError: the file cannot be read or is not a picture, the network takes neither 1 nor 3 channels, or cv2 or PIL
+        is not installed.
     """
     require("cv2", "PIL", extra="data")
     from PIL import Image

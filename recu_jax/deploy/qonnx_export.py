@@ -1,9 +1,9 @@
 """Writes a network as QONNX (github.com/fastmachinelearning/qonnx), the format that hls4ml reads.
 
-Images are float32 pixels from 0 to 255, (1, channels, height, width). Signs of weights and activations are Quant nodes
-of two bits with the values +1 and -1: convolutions pad with 0, which one bit does not have. Constants of channels are
-in BatchNormalization nodes, one for each operation after a binary convolution, so that they round as the trained model
-does.
+Images are float32 pixels from 0 to 255, (1, channels, height, width). Quant nodes of two bits give the signs of weights
+and activations, +1 and -1. One bit is not enough, because convolutions pad with 0. BatchNormalization nodes apply
+constants per channel. Each multiplication or addition after a binary convolution has a node of its own, so that results
+round as in the trained model.
 """
 
 import os
@@ -19,16 +19,16 @@ _DOMAIN = "qonnx.custom_op.general"
 
 
 class _QonnxWriter(Writer):
-    """Writes what hls4ml can read."""
+    """Writes only nodes that hls4ml can read."""
 
     def per_channel(self, op, x, values, rank=3):
-        """One BatchNormalization: hls4ml takes no other constants of images."""
+        """Writes `op` as BatchNormalization, because hls4ml does not read Mul, Add or Sub of images and constants."""
         values = np.asarray(values, np.float32)
         factor, bias = {"Mul": (values, 0), "Add": (1, values), "Sub": (1, -values)}[op]
         return self._affine(x, np.full(values.shape, factor), np.full(values.shape, bias))
 
     def _affine(self, x, factor, bias):
-        """factor x + bias, with one number of each for each channel."""
+        """Computes `factor * x + bias`, with one factor and one bias per channel."""
         rows = np.stack([factor, bias, np.zeros_like(bias), np.ones_like(bias)]).astype(np.float32)
         return self.add("BatchNormalization", x, *(self.constant(row, "norm") for row in rows), epsilon=0.0)
 
@@ -37,24 +37,24 @@ class _QonnxWriter(Writer):
         return self._affine(IMAGES, 1 / (255 * std), -mean / std)
 
     def _two_bits(self, x, scale=()):
-        """Rounds to -1, 0 or 1. `scale` is the shape of the scale, which is 1."""
+        """Rounds to -1, 0 or 1. `scale` is the shape of the Quant node's scale, an array of ones."""
         constants = [np.ones(scale, np.float32), np.zeros((), np.float32), np.full((), 2, np.float32)]
         attributes = {"signed": 1, "narrow": 1, "rounding_mode": "ROUND"}
         return self.add("Quant", x, *(self.constant(c, "quant") for c in constants), domain=_DOMAIN, **attributes)
 
     def sign(self, x):
-        # +2 and -2, because hls4ml would make bits of +1 and -1.
+        # The scale is 2, because hls4ml would turn +1 and -1 into bits. The Quant node makes +1 and -1 of +2 and -2.
         return self._two_bits(self.add("BipolarQuant", x, self.constant(np.float32(2), "scale"), domain=_DOMAIN))
 
     def at_least(self, x, thresholds):
-        # Sums and thresholds are integers. So this is odd, and not 0.
+        # Sums and thresholds are integers, so the argument 2 x + 1 - 2 threshold is odd and never 0.
         return self._two_bits(self._affine(x, np.full(len(thresholds), 2.0), 1 - 2 * thresholds))
 
     def binary_kernel(self, signs):
         return self._kernel_of_two_bits(signs)
 
     def _kernel_of_two_bits(self, kernel):
-        # qonnx takes no scale of another rank, and no single one.
+        # qonnx needs a scale of the kernel's rank, with one entry per output channel.
         return self._two_bits(self.constant(kernel.astype(np.float32), "kernel"), (len(kernel), 1, 1, 1))
 
     def sums(self, x):

@@ -30,7 +30,8 @@ class Step:
       node: the first operation.
       inputs: indices of the input values.
       output: index of the output value.
-      signs: index of the value that holds the signs of the output; None if the step does not compute them.
+      signs: for "conv_affine", index of a second output value, the signs of the first; None if no sign operation
+        follows. The other kinds have one output value.
       after: for a joined convolution, the array of its threshold or affine operation.
       clamp: for "conv_affine", whether a hard tanh bounds the output.
     """
@@ -47,9 +48,10 @@ class Step:
 def plan(nodes: Sequence[Node]) -> list[Step]:
     """Groups operations into steps.
 
-    A binary convolution and the operations after it become one step: a threshold, or batch norm, shortcut, hard tanh
-    and sign. A batch norm and a sign become one step if no other operation uses the output of the batch norm. Joining
-    operations saves passes over memory, which helps small networks most.
+    A binary convolution becomes one step with a threshold or an affine operation after it. The addition of a shortcut,
+    a hard tanh and a sign after the affine operation join its step. A batch norm and a sign become one step. An
+    operation is joined only if no other operation uses its input. The exception is the sign after an affine operation.
+    Joining operations saves passes over memory, which helps small networks most.
     """
     users: list[list[int]] = [[] for _ in nodes]
     for number, node in enumerate(nodes):
@@ -57,7 +59,7 @@ def plan(nodes: Sequence[Node]) -> list[Step]:
             users[i].append(number)
 
     def only_user(number, op):
-        """Returns the number of the only operation that uses a value, if that operation is an `op`, otherwise None."""
+        """Returns the index of the only operation that uses a value, if that operation is an `op`, otherwise None."""
         return users[number][0] if len(users[number]) == 1 and nodes[users[number][0]].op == op else None
 
     steps: dict[int, Step] = {}
@@ -80,8 +82,8 @@ def plan(nodes: Sequence[Node]) -> list[Step]:
             steps[end] = Step("conv_thresholds", node, node.inputs, end, after=nodes[end].arrays["threshold"])
         elif (end := only_user(number, "affine")) is not None:
             inputs, chain, clamp, after = node.inputs, [end], False, nodes[end].arrays["affine"]
-            # The shortcut may be computed after the convolution, so the step stands where the last of its operations
-            # stood.
+            # The shortcut may be computed after the convolution, so the step takes the position of the last of its
+            # operations.
             if (total := only_user(end, "add")) is not None and nodes[total].inputs[0] != nodes[total].inputs[1]:
                 inputs += tuple(i for i in nodes[total].inputs if i != end)
                 chain.append(total)
@@ -102,7 +104,7 @@ def plan(nodes: Sequence[Node]) -> list[Step]:
 def compile_steps(
     nodes: Sequence[Node], backend: str, watched: Sequence[int] | None = None, place: Callable = np.asarray
 ) -> tuple[Callable, list[dict[str, Any]]]:
-    """Makes a function that runs the operations, and the arrays that it takes.
+    """Returns a function that runs the operations and, as a second result, arrays for its first argument.
 
     The function takes these arrays and uint8 images, (batch, height, width, channels). It returns float32 logits,
     (batch, classes). It can be compiled by `jit`.
@@ -110,10 +112,10 @@ def compile_steps(
     Args:
       nodes: the operations.
       backend: the kernels that compute the binary layers, as for `deploy.ops.arrange_kernel`.
-      watched: numbers of values. If given, the function returns a list of these values instead of the logits. A value
+      watched: indices of values. If given, the function returns a list of these values instead of the logits. A value
         that a joined step does not compute is None.
-      place: applied to packed weights before they are arranged for the backend. With `jnp.asarray` inside a trace,
-        the compiled program arranges them, so that it stores one bit per weight.
+      place: function that is applied to packed weights before they are arranged for the backend. With `jnp.asarray`
+        inside a trace, the compiled program itself arranges the weights, so it stores only one bit per weight.
     """
     steps = plan(nodes)
     arrays = [_prepared(step, backend, nodes, place) for step in steps]
@@ -136,7 +138,7 @@ def compile_steps(
 
 
 def _prepared(step, backend, nodes, place):
-    """Returns the arrays of a step, with binary kernels arranged for the backend and linear kernels transposed."""
+    """Returns the arrays of a step, with binary kernels arranged for the backend and dense kernels transposed."""
     own = dict(step.node.arrays)
     if step.node.op == "binary_conv":
         channels = nodes[step.node.inputs[0]].value.shape[-1]

@@ -36,7 +36,7 @@ class Trained:
       config: fields of the run's config.
       variables: `{"params": ..., "batch_stats": ...}`.
       info: describes the data set that the network was trained on.
-      load_test: loads the test images for `check`, as `recu_jax.data.load_test` does.
+      load_test: loads the test images for `deploy.check`, as `recu_jax.data.load_test` does.
     """
 
     config: Mapping[str, Any]
@@ -46,7 +46,7 @@ class Trained:
 
     @property
     def other_dtype(self) -> str:
-        """The remark that the run did not compute in float32, as the file does; "" if it did."""
+        """A remark that the dtype of the run differs from the float32 of the file; "" if the run used float32."""
         dtype = self.config["dtype"]
         return "" if dtype == "float32" else f"the file computes in float32, the run computed in {dtype}"
 
@@ -59,17 +59,17 @@ class Trained:
 def read_trained(workdir: str | pathlib.Path, dataset: str | None = None, data_dir: str | None = None) -> Trained:
     """Reads the best checkpoint in `workdir`.
 
-    The checkpoint of a run contains normalization and classes. Imported weights take them from `dataset`, so this data
-    set must be there.
+    The checkpoint of a run contains the normalization of the images and the names of the classes. For imported weights
+    both come from the data set `dataset`, which is therefore required.
 
     Args:
       workdir: folder of a run, or one that `recu import-torch` made.
-      dataset: name of the data set whose test images `check` takes; None for that of the run.
-      data_dir: location of the data set; None for that of the run.
+      dataset: name of the data set with the test images for `deploy.check`; None means the data set of the run.
+      data_dir: location of the data set; None means `data_dir` of the run, if the data set is that of the run.
 
     Raises:
-      UserError: there is no checkpoint. Or, for imported weights, the data set is missing or has another number of
-        classes.
+      UserError: there is no checkpoint; or, for imported weights, `dataset` is None, cannot be loaded, or has another
+        number of classes.
     """
     # This imports Orbax. `--help` does not need it, so the import is not at the top.
     from recu_jax.training import bucket
@@ -96,7 +96,11 @@ def read_trained(workdir: str | pathlib.Path, dataset: str | None = None, data_d
 
 
 def network(trained: Trained) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Makes the header and the arrays of a network's file, for `container.write` and `deploy.model.parse`."""
+    """Makes the header and the arrays of a network's file, for `container.write` and `deploy.model.parse`.
+
+    Raises:
+      UserError: a file cannot hold the model or its activation binarizer.
+    """
     config, info = trained.config, trained.info
     parts = BlockParts(config["conv"], config["alpha"], *binarizers_of(config), config["nonlinearity"])
     if is_reference(config["activation_binarizer"]):
@@ -118,7 +122,7 @@ def network(trained: Trained) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _check_signs(name, binarizer):
-    """Raises UserError unless a user's own binarizer computes sign(x) or sign(x - shift). A file holds no others."""
+    """Raises UserError unless a user's own binarizer computes sign(x) or sign(x - shift). Files hold no other signs."""
     x, shift = np.linspace(-3, 3, 601, dtype=np.float32)[:, None], np.full(1, 0.3, np.float32)
     shifted = set(binarizer.parameters) == {"shift"}
     same = shifted or not binarizer.parameters
@@ -146,7 +150,8 @@ def write(trained: Trained, path: str | pathlib.Path, kind: str = "recu") -> str
       parameters. If the run did not compute in float32, the line says that the file does.
 
     Raises:
-      UserError: the path cannot be written, or a package for the format is not installed.
+      UserError: a file cannot hold the model or its activation binarizer, the path cannot be written, or a package for
+        the format is not installed.
     """
     path = paths.local(path)
     header, arrays = network(trained)

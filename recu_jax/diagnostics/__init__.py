@@ -7,9 +7,9 @@
     measured, memory = measure(variables, memory, tau=tau, rate=rate)
     diagnostics.by_layer(measured, layers)["layer1_0/conv1"]["dead"]
 
-The functions accept the variables of any Linen model with layers of recu_jax. The module `weights` defines a dead
-weight, and `check` a dead layer. `recu_jax.main` measures after each epoch and writes the results to
-`diagnostics.jsonl`.
+The functions accept the variables of any Linen model with layers of recu_jax. The module `weights` says when a weight
+is dead, and the module `check` says when a layer is dead. `recu_jax.main` measures after each epoch and writes the
+results to `diagnostics.jsonl`.
 """
 
 from recu_jax.diagnostics import measures, theory

@@ -16,17 +16,19 @@ def measure_inputs(
 ) -> dict[str, dict[str, jax.Array]]:
     """Measures the inputs of each binary layer on one batch.
 
-    The forward pass is that of evaluation unless `options` say otherwise: batch norm uses its running statistics, so no
-    mapped axis is needed. The function is pure and can be jitted.
+    The forward pass is `model.apply(variables, *inputs, **options)`. In evaluation, the default of the models of
+    recu_jax, batch norm uses its running statistics, so no mapped axis is needed. The function is pure and can be
+    jitted.
 
     Args:
       model: any Linen module with layers of recu_jax. It needs no preparation, because `nn.intercept_methods` records
         the calls.
       variables: variables of the model.
-      *inputs, **options: arguments of the model's call on one batch.
+      *inputs, **options: arguments of `model.apply` for one batch.
 
     Returns:
-      Scalars in [0, 1] by path of the layer. If a layer is called several times, each is the mean over the calls.
+      The measures of each layer, scalars in [0, 1]: `{path of the layer: {measure: scalar}}`. If a layer is called
+      several times, each measure is the mean over its calls.
 
       - `positive_signs`: share of +1 among the signs of the inputs.
       - `constant_channels`: share of the channels whose signs are the same for every example of the batch. If it is 1,
@@ -56,11 +58,11 @@ def activation_windows(
 
 
 def reporting(report: Callable[[nn.Module, jax.Array, dict[str, jax.Array]], jax.Array]) -> Callable[..., Any]:
-    """Returns an interceptor for `nn.intercept_methods` that calls `report(layer, x, measures)` for each binary layer.
+    """Returns an interceptor for `nn.intercept_methods` that calls `report` in each call of a binary layer.
 
     Args:
       report: function of the bound layer, its inputs, and the measures of one call, which `measure_inputs` describes.
-        The layer then gets the array that `report` returns as its inputs.
+        The layer then computes with the array that `report` returns instead of its inputs.
     """
 
     def listen(call, arguments, keywords, context):

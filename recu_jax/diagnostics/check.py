@@ -26,8 +26,8 @@ from recu_jax.errors import UserError, first_few
 
 _WIDTH = 120
 _NORM = "put a normalization, such as nn.BatchNorm, before it"
-# A layer that is not dead is still reported if at least this share of its channels is constant, or if a gradient passes
-# through less than this share of its inputs.
+# A layer that is not dead is still reported if at least the share _MANY_CONSTANT of its channels is constant, or if a
+# gradient passes through less than the share _FEW_IN_WINDOW of its inputs.
 _MANY_CONSTANT, _FEW_IN_WINDOW = 0.5, 0.02
 
 
@@ -37,7 +37,7 @@ class LayerCheck:
 
     Attributes:
       path: path of the layer's parameters, as in `BinaryLayer`.
-      call: number of the call, from 1.
+      call: 1 for the first call of the layer, 2 for the second, and so on.
       positive_signs, constant_channels, in_window, nan_inputs: shares, as in `measure_inputs`.
       channels: number of input channels.
     """
@@ -107,7 +107,10 @@ def is_dead(measures: Mapping[str, Any]) -> bool:
 
 
 def problem(measures: Mapping[str, Any]) -> str:
-    """Says in words what is wrong with a layer, and what to do. `measure_inputs` makes its measures.
+    """Says in words what is wrong with a layer, and what to do.
+
+    Args:
+      measures: measures of the layer, as `measure_inputs` returns them.
 
     Returns:
       One line; empty if nothing is wrong.
@@ -158,21 +161,22 @@ def check_model(model: Any, *args: Any, **kwargs: Any) -> ModelCheck:
     The model is not changed. The call compiles the forward pass once.
 
     Args:
-      model: a Linen module, or an `nnx.Module`, which runs in its current mode. In training mode it needs tau: first
-        call `recu_jax.set_tau`, or switch the mode with `model.eval()`.
+      model: a Linen module or an `nnx.Module`. An `nnx.Module` runs in its current mode. In training mode it needs tau:
+        first call `recu_jax.set_tau`, or switch the mode with `model.eval()`.
       *args: for a Linen module its variables and the arguments of its call, `check_model(model, variables, images)`;
         for an NNX module the arguments of its call. Give a batch of several different examples.
       **kwargs: keyword arguments of `model.apply`, such as `train=True, mutable=["batch_stats"]`, or of the call.
 
     Raises:
-      UserError: the model has no binary layer, or the batch has only one example.
+      UserError: the model has no binary layer, a Linen module is given without its variables, or the batch has only
+        one example.
     """
     run, arrays, expected = _runner(model, args, kwargs)
     found = _Found()
     jax.block_until_ready(jax.jit(found.listening(run))(arrays))
     if not expected <= found.traced:
-        # JAX traces a part that is compiled within a model only once per process. The calls in a part that was traced
-        # before are not reported.
+        # If the model jits one of its parts, JAX caches the trace of this part. After an earlier call has filled the
+        # cache, the layers of the part run without being reported. Without jit every layer is reported.
         found = _Found()
         with jax.disable_jit():
             jax.block_until_ready(found.listening(run)(arrays))
@@ -228,12 +232,12 @@ class _Found:
 
 
 def _path(module):
-    # An NNX layer computes with a Linen layer of its own. `_runner` gives it the path of the NNX layer as its name.
+    # An NNX layer computes with a Linen layer of its own. `_runner` names the Linen layer by the path of the NNX layer.
     return "/".join(module.path) or module.name or ""
 
 
 def _runner(model, args, kwargs):
-    """Returns a function of arrays that runs the model, these arrays, and the paths of the modules that must run."""
+    """Returns `run, arrays, expected`: `run(arrays)` runs the model; the modules at the paths `expected` must run."""
     if isinstance(model, nn.Module):
         if not args or not isinstance(args[0], Mapping):
             raise UserError("check_model: a Linen module needs its variables: check_model(model, variables, images)")

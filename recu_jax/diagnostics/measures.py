@@ -56,10 +56,10 @@ def entropy(
 ) -> jax.Array:
     """Estimates the information entropy of the weights clamped to +-`bound`, in nats, from their histogram.
 
-    The weights at each bound are a point mass and add `-p ln p`. The weights between the bounds have a density and add
-    `-sum p_i ln(p_i / width_i)` over the bins. The outermost bins end at the bound, or at the `largest` magnitude if
-    that is smaller. A histogram of n weights underestimates the entropy, so the correction of Miller and Madow is
-    added: (number of filled bins and point masses - 1) / 2n.
+    The weights at each bound are a point mass, of share p, and add `-p ln p`. The weights between the bounds have a
+    density and add `-sum p_i ln(p_i / width_i)` over the bins. The outermost bins end at the bound, or at the `largest`
+    magnitude if that is smaller. A histogram of n weights underestimates the entropy, so the correction of Miller and
+    Madow is added: (number of filled bins and point masses - 1) / 2n.
 
     Args:
       counts: histogram of the weights before the clamp, (BINS,).

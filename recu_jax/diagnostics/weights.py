@@ -35,7 +35,7 @@ LEAST_RATE = 0.01
 _MOST_EPOCHS = 255
 _AS_THEY_ARE = ("scale", "quantile", "histogram", "quantization_error", "flipped", "dead")
 
-# Three arrays of the kernel's shape for each layer name. `weights`: w1 after the last epoch, float32. `unflipped`:
+# Three arrays of the kernel's shape for each layer path. `weights`: w1 after the last epoch, float32. `unflipped`:
 # epochs since each weight's sign flipped, uint8. `dead`: whether each weight was dead after the last epoch, bool.
 Memory = dict[str, dict[str, jax.Array]]
 
@@ -71,14 +71,14 @@ def measure_weights(
       variables: variables of a model with layers of recu_jax.
       memory: result of `remember`, or of the previous epoch's call.
       layers: result of `binary_layers`; each layer is measured with its own kernel binarizer.
-      tau: tau of the epoch that ended; None means 1. For a binarizer that does not clamp, tau counts as 1.
+      tau: tau of the epoch that ended; None means 1. A binarizer that does not clamp is measured with tau = 1.
       rate: learning rate of this epoch divided by the largest learning rate of the run.
       dead_epochs: epochs without a flip that make a weight dead, from 1 to 255.
-      dead_crossing: a dead weight would need more than this number of epochs, at the full rate, to reach 0.
+      dead_crossing: a dead weight would need more than this number of epochs, at the largest learning rate, to reach 0.
 
     Returns:
       The measures, and the memory for the next epoch. Each measure is an array with one entry per layer, in the order
-      of `layers`:
+      of `layers`. Names that end in `_theory` are the values that `theory` predicts:
 
       - `clipped`, `clipped_theory`: share of weights beyond +-Q(tau).
       - `dead`: share of dead weights.
@@ -88,7 +88,7 @@ def measure_weights(
       - `quantile`: Q(tau), infinite where nothing is clamped.
       - `quantization_error`, `quantization_error_theory`: of the clamped weights.
       - `entropy`, `entropy_theory`: of the clamped weights, in nats.
-      - `alpha_min`, `alpha_mean`, `alpha_max`: of the layer's scale; NaN without a scale.
+      - `alpha_min`, `alpha_mean`, `alpha_max`: of alpha over the output channels; NaN with `alpha="none"`.
       - `histogram`: int32, (layers, measures.BINS), of w1 / b.
     """
     passed, kept = {}, {}

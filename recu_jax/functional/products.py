@@ -51,7 +51,7 @@ def conv_of_signs(
       (batch, *out_spatial, features) in the dtype of `signs`.
 
     Raises:
-      UserError: the padding is unknown.
+      UserError: the padding is unknown, or it is `"SAME"` or `"SAME_LOWER"` with an input dilation.
     """
     window = weights.shape[:-2]
     spec = ConvSpec.create(window, strides, padding, kernel_dilation, feature_group_count, input_dilation, precision)

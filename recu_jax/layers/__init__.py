@@ -6,8 +6,8 @@ Both layers hold real latent weights (`kernel`) and, by default, one learned sca
 binarize as ReCU does, or with other binarizers of `recu_jax.binarizers`.
 
 Training with ReCU needs `tau`; `tau=None` turns the clamp off. Tau changes the gradients. It does not change the
-outputs, except with `alpha="mean"`. If a model does not pass tau to its layers, use `recu_jax.with_tau`, which gives
-tau to all layers and sets train=True.
+outputs, except with `alpha="mean"`. If a model does not pass tau to its layers, use `recu_jax.with_tau`. It gives
+tau to all layers, and layers that are called without `train` then use train=True.
 """
 
 from recu_jax.layers.binary import BinaryConv, BinaryDense

@@ -47,11 +47,13 @@ class BinaryConv(OneBitLayer):
       param_dtype: dtype of the parameters. Weights are standardized in this dtype even if `dtype` is bfloat16.
       precision: as in `nn.Conv`. It matters only with `binary_weights=False` and in gradients, because sums of signs
         are exact.
-      promote_dtype: as in `nn.Conv`; it decides the dtype of the signs of the input and of the kernel.
+      promote_dtype: function that casts the inputs, as in `nn.Conv`. If `preferred_element_type` is None, the signs of
+        the inputs and of the kernel have the dtype that results.
       preferred_element_type: floating dtype of the products and of the outputs, as in `nnx.Conv`; None means `dtype`.
       kernel_init, bias_init, alpha_init: initializers.
-      alpha: scale of each output channel: `"learned"` (the authors' code), `"mean"`, the mean magnitude of the clamped
-        weights (the paper), or `"none"`. If the kernel binarizer returns a scale too, both multiply the outputs.
+      alpha: scale of each output channel. `"learned"`: a parameter (the authors' code). `"mean"`: the mean magnitude of
+        the clamped weights (the paper). `"none"`: no scale. If the kernel binarizer returns a scale too, both multiply
+        the outputs.
       binary_weights: False uses the latent weights without binarization. Only the activations are then 1 bit, as in
         stage 1 of two-stage training (SPEC.md 7).
       kernel_binarizer: binarizer of the latent weights, `ReCU()` or another of `recu_jax.binarizers.weights`.
@@ -96,16 +98,17 @@ class BinaryConv(OneBitLayer):
             `recu_jax.with_tau`. None turns the clamp off.
           train: whether gradients are wanted. If True, ReCU normalizes each sample, which decides where the gradient is
             not 0. None means True if tau comes from `recu_jax.with_tau`, and otherwise False.
-          progress: share of the training that is over, from 0 to 1, for annealed binarizers in training.
+          progress: share of the training that is over, from 0 to 1, for annealed binarizers in training. With None the
+            layer uses the progress of `recu_jax.with_tau`, if there is any.
 
         Returns:
           (*batch, *out_spatial, features) in the dtype of the computation.
 
         Raises:
           UserError: tau is outside (0.5, 1], the channels do not divide into groups, the padding or alpha is unknown,
-            or alpha is `"mean"` with a binarizer other than ReCU. In training also: a binarizer that clamps gets no
-            tau, an annealed binarizer gets no progress, tau is None although `recu_jax.with_tau` set it, or the layer
-            is packed.
+            the padding is `"SAME"` or `"SAME_LOWER"` with an input dilation, or alpha is `"mean"` with a kernel
+            binarizer other than ReCU. In training also: a binarizer that clamps gets no tau, an annealed binarizer gets
+            no progress, tau is None although `recu_jax.with_tau` set it, or the layer is packed.
         """
         tau, train, progress = self._training(tau, train, progress)
         window = (self.kernel_size,) if isinstance(self.kernel_size, int) else tuple(self.kernel_size)
@@ -161,7 +164,7 @@ class BinaryDense(OneBitLayer):
     def __call__(
         self, inputs: jax.Array, tau: Tau = NOT_GIVEN, train: bool | None = None, progress: Number | None = None
     ) -> jax.Array:
-        """Applies the layer to (..., in_features). Returns (..., features). All arguments are as in `BinaryConv`."""
+        """Applies the layer to inputs, (..., in_features). Returns (..., features). Arguments as in `BinaryConv`."""
         tau, train, progress = self._training(tau, train, progress)
         shape = (inputs.shape[-1], self.features)
         weights, alpha, parameter = self._weights_and_alpha(shape, tau, progress, train)

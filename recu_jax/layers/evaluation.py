@@ -1,7 +1,8 @@
 """Computes the weights of a layer in evaluation, the same to the last bit in the layer and in `recu_jax.pack`.
 
-XLA rounds a product and a sum once if it fuses them. A scale such as `mean|w|` would then depend on the program around
-it. Here it is a program of its own, also within other programs, and when nothing is jitted.
+XLA rounds a product and a sum only once if it fuses them. The last bit of a scale such as `mean|w|` would then depend
+on the code around it. Optimization barriers keep XLA from fusing the code of this module with other code. The code is
+jitted here, so that it rounds in the same way when the caller does not use jit.
 """
 
 import functools
@@ -20,17 +21,17 @@ def weights_in_evaluation(
     """Binarizes a kernel.
 
     Args:
-      binarizer: of the weights.
+      binarizer: the kernel binarizer.
       kernel: (*window, in_features / groups, features).
       tau, progress: as in `WeightBinarizer.__call__`; they only change gradients.
-      mean_tau: tau of the computed alpha; None if the layer has no such alpha.
+      mean_tau: tau for the alpha of `alpha="mean"`; None if the layer has another alpha.
 
     Returns:
-      The signs and the scale, as `binarizer` returns them; the computed alpha, (features,), or None.
+      The signs and the scale, as `binarizer` returns them; the alpha of `alpha="mean"`, (features,), or None.
     """
     try:
         hash(binarizer)
-    except TypeError:  # a binarizer of a user's own
+    except TypeError:  # a static argument of jit must be hashable, and a user's own binarizer may not be
         return _weights(binarizer, kernel, tau, progress, mean_tau)
     return _jitted(binarizer, kernel, tau, progress, mean_tau)
 

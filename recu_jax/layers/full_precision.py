@@ -10,7 +10,10 @@ from recu_jax.layers.one_bit_layer import kaiming_normal
 
 
 class Conv(nn.Conv):
-    """Full-precision counterpart of `BinaryConv`: an `nn.Conv` that takes and ignores `tau`, `train` and `progress`."""
+    """Full-precision counterpart of `BinaryConv`: an `nn.Conv` that takes and ignores `tau`, `train` and `progress`.
+
+    The defaults of `use_bias` and `kernel_init` are those of `BinaryConv`.
+    """
 
     use_bias: bool = False
     kernel_init: Callable[..., jax.Array] = kaiming_normal

@@ -1,4 +1,4 @@
-"""Defines `NOT_GIVEN`, the default of `tau`. It tells a missing tau from `tau=None`, which turns the clamp off."""
+"""Defines `NOT_GIVEN`, the default of `tau`. It marks a missing tau, while `tau=None` turns the clamp off."""
 
 import enum
 
@@ -24,5 +24,5 @@ class NotGiven(enum.Enum):
 #: The default of `tau`: no tau was given.
 NOT_GIVEN = NotGiven.NOT_GIVEN
 Tau = Number | NotGiven | None
-# `jit`, `nn.remat` and `nn.scan` accept only arrays as arguments, None, and types registered as static.
+# `jit`, `nn.remat` and `nn.scan` accept as arguments only arrays, None, and objects of registered types.
 jax.tree_util.register_static(NotGiven)

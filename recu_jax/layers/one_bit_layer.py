@@ -19,7 +19,7 @@ Alpha = Literal["learned", "mean", "none"]
 ALPHAS = get_args(Alpha)
 # Names of the entries that `recu_jax.with_tau` adds beside a kernel.
 TAU, PROGRESS = "recu_tau", "recu_progress"
-# Names of the entries beside a kernel with the results of its binarizer, if `models.together` computed them.
+# Names of the entries that `models.together` adds beside a kernel: the signs and the scale that its binarizer returned.
 SIGNS, OWN_SCALE = "recu_signs", "recu_scale"
 
 # Arguments of Flax's layers that a 1-bit layer refuses, and the reason.
@@ -136,7 +136,7 @@ class OneBitLayer(nn.Module):
         if not self.binary_weights:
             signs = kernel
         elif self.has_variable("params", SIGNS):
-            signs, own = self.get_variable("params", SIGNS), self.get_variable("params", OWN_SCALE)  # it may be None
+            signs, own = self.get_variable("params", SIGNS), self.get_variable("params", OWN_SCALE)  # own may be None
         elif train:
             signs, own = binarizer(kernel, tau, progress)
         else:
@@ -157,7 +157,7 @@ class OneBitLayer(nn.Module):
         return self._remembered_tau(tau, train)
 
     def _remembered_tau(self, tau: jax.Array | float | None, train: bool) -> jax.Array | float:
-        """Returns the tau for the computed scale: `tau` if it is given, else 1 in training and the last tau otherwise.
+        """Returns the tau for `alpha="mean"`: `tau` if it is given, else 1 in training and the last tau in evaluation.
 
         The last tau is the tau of the last training step. A training step stores it in `batch_stats`.
         """

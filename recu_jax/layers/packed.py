@@ -50,7 +50,7 @@ def packed_kernel(layer: nn.Module, shape: tuple[int, ...], tau: Any) -> tuple[B
         )
     bits, scale = (nn.meta.unbox(layer.get_variable("params", name)) for name in (BITS, SCALE))
     if isinstance(bits, jax.Array) and not isinstance(bits, jax.core.Tracer) and bits.is_fully_addressable:
-        bits = np.asarray(bits)  # a constant of the program
+        bits = np.asarray(bits)  # NumPy, so that the bits are arranged at trace time (see `BitKernel`)
     wanted = (*[1] * (len(shape) - 1), -(-math.prod(shape) // WORD_BITS))
     if bits.shape != wanted or bits.dtype != jnp.uint32 or scale.size != shape[-1]:
         raise UserError(

@@ -27,7 +27,7 @@ LAST_LAYERS = ("linear", "fc")
 
 
 def num_classes_of(params: Mapping[str, Any]) -> int | None:
-    """Returns the number of logits of a network with these parameters; None if its last layer has another name."""
+    """Returns the number of logits of a network with these parameters; None without a layer of `LAST_LAYERS`."""
     last = (params[name] for name in LAST_LAYERS if name in params)
     return next((layer["kernel"].shape[-1] for layer in last if "kernel" in layer), None)
 
@@ -48,15 +48,15 @@ def create_model(
       num_classes: number of logits.
       dtype: dtype of the computation; None infers it from input and parameters, as in Flax.
       param_dtype: dtype of the parameters. Keep float32 (or float64) even if `dtype` is bfloat16.
-      **kwargs: fields of the model, such as `widths`, `norm_axis`, `nonlinearity` or `conv`.
-        `conv=recu_jax.layers.Conv` makes all convolutions full precision. The models in `FULL_PRECISION` are always
-        full precision.
+      **kwargs: fields of the model, or arguments of the factory, such as `widths`, `norm_axis`, `nonlinearity` or
+        `conv`. `conv=recu_jax.layers.Conv` makes all convolutions full precision. The models in `FULL_PRECISION` are
+        always full precision.
 
     Raises:
       UserError: no model has this name, or the factory of a user's own model fails.
     """
     if is_reference(name):
-        # A factory need not accept what has its default.
+        # A factory need not accept a dtype argument, so the defaults are not passed.
         types = {"dtype": dtype} if dtype is not None else {}
         types |= {"param_dtype": param_dtype} if param_dtype != jnp.float32 else {}
         return own.create(name, num_classes=num_classes, **types, **kwargs)

@@ -1,4 +1,4 @@
-"""Defines batch normalization with Flax's variables, PyTorch's constants and a hand-written backward pass."""
+"""Defines batch normalization with Flax's variables, PyTorch's epsilon and momentum, and an explicit backward pass."""
 
 import functools
 from collections.abc import Callable
@@ -24,8 +24,8 @@ class BatchNorm(nn.Module):
     XLA's CPU compiler is slow at the sums that automatic differentiation puts into the backward pass. Here the forward
     and the backward pass compute their sums with `recu_jax.ops.reductions`.
 
-    Statistics are float32 or wider. The running variance is biased, as in Flax. For n values per channel, PyTorch's is
-    n / (n - 1) times as large.
+    Statistics have the dtype `param_dtype`. The running variance is biased, as in Flax. For n values per channel,
+    PyTorch's is n / (n - 1) times as large.
 
     Variables: `params/scale`, `params/bias`, `batch_stats/mean`, `batch_stats/var`, all (channels,).
 
@@ -49,9 +49,9 @@ class BatchNorm(nn.Module):
           x: (..., channels).
           use_running_average: True normalizes by the running statistics. False normalizes by the statistics of x and
             updates the running ones.
-          normalized: function of scale, bias and `axis_name` that replaces `normalize` and returns what it returns. It
-            may also compute the operations before and after the normalization, as `recu_jax.ops.unit` does. Of x, only
-            the number of channels and the dtype are then used.
+          normalized: function of scale, bias and `axis_name` that replaces `normalize`, with the same outputs.
+            It may also compute the operations before and after the normalization, as `recu_jax.ops.unit` does. Of x,
+            only the number of channels and the dtype are then used.
 
         Returns:
           The normalized x, in the shape of x.
@@ -67,7 +67,7 @@ class BatchNorm(nn.Module):
             wide = x.astype(factor.dtype)
             y = (wide - per_channel(running_mean.value, wide)) * per_channel(factor, wide) + per_channel(bias, wide)
             return y.astype(dtype)
-        # `init` runs outside of the mapped axis, so JAX would not know its name.
+        # `init` runs outside of the mapped axis, so JAX would not know the name of the axis.
         axis_name = None if self.is_initializing() else self.axis_name
         y, mean, var = normalized(scale, bias, axis_name) if normalized else normalize(x, scale, bias, axis_name)
         if not self.is_initializing() and self.is_mutable_collection("batch_stats"):

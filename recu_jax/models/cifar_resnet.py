@@ -19,7 +19,7 @@ from recu_jax.models.unit import conv_of_units, unit
 
 
 def shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
-    """Returns the shortcut of x, (batch, height, width, channels), without parameters.
+    """Computes the shortcut of x, (batch, height, width, channels). It has no parameters.
 
     Stride 2 halves height and width by 2x2 average pooling. Missing channels are added as zeros, half of them before
     and half of them after the channels of x.
@@ -33,7 +33,7 @@ def shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
 class TwoShortcutBlock(nn.Module):
     """Computes `y = hardtanh(BN(conv(x)) + short(x))` and returns `hardtanh(BN(conv(y)) + y)`.
 
-    The field `nonlinearity` may replace hardtanh.
+    `short` is the function `shortcut`. The field `nonlinearity` may replace hardtanh.
     """
 
     features: int
@@ -53,7 +53,7 @@ class TwoShortcutBlock(nn.Module):
 class OneShortcutBlock(nn.Module):
     """Computes `y = hardtanh(BN(conv(x)))` and returns `hardtanh(BN(conv(y)) + short(x))`.
 
-    The field `nonlinearity` may replace hardtanh.
+    `short` is the function `shortcut`. The field `nonlinearity` may replace hardtanh.
     """
 
     features: int
@@ -84,8 +84,8 @@ class CifarResNet(nn.Module):
       conv: convolution of the blocks; `recu_jax.layers.Conv` makes the model full precision.
       norm_axis: name of the mapped axis over which batch norm averages; with None each device has its own statistics.
       nonlinearity: nonlinearity of the blocks, one of `parts.NONLINEARITIES`.
-      fused: whether compiled kernels compute each convolution together with its batch norm, shortcut and hardtanh
-        (`models.unit`). This applies to training on CPUs only.
+      fused: whether training computes each convolution together with its batch norm, shortcut and hardtanh, by the
+        compiled CPU kernels of `recu_jax.ops.unit`. Use it only for training on CPUs.
     """
 
     stage_sizes: Sequence[int]
@@ -120,7 +120,7 @@ class CifarResNet(nn.Module):
           (batch, num_classes).
 
         Raises:
-          UserError: height or width cannot be halved once for each stage after the first.
+          UserError: height or width cannot be halved once for each stage after the first, or `nonlinearity` is unknown.
         """
         check_halved_evenly(x, x, len(self.stage_sizes) - 1)
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}

@@ -14,7 +14,7 @@ from recu_jax.models.batch_norm import BatchNorm
 from recu_jax.models.parts import PAD_1, first_conv, nonlinearity
 from recu_jax.models.unit import conv_of_units, unit
 
-# N(0, sqrt(2 / (k k C_out))): it depends on the fan-out, unlike the initializer of the residual networks.
+# N(0, sqrt(2 / (k k C_out))) for k x k kernels. The 1-bit residual networks use the fan-in instead of the fan-out.
 _fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -23,15 +23,15 @@ class CifarVgg(nn.Module):
 
     Attributes:
       widths: channels of the convolutions; the first convolution is full precision.
-      pooled: indices of the convolutions that a max pooling follows, before the batch norm.
+      pooled: indices of the convolutions with a max pooling between convolution and batch norm.
       num_classes: number of logits.
       dtype: dtype of the computation; None infers it from input and parameters.
       param_dtype: dtype of the parameters.
       conv: all convolutions except the first; `recu_jax.layers.Conv` makes the model full precision.
       norm_axis: name of the mapped axis over which batch norm averages; with None each device has its own statistics.
       nonlinearity: nonlinearity after all convolutions except the first, one of `parts.NONLINEARITIES`.
-      fused: whether compiled kernels compute each convolution without pooling together with its batch norm and hardtanh
-        (`models.unit`). This applies to training on CPUs only.
+      fused: whether training computes each 1-bit convolution that no pooling follows together with its batch norm and
+        hardtanh, by the compiled CPU kernels of `recu_jax.ops.unit`. Use it only for training on CPUs.
     """
 
     widths: Sequence[int] = (128, 128, 256, 256, 512, 512)
@@ -64,7 +64,8 @@ class CifarVgg(nn.Module):
           (batch, num_classes).
 
         Raises:
-          UserError: height or width is smaller than 2 to the power of the number of poolings.
+          UserError: height or width is smaller than 2 to the power of the number of poolings, or `nonlinearity` is
+            unknown.
         """
         least = 2 ** len(self.pooled)
         if min(x.shape[1:3]) < least:

@@ -26,8 +26,8 @@ from recu_jax.models.parts import (
 )
 from recu_jax.models.unit import conv_of_units, unit
 
-# Initial scale of every batch norm except the last (SPEC.md 6). It is so small that a block initially equals its
-# shortcut.
+# Initial scale of every batch norm except the last (SPEC.md 6). It is so small that a block initially returns almost
+# exactly its shortcut.
 SMALL_SCALE = 1e-8
 
 
@@ -65,8 +65,8 @@ class ImagenetResNet(nn.Module):
       conv: convolution of the blocks; `recu_jax.layers.Conv` makes the model full precision.
       norm_axis: name of the mapped axis over which batch norm averages; with None each device has its own statistics.
       nonlinearity: nonlinearity of the blocks, one of `parts.NONLINEARITIES`.
-      fused: whether compiled kernels compute each convolution together with its batch norm, shortcut and hardtanh
-        (`models.unit`). This applies to training on CPUs only.
+      fused: whether training computes each convolution together with its batch norm, shortcut and hardtanh, by the
+        compiled CPU kernels of `recu_jax.ops.unit`. Use it only for training on CPUs.
     """
 
     stage_sizes: Sequence[int]
@@ -97,6 +97,9 @@ class ImagenetResNet(nn.Module):
 
         Returns:
           (batch, num_classes).
+
+        Raises:
+          UserError: `nonlinearity` is unknown.
         """
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = conv_of_units(self.conv, self.fused)

@@ -1,10 +1,13 @@
 """Creates and checks models that users define in Python modules of their own.
 
-`config.model = "package.module:factory"` names one. The factory is a subclass of `flax.linen.Module`, or a function
-that returns an instance of one. It is called with `num_classes=`. A run also passes each of `dtype=`, `conv=`,
-`norm_axis=` and `nonlinearity=` that the factory accepts, and `param_dtype=` unless this is float32. `create_model`
-describes these arguments. The model takes images, (batch, height, width, channels). It may also take `tau`, `train` and
-`progress`, as the models of this folder do. If it does not take tau, its layers get tau from `recu_jax.with_tau`.
+`config.model = "package.module:factory"` names the factory of such a model. The factory is a subclass of
+`flax.linen.Module`, or a function that returns a Linen module. It must accept `num_classes=`. A run also passes each
+of `dtype=`, `conv=`, `norm_axis=`, `nonlinearity=` and `param_dtype=` that the factory accepts. It leaves out
+`param_dtype=` for float32, and `nonlinearity=` if the config sets none. `models.cifar_resnet.CifarResNet` describes
+these arguments.
+
+The model takes images, (batch, height, width, channels). It may also take `tau`, `train` and `progress`, as the models
+of this folder do. If the model does not take tau, its layers get tau and progress from `recu_jax.with_tau`.
 """
 
 import functools
@@ -30,7 +33,7 @@ def create(reference: str, **arguments: Any) -> nn.Module:
       **arguments: arguments of the call.
 
     Raises:
-      UserError: the factory does not exist, its call fails, or it returns no Linen module.
+      UserError: the factory does not exist or cannot be called, its call fails, or the result is not a Linen module.
     """
     factory = references.load("model", reference)
     if not callable(factory):
@@ -56,7 +59,7 @@ def accepts(function: Callable[..., Any], argument: str) -> bool:
 
 
 def accepted(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns those `arguments` that the factory of a model takes. The models of recu_jax take all of them.
+    """Returns those of `arguments` that the factory of a user's own model takes. Returns all for models of recu_jax.
 
     Args:
       name: name of the model, as in `create_model`.
@@ -100,7 +103,7 @@ def check(name: str, model: nn.Module, image: jax.ShapeDtypeStruct, num_classes:
       model: the model that the factory returned.
       image: one image, (1, height, width, channels).
       num_classes: number of logits that the model must return.
-      axis: name of the mapped axis of training steps.
+      axis: name of the mapped axis that a training step runs in; the model's batch norm may average over it.
 
     Raises:
       UserError: a call fails or does not return logits, or the model has collections besides params and batch_stats.

@@ -1,7 +1,7 @@
 """Defines ReActNet-style networks for 224x224 images (SPEC.md section 6): `react_resnet18` and `react_resnet34`.
 
-Each block has one convolution. Learned shifts stand before the convolution, before the PReLU and after it. Submodules
-have the names of the official state_dicts, with `_` instead of `.` before a number.
+Each block has one convolution. It adds learned shifts to the input of the convolution, and to the input and the output
+of the PReLU. Submodules have the names of the official state_dicts, with `_` instead of `.` before a number.
 
 Stage 1 of two-stage training needs real weights and binary activations:
 `conv=partial(BinaryConv, binary_weights=False)`. `conv=recu_jax.layers.Conv` makes the activations real too.
@@ -33,8 +33,8 @@ from recu_jax.models.parts import (
 class ReactBlock(nn.Module):
     """Computes `move2(PReLU(move1(BN(conv(move0(x))) + short(x))))`.
 
-    `move0` and the sign of `conv` form RSign. `move1`, PReLU and `move2` form RPReLU. Where the shape changes, `short`
-    is 2x2 average pooling, a 1x1 convolution and batch norm. Otherwise it is the identity.
+    `move0` and the sign that `conv` takes of its input form RSign. `move1`, PReLU and `move2` form RPReLU. Where the
+    shape changes, `short` is 2x2 average pooling, a 1x1 convolution and batch norm. Otherwise `short` is the identity.
     """
 
     features: int
@@ -100,7 +100,7 @@ class ReactResNet(nn.Module):
           (batch, num_classes).
 
         Raises:
-          UserError: a quarter of the height or width cannot be halved once for each stage after the first.
+          UserError: a quarter of the height or width, rounded up, cannot be halved once for each stage after the first.
         """
         images = x
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}

@@ -1,8 +1,9 @@
 """Defines full-precision ResNets for 224x224 images, the teachers of the two-stage recipe (SPEC.md section 7).
 
 He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv 1512.03385. In `resnet50` the 3x3
-convolution of a block has the stride, not the first 1x1 convolution ("v1.5"). Names, shapes and initialization are
-those of torchvision. `recu_jax.pytorch` reads torchvision's weight files.
+convolution of a block has the stride, not the first 1x1 convolution ("v1.5"). Submodules have the names of torchvision,
+with `_` instead of `.` before a number. The initialization is torchvision's too. `recu_jax.pytorch` reads torchvision's
+weight files.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,7 +40,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Applies 1x1, 3x3 and 1x1 convolutions with one shortcut over all three. The last has 4 * `features` channels."""
+    """Applies 1x1, 3x3 and 1x1 convolutions, with one shortcut over all three. Returns 4 * `features` channels."""
 
     features: int
     stride: int

@@ -1,12 +1,12 @@
 """Binarizes the weights of all layers of a model together.
 
-The binarization of one kernel takes a dozen small operations. Each is a program of its own on a GPU, and its start
-takes longer than its work. So kernels of one shape are stacked, and binarized as one array.
+The binarization of one weight kernel takes a dozen small operations. A GPU launches each of them separately, and the
+launch takes longer than the computation. So this module stacks kernels of equal shape and binarizes them as one array.
 """
 
 import inspect
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -20,11 +20,18 @@ from recu_jax.models.own import in_training
 
 
 def with_signs(model: nn.Module, variables: Mapping[str, Any], x: jax.Array, tau: Any, progress: Any) -> dict[str, Any]:
-    """Returns variables with the 1-bit weights of the layers, for one call of `in_training` with the other arguments.
+    """Returns `variables` with the 1-bit weights of the layers added to `params`.
 
-    The results and gradients of the call are the same, up to rounding. A layer still binarizes its weights itself if no
-    other layer has the binarizer and the shape of the kernel, if the model changes tau or progress on the way to it, if
-    a transformation such as `nn.scan` or `nn.remat` is around it, or if its alpha is `"mean"`.
+    Use the result as the variables of one call of `in_training` with the same other arguments. The call then has the
+    same results and gradients as with `variables`, up to rounding.
+
+    A layer still binarizes its weights itself if
+
+    - no other layer has an equal binarizer and a kernel of the same shape and dtype, or its binarizer cannot be hashed,
+    - alpha is `"mean"`,
+    - `nn.scan` or `nn.vmap` stacks its kernel,
+    - the model passes the layer a tau or a progress that is not the object given here. This happens if it computes
+      a new value, or passes the value through `nn.remat`.
 
     Args:
       model, variables, x, tau, progress: arguments of `in_training`. `variables` are not changed.
@@ -53,13 +60,14 @@ def _layers(model, variables, x, tau, progress):
 
     def listen(call, args, kwargs, context):
         layer = context.module
-        if is_binary_call(context) and layer.binary_weights and layer.alpha != "mean":
+        if is_binary_call(context) and _joins(layer):
             bound = inspect.signature(type(layer).__call__).bind(layer, *args, **kwargs)
             bound.apply_defaults()
             own = bound.arguments
             found[layer.path] = layer.kernel_binarizer
             same_tau = _is_same(layer, own["tau"], tau, layers.TAU)
-            if not (same_tau and _is_same(layer, own["progress"], progress, layers.PROGRESS)):
+            same_progress = _is_same(layer, own["progress"], progress, layers.PROGRESS)
+            if not (same_tau and same_progress) or _is_stacked(layer, variables["params"]):
                 others.add(layer.path)
         return call(*args, **kwargs)
 
@@ -68,7 +76,18 @@ def _layers(model, variables, x, tau, progress):
     return {path: binarizer for path, binarizer in found.items() if path not in others}
 
 
+def _joins(layer):
+    return layer.binary_weights and layer.alpha != "mean" and isinstance(layer.kernel_binarizer, Hashable)
+
+
+def _is_stacked(layer, params):
+    for name in layer.path:
+        params = params[name]
+    # Within nn.scan and nn.vmap a layer sees one kernel of the stack.
+    return nn.meta.unbox(params["kernel"]).ndim != nn.meta.unbox(layer.get_variable("params", "kernel")).ndim
+
+
 def _is_same(layer, given, value, name):
-    # A layer without the argument takes the value beside its kernel, if `with_tau` put one there.
+    # A layer that is called without the argument uses the value that `with_tau` put beside its kernel, if there is one.
     left_out = given is None or given is layers.NOT_GIVEN
     return given is value or (left_out and layer.has_variable("params", name))

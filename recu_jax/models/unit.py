@@ -1,7 +1,7 @@
 """Computes a 1-bit convolution, its batch norm, the shortcut and the nonlinearity as one unit of a model.
 
-`conv_of_units` lets a model compute its units in training with the compiled kernels of `recu_jax.ops.unit`. The
-variables are those of the four parts computed one by one, and the results are equal up to rounding.
+With the convolution of `conv_of_units`, a model computes its units in training by the compiled kernels of
+`recu_jax.ops.unit`. The variables stay the same, and the results stay the same up to rounding.
 """
 
 from collections.abc import Callable
@@ -63,7 +63,7 @@ def unit(
     progress: jax.Array | float | None,
     train: bool,
 ) -> jax.Array:
-    """Computes `nonlinear(norm(conv(x)) + shortcut)`. Call it within a model: the parts become its submodules.
+    """Computes `nonlinear(norm(conv(x)) + shortcut)`. Call it within a model: the layers become its submodules.
 
     Args:
       x: (batch, height, width, channels).
@@ -100,7 +100,7 @@ def _fused_spec(conv, batch_norm, x):
         and not layer.use_bias
         and layer.preferred_element_type is None
         and types == {jnp.dtype(jnp.float32)}
-        and ops.is_served(x, (*layer.kernel_size, x.shape[-1] // layer.feature_group_count), spec)
+        and ops.is_served(x, (*layer.kernel_size, x.shape[-1] // layer.feature_group_count, layer.features), spec)
     )
     return spec if fits else None
 

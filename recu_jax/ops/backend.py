@@ -1,8 +1,8 @@
 """Chooses settings that make each backend correct and fast.
 
-- CPU: YNNPACK fusions are off, because they return wrong numbers for some programs. Long sums are matrix products. One
-  dispatch holds one training step.
-- GPU and TPU: none of these settings. One dispatch holds many steps.
+- CPU: YNNPACK fusions are off, because they return wrong numbers for some programs. One dispatch holds one training
+  step.
+- GPU and TPU: no XLA flag is set. One dispatch holds many steps.
 """
 
 import importlib.metadata
@@ -14,8 +14,8 @@ import jax
 from recu_jax.errors import UserError
 
 _YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
-# XLA aborts the process on an unknown flag. jaxlib 0.10.0 knows this flag, 0.7.2 does not. The fusions that it turns
-# on are the default since 0.10.2.
+# XLA aborts the process on an unknown flag. jaxlib 0.10.0 knows this flag, 0.7.2 does not. Since 0.10.2 the fusions are
+# on by default.
 _YNN_FLAG_SINCE = (0, 10)
 # On the CPU a convolution's gradient is 30-100 times slower inside lax.scan. On GPU and TPU a dispatch costs more than
 # the scan.

@@ -41,7 +41,7 @@ def binary_conv(
       kernel: uint32, (features, *window, words), the result of `pack_kernel`.
       in_features: input channels of all groups.
       strides, padding, kernel_dilation, feature_group_count: as in `recu_jax.functional.conv_of_signs`.
-      backend: as in `pack`.
+      backend: as in `pack`. With more than 3 spatial dimensions XLA convolves, whatever the backend.
 
     Returns:
       int32, (batch, *out_spatial, features).
@@ -87,8 +87,8 @@ def binary_dense(x: jax.Array, kernel: jax.Array, in_features: int, backend: str
     """Multiplies packed signs with packed signs, as a dense layer.
 
     Args:
-      x: uint32, (..., words).
-      kernel: uint32, (features, words).
+      x: uint32, (..., words), the result of `pack`.
+      kernel: uint32, (features, words), the result of `pack_kernel`. It may have one word less than x.
       in_features: input channels.
       backend: as in `pack`.
 

@@ -1,7 +1,8 @@
 """Stores the signs of a kernel as bits, and convolves signs with it.
 
-The bits of a kernel follow each other without gaps: those of the first output channel, then of the second. So they take
-a 32nd of the bytes of float32, also in depthwise convolutions, whose words would otherwise hold one bit each.
+The bits of a kernel follow each other without gaps: all bits of the first output channel, then those of the second, and
+so on. They take a 32nd of the bytes of float32. With `packing.pack_kernel` each word of a depthwise kernel would hold
+only one bit.
 """
 
 import dataclasses
@@ -31,7 +32,8 @@ def bits_of_kernel(signs: np.ndarray, stacked: int = 0) -> np.ndarray:
       stacked: number of axes in `stack`.
 
     Returns:
-      uint32, (*stack, words). The channels of an output channel's first tap come first; bit 0 is the least.
+      uint32, (*stack, words). Each output channel begins with the input channels of its first tap. The first sign is
+      the lowest bit of the first word.
     """
     bits = np.moveaxis(np.asarray(signs) >= 0, -1, stacked)
     bits = bits.reshape(*bits.shape[:stacked], -1)
@@ -44,7 +46,7 @@ class BitKernel(Generic[AnyArray]):
 
     Attributes:
       bits: uint32, (words,), the result of `bits_of_kernel`. The compiled kernels need another layout. A NumPy array is
-        converted while the program is traced, and a traced array in each call.
+        converted to it while the program is traced. A JAX array is converted in each call.
       shape: shape of the kernel, (*window, in_features / groups, features).
     """
 
@@ -59,7 +61,7 @@ class BitKernel(Generic[AnyArray]):
     def signs(self, dtype: jax.typing.DTypeLike) -> jax.Array:
         """Returns +1 and -1 of `dtype`, in the shape of the kernel."""
         one = jnp.ones((), dtype)
-        # Without the barrier XLA would store constant bits as numbers of `dtype` in the program.
+        # Without the barrier XLA would unpack constant bits at compile time, and the program would hold the numbers.
         bits = unpack_bits(lax.optimization_barrier(jnp.asarray(self.bits)), math.prod(self.shape)).reshape(
             self._stored_shape
         )
@@ -76,7 +78,7 @@ class BitKernel(Generic[AnyArray]):
     def conv(self, x: jax.Array, spec: ConvSpec) -> jax.Array:
         """Convolves the signs x, (batch, *spatial, in_features), with the kernel.
 
-        The compiled kernels of CPUs count bits. Elsewhere XLA convolves +1 and -1. Both are exact.
+        The compiled kernels of CPUs count bits. Otherwise XLA convolves +1 and -1. In float32 both are exact.
 
         Returns:
           (batch, *out_spatial, features) in the dtype of `x`.
@@ -102,6 +104,7 @@ class BitKernel(Generic[AnyArray]):
             words = pack_batch(spec, backend, x)
             arranged = arrange_kernel(kernel.words(), self.shape[-2], spec.feature_group_count, backend)
             sums = count_bits(words, arranged, x, jax.ShapeDtypeStruct(self.shape, x.dtype), spec)
+            # Bits cannot hold a NaN.
             return sums.astype(x.dtype) + lax.expand_dims(nan_of_samples(x), range(1, x.ndim))
 
         def unpacked(x, *bits):

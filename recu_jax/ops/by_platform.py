@@ -29,15 +29,18 @@ def by_platform(*args: Any, cpu: Callable, default: Callable, gpu: Callable | No
 
     Args:
       *args: trees of arrays.
-      cpu, default, gpu: forms of one function of arrays alone. Their results have the same shapes and dtypes, and are
-        equal up to rounding. JAX differentiates `default`, for CPUs and GPUs too. Without `gpu`, GPUs run `default`. So
-        do programs that `jax.export` makes for several platforms.
+      cpu, default, gpu: forms of one function, whose arguments are all arrays. Their results have the same shapes and
+        dtypes, and are equal up to rounding. JAX differentiates `default`, for CPUs and GPUs too. Without `gpu`, GPUs
+        run `default`.
+
+    Outside of `jax.jit`, GPUs run `default`. If `jax.export` makes a program for several platforms, CPUs run `cpu` and
+    all others run `default`. GPUs run `gpu` only if all of these platforms are GPUs.
     """
     return _bind(args, cpu, cpu, default, None, gpu)
 
 
 def compiled_or_xla(*args: Any, compiled: Callable, xla: Callable) -> Any:
-    """Computes `compiled(backend, *args)` with the kernels of this CPU, and `xla(*args)` elsewhere.
+    """Computes `compiled(backend, *args)` on a CPU with compiled kernels, and `xla(*args)` elsewhere.
 
     Programs of `jax.export` always compute `xla(*args)`: they may run on CPUs with other instructions and without
     recu_jax.
@@ -58,7 +61,11 @@ def compiled_or_xla(*args: Any, compiled: Callable, xla: Callable) -> Any:
 
 @functools.cache
 def _needs_devices():
-    """Returns a program to embed in others, so that JAX tells `_lower` the devices. `over_batch` requires this."""
+    """Returns a jaxpr that contains `custom_partitioning`, to be a parameter of `by_platform`.
+
+    JAX passes the devices to the lowering of a program only if its jaxpr, or a parameter in it, contains a primitive
+    that needs them. `compiled` functions may need them, because `over_batch` uses `custom_partitioning`.
+    """
     call = custom_partitioning(lambda x: x)
     call.def_partition(None)
     return jax.make_jaxpr(call)(jnp.float32(0))

@@ -1,7 +1,8 @@
 """Halves images by max pooling: windows of 3x3, stride 2, padding 1.
 
 XLA's gradient of max pooling is slow on GPUs. For a batch of 512 images in the first layers of ImageNet's ResNet-18 it
-writes 3.8 GB: four index arrays of 32 bits and two padded images. This module's gradient writes one byte per window.
+writes 3.8 GB: four index arrays of 32 bits and two padded images. Instead of these, this module's gradient writes one
+byte per window.
 """
 
 import itertools
@@ -38,11 +39,13 @@ def _backward(x, dy):
 _max_pool = jax.custom_vjp(_pooled)
 _max_pool.defvjp(lambda x: (_pooled(x), x), _backward)
 
-# For rows 2i and 2i + 1 of an image: the windows that hold the row, relative to window i, and its place in each window.
+# Key 0 is row 2i of an image, and key 1 is row 2i + 1. Each pair stands for one window that holds this row: the number
+# of the window minus i, and the index of the row within the window. The same table serves for columns.
 _WINDOWS = {0: ((0, 1),), 1: ((0, 2), (1, 0))}
 
 
 def _gradient(x, dy):
+    # The barrier keeps XLA from computing the numbers again for each use.
     largest = lax.optimization_barrier(_largest(x, dy.shape))
     shifted = {by: (_shift(largest, by, -1), _shift(dy, by, 0)) for by in itertools.product((0, 1), repeat=2)}
 
@@ -75,6 +78,6 @@ def _largest(x, shape):
 
 
 def _shift(x, by, fill):
-    """Returns x, moved to the front by `by` rows and columns and filled up at the end."""
+    """Moves x up by `by[0]` rows and left by `by[1]` columns. `fill` fills the rows and columns at the end."""
     down, right = by
     return lax.pad(x, jnp.array(fill, x.dtype), ((0, 0, 0), (-down, down, 0), (-right, right, 0), (0, 0, 0)))

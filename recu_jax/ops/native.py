@@ -33,8 +33,8 @@ TARGETS = (
 def instruction_sets() -> tuple[str, ...]:
     """Lists the instruction sets for which kernels are compiled and which this processor has, fastest first.
 
-    The list is empty without compiled kernels. The first call registers the kernels with XLA. It warns if there are no
-    kernels, or if they were built from other sources.
+    The first call registers the kernels with XLA. If there are no kernels, they were built from other sources, or they
+    cannot be used, the first call logs a warning and the list is empty.
     """
     folder = pathlib.Path(__file__).parent
     found = sorted(folder.glob("_kernels*.so"))

@@ -1,8 +1,8 @@
 """Computes with packed signs, by the compiled kernels of CPUs or by XLA. The functions can be called inside `jit`.
 
-On x86 CPUs the operations run the C++ code of csrc/ through XLA's FFI. On other devices, or with `backend="xla"`, XLA
-convolves +-1 numbers. The CPU uses float32. GPU and TPU use bfloat16 and sum in float32. Both are exact for sums of
-fewer than 2^24 products.
+On CPUs with compiled kernels the operations run the C++ code of csrc/ through XLA's FFI. On other devices, or with
+`backend="xla"`, XLA convolves +-1 numbers: a CPU in float32, a GPU or TPU in bfloat16 with sums in float32. Both are
+exact for sums of fewer than 2^24 products.
 
 Zero padding is added after the sign, so taps outside the image add 0 to a sum (SPEC.md section 2).
 """
@@ -35,7 +35,7 @@ class Kernel:
     """Weights in the layout of a backend, created by `arrange_kernel`.
 
     Attributes:
-      arrays: the weights.
+      arrays: for "xla" the weights as int8, +1 and -1; otherwise their words, and one sum per tap and output channel.
       backend: name of the backend.
     """
 
@@ -92,7 +92,7 @@ def arrange_kernel(words: AnyArray, channels: int, groups: int, backend: str | N
     """Converts packed weights to the layout of a backend. One conversion serves any number of convolutions.
 
     Args:
-      words: uint32, (features, *window, words), the result of `pack_kernel`.
+      words: uint32, (features, *window, words), the result of `pack_kernel` or `pack_signs_of_kernel`.
       channels: input channels of a group.
       groups: groups of channels.
       backend: an instruction set of `native.instruction_sets()`, or "xla"; None means the fastest backend of this
@@ -110,8 +110,8 @@ def arrange_kernel(words: AnyArray, channels: int, groups: int, backend: str | N
     panels = words.reshape(groups, per_group, taps, words.shape[-1])
     panels = xp.pad(panels, [(0, 0), (0, blocks * BLOCK - per_group), (0, 0), (0, even - words.shape[-1])])
     panels = panels.reshape(groups, blocks, BLOCK, taps, even // 2, 2)
-    # The compiled kernels subtract these sums for taps outside the image. There the input words are 0, which stand for
-    # signs of -1 in all channels.
+    # Outside the image the input words are 0, which the compiled kernels count as signs of -1 in all channels. `minus`
+    # is what such a tap adds to a sum. The kernels subtract it again.
     minus = np.int32(channels) - 2 * _popcount(panels).sum((-2, -1), dtype=np.int32)
     tap_sums = xp.moveaxis(minus, 2, 3)
     return Kernel((xp.moveaxis(panels, 2, 4), tap_sums), backend)

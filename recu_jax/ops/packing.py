@@ -4,7 +4,7 @@ Packed activations are uint32, (..., groups * words). `words` is even, because t
 Each group of channels begins a new word. Channel c is bit c % 32 of word c // 32. The bits after the last channel are
 0.
 
-In files, kernels are (features, *window, words), with as few 32-bit words as the channels need.
+Kernels of `pack_kernel` are uint32, (features, *window, words), with as few words as the channels of a group need.
 """
 
 from typing import Any, TypeVar
@@ -77,6 +77,6 @@ def pack_kernel(kernel: np.ndarray) -> np.ndarray:
 
 
 def unpack_kernel(words: np.ndarray, channels: int) -> np.ndarray:
-    """Unpacks a kernel that `pack_kernel` packed into int8 +-1, (*window, in_features / groups, features)."""
+    """Unpacks a result of `pack_kernel`. Returns int8, +1 and -1, (*window, in_features / groups, features)."""
     bits = np.moveaxis(unpack_bits(np.asarray(words), channels), 0, -1)
     return np.where(bits, np.int8(1), np.int8(-1))

@@ -19,13 +19,13 @@ def over_batch(
 ) -> jax.Array:
     """Computes `function(*args)`. If the batch is sharded, each device computes its part of the batch.
 
-    Under `vmap` each device makes its calls one after the other, as `jax.ffi.ffi_call` does. The axis of `vmap` may be
-    sharded too. The result has no derivative: callers define one.
+    Under `vmap` each device calls `function` for one element after the other. The axis of `vmap` may be sharded too.
+    JAX cannot differentiate the result: callers define the derivative.
 
     Args:
       function: takes arrays and returns one array. The part of the batch that it gets may have any size.
       *args: arguments of `function`.
-      batched: for each argument, whether its first axis is the batch. Each device gets all of the other arguments.
+      batched: for each argument, whether its first axis is the batch. Each device gets the other arguments whole.
       summed: whether the result is a sum over the batch. Otherwise its first axis is the batch.
     """
     if not all(math.prod(arg.shape) for arg in args):

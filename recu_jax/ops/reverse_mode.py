@@ -10,7 +10,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def reverse_mode(function: _Function) -> _Function:
-    """Wraps `function`, which calls a `jax.custom_vjp`. Under `jax.jvp` it raises UserError, not JAX's TypeError."""
+    """Wraps `function`, which calls a `jax.custom_vjp`. Under `jax.jvp` the result raises UserError, not TypeError."""
 
     @functools.wraps(function)
     def checked(*args, **kwargs):

@@ -1,18 +1,19 @@
 """Convolves signs, with one scale per output channel and a hand-written backward pass.
 
-If both sides are signs and the compiled kernels exist (`recu_jax.ops`), the forward pass counts bits, which gives the
-exact sums. In float32 the backward pass computes both gradients from the bits, which take a 32nd of the memory.
+If `x` and `kernel` are signs, and compiled CPU kernels support the convolution, the forward pass counts bits, which
+gives the exact sums. In float32 the backward pass computes both gradients from the bits, which take a 32nd of the
+memory.
 
 Otherwise the forward pass is `lax.conv_general_dilated`. The backward pass is hand-written for the speed on CPUs. XLA's
-CPU compiler fuses the operations before the convolution (normalization, sign) into the layout change that the kernel
-gradient needs. It then recomputes them with strided access, which took 60% of a train step. An `optimization_barrier`
-on the saved arrays prevents this.
+CPU compiler would fuse the operations before the convolution (normalization, sign) into the layout change that the
+kernel gradient needs. It would then recompute them with strided access, which took 60% of a train step. An
+`optimization_barrier` on the saved arrays prevents this.
 
 The kernel gradient can also be computed as matrix products over patches. These need no layout change by XLA, but were
 slower: a `cifar_resnet20` step took 2.2 s instead of 2.0 s on jax 0.10.1, and 1.8 s instead of 1.3 s on 0.12.
 
-`y = alpha * conv(x, k)` is linear in `k`. So the gradient of alpha is a sum over the kernel gradient:
-`d alpha_c = sum_k K_c * k_c` with `K = dconv/dk(x, dy)`. The output of the convolution is neither kept nor read again.
+The gradient of alpha needs no output of the convolution, because `conv(x, k)` is linear in `k`. Let `K` be the gradient
+of `sum(dy * conv(x, k))` with respect to `k`. The gradient of alpha is the sum of `K * k` over each output channel.
 
 Second derivatives (Hessian-vector products, gradient penalties) are computed by XLA's convolution. They need `x`, so
 the backward pass takes `x` too. A first derivative from bits does not read `x`, and XLA then does not keep it.
@@ -75,7 +76,7 @@ def _forward(x, kernel, alpha, spec, signs):
 
 
 def pack_batch(spec: ConvSpec, backend: str, x: jax.Array) -> jax.Array:
-    """Packs the signs x, (batch, *spatial, in_features), each device its part of the batch."""
+    """Packs the signs x, (batch, *spatial, in_features). Each device packs its part of the batch."""
     return over_batch(lambda x: ops.pack(x, spec.feature_group_count, backend), x, batched=[True])
 
 
@@ -96,7 +97,7 @@ def _counted(spec, backend, words, x, kernel):
 def count_bits(
     words: jax.Array, arranged: ops.Kernel, x: jax.Array, kernel: jax.Array | jax.ShapeDtypeStruct, spec: ConvSpec
 ) -> jax.Array:
-    """Convolves packed signs with a packed kernel, each device its part of the batch.
+    """Convolves packed signs with a packed kernel. Each device convolves its part of the batch.
 
     Args:
       words: the result of `pack_batch`.
@@ -144,7 +145,8 @@ def _backward(spec, signs, saved, dy):
         )  # fmt: skip
     if alpha is None:
         return dx, dkernel, None
-    # Thousands of products may be summed. The sums are in the dtype of alpha, because bfloat16 is too coarse for them.
+    # Thousands of products may be summed. `dkernel` may be bfloat16, which is too coarse for the sums. Alpha has the
+    # dtype of the parameters, usually float32.
     products = dkernel.astype(alpha.dtype) * kernel.astype(alpha.dtype)
     dalpha = products.sum(axis=tuple(range(kernel.ndim - 1)))
     return dx, dkernel * per_channel(alpha, kernel), dalpha

@@ -1,6 +1,6 @@
-"""Computes a unit in training by compiled kernels: `hardtanh(batch_norm(alpha * conv(sign(x), sign(w))) + shortcut)`.
+"""Computes a unit, `hardtanh(batch_norm(alpha * conv(sign(x), sign(w))) + shortcut)`, in training on CPUs.
 
-On CPUs XLA reads and writes each activation some twenty times between two convolutions. The kernels go through the
+XLA reads and writes each activation some twenty times between two convolutions. The compiled kernels go through the
 activations less often. A new pass is needed only after a sum over the batch: after the statistics of the batch norm,
 and after the sums in its gradient. The sums of a convolution are integers. They are stored as int16, and their
 statistics are exact.
@@ -19,13 +19,13 @@ from recu_jax.ops import packed as ops
 from recu_jax.ops.conv import ConvSpec, per_channel
 from recu_jax.ops.geometry import Geometry, is_compiled
 
-# Largest number of products in an output value of the convolution. The kernel adds the squares of up to 16 output
-# values in int32. With more products in each, the squares could overflow.
+# Largest number of products that are summed in an output value of the convolution. The kernel adds the squares of up
+# to 16 output values in int32: at most 16 * 8192**2 = 2**30.
 LARGEST_SUM = 8192
 
 
 def is_served(x: jax.Array, kernel_shape: tuple[int, ...], spec: ConvSpec) -> bool:
-    """Tells whether `unit` computes this convolution."""
+    """Tells whether `unit` can convolve x with a kernel of this shape, (*window, in_features / groups, features)."""
     return (
         native.cpu_backend() != "xla"
         and x.dtype == jnp.float32
@@ -48,8 +48,8 @@ def unit(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Computes a unit in training.
 
-    The signs have the gradient of `functional.binarize_activations`. If the input of hardtanh is exactly +1 or -1, its
-    gradient is 0, as in PyTorch.
+    The signs of x have the gradient of `functional.binarize_activations`. The gradient of hardtanh at exactly +1 and -1
+    is 0, as in PyTorch.
 
     Args:
       x: float32, (batch, *spatial, in_features).
@@ -78,7 +78,7 @@ def _forward(x, kernel, alpha, scale, bias, shortcut, spec, identity, epsilon, a
     kernel_words = ops.pack_signs_of_kernel(kernel, backend)
     arranged = ops.arrange_kernel(kernel_words, geometry.channels, geometry.groups, backend)
     words, sums, moments = _sums(x, arranged, geometry)
-    # 0, or NaN where the weights of a channel hold a NaN, which their bits cannot hold.
+    # For each output channel 0, or NaN if its weights hold a NaN. The packed signs cannot represent NaN.
     nan = kernel.sum(tuple(range(kernel.ndim - 1))) * 0
     mean, var = moments[0] + nan, moments[1] + nan
     if axis_name is not None:
@@ -88,7 +88,7 @@ def _forward(x, kernel, alpha, scale, bias, shortcut, spec, identity, epsilon, a
     inverse = lax.rsqrt(alpha**2 * var + epsilon)
     added = x if identity else shortcut
     z = _normalize(sums, jnp.stack([mean, alpha * inverse * scale, bias]), added, backend)
-    # The backward pass needs only to know whether there is a shortcut: None, or an empty array in its place.
+    # The backward pass only needs to know whether `shortcut` was an array. If it was, an empty array stands for it.
     has_shortcut = None if shortcut is None else jnp.zeros(0)
     saved = x, words, sums, z, kernel, kernel_words, alpha, scale, mean, inverse, has_shortcut
     return (z, alpha * mean, alpha**2 * var), saved

@@ -38,8 +38,8 @@ class TorchFile:
 
     Attributes:
       state_dict: the arrays by name, such as `layer1.0.conv1.weight`.
-      key: entry of the file that holds the state_dict, such as `model` or `checkpoint/model`; None if the file is a
-        state_dict itself.
+      key: key of the state_dict in the file, such as `model` or `checkpoint/model`; None if the file itself is the
+        state_dict.
       epoch: number of epochs done; None if the file lacks it.
       best_top1: best top-1 accuracy in percent; None if the file lacks it.
     """
@@ -60,19 +60,23 @@ def _torch():
 def read(path: str | pathlib.Path, key: str | None = None) -> TorchFile:
     """Reads a file that holds a state_dict, alone or in a dict under any key, or a file of safetensors.
 
-    Only tensors, numbers and containers are read. Nothing that a file names is imported or run. The file may also hold
-    numbers and arrays of NumPy, `argparse.Namespace` and paths.
+    Only tensors, numbers and containers are read. Nothing that a file names is imported or run. Beside the state_dict,
+    the file may hold numbers of NumPy, which are read, and arrays of NumPy, `argparse.Namespace` and paths, which are
+    ignored.
 
     Args:
       path: file to read.
-      key: key of the state_dict in the file; None means the only key that holds one.
+      key: key of the state_dict in the file, such as `model` or `checkpoint/model`. None stands for the only
+        state_dict. A nested state_dict then counts only if no entry at the top level is a state_dict. A file of
+        safetensors has no keys.
 
     Returns:
       The content. Floating arrays are float32, except that float64 arrays stay float64. Other arrays keep their dtype.
 
     Raises:
-      UserError: PyTorch is not installed, or the file does not exist, is no complete file of `torch.save` or
-        safetensors, holds code, holds no state_dict, or holds several of them and no key is given.
+      UserError: PyTorch is not installed; the file does not exist, or is no complete file of `torch.save` or of
+        safetensors; it holds code; it holds no state_dict, none at `key`, or several while `key` is None; or an entry
+        of the state_dict is not a dense tensor of real numbers.
     """
     path = paths.local(path)
     if safetensors_files.is_one(path):
@@ -102,7 +106,8 @@ def _chosen(path, content, key):
     candidates = [k for k, v in entries.items() if _has_weights(v)]
     if key is not None and key not in candidates:
         raise unknown(f"{path}: the key of the state_dict", key, candidates)
-    # Weights within another entry count only if no entry at the top holds weights. Most are averages of the weights.
+    # Without a key, a nested state_dict counts only if no entry at the top level is a state_dict. Most nested
+    # state_dicts are averages of the weights.
     candidates = [k for k in candidates if k in content] or candidates
     if len(candidates) > 1 and key is None:
         raise UserError(
@@ -123,7 +128,8 @@ def _entries(content: Mapping[Any, Any]) -> dict[str, Mapping[Any, Any]]:
             for name, value in holder.items():
                 if isinstance(name, str) and isinstance(value, Mapping):
                     found[above + name] = value
-                    if id(value) not in seen:  # each dict is searched once: a small file may hold one in many places
+                    # Even a small file may refer to the same dict from very many places. Search it only once.
+                    if id(value) not in seen:
                         seen.add(id(value))
                         inner.append((f"{above}{name}/", value))
         level = inner
@@ -131,7 +137,7 @@ def _entries(content: Mapping[Any, Any]) -> dict[str, Mapping[Any, Any]]:
 
 
 def _has_weights(content: Mapping[Any, Any]) -> bool:
-    """Tells whether a dict holds weights: a tensor whose name ends in `weight`, as no optimizer's state does."""
+    """Tells whether a dict holds a tensor named `weight` or `*.weight`. The states of optimizers hold none."""
     torch = _torch()
     return any(
         isinstance(k, str) and k.rpartition(".")[2] == "weight" and isinstance(v, torch.Tensor)
@@ -147,7 +153,7 @@ def _load(torch: Any, path: str | pathlib.Path) -> Any:
         with warnings.catch_warnings():
             # PyTorch warns about unusual files before it refuses them.
             warnings.simplefilter("ignore")
-            # Loads first on the device "meta", which allocates nothing, because a file may declare tensors of any size.
+            # A file may declare tensors of any size. The device "meta" allocates nothing, so sizes are checked there.
             with torch.serialization.safe_globals(list(STAND_INS)):
                 _check_sizes(torch, path, nbytes, torch.load(path, weights_only=True, map_location="meta"))
                 return torch.load(path, weights_only=True, map_location="cpu")
@@ -180,7 +186,8 @@ def _check_packing(path, nbytes):
 def _check_sizes(torch, path, nbytes, content):
     """Raises UserError if the tensors need too much memory for the size of the file.
 
-    Numbers count as 4 bytes or more, and a tensor that several entries share counts once per entry.
+    Each number counts as 4 bytes or more. A tensor that several entries share counts once per entry, because each entry
+    becomes an array of its own.
     """
     rest, seen, total = [content], set(), 0
     while rest:
@@ -189,9 +196,8 @@ def _check_sizes(torch, path, nbytes, content):
             continue
         seen.add(id(value))
         if isinstance(value, Mapping):
-            # A tensor shared by several entries becomes one array per entry.
-            total += sum(_nbytes(torch, v) for v in value.values() if id(v) in seen)
-            rest += value.values()
+            total += sum(_nbytes(torch, v) for v in value.values())
+            rest += (v for v in value.values() if not isinstance(v, torch.Tensor))
         elif isinstance(value, list | tuple):
             rest += value
         else:
@@ -233,7 +239,7 @@ def _array(path: str | pathlib.Path, name: Any, value: Any) -> np.ndarray:
 
 
 def _number(value: Any) -> float | None:
-    """Converts a number, or a tensor of one element, to a float. Returns None for anything else or if not finite."""
+    """Converts a number, or a tensor of one element, to a float. Returns None for anything else, NaN or infinity."""
     if hasattr(value, "numel"):
         try:
             value = value.item()
@@ -252,7 +258,7 @@ def write(path: str | pathlib.Path, file: Mapping[str, Any]) -> None:
       file: content, with an entry `state_dict`.
 
     Raises:
-      UserError: PyTorch is not installed, or the folder cannot be written to.
+      UserError: PyTorch is not installed, or the file cannot be written.
     """
     torch, path = _torch(), paths.local(path)
     # A copy, because arrays from JAX are read-only.

@@ -103,9 +103,10 @@ def without_wrappers(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def common_prefix(state_dict: Mapping[str, Any]) -> str:
-    """Returns the names of the modules around a network, such as `module.` or `model.backbone.`, or "".
+    """Returns the prefix that all names share, such as `module.` or `model.backbone.`, or "" if they share none.
 
-    They begin the name of every entry, except ignored buffers: `n_averaged` of an `AveragedModel` has no prefix.
+    A prefix names the modules around a network. The names of ignored buffers do not matter: `n_averaged` of an
+    `AveragedModel` has no prefix.
     """
     prefix, names = "", [name for name in state_dict if not _IGNORED.search(name)]
     # Every name keeps at least a module and a leaf, as in `linear.weight`.

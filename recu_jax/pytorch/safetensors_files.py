@@ -9,7 +9,7 @@ from recu_jax.errors import UserError, one_line
 
 
 def is_one(path: str | pathlib.Path) -> bool:
-    """Tells by its name and its first bytes whether a file is a safetensors file."""
+    """Tells by its name, or else by its first bytes, whether a file is a safetensors file."""
     if pathlib.Path(path).suffix == ".safetensors":
         return True
     try:
@@ -17,6 +17,7 @@ def is_one(path: str | pathlib.Path) -> bool:
             start = file.read(9)
     except OSError:
         return False
+    # The first 8 bytes are the size of the header. The header follows, in JSON.
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") < os.path.getsize(path)
 
 
@@ -24,7 +25,7 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     """Reads the arrays of a file. Floating arrays become float32, except that float64 arrays stay float64.
 
     Raises:
-      UserError: the file is missing or damaged, or holds no arrays.
+      UserError: the file is missing or damaged, holds no arrays or an empty one, or has a dtype that NumPy lacks.
     """
     import ml_dtypes  # noqa: F401  (NumPy then knows bfloat16)
     import safetensors.numpy

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+# Kinds of NumPy dtypes whose scalars are read: bool, signed and unsigned integers, floats.
 _NUMBERS = "biuf"
 
 

@@ -38,7 +38,8 @@ def load_variables(path: str | pathlib.Path, name: str, conv: str | None = None)
       `{"params": ..., "batch_stats": ...}` of NumPy arrays, float32, or float64 where the file has float64.
 
     Raises:
-      UserError: the file cannot be read, or it is of another model. The message says which models fit.
+      UserError: `name` is unknown, the file cannot be read, it is of another model (the message says which models fit),
+        or its values are not all finite floats.
     """
     file = torch_files.read(path)
     return variables_of(path, file, name, conv or conv_of(file))

@@ -1,4 +1,4 @@
-"""Makes Plotly's figures of runs, as JSON for Plotly's script: `{"id", "title", "data", "layout"}`.
+"""Makes Plotly's figures of runs, as dicts for JSON: `{"id", "title", "meaning", "data", "layout"}`.
 
 `page.js` sets the colors of text, grid and background by the browser's light or dark scheme.
 """
@@ -53,7 +53,7 @@ def curves(runs: Sequence[Run]) -> list[Figure]:
     rate = [_line(run, "learning_rate", COLORS[i % len(COLORS)]) for i, run in enumerate(runs)]
     tau = [_line(run, "tau", COLORS[i % len(COLORS)]) for i, run in enumerate(runs)]
     return [
-        # With several runs, the table above the figures shows the color of each run.
+        # With several runs there is no legend, because the table above the figures shows the color of each run.
         _figure("loss", "Loss", loss, legend=alone, meaning=dotted + CURVES["loss"]),
         _figure("top1", "Top-1 accuracy (%)", top1, legend=alone, meaning=dotted + CURVES["top1"]),
         _figure("learning_rate", "Learning rate", rate, meaning=CURVES["learning_rate"]),
@@ -88,7 +88,7 @@ def _trace(x, y, color, name, dash="solid"):
 
 
 def heat_maps(run: Run) -> list[Figure]:
-    """Makes heat maps of flip ratio, clipped share and dead share, layer by epoch, in percent."""
+    """Makes heat maps of flip ratio, clipped share and dead share, in percent. Rows are layers, columns are epochs."""
     epochs = [row["epoch"] for row in run.diagnostics]
     found = []
     for key, (title, *meaning) in HEAT_MAPS.items():
@@ -139,10 +139,10 @@ def _means(run, key):
 
 
 def histograms(run: Run) -> dict[str, Any] | None:
-    """Returns the data from which the page draws the histogram of a chosen layer, or None if the run has none.
+    """Returns the data from which the page draws the histogram of a chosen layer. None if the run has no histograms.
 
-    For each layer and some epochs including the last, the data are the counts, the Laplace scale b and the quantile
-    Q(tau).
+    The data hold the counts, the Laplace scale b and the quantile Q(tau) of each layer at some epochs, including the
+    last.
     """
     layers = [layer for layer in run.layers if "histogram" in run.diagnostics[-1]["layers"][layer]]
     if not layers:
@@ -160,7 +160,10 @@ def histograms(run: Run) -> dict[str, Any] | None:
 
 
 def _spread(rows: Sequence[dict], most: int, good: Callable[[dict], bool]) -> list[dict]:
-    """Selects at most `most` of `rows` at even distances, including the first and the last."""
+    """Selects at most `most` rows at even distances, including the first and the last.
+
+    It selects only among rows for which `good` is true and which have the same layers as the last of `rows`.
+    """
     rows = [row for row in rows if set(row["layers"]) == set(rows[-1]["layers"]) and good(row)]
     if len(rows) <= most:
         return rows
@@ -181,7 +184,7 @@ def _figure(name, title, data, legend=False, meaning="", height=260):
 
 
 def _short(value):
-    """Rounds to five digits, so that the file of a run of 600 epochs stays small."""
+    """Rounds to five significant digits, so that the file of a run of 600 epochs stays small."""
     return None if value is None else float(f"{value:.5g}")
 
 

@@ -12,7 +12,7 @@ from recu_jax.report.page import render
 from recu_jax.report.runs import Run
 
 FILE = "report.html"
-# Largest share of a run's time that the report may take. If an epoch takes a second, not every epoch rewrites it.
+# Largest share of a run's time that the report may take. After a short epoch it may not be rewritten.
 MOST = 0.005
 
 

@@ -130,7 +130,7 @@ def _figures(title, some):
         items.append(
             f'<figure><figcaption>{_escape(f["title"])}{meaning}</figcaption><div id="{f["id"]}"></div></figure>'
         )
-    # On a wide page, four figures share a row. Other numbers of figures are shown larger, three in a row.
+    # On a wide page, a group of four figures fills one row. Figures of other groups are larger, three in a row.
     least = 280 if len(some) == 4 else 390
     return f'<h2>{_escape(title)}</h2><div class=figures style="--least: {least}px">{"".join(items)}</div>'
 

@@ -1,14 +1,14 @@
-"""Runs in a bucket: `s3://BUCKET/run` and `gs://BUCKET/run`.
+"""Keeps the workdir of a run in a bucket, at an address such as `s3://BUCKET/run` or `gs://BUCKET/run`.
 
-A run works in a folder of this machine, which is the copy of the bucket's folder. Its locks, renames and appends need a
-file system. New files go from the copy to the bucket after each checkpoint, and at the end.
+The run itself works in a folder of this machine, the copy, because its locks, renames and appends need a file system.
+New files are uploaded from the copy to the bucket after each checkpoint, and at the end of the run.
 
-A checkpoint counts in the bucket once its record is there. The order of copying lets the bucket be resumed from at
-every moment:
+A checkpoint in the bucket is valid only if its record is there too. A run can be resumed from the bucket at every
+moment, because an upload has this order:
 
-1. The files beside the checkpoints. A resumed run drops the rows of later epochs, but cannot write missing ones.
-2. The files of each new checkpoint; last, its record.
-3. Checkpoints that the copy no longer has are deleted; first, their records.
+1. It sends the files outside the checkpoints. A resumed run drops extra rows of metrics, but cannot add missing ones.
+2. It sends the files of each new checkpoint, the record last.
+3. It deletes the checkpoints that the copy no longer has, their records first.
 """
 
 import contextlib
@@ -34,10 +34,10 @@ from recu_jax.training.progress import say
 
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
 _LOGINS = {"s3": "aws configure", "gs": "gcloud auth application-default login"}
-# s3fs tries again by itself. Without these limits it takes minutes to say that a server is gone.
+# s3fs retries by itself. Without these limits it would take minutes to report that a server is gone.
 _OPTIONS = {"s3": {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}}}
 _RECORD = re.compile(rf"{FOLDER}/(\d+)/record/metadata")
-# A file in the local copy: the digest of the record of the bucket's newest checkpoint at the last upload or download.
+# A file in the copy, with the digest of the record of the bucket's newest checkpoint at the last upload or download.
 _MARK = ".in_bucket"
 _NOT_COPIED = {LOCK, f"{LOCK}.holder", _MARK}
 _LOOK_EVERY_SECONDS = 0.5
@@ -45,20 +45,20 @@ _TRIES = 3
 
 
 def folder_of(workdir: str) -> str:
-    """The folder of this machine in which a run works: `workdir`, or for an address the copy in `~/.cache/recu_jax`."""
+    """Returns the folder in which a run works: `workdir`, or for a bucket, the copy in `~/.cache/recu_jax`."""
     if not paths.in_bucket(workdir):
         return workdir
     scheme, rest = workdir.split("://")
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    # One folder for each address, so that the copy of `runs` does not lie around that of `runs/digits`.
+    # Every `/` is escaped. Otherwise the copy of `runs` would contain the copy of `runs/digits`.
     return os.path.join(cache, "recu_jax", scheme, urllib.parse.quote(rest, safe=""))
 
 
 def fetched(workdir: str) -> str:
-    """Returns the folder with the files of a run. From a bucket they are copied first, unless the copy is as new.
+    """Returns the folder with the files of a run. Downloads them first if they are in a bucket and newer there.
 
     Raises:
-      UserError: the bucket cannot be read.
+      UserError: the bucket cannot be read, or a run is working in the copy that would be replaced.
     """
     if paths.in_bucket(workdir):
         _Bucket(workdir).fetch()
@@ -67,19 +67,19 @@ def fetched(workdir: str) -> str:
 
 @contextlib.contextmanager
 def mirrored(workdir: str) -> Iterator[str]:
-    """Fetches a run. Within the block its new checkpoints are copied to the bucket, and at the end all that is new.
+    """Downloads a run as `fetched` does. Uploads what is new after each checkpoint, and at the end of the block.
 
-    A copying that fails is said in one line. The next checkpoint tries again.
+    If an upload fails during the block, a line on stderr says so, and the next checkpoint tries again.
 
     Args:
-      workdir: of the run. A folder of this machine is left as it is.
+      workdir: workdir of the run. If it is not in a bucket, nothing is copied.
 
     Yields:
       The folder in which the run works.
 
     Raises:
-      UserError: the bucket cannot be read or written to, or the run has several processes.
-      RunFailed: the run finished, and the last copying failed.
+      UserError: the bucket cannot be read or written to, or a run with a bucket has several processes.
+      RunFailed: the run finished, and the last upload failed.
     """
     if not paths.in_bucket(workdir):
         yield workdir
@@ -121,7 +121,7 @@ class _Bucket:
         import fsspec  # comes with s3fs and gcsfs
 
         self._address, self._scheme, self.folder = address, scheme, pathlib.Path(folder_of(address))
-        # Sizes and modification times of files outside checkpoints, as sent; digests of records known to be there.
+        # Size and time of each file outside checkpoints when it was sent; digests of records that are in the bucket.
         self._sent: dict[str, tuple[int, int]] = {}
         self._same: dict[str, str] = {}
         with self._failing("read"):
@@ -135,13 +135,13 @@ class _Bucket:
             self._files.rm_file(f"{self._root}/.writable")
 
     def fetch(self) -> None:
-        """Replaces the copy by the bucket's files, unless the copy is as new or newer."""
+        """Replaces the copy with the bucket's files, unless the copy is as new or newer."""
         with self._failing("read"):
             step, there = self._newest_there(self._there())
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(f"{self.folder}.lock"):
                 here = self._digests_here()
-                # The copy is a continuation of what the bucket holds, if it had the bucket's newest checkpoint.
+                # A copy that has the bucket's newest checkpoint, or had it (the mark says so), is as new or newer.
                 if there is not None and (not here or there not in {self._mark(), *here.values()}):
                     self._download()
                 elif here and max(here) > step:
@@ -149,7 +149,7 @@ class _Bucket:
                     say(f"{self._address} holds {has}; step {max(here)} is taken from {self.folder} (delete to drop)")
 
     def follow(self, ended: threading.Event) -> None:
-        """Copies whenever the copy has other checkpoints than before, until `ended`."""
+        """Uploads what is new whenever the checkpoints of the copy have changed, until `ended` is set."""
         before: dict[int, str] = {}
         while not ended.wait(_LOOK_EVERY_SECONDS):
             now = self._digests_here()
@@ -159,7 +159,7 @@ class _Bucket:
                     say(f"{problem}; the next checkpoint tries again", sys.stderr)
 
     def problem_of_copying(self) -> str | None:
-        """Copies what is new to the bucket. Returns one line if that fails."""
+        """Uploads what is new. Returns None, or one line with the problem if the upload fails."""
         try:
             with self._failing("written to"):
                 self._copy()
@@ -205,11 +205,11 @@ class _Bucket:
         try:
             data = (self.folder / record).read_bytes()
             self._files.put([str(self.folder / p) for p in parts], [f"{self._root}/{p}" for p in parts])
-        except FileNotFoundError:
+        except FileNotFoundError:  # if the record is gone as well, Orbax has just deleted this checkpoint
             if (self.folder / record).exists():
                 raise
             return
-        # Orbax may be deleting this checkpoint. Without its record it does not count in the bucket.
+        # If Orbax has begun to delete this checkpoint, its record is not sent, and so it is not valid in the bucket.
         if parts and parts == self._parts(step):
             self._files.pipe_file(f"{self._root}/{record}", data)
             self._same[record] = _digest(data)
@@ -218,7 +218,7 @@ class _Bucket:
         return sorted(n for n in self._here(f"{FOLDER}/{step}") if n != _record(step))
 
     def _download(self):
-        """Downloads beside the copy and renames. A copy with a checkpoint that no bucket has is kept beside, too."""
+        """Replaces the copy. The old copy is kept under a new name if its newest checkpoint was never uploaded."""
         aside = self.folder.with_name(f"{self.folder.name}.fetching")
         for tried in range(1, _TRIES + 1):
             shutil.rmtree(aside, ignore_errors=True)
@@ -229,13 +229,13 @@ class _Bucket:
                 _, newest = self._newest_there(names)
                 self._files.get([f"{self._root}/{n}" for n in wanted], [str(aside / n) for n in wanted])
                 break
-            except FileNotFoundError:  # a run that goes on has deleted a checkpoint meanwhile
+            except FileNotFoundError:  # a run on another machine has deleted a checkpoint meanwhile
                 if tried == _TRIES:
                     raise
         (aside / _MARK).write_text(newest or "")
         if self.folder.exists():
             lock = WorkdirLock(self.folder)
-            lock.acquire()
+            lock.acquire()  # raises UserError if a run is working in the copy
             lock.release()
             here = self._digests_here()
             if here and here[max(here)] != self._mark():
@@ -247,19 +247,19 @@ class _Bucket:
         aside.rename(self.folder)
 
     def _there(self) -> set[str]:
-        """Names of the bucket's files, below the run."""
+        """Returns the names of the run's files in the bucket, relative to the folder of the run."""
         found = {name[len(self._root) + 1 :] for name in self._files.find(self._root)}
         return {n for n in found if n and not n.endswith("/") and ".." not in n.split("/")} - _NOT_COPIED
 
     def _here(self, below: str = "") -> set[str]:
-        """Names of the copy's files, without those that are being written and checkpoints that are not whole."""
+        """Returns the names of the copy's files, without temporary files and unfinished checkpoints."""
         found = set()
         for folder, _, files in os.walk(self.folder / below):
             found |= {pathlib.Path(folder, f).relative_to(self.folder).as_posix() for f in files}
         return {n for n in found if not n.endswith(".tmp") and "-checkpoint-tmp" not in n} - _NOT_COPIED
 
     def _digests_here(self) -> dict[int, str]:
-        """The digest of the record of each checkpoint of the copy, by its step."""
+        """Returns the digest of the record of each checkpoint in the copy, by step."""
         found = {}
         for file in (self.folder / FOLDER).glob("*/record/metadata"):
             if file.parents[1].name.isdecimal():
@@ -268,7 +268,7 @@ class _Bucket:
         return found
 
     def _newest_there(self, names: Iterable[str]) -> tuple[int, str | None]:
-        """Step and digest of the bucket's newest checkpoint; -1 and None if it has none."""
+        """Returns step and record digest of the newest checkpoint in the bucket, or -1 and None if there is none."""
         step = max(_steps(names), default=-1)
         return step, None if step < 0 else _digest(self._files.cat_file(f"{self._root}/{_record(step)}"))
 

@@ -23,7 +23,7 @@ _COORDINATOR, _PROCESSES, _PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESS
 
 
 def asked_for() -> bool:
-    """Returns whether JAX_COORDINATOR_ADDRESS is set. It means several processes, even without `--distributed`."""
+    """Returns whether JAX_COORDINATOR_ADDRESS is set: it asks for several processes, even without `--distributed`."""
     return _COORDINATOR in os.environ
 
 
@@ -31,11 +31,12 @@ def initialize() -> None:
     """Connects this process to the other processes of the run. Call it before JAX uses any device.
 
     The environment variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID give the address of
-    process 0, the number of processes and the index of this process. If none of them is set, JAX detects the values
-    itself. It can do so on a TPU pod slice and under Slurm, Open MPI and Kubernetes.
+    process 0, the number of processes and the index of this process. If the address is set, the others must be set
+    too. JAX detects what is not set. It can do so on a TPU pod slice and under Slurm, Open MPI and Kubernetes.
 
     Raises:
-      UserError: JAX cannot detect the values, only some of the variables are set, or the processes do not connect.
+      UserError: the address is set and another variable is not, a number is malformed, JAX cannot detect the values, or
+        the processes do not connect.
     """
     given = {name: os.environ.get(name) for name in (_COORDINATOR, _PROCESSES, _PROCESS)}
     numbers = {name: _number(name, given[name]) for name in (_PROCESSES, _PROCESS)}
@@ -165,7 +166,7 @@ def leave_last() -> None:
 
 
 def others_gone(error: Exception) -> RunFailed:
-    """Makes the error for a step that failed, probably because another process of the run is gone."""
+    """Makes the error for an operation of JAX that failed, probably because another process of the run is gone."""
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return RunFailed(
         f"process {jax.process_index()} of {jax.process_count()} cannot go on, probably because another is gone: "

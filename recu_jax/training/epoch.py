@@ -25,8 +25,9 @@ _RECORDS_SHOWN = 8
 NOT_FINITE_FILE = "not_finite.json"
 
 _NAMES = ("loss", "top1")
-# Number of dispatches that may wait for the devices. With one, a device would wait for the host between two dispatches.
-# With many, a run that is asked to stop would go on for minutes.
+# Largest number of unfinished dispatches, running or queued, with which the host goes on to the next dispatch. With a
+# smaller number, a device would be idle whenever the host is late. With a much larger number, a run that is asked to
+# stop would go on for minutes.
 _IN_FLIGHT = 2
 
 
@@ -61,7 +62,12 @@ class StepMetrics:
         self.unchecked += steps
 
     def fetch(self) -> int | None:
-        """Waits for all steps. Returns the first new step whose loss is not finite (from 0 in the epoch), or None."""
+        """Waits for all steps that were added, and copies their metrics to the host.
+
+        Returns:
+          Of the steps that this call fetched, the first whose loss is not finite, counted from 0 in the epoch; None if
+          there is no such step.
+        """
         first = len(self._values["loss"])
         for metrics in jax.device_get(self._on_devices):
             for name in _NAMES:
@@ -134,15 +140,16 @@ class EpochRunner:
         Args:
           state: on the devices. Its memory is donated to the result.
           epoch: counted from 0.
-          done: metrics of the steps of this epoch that are already done. Those of the new steps are added.
+          done: metrics of the steps of this epoch that are already done. The call adds the metrics of the new steps.
 
         Returns:
           The state after the last step, and the training metrics of the epoch. The metrics are None if the run was
           asked to stop.
 
         Raises:
-          RunFailed: a loss is not finite. Losses are checked every `config.check_finite_every_steps` steps, or after
-            each dispatch if a dispatch has more steps. So the error may come that many steps late.
+          RunFailed: a loss is not finite. Losses are checked after a dispatch if at least
+            `config.check_finite_every_steps` steps are unchecked or if the progress display is due, and after the last
+            step. So more steps may run before the error is raised.
         """
         feed, first_step = self._feed, epoch * self._feed.steps_per_epoch
         metrics, began, timed_steps, stopped = None, None, 0, False
@@ -156,7 +163,8 @@ class EpochRunner:
             if len(in_flight) > _IN_FLIGHT:
                 jax.block_until_ready(in_flight.popleft())
             if began is None:
-                # The first dispatch includes the compilation, so images per second are measured without this dispatch.
+                # The first dispatch of the process includes the compilation. So images per second are measured without
+                # the first dispatch of each epoch.
                 jax.block_until_ready(metrics)
                 began = time.monotonic()
                 if not self._compiled:
@@ -187,11 +195,11 @@ class EpochRunner:
     def check(self, done: StepMetrics, epoch: int) -> None:
         """Fetches the metrics of all steps and checks that every loss is finite.
 
-        If a loss is not finite, process 0 writes `not_finite.json` into the workdir. The file gives the epoch, the
-        step, the loss, the learning rate, tau and the indices of the batch's training images.
+        If a loss is not finite, process 0 writes `not_finite.json` into the workdir. The file gives the epoch and
+        the step (both from 1), the loss, the learning rate, tau and the indices of the batch's training images.
 
         Args:
-          done: the steps of the epoch.
+          done: metrics of the steps of the epoch so far.
           epoch: counted from 0.
 
         Raises:

@@ -35,8 +35,8 @@ class Gradients(NamedTuple):
 
     Attributes:
       params: gradient, in the structure of the parameters.
-      loss: ().
-      top1: percent, ().
+      loss: mean loss, a scalar.
+      top1: top-1 accuracy in percent, a scalar.
     """
 
     params: Any

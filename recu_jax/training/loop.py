@@ -1,4 +1,4 @@
-"""Trains a run to its last checkpoint (`train`), or evaluates its best checkpoint (`evaluate`)."""
+"""Trains a run to its last epoch (`train`), or evaluates its best checkpoint (`evaluate`)."""
 
 import contextlib
 import dataclasses
@@ -25,8 +25,8 @@ from recu_jax.training.run import GivenVariables, Run, find_start, prepare, prep
 from recu_jax.training.step import TrainState, replicate, state_shapes
 from recu_jax.training.stopping import StopRequests
 
-# With `config.ema_decay`, the test metrics are those of the averaged weights. These metrics of the weights without
-# averaging are then recorded too, as `raw_NAME`.
+# With `config.ema_decay`, the test metrics of a run are those of the averaged weights. The run then also records these
+# three for the weights without averaging, as `raw_NAME`.
 RAW = ("test_loss", "test_top1", "test_top5")
 
 
@@ -56,11 +56,11 @@ def train(
     because data order, augmentation, tau and learning rate are functions of the seed and the step.
 
     Args:
-      config: as `base_config` makes it.
+      config: has the fields of `base_config`.
       workdir: folder for checkpoints, metrics.jsonl and TensorBoard events. It is created if missing. With several
-        processes, all of them must see the same folder. Or a folder in a bucket, for one process.
-      end_process: called instead of raising `Stopped` at a signal before the end of the first dispatch; see
-        `StopRequests`.
+        processes, all of them must see the same folder. With one process, it may also be a folder in a bucket.
+      end_process: called with the name of a signal that comes before the end of the first dispatch. With None, this
+        signal raises `Stopped`. `StopRequests` says why commands give it.
 
     Returns:
       The metrics of the last and of the best epoch, and the final state.
@@ -68,8 +68,8 @@ def train(
     Raises:
       UserError: a config field is invalid, the data set is missing, the workdir is in use or holds a run of another
         config, all its checkpoints are damaged, or its bucket cannot be read or written to.
-      RunFailed: a loss is not finite, the disk is full, an input worker ended or hangs, or the bucket lacks the end of
-        the run.
+      RunFailed: a loss is not finite, the disk is full, an input worker ended or hangs, or the last copy to the
+        bucket failed.
       Stopped: the process got SIGINT, SIGTERM, SIGUSR1 or a preemption notice. The current dispatch was finished and
         the state saved. A signal before the end of the first dispatch, or a second SIGINT, stops the run at once.
     """
@@ -129,17 +129,20 @@ def _tested(evaluate_state, state, stop):
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
-    """Evaluates the best checkpoint of `workdir` on the test set of `config.dataset`. No training images are needed.
+    """Evaluates the best checkpoint of `workdir` on the test set of `config.dataset`.
 
-    The data set need not be the one that the run was trained on. Images are normalized as in the training of the run.
-    Imported weights take the normalization of `config.dataset`.
+    The data set need not be the one that the run was trained on, and it may lack its training images. Images are
+    normalized as in the training of the run. For imported weights, they are normalized with the mean and deviation of
+    `config.dataset`. In this case a file of `npz` must hold training images, from which both are computed.
 
     Returns:
-      `epoch`, `test_loss`, `test_top1` and `test_top5` (percent), `test_images` (number of images evaluated).
+      `epoch` (of the checkpoint), `test_loss`, `test_top1` and `test_top5` (percent), `test_images` (number of images
+      evaluated).
 
     Raises:
       UserError: a config field is invalid; the data set is missing, or its image shape or classes do not fit the run;
-        or `workdir` holds no checkpoint, a damaged checkpoint, or one of another model.
+        or `workdir` cannot be read, or holds no checkpoint of a whole epoch, a damaged checkpoint, or one of
+        another model.
     """
     check_config(config)
     workdir = bucket.fetched(paths.of_run(workdir))

@@ -31,9 +31,9 @@ IMAGES = 32
 class EpochDiagnostics:
     """Measures the binary layers of a run after each epoch, on the first device of each process.
 
-    Some measures compare with earlier epochs. For them the class keeps a `diagnostics.weights.Memory` of each layer,
-    which is part of each checkpoint. So a continued run measures the same as a run without a stop. After a checkpoint
-    without memories, new ones begin with its weights.
+    Some measures compare the weights with those of earlier epochs. For these measures the class keeps a
+    `diagnostics.weights.Memory`, which each checkpoint holds. So a continued run measures the same as a run without a
+    stop. If the checkpoint has no memory, a new memory starts from the checkpoint's weights.
     """
 
     def __init__(self, run: Run, start: Start):
@@ -74,11 +74,12 @@ class EpochDiagnostics:
           state: on the devices.
           tau: of the epoch.
           rate: learning rate of the epoch divided by `config.learning_rate`.
-          images: uint8, (batch, height, width, channels). The first `IMAGES` of the test set.
+          images: uint8, (batch, height, width, channels): at most `IMAGES` images of the test set.
 
         Returns:
-          `layers`: for each layer's path, the measures and a histogram. `problems`: for the path of each layer that
-          cannot learn, a text that says why. `diagnostics_seconds`: how long the measurement took, in seconds.
+          `layers`: for each layer's path, the measures, and a histogram if the weights are binary. `problems`: the
+          texts of `diagnostics.check.problem` by layer path, for the layers that have a problem. `diagnostics_seconds`:
+          how long the measurement took, in seconds.
         """
         began = time.monotonic()
         found: dict[str, dict[str, Any]] = {layer.path: {} for layer in self._layers}
@@ -105,6 +106,7 @@ def _of_first_device(state):
 
 
 def _by_name(nested: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
+    """Undoes `for_checkpoint`: returns the memory by layer path."""
     memory: dict[str, dict[str, np.ndarray]] = {}
     for path, array in flatten_dict(nested).items():
         memory.setdefault("/".join(path[:-1]), {})[path[-1]] = array
@@ -112,9 +114,10 @@ def _by_name(nested: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
 
 
 def plain(value: Any) -> Any:
-    """Converts to JSON values. Arrays become lists.
+    """Converts a number or an array to a value that JSON can hold.
 
-    A number is rounded to six significant digits, and becomes None if it is not finite.
+    An array becomes a list of its unchanged numbers. A single number is rounded to six significant digits, and becomes
+    None if it is not finite.
     """
     if np.ndim(value):
         return np.asarray(value).tolist()

@@ -30,8 +30,9 @@ def first_state(config: ml_collections.ConfigDict, recipe: Recipe, image_shape: 
     """Makes the state before the first step: newly initialized, or with the variables of `config.init_from`.
 
     Raises:
-      UserError: as in `load_variables` and `merge`; or, without `config.fresh_head`, the source has another number of
-        classes; or, with it, the model has no layer with the name of a last layer.
+      UserError: as in `load_variables`, `merge` and `optimizers.frozen_mask`. Or `config.fresh_head` is False and the
+        source has another number of classes. Or `config.fresh_head` is True and no layer of the model has a name in
+        `LAST_LAYERS`.
     """
     state = create_state(recipe, config.seed, image_shape)
     if config.init_from is None:
@@ -76,13 +77,15 @@ def load_variables(path: str | pathlib.Path, model: str | None = None, conv: str
       path: the workdir of a run, or a file of PyTorch or safetensors. From a workdir the best checkpoint is read. A
         file is read as by `pytorch.load_variables`.
       model: as for `create_model`. None takes the model of the run, or the only model that fits the file.
-      conv: for a file: "binary", or "float" for real weights. None decides by the entries of the file.
+      conv: for a file: "binary", or "float" for real weights. None means "binary" if the file has an `alpha`, and
+        "float" otherwise. Unused for a workdir.
 
     Returns:
       `{"params": ..., "batch_stats": ...}` of NumPy arrays.
 
     Raises:
-      UserError: `path` does not exist, holds no checkpoint, cannot be read, or is of another model.
+      UserError: `path` does not exist, holds no checkpoint, cannot be read, or is of another model; or `model` is None
+        and the file fits no model or several.
     """
     return _read(path, model, conv)[0]
 
@@ -132,10 +135,11 @@ def merge(
       given: variables of another run or file, in the same form.
       path: source of `given`, for the error message.
       may_lack: names of leaves, for example `alpha`. If `given` lacks such a leaf, the result has the leaf of `fresh`.
-      afresh: names of modules, for example `linear`. The result has the leaves of `fresh` in these modules.
+      afresh: names of top-level modules, for example `linear`. The result has the leaves of `fresh` in these modules.
 
     Raises:
-      UserError: `given` lacks other leaves, has extra ones, or has other shapes. The message lists the first few.
+      UserError: `given` lacks a leaf that it must have, has a leaf that `fresh` lacks, or has a leaf of another shape.
+        The message lists the first few.
     """
     want = flatten_dict(dict(fresh))
     have = {k: v for k, v in flatten_dict(dict(given)).items() if k[1] not in afresh}
@@ -170,15 +174,16 @@ def import_torch_file(
 ) -> dict[str, Any]:
     """Makes `workdir` from a PyTorch file: one checkpoint of step 0, with the variables and a record of their source.
 
-    `path`, `name` and `conv` are as in `pytorch.load_variables`, and `key` is as in `pytorch.files.read`.
+    `path`, `name` and `conv` are as in `pytorch.load_variables`, but `conv` cannot be None. `key` is as in
+    `pytorch.files.read`.
 
     Returns:
-      The record: `model`, `conv`, `file`, `key`, `prefix`, `epoch` and `best_prec1` (None if the file lacks them). Also
-      `parameters`, the number of parameters.
+      The record: `model`, `conv`, `file`, `key`, `prefix`, and `epoch` and `best_prec1`, each None if the file lacks
+      it. Also `parameters`, the number of parameters.
 
     Raises:
-      UserError: as in `load_variables`; or `workdir` already holds checkpoints or cannot be written to. The workdir is
-        then left unchanged.
+      UserError: as in `pytorch.load_variables`; or `workdir` already holds checkpoints or cannot be written to. The
+        workdir is then left unchanged.
     """
     workdir = paths.local(workdir, "the workdir")
     file = files.read(path, key)

@@ -12,14 +12,15 @@ from tqdm import tqdm
 
 from recu_jax.training import distributed
 
-# The bar moves about this often, even if fewer than `log_every_steps` steps are done. The same for lines elsewhere.
+# After about this many seconds the bar moves, or without a terminal a line is printed, even if fewer than
+# `log_every_steps` steps were done in this time.
 _BAR_SECONDS, _LINE_SECONDS = 1.0, 30.0
 
 
 def say(line: str, file: Any = None) -> None:
     """Prints `line` to `file` (default: stdout) and flushes it. A progress bar on the screen stays below the line.
 
-    A line that is longer than the terminal is broken between words.
+    If `file` is a terminal, a line longer than its width is broken between words.
     """
     file = file or sys.stdout
     if file.isatty():
@@ -31,9 +32,9 @@ def say(line: str, file: Any = None) -> None:
 def _broken(line: str, file: Any) -> str:
     try:
         columns = os.get_terminal_size(file.fileno()).columns
-    except OSError:  # not the terminal of a system
+    except OSError:  # `file` only imitates a terminal
         return line
-    # Paths stay whole, so that they can be copied. Some terminals do not tell their width, and say 0.
+    # Paths stay whole, so that they can be copied. Some terminals report a width of 0.
     return textwrap.fill(line, columns or 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
@@ -44,7 +45,10 @@ def close_bars() -> None:
 
 
 class _Bar(tqdm):
-    """A bar that counts images and shows the words of the plain log. It fits 80 columns; tqdm's own format does not."""
+    """A bar that counts images, and shows loss and top-1 of the last displayed step, the speed and the time left.
+
+    It fits 80 columns; tqdm's own format does not.
+    """
 
     FORMAT = "{desc}:{percentage:4.0f}%|{bar}| {state}"
     # `doing`: what the run does while it runs no steps; `since`: when that began. `shown`: loss and top-1 of the last
@@ -54,7 +58,7 @@ class _Bar(tqdm):
     @property
     def format_dict(self) -> dict[str, Any]:
         d = super().format_dict
-        # Room for the ^C that a terminal prints behind the bar. tqdm itself leaves one column free.
+        # Leave two columns free for the ^C that a terminal prints behind the bar. tqdm itself leaves one column free.
         d["ncols"] = d["ncols"] and d["ncols"] - 1
         if self.doing:
             return d | {"state": f"{self.doing}, {_clock(time.monotonic() - self.since)}"}
@@ -63,7 +67,12 @@ class _Bar(tqdm):
         return d | {"state": ", ".join(filter(None, [self.shown, pace])) or "training"}
 
     def do(self, what: str, since: float) -> None:
-        """Shows what the run does while it runs no steps, and each second for how long. "": it runs steps again."""
+        """Shows what the run does while it runs no steps, and each second for how long it has done so.
+
+        Args:
+          what: what the run does; empty if it runs steps again.
+          since: when this began, in seconds of `time.monotonic`.
+        """
         self.doing, self.since = what, since
         self.refresh()
         if what:
@@ -82,9 +91,10 @@ class Progress:
 
     On a terminal, each epoch has a bar with loss, top-1, images per second and the time left in the epoch. It moves
     every `log_every_steps` steps, or every second if they take longer. Elsewhere, a line with the same numbers comes
-    every `log_every_steps` steps, or every 30 seconds if they take longer. After each epoch comes a line with its
-    result and the time left in the run. Rates and times exclude compilations. Compilations are announced, since they
-    take long. With `silent`, nothing is shown.
+    every `log_every_steps` steps, or every 30 seconds if they take longer. With several processes, numbers are
+    shown only every `log_every_steps` steps. After each epoch comes a line with its result and the time left in the
+    run. Rates and times exclude compilations. Compilations are announced, since they take long. With `silent`, nothing
+    is shown.
     """
 
     def __init__(
@@ -101,7 +111,7 @@ class Progress:
         self._epochs_done = 0
         self._ended_first: float | None = None
         self._compiled = False
-        # Not known before the second step.
+        # Infinite until it is measured. Until then, `due` lets the bar show every dispatch.
         self._seconds_per_step = math.inf
         self._epoch_began = self._shown_at = time.monotonic()
 
@@ -120,7 +130,7 @@ class Progress:
             self._bar = _Bar(
                 total=self._steps_per_epoch * self._batch_size, desc=f"epoch {epoch}/{self._total_epochs}",
                 initial=done * self._batch_size, leave=False, dynamic_ncols=True, miniters=1, bar_format=_Bar.FORMAT,
-                delay=1e-9,
+                delay=1e-9,  # above 0, so that tqdm does not draw the bar before `_do` says what to show
             )  # fmt: skip
             self._do("" if self._compiled else "compiling", since)
 
@@ -150,14 +160,15 @@ class Progress:
             return False
         if self._bar is None:
             return time.monotonic() - self._shown_at >= _LINE_SECONDS
-        # The host runs ahead of the devices, so the time since the last fetch tells too little.
+        # The host runs ahead of the devices. So the time since the last fetch does not tell how many steps they have
+        # done, and the measured time per step is used.
         return not_shown * self._seconds_per_step >= _BAR_SECONDS
 
     def advance(self, steps: int, loss: float | None = None, top1: float | None = None) -> None:
-        """Moves the display on by `steps` finished steps.
+        """Counts the steps of a dispatch. Moves the bar, or prints a line, if loss and top-1 are given.
 
         Args:
-          steps: number of steps just done.
+          steps: number of steps in the dispatch.
           loss: of the last step. Given together with `top1` if `due` returned True.
           top1: of the last step, in percent.
         """
@@ -168,7 +179,7 @@ class Progress:
         if self._first is None:
             self._first = self._step
             if self._bar is not None:
-                # All three move the bar and exclude the first dispatch from tqdm's rate.
+                # These three values move the bar and exclude the first dispatch from tqdm's rate.
                 self._bar.initial = self._bar.last_print_n = self._bar.n = self._step * self._batch_size
                 self._bar.refresh()
         elif loss is not None:

@@ -94,8 +94,8 @@ def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, st
     """Makes the recipe of a config.
 
     Raises:
-      UserError: the config asks for float64 and JAX was started without it; or a field does not fit the data or the
-        memory.
+      UserError: `config.dtype` is float64 and JAX was started without JAX_ENABLE_X64=1; a field does not fit the data
+        or the memory of the machine; or a user's own model fails its checks.
     """
     image_shape = dataset.image_shape(config.image_size)
     _check_sizes(config, dataset, image_shape, steps_per_epoch)
@@ -173,7 +173,7 @@ def _memory():
 
 
 def parts_of(config: Any) -> dict[str, Any]:
-    """Makes keyword arguments for `create_model`: the convolution and the nonlinearity of the blocks.
+    """Makes arguments for `create_model`: the blocks' convolution and, if the config sets one, their nonlinearity.
 
     Args:
       config: a config, or the `config` of a checkpoint's record.

@@ -22,7 +22,7 @@ from recu_jax.training.trackers import Trackers
 
 
 class RunRecorder:
-    """Records a run. The run calls it after every dispatch and every epoch.
+    """Records a run. The training loop calls it after every dispatch and every epoch.
 
     With several processes, process 0 alone writes the records and shows the progress. All processes measure the
     diagnostics and save checkpoints.
@@ -81,7 +81,9 @@ class RunRecorder:
         self._checkpoints.check()
 
     def check_first_batch(self, state: TrainState) -> None:
-        """Prints a line if a binary layer of a new run cannot learn. Call it after the feed has started.
+        """Prints a line if a binary layer of a new run cannot learn. Does nothing without `config.diagnostics`.
+
+        Call it after the feed has started and before the first step.
 
         Args:
           state: before the first step, on the devices.
@@ -95,7 +97,7 @@ class RunRecorder:
 
         Args:
           epoch: counted from 0.
-          metrics: the steps of this epoch that an earlier process did.
+          metrics: metrics of the steps of this epoch that an earlier process did.
         """
         self._epoch_began = time.monotonic()
         self.progress.start_epoch(epoch + 1, metrics.steps, self._run.ready_at)
@@ -126,13 +128,16 @@ class RunRecorder:
         Args:
           state: on the devices.
           epoch: counted from 0.
-          metrics: the steps of the epoch so far.
+          metrics: metrics of the steps of the epoch so far.
         """
         self._save(state, {"epoch": epoch + 1}, {"epoch": epoch + 1, **metrics.as_json()})
         self._checkpoints.wait()
 
     def last_and_best(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Returns the metrics of the last epoch, and of the last epoch with the highest test top-1."""
+        """Returns the metrics of the last epoch and of the best epoch.
+
+        The best epoch has the highest test top-1. If several epochs have it, the latest of them is the best.
+        """
         rows = self._records.rows or ([self._resumed.record["metrics"]] if self._resumed else [])
         return rows[-1], max(rows, key=lambda row: (row["test_top1"], row["epoch"]))
 
@@ -168,7 +173,7 @@ class RunRecorder:
             f"resuming {self.workdir} at step {step} of {epochs * steps}: {start.epoch} of {epochs} epochs are done"
             + (f", and {start.metrics.steps} of the {steps} steps of the next" if start.metrics.steps else "")
         )
-        if start.metrics.steps < steps:  # otherwise the run goes on with the test, which is announced itself
+        if start.metrics.steps < steps:  # otherwise the evaluation is next, which `Progress.testing` announces
             announce_compilation()
 
     def _say_dead_layers(self, measured):

@@ -50,7 +50,7 @@ class Start:
     Attributes:
       state: the state before the next step.
       epoch: the epoch of the next step, counted from 0.
-      metrics: the steps of that epoch that an earlier process did.
+      metrics: metrics of the steps of this epoch that an earlier process did.
       resumed: the checkpoint that holds the state; None for a new run.
     """
 
@@ -80,11 +80,12 @@ def prepare(config: ml_collections.ConfigDict, announced_workdir: str | pathlib.
 
     Args:
       config: of the run.
-      announced_workdir: workdir for the first of two lines that process 0 prints: the model, the devices and the
-        workdir, then the size of the data set. If it is None, neither line is printed.
+      announced_workdir: the workdir that process 0 names in a line with the model, the data set and the devices. A
+        second line gives the size of the data set. With None, neither line is printed.
 
     Raises:
-      UserError: a config field is invalid, the tracker is not installed, or the data set is missing.
+      UserError: a config field is invalid or does not fit the devices or the data set, the tracker is not installed, or
+        the data set is missing.
     """
     config, devices = _checked(config)
     trackers.check(config.tracker)
@@ -108,7 +109,7 @@ def prepare_evaluation(config: ml_collections.ConfigDict, info: data.DatasetInfo
     Args:
       config: of the evaluation.
       info: describes the data set that the network was trained on. With None, classes and normalization come from
-        `config.dataset`.
+        `config.dataset`, and a file of `npz` must hold its training images.
 
     Raises:
       UserError: as in `prepare`; or the image shape or the classes of the data set do not fit `info`.
@@ -137,7 +138,9 @@ def _made(config, dataset, devices, info):
 
 
 def read_given_variables(run: Run, workdir: str | pathlib.Path) -> GivenVariables:
-    """Reads the variables of the teacher and, for a new run, of `init_from`. Checks that `workdir` holds no other run.
+    """Reads the variables of the teacher and makes the first state of a new run.
+
+    Before that, it checks that `workdir` holds no checkpoints of another run.
 
     Raises:
       UserError: the newest readable checkpoint was imported or has another config, or variables are missing or do not
@@ -158,7 +161,7 @@ def read_given_variables(run: Run, workdir: str | pathlib.Path) -> GivenVariable
 
 
 def announce_compilation() -> None:
-    """Prints, in process 0, that the run compiles. Nothing else is printed until the first step is done."""
+    """Prints in process 0 that the run compiles. The compilation may take minutes."""
     if distributed.is_main():
         say("compiling")
 
@@ -169,7 +172,7 @@ def find_start(run: Run, workdir: pathlib.Path, first: TrainState | None) -> Sta
     Args:
       run: as `prepare` returns it.
       workdir: folder of the run.
-      first: the first state of a new run, if it is already made.
+      first: the first state of a new run. With None, a new run makes its first state here.
 
     Raises:
       UserError: the newest readable checkpoint was imported or has another config, or all checkpoints are damaged, or
@@ -222,7 +225,10 @@ def _devices(config):
 
 
 def _check_parts(config, count):
-    """Checks that the batch divides over `count` devices and their micro-batches; for mixup, into pairs in each."""
+    """Checks that the batch divides over `count` devices and their micro-batches.
+
+    With mixup, each micro-batch must also divide into pairs.
+    """
     batch, parts = config.batch_size, config.gradient_accumulation_steps
     if batch % (count * parts):
         raise UserError(

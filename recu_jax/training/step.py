@@ -1,7 +1,8 @@
 """Defines the state of a run, its training and evaluation steps, and `parallel`, which runs a step on several devices.
 
-Each step is a pure function of the data on one device. The module `gradients` computes its tau and gradients. Only
-`parallel` maps a step over devices. Every device holds the same state. The copies are never stacked into one array.
+Each step is a pure function of the data on one device. The module `gradients` computes the gradients of a training
+step. Only `parallel` maps a step over devices. Every device holds the same state. The copies are never stacked into one
+array.
 """
 
 import functools
@@ -26,7 +27,9 @@ from recu_jax.training.recipe import AXIS, Recipe
 
 @flax.struct.dataclass
 class TrainState:
-    """The state of a run. Checkpoints save all of it. Random numbers depend on (seed, step) alone.
+    """The state of a run. Checkpoints save all of it.
+
+    It holds no random key: each step derives its keys from the seed and the step number.
 
     Attributes:
       step: int32, (): optimizer steps done.
@@ -110,8 +113,9 @@ def train_step(
 def _in_order(gradients):
     """Makes GPUs write the gradients in the memory order of the parameters before they update the parameters.
 
-    A convolution writes the gradient of its kernel in another order. Otherwise one operation reorders and updates. It
-    cannot write over its arguments, so XLA copies both the kernel and its momentum.
+    A convolution writes the gradient of its kernel in another order. Without this function, one operation would reorder
+    the gradient and update the kernel. This operation could not write over its arguments, so XLA would copy both the
+    kernel and its momentum.
     """
 
     def in_order(gradients):
@@ -190,7 +194,7 @@ def eval_streamed(
       state: its parameters and running statistics are used.
       images: uint8, (batch on this device, height, width, channels).
       labels: int32, (batch on this device,).
-      weights: (batch on this device,): 1 for a test image, 0 for padding.
+      weights: float32, (batch on this device,): 1 for a test image, 0 for padding and for corrupt images.
       recipe: the constants of the run.
 
     Returns:
@@ -251,6 +255,7 @@ def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """Copies `tree` to every device. Functions made by `parallel` take the result without a further copy."""
     if not jax.tree.leaves(tree):  # with several processes, pmap rejects an empty tree
         return tree
+    # pmap needs at least one mapped argument, so `copy` has one that it does not use.
     copy = parallel(lambda tree, _: tree, devices, mapped=(False, True), donate=False)
     return copy(tree, np.zeros(len(distributed.local(devices)), np.float32))
 
@@ -263,7 +268,7 @@ def place(tree: Any, devices: Sequence[jax.Device]) -> Any:
       devices: of all processes.
 
     Returns:
-      Arrays of shape (devices of this process, batch / devices, ...).
+      Arrays of shape (devices of this process, images for one device, ...).
     """
     devices = distributed.local(devices)
     mesh = jax.sharding.Mesh(np.asarray(devices), (AXIS,))

@@ -42,22 +42,25 @@ class Stopped(BaseException):  # not an error, so `except Exception` must not ca
 class StopRequests:
     """Handles SIGINT, SIGTERM and, where it exists, SIGUSR1 within a `with` block.
 
-    A signal is stored, and `due` then returns True. Before `protect` is called, the run has nothing to save, and a
-    signal raises `Stopped`, or calls `end_process`. A second SIGINT always raises `Stopped`. Outside the main thread no
-    signal is handled, because Python allows signal handlers in the main thread only.
+    Before `protect` is called, the run has nothing to save. A signal then calls `end_process`, or raises `Stopped` if
+    there is no `end_process`. After `protect`, a signal is stored, and `due` returns True. A second SIGINT then raises
+    `Stopped`. Outside the main thread no signal is handled, because Python allows signal handlers in the main thread
+    only.
 
-    Python raises `Stopped` between two lines of Python: only when XLA has compiled, which takes up to minutes. The line
-    may be in a callback of XLA, where Python prints the exception and ignores it. So commands give `end_process`.
+    Commands give `end_process`, because Python runs a signal handler only between two bytecode instructions. While XLA
+    compiles, which takes up to minutes, no handler can raise `Stopped`. And if the handler runs within a callback
+    of XLA, Python prints the exception and ignores it.
 
-    With several processes, JAX's preemption service passes a notice from any process to all others. The processes then
-    agree on the step at which they stop.
+    With several processes, JAX's preemption service handles SIGTERM. It passes a notice from any process to all others.
+    The processes then agree on the step at which they stop. A process that gets SIGINT or SIGUSR1 sends itself SIGTERM.
     """
 
     def __init__(self, end_process: Callable[[str], None] | None = None):
         """Stores what ends the process.
 
         Args:
-          end_process: ends the process at once. It takes the name of the signal, and is called in another thread.
+          end_process: ends the process at once. It takes the name of the signal, and is called in another thread. With
+            None, a signal before `protect` raises `Stopped`.
         """
         self._end_process = end_process
         self._by: str | None = None
@@ -84,7 +87,10 @@ class StopRequests:
             signal.signal(number, handler)
 
     def protect(self) -> None:
-        """Makes later signals wait for `due` instead of raising `Stopped`. Call it when the run has a state to save."""
+        """Makes later signals wait for `due` instead of ending the run at once.
+
+        Call it when the run has a state to save.
+        """
         self._anything_to_save = True
 
     def due(self, step: int) -> bool:
@@ -114,10 +120,11 @@ class StopRequests:
         again = self._by == "SIGINT" == name
         self._by = name
         if not self._anything_to_save and self._wake is not None:
-            return  # the other thread ends the process
+            return  # the thread that `_watch` started ends the process
         if again or not self._anything_to_save:
             raise Stopped(name)
         if distributed.several():
+            # The preemption service handles SIGTERM, and tells the other processes.
             os.kill(os.getpid(), signal.SIGTERM)
         _end_line(name)
         say(f"{name}: stopping after this step", sys.stderr)

@@ -43,14 +43,14 @@ class TrackedRun:
 
 
 class Tracker:
-    """The interface of a tracker. A user's own class has both methods, and its instance is made from a `TrackedRun`."""
+    """The interface of a tracker. A user's own class has both methods, and is called with a `TrackedRun`."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Records the numbers of an epoch. Called after each epoch.
 
         Args:
           step: optimizer steps done.
-          values: numbers by name: those of metrics.jsonl, and `MEASURE/LAYER` of the diagnostics.
+          values: the metrics of the epoch by name, as in metrics.jsonl, and its diagnostics by `MEASURE/LAYER`.
         """
         raise NotImplementedError
 
@@ -65,7 +65,7 @@ class TensorBoard(Tracker):
     def __init__(self, run: TrackedRun):
         from tensorboardX import SummaryWriter  # the import takes 0.3 s, and runs without TensorBoard do not need it
 
-        # TensorBoard discards events that an earlier process wrote from this step on.
+        # TensorBoard discards events that an earlier process wrote from `first_step` on.
         self._events = SummaryWriter(str(run.workdir / "tensorboard"), purge_step=run.first_step)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -132,7 +132,11 @@ _KINDS: dict[str, Callable[[TrackedRun], Tracker]] = {"wandb": WeightsAndBiases,
 
 
 def check(name: str | None) -> None:
-    """Raises UserError if the tracker `config.tracker` is not installed, or if a reference `module:name` is invalid."""
+    """Raises UserError if the tracker is not installed or, for a reference `module:name`, cannot be loaded.
+
+    Args:
+      name: `config.tracker`.
+    """
     if name is not None and references.is_reference(name):
         references.load("config.tracker", name)
     elif name is not None:
@@ -182,10 +186,14 @@ class Trackers:
         self._open = {}
 
     def _try(self, name, function):
-        """Keeps the tracker that `function` returns. Leaves the tracker out if `function` fails."""
+        """Calls `function`, which starts, uses or closes the tracker `name`. If the call fails, drops the tracker.
+
+        If `function` returns a tracker, that tracker is kept under `name`.
+        """
         try:
             self._open[name] = function() or self._open.get(name)
-        # Of any type: trackers use the network, disks and users' code. Some end the program without a login.
+        # Errors may be of any type, because trackers use the network, disks and users' code. Without a login, some
+        # trackers raise SystemExit.
         except (Exception, SystemExit) as error:
             self._open.pop(name, None)
             say(f"tracker {name} failed, and the run goes on without it: {one_line(error, 200)}", sys.stderr)
@@ -200,7 +208,10 @@ def _write(tracker, step, scalars, layers):
 
 
 def _id(workdir, resumed):
-    """Returns the id of the run in the tracker. A resumed run gets the id in `ID_FILE`, and a new run a new id."""
+    """Returns the id of the run in the tracker.
+
+    A resumed run gets the id in `ID_FILE`. A new run, or a resumed run without the file, gets a new id.
+    """
     file = workdir / ID_FILE
     if resumed and file.exists():
         return str(json.loads(file.read_text())["id"])

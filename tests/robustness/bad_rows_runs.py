@@ -225,6 +225,7 @@ TORCH_FILES = [
         lambda d: bad.torch_file(d, **{"bn1.bias": np.zeros(16, np.int32)}),
     ),
     torch_import("a tensor of a million million views of a number", "declares tensors of 4000000000000", bad.views),
+    torch_import("a hundred entries of one tensor", "declares tensors of 40000000 bytes", bad.one_tensor_for_many),
     Row(
         "import into a workdir that is there",
         "already holds checkpoints; give another --workdir",

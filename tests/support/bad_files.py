@@ -279,3 +279,10 @@ def views(folder):
     import torch
 
     return torch_file(folder, {"conv1.weight": torch.zeros(1).expand(10**12)})
+
+
+def one_tensor_for_many(folder):
+    import torch
+
+    shared = torch.zeros(10**5, dtype=torch.float16)
+    return torch_file(folder, {f"conv{i}.weight": shared for i in range(100)})

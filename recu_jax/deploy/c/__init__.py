@@ -1,1 +1,1 @@
-"""Writes a network as C99 for devices: static buffers, no allocation, no dependency but the C library."""
+"""Writes a network as C99 for embedded devices: static buffers, no allocation, no dependency but the C library."""

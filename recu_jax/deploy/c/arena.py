@@ -9,7 +9,7 @@ from recu_jax.deploy.graph import Node
 
 @dataclasses.dataclass
 class Span:
-    """A number of elements of the buffer, in use from the step `first` through the step `last`."""
+    """A range of `size` elements of the buffer. It is in use from the step `first` through the step `last`."""
 
     size: int
     first: int
@@ -17,12 +17,13 @@ class Span:
 
 
 def place(spans: Sequence[Span]) -> tuple[list[int], int]:
-    """Places spans so that no two share an element during a step.
+    """Finds an offset in the buffer for each span, so that no two spans share an element during a step.
 
-    The largest comes first. Each goes to the lowest place that is free during all its steps.
+    Spans are placed from the largest to the smallest. Each span gets the lowest offset at which its elements are free
+    during all its steps.
 
     Returns:
-      The first element of each span, and the number of elements of the buffer.
+      The offset of each span and the size of the buffer, both in elements.
     """
     offsets: dict[int, int] = {}
     for i in sorted(range(len(spans)), key=lambda i: (-spans[i].size, spans[i].first)):
@@ -38,18 +39,19 @@ def place(spans: Sequence[Span]) -> tuple[list[int], int]:
 
 
 def plan(nodes: Sequence[Node], steps: Sequence[Step], sizes: Mapping[int, int], kind: str) -> tuple[dict, int]:
-    """Places the stored values of one kind in one buffer.
+    """Finds an offset in one buffer for each stored value of one kind.
 
-    A step that reads a value by pixel for the last time writes its result over it.
+    If the last step that reads a value reads it pixel by pixel, a result of this step may overwrite the value. The
+    result must have the same size.
 
     Args:
       nodes: the operations.
-      steps: as `steps_of` gives them.
-      sizes: elements of each value.
+      steps: the result of `steps_of`.
+      sizes: number of elements of each stored value, by the value's number.
       kind: "real" or "bits".
 
     Returns:
-      The first element of each value, by the value's number, and the number of elements of the buffer.
+      The offset of each value, by the value's number, and the size of the buffer, both in elements.
     """
     last_read = {i: at for at, step in enumerate(steps) for i in (*step.reads, *step.by_pixel)}
     owner: dict[int, int] = {}
@@ -57,7 +59,7 @@ def plan(nodes: Sequence[Node], steps: Sequence[Step], sizes: Mapping[int, int],
     for at, step in enumerate(steps):
         free = [i for i in step.by_pixel if last_read[i] == at and nodes[i].value.kind == kind]
         for value in step.stored:
-            # The logits are written to the caller's array.
+            # The last value, the logits, is written to the caller's array and needs no space in the buffer.
             if nodes[value].value.kind != kind or value == len(nodes) - 1:
                 continue
             last = last_read.get(value, at)

@@ -1,4 +1,4 @@
-"""Compiles the C of a network for this machine, and runs it."""
+"""Compiles the C code of a network for this machine, and runs it."""
 
 import ctypes
 import os
@@ -20,10 +20,10 @@ _SIZES = ("HEIGHT", "WIDTH", "CHANNELS", "CLASSES", "WEIGHT_BYTES", "RAM_BYTES")
 
 
 def sizes_of(path: pathlib.Path | str) -> dict[str, int]:
-    """The sizes that the header of a folder states.
+    """Returns the sizes that the C header of a folder defines, by the names in `_SIZES`.
 
     Raises:
-      UserError: the folder is not one that `recu export` wrote.
+      UserError: `recu export --format=c` did not write the folder.
     """
     folder = pathlib.Path(path)
     try:
@@ -37,10 +37,10 @@ def sizes_of(path: pathlib.Path | str) -> dict[str, int]:
 
 
 def compiler() -> list[str]:
-    """The command of the C compiler: the variable CC, or cc.
+    """Returns the command of the C compiler: the environment variable CC, or `cc` if CC is not set.
 
     Raises:
-      UserError: there is none.
+      UserError: the compiler is not installed.
     """
     command = shlex.split(os.environ.get("CC", "")) or ["cc"]
     if shutil.which(command[0]) is None:
@@ -54,11 +54,12 @@ def predictor(path: pathlib.Path | str, options: Sequence[str] = ()) -> Callable
     The function takes uint8 images, (batch, height, width, channels), and returns logits, (batch, classes).
 
     Args:
-      path: a folder of `write`. Its code is executed.
-      options: more options of the compiler.
+      path: a folder that `source.write` wrote. Its code is executed.
+      options: further options for the compiler.
 
     Raises:
-      UserError: the folder is none of `recu export`, there is no compiler, or it fails.
+      UserError: `recu export --format=c` did not write the folder, or the compiler is not installed or fails. The
+        returned function raises it for images of another shape.
     """
     sizes, name = sizes_of(path), name_of(path)
     native = ["-march=native"] if platform.machine() in ("x86_64", "AMD64") else []

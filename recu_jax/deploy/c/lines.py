@@ -1,4 +1,4 @@
-"""The C statements of one step. The functions that they call are in the header files of this folder."""
+"""Writes the C statements of steps. The C functions that they call are in the header files of this folder."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,18 +9,18 @@ from recu_jax.deploy.c.steps import Step, source_of
 from recu_jax.deploy.graph import Node
 from recu_jax.ops.packing import kernel_word_count
 
-# Kernels of a block; RECU_LANES in recu_bits.h.
+# Number of output features in a block of a binary kernel. RECU_LANES in recu_bits.h has the same value.
 LANES = 8
 _WINDOWED = ("conv", "binary_conv", "max_pool", "avg_pool")
 
 
 def pixels_of(node: Node) -> int:
-    """Number of pixels of an output. A vector is one pixel."""
+    """Returns the number of pixels in the output of an operation. A vector is one pixel."""
     return math.prod(node.value.shape[:-1])
 
 
 def elements_of(node: Node) -> int:
-    """Number of floats, or of words of signs, of an output."""
+    """Returns the number of array elements in the output of an operation: floats, or 32-bit words of packed signs."""
     channels = node.value.shape[-1]
     return pixels_of(node) * (kernel_word_count(channels) if node.value.kind == "bits" else channels)
 
@@ -30,17 +30,24 @@ class Lines:
 
     Attributes:
       constants: the constant arrays that the statements read, by name.
-      row, sums, patch: elements of the three buffers that hold what belongs to one pixel.
+      row, sums, patch: sizes in elements of the three C buffers for one pixel. `row` holds its channels, `sums` the
+        sums of a binary convolution, and `patch` the inputs in the window of a convolution.
     """
 
     def __init__(self, nodes: Sequence[Node], offsets: Mapping[int, int], image_values: np.ndarray):
-        """Takes the operations, the place of each stored value, and float32 values of pixels, (channels, 256)."""
+        """Starts without statements.
+
+        Args:
+          nodes: the operations.
+          offsets: offset of each stored value in its buffer, in elements, by the value's number.
+          image_values: normalized value of each pixel byte in each channel, float32, (channels, 256).
+        """
         self.constants: dict[str, np.ndarray] = {}
         self.row = self.sums = self.patch = 0
         self._nodes, self._offsets, self._image_values = nodes, offsets, image_values
 
     def of(self, step: Step) -> list[str]:
-        """The statements of a step, without indentation."""
+        """Returns the statements of a step, without indentation."""
         numbers = sorted({*step.operations, *step.shifts.values()})
         names = ", ".join(f"{i} {self._nodes[i].op}" for i in numbers)
         first = step.operations[0]
@@ -69,7 +76,7 @@ class Lines:
         return name
 
     def _value(self, number: int) -> str:
-        """The address of a stored value, or of the image."""
+        """Returns a C expression for the address of a stored value, of the image, or of the logits."""
         number = source_of(self._nodes, number)
         if number not in self._offsets:
             return "logits" if number else "image"
@@ -77,7 +84,10 @@ class Lines:
         return f"{kind} + {self._offsets[number]}"
 
     def _pixel(self, number: int, elements: int | None = None) -> str:
-        """The address of pixel `p` of a stored value."""
+        """Returns a C expression for the address of pixel `p` of a value.
+
+        A pixel has `elements` elements; with None, as many as the value has for each pixel.
+        """
         node = self._nodes[number]
         return f"{self._value(number)} + p * {elements or elements_of(node) // pixels_of(node)}"
 
@@ -93,7 +103,7 @@ class Lines:
         return f"static const recu_window w = {{{', '.join(map(str, fields))}}};"
 
     def _by_window(self, number: int) -> str:
-        """Statements for an operation that reads more than one pixel, or the image."""
+        """Returns the statements for an operation that reads windows, a whole value, or the image."""
         node = self._nodes[number]
         if node.op == "image":
             return f"recu_image(row, image + p * {node.value.shape[-1]}, {self._values()}, {node.value.shape[-1]})"
@@ -127,7 +137,7 @@ class Lines:
         return self._constant("values", 0, self._image_values)
 
     def _by_pixel(self, number: int, step: Step) -> str:
-        """The statement for an operation on `row` or `sums`."""
+        """Returns the statement for an operation on one pixel, whose channels are in `row` or `sums`."""
         node = self._nodes[number]
         channels = self._channels(node.inputs[0])
         if node.op == "sign" and number in step.shifts:

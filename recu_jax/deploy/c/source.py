@@ -26,7 +26,7 @@ _LITERALS = {"f": "{}f", "u": "0x{:x}u", "i": "{}"}
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A network as C.
+    """The C code of a network.
 
     Attributes:
       files: the text of each file, by name.
@@ -40,10 +40,11 @@ class Source:
 
 
 def name_of(path: pathlib.Path | str) -> str:
-    """The name of a network in C: that of its folder.
+    """Returns the name of a network in C, which is the name of its folder.
 
     Raises:
-      UserError: C cannot have this name.
+      UserError: the name has characters other than ASCII letters, digits and _, does not begin with a letter, or begins
+        with recu_.
     """
     name = pathlib.Path(path).name
     if not re.fullmatch(r"(?!recu_)[A-Za-z]\w*", name, re.ASCII):
@@ -55,10 +56,10 @@ def name_of(path: pathlib.Path | str) -> str:
 
 
 def write(path: pathlib.Path | str, model: Model) -> None:
-    """Writes the folder of a network. Replaces its files, and leaves others.
+    """Writes the files of a network to a folder. Replaces files of the same names, and leaves other files.
 
     Raises:
-      UserError: the folder cannot be written, or C cannot have the network.
+      UserError: as in `name_of` and `source`; or the folder cannot be written.
     """
     made = source(name_of(path), model)
     folder = pathlib.Path(path)
@@ -74,7 +75,7 @@ def source(name: str, model: Model) -> Source:
     """Makes the files of a network.
 
     Raises:
-      UserError: C cannot have the network.
+      UserError: as in `steps_of`; or the weights have more than `MAX_WEIGHT_BYTES` bytes.
     """
     nodes = model.nodes
     steps = steps_of(nodes)
@@ -106,7 +107,11 @@ def source(name: str, model: Model) -> Source:
 
 
 def _image_values(image: Node) -> np.ndarray:
-    """Returns what the runtime makes of each byte from 0 to 255 of each channel: float32, (channels, 256)."""
+    """Returns the normalized value of each pixel byte in each channel, as the runtime computes it.
+
+    Returns:
+      float32, (channels, 256).
+    """
     function, arrays = runtime.compile_steps([image], "xla")
     channels = image.value.shape[-1]
     pixels = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None], (256, channels)).reshape(1, 16, 16, channels)
@@ -126,7 +131,7 @@ def _weights(name, constants):
     parts = [f"/* The weights of {name}. Only {name}.c includes this file. */\n#include <stdint.h>\n"]
     for constant, array in constants.items():
         kind = array.dtype.kind
-        # The text of a float32 is the shortest that gives the same number again.
+        # `str` of a float32 gives the shortest text from which a C compiler reads the same float32.
         numbers = [
             _LITERALS[kind].format(n) for n in (map(str, array.ravel()) if kind == "f" else array.ravel().tolist())
         ]

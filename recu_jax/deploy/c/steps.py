@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from recu_jax.deploy.graph import Node
 from recu_jax.errors import UserError
 
-# They take one pixel and give one pixel.
+# Operations that compute a pixel of the output from the same pixel of each input.
 _BY_PIXEL = {
     "batch_norm", "hard_tanh", "relu", "prelu", "shift", "add", "pad_channels", "sign", "scale", "affine", "threshold",
 }  # fmt: skip
@@ -21,11 +21,12 @@ class Step:
     """Operations that are computed pixel by pixel.
 
     Attributes:
-      operations: their numbers, in order.
-      loaded: number of the stored value that the first operation takes by pixel; None if it reads windows or all of it.
+      operations: numbers of the operations, in the order of computation.
+      loaded: number of the stored value that the first operation reads pixel by pixel. None if the first operation
+        reads windows, a whole value, or the image.
       reads: numbers of the stored values that the first operation reads by windows or as a whole.
-      others: for each `add`, the number of the stored value that it adds; None if it doubles the channels.
-      shifts: for each `sign` that shifts before it compares, the number of the shift.
+      others: for each `add`, the number of the stored value that it adds; None if it adds its input to itself.
+      shifts: for each `sign` of a shifted value, the number of the `shift`. One C function computes both operations.
       stored: numbers of the operations whose results are stored.
     """
 
@@ -38,20 +39,26 @@ class Step:
 
     @property
     def by_pixel(self) -> tuple[int, ...]:
-        """Numbers of the stored values that are read at the pixel that is computed, and nowhere else."""
+        """Numbers of the stored values that the loop reads only at the pixel that it computes."""
         found = [] if self.loaded is None else [self.loaded]
         return tuple(i for i in (*found, *self.others.values()) if i is not None and i not in self.reads)
 
 
 def source_of(nodes: Sequence[Node], number: int) -> int:
-    """The number of the value that is stored for a value. `flatten` changes the shape alone."""
+    """Returns the number of the stored value that holds the elements of a value.
+
+    `flatten` changes only the shape, so its output has the same elements as its input.
+    """
     while nodes[number].op == "flatten":
         (number,) = nodes[number].inputs
     return number
 
 
 def reads_image(nodes: Sequence[Node], number: int) -> bool:
-    """Tells whether an operation is a convolution of the image. It reads the pixels' bytes, so no copy is stored."""
+    """Tells whether an operation is a convolution of the image.
+
+    The convolution normalizes the image's bytes as it reads them, so no normalized image is stored.
+    """
     return nodes[number].op == "conv" and nodes[number].inputs == (0,)
 
 
@@ -59,7 +66,7 @@ def steps_of(nodes: Sequence[Node]) -> list[Step]:
     """Groups operations into steps, in the order of their computation.
 
     Raises:
-      UserError: several operations take the sums of one binary convolution.
+      UserError: no operation, or more than one, takes the sums of a binary convolution.
     """
     users: list[list[int]] = [[] for _ in nodes]
     for number, node in enumerate(nodes):
@@ -111,7 +118,12 @@ def _step(number, nodes, users, available) -> Step:
 
 
 def _signs(number, nodes, users):
-    """The signs that are taken of a value, each with its shift, or with itself, and the value's other users."""
+    """Finds the operations that use a value, and separates those that lead to a sign.
+
+    Returns:
+      A dict that maps each `sign` to the `shift` before it, or to itself if there is no shift; and the other operations
+      that use the value.
+    """
     signs, rest = {}, []
     for user in users[number]:
         end = users[user][0] if nodes[user].op == "shift" and len(users[user]) == 1 else user
@@ -123,7 +135,10 @@ def _signs(number, nodes, users):
 
 
 def _can_follow(following, last, nodes, available):
-    """Whether an operation can work on the channels of `last` before the next pixel is begun."""
+    """Tells whether the operation `following` can be in the same step as `last`, whose output it uses.
+
+    It can if it works pixel by pixel and earlier steps stored its other inputs.
+    """
     node = nodes[following]
     others = {source_of(nodes, i) for i in node.inputs if i != last}
     return node.op in _BY_PIXEL and last in node.inputs and others <= available

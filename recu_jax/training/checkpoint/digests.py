@@ -32,6 +32,7 @@ def of_record(record: Mapping[str, Any]) -> str:
 
 def signed(record: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `record` with the digest of each part of `state` and the digest of the record."""
+    # Through JSON, so that the result equals the record as it is read back: with lists in place of tuples.
     said = json.loads(json.dumps({**record, KEY: {name: of_arrays(part) for name, part in state.items()}}))
     said[KEY][RECORD] = of_record(said)
     return said

@@ -17,9 +17,9 @@ class ResumePoint:
     """The checkpoint from which a run continues.
 
     Attributes:
-      step: of the checkpoint.
-      record: of the checkpoint.
-      state: of the checkpoint, as NumPy arrays.
+      step: step of the checkpoint.
+      record: record of the checkpoint.
+      state: training state in the checkpoint, as NumPy arrays.
       diagnostics: the memory of the diagnostics (`training.measuring`); None if the checkpoint has none.
       damaged: the damaged checkpoints of the run, each with the reason.
     """
@@ -35,9 +35,9 @@ def newest_good(workdir: str | pathlib.Path, check: Callable[[dict[str, Any]], N
     """Finds the newest undamaged checkpoint of a run. Returns None if there are no checkpoints at all.
 
     Args:
-      workdir: of the run.
+      workdir: workdir of the run.
       check: called with a checkpoint's record before its state is read. Its exceptions propagate.
-      like: arrays or shapes of the state.
+      like: the structure of the state, with arrays or `jax.ShapeDtypeStruct` as leaves.
 
     Raises:
       UserError: there are checkpoints, and all are damaged. They stay in place, because without them the next start
@@ -68,7 +68,7 @@ def newest_good(workdir: str | pathlib.Path, check: Callable[[dict[str, Any]], N
 def set_aside(found: ResumePoint) -> None:
     """Moves the damaged checkpoints to `<workdir>/damaged_checkpoints`, and names each of them on stderr.
 
-    They must be moved, because the run will save checkpoints of the same steps, which are the folders' names.
+    They must be moved, because the run will save the same steps again, and a checkpoint's folder is named by its step.
     """
     for checkpoint, reason in found.damaged:
         aside = checkpoint.folder.parents[1] / ASIDE

@@ -60,8 +60,8 @@ class SavedCheckpoint:
         """Reads the whole state as NumPy arrays.
 
         Args:
-          like: arrays or shapes of a state. The result has the same structure. With None, the result is nested dicts
-            and lists, and its digests are not checked.
+          like: a state with arrays or `jax.ShapeDtypeStruct` as leaves. The result has the same structure. With None,
+            the result is nested dicts and lists, and its digests are not checked.
         """
         template = None if like is None else jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), like)
         with _damage("its arrays"), contextlib.closing(ocp.StandardCheckpointHandler()) as handler:

@@ -68,10 +68,10 @@ class Checkpoints:
 
         Args:
           state: host arrays.
-          config: of the run.
-          metrics: of the epoch that ended.
-          unfinished_epoch: the metrics of the epoch's steps so far, if the epoch is not finished. Such a
-            checkpoint never counts as the best.
+          config: fields of the run's config.
+          metrics: metrics of the epoch that ended, with `METRIC`; of an unfinished epoch, only its number, `epoch`.
+          unfinished_epoch: number and metrics so far of an epoch that is not finished; None after a whole epoch. The
+            checkpoint of an unfinished epoch never counts as the best.
           diagnostics: the memory of the diagnostics, nested dicts of host arrays.
           dataset: the description of the data set, as `DatasetInfo.as_json` returns it.
         """

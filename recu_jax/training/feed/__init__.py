@@ -1,8 +1,8 @@
 """Feeds bring images to the devices.
 
-`ResidentFeed` keeps the whole data set in the memory of every device. `StreamFeed` sends each batch while a step runs.
-Both have the same methods: `step` makes the training step, `take` returns the arguments of the next dispatch, and
-`evaluator` makes the function that evaluates a state.
+`ResidentFeed` keeps the whole data set in the memory of every device. `StreamFeed` sends each batch to the devices
+while they run the previous step. Both have the same methods. Among them, `step` makes the training step, `take` returns
+the arguments of the next dispatch, and `evaluator` makes the function that evaluates a state.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ def make_feed(config: ml_collections.ConfigDict, dataset: Dataset | Photos, devi
     """Makes the feed for a data set: a `ResidentFeed` for a `Dataset`, a `StreamFeed` for `Photos`.
 
     Raises:
-      UserError: the batch is larger than the training set.
+      UserError: the batch is larger than the training set, or a package that `Photos` need is not installed.
     """
     if 0 < dataset.train_count < config.batch_size:  # 0 training images: the feed is for an evaluation
         raise UserError(

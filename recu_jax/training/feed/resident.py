@@ -33,12 +33,18 @@ class ResidentFeed:
         self._chunk = min(steps, self.steps_per_epoch)
 
     def step(self, recipe: Recipe) -> Callable:
-        """Makes the compiled training step: `state, metrics = step(state, teacher, *arguments)`."""
+        """Makes the compiled training step: `state, metrics = step(state, teacher, *arguments)`.
+
+        `take` returns these `arguments`.
+        """
         mapped = (False, False, False, False, True)
         return parallel(partial(train_resident, recipe=recipe), self._devices, mapped, donate=True)
 
     def start(self, step: int) -> None:
-        """Prepares the feed. Call it once, before the first `take`. `step` is the first step of the training."""
+        """Copies the training set to the devices. Call it once, before the first `take`.
+
+        This feed ignores `step`, the first step that this process runs.
+        """
         del step
         self._train_set = replicate((self._dataset.train_images, self._dataset.train_labels), self._devices)
 
@@ -47,7 +53,7 @@ class ResidentFeed:
 
         Args:
           step: counted from 0 over the whole run.
-          previous: metrics of the previous dispatch; None for the first.
+          previous: metrics of the previous dispatch; None for the first dispatch of an epoch. This feed ignores it.
 
         Returns:
           The number of steps in the dispatch, and the arguments of the training step after `state` and `teacher`.

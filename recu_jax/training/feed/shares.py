@@ -1,4 +1,4 @@
-"""Selects the images of a batch, takes the part of this process, and computes test metrics, for both feeds."""
+"""Helps the feeds: selects the images of a batch, takes this process's part of them, and computes test metrics."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -15,7 +15,10 @@ class Evaluator(Protocol):
     """Evaluates a state on the test set."""
 
     def __call__(self, state: TrainState, should_stop: Callable[[], bool] | None = None) -> dict[str, float] | None:
-        """Evaluates `state`. Calls `should_stop` after each batch. If that call gives True, returns None at once."""
+        """Evaluates `state` and returns the result of `means`.
+
+        Calls `should_stop` after each batch. If `should_stop` returns True, the evaluation ends and returns None.
+        """
 
 
 def split_over_devices(array: np.ndarray, count: int) -> np.ndarray:
@@ -24,7 +27,12 @@ def split_over_devices(array: np.ndarray, count: int) -> np.ndarray:
 
 
 def this_process_part(array: np.ndarray, devices: Sequence[jax.Device]) -> np.ndarray:
-    """Takes the part of this process: (steps, batch) to (devices of this process, steps, batch / all devices)."""
+    """Takes the part of this process: (steps, batch) to (devices of this process, steps, batch / len(devices)).
+
+    Args:
+      array: (steps, batch), for all processes.
+      devices: of all processes.
+    """
     me = jax.process_index()
     return split_over_devices(array, len(devices))[[device.process_index == me for device in devices]]
 

@@ -26,7 +26,7 @@ class StreamFeed:
     """Decodes images in worker processes, and sends the next batch to the devices while a step runs.
 
     The feed adds `data_wait` to an epoch's metrics: the share of the epoch's time in which the devices waited for data.
-    If corrupt records are skipped, the feed also adds their number, `skipped_records`.
+    If corrupt records are skipped, the feed also adds `skipped_records`, their number in the batches of this process.
 
     Attributes:
       image_shape: (height, width, channels).
@@ -49,7 +49,7 @@ class StreamFeed:
             eval_resize=config.eval_resize,
         )
         # One thread receives the next batch and sends it to the devices while the previous step runs.
-        # It also starts the workers.
+        # It also starts the workers, so that they inherit the signals that the initializer blocks.
         self._sender = concurrent.futures.ThreadPoolExecutor(
             1, thread_name_prefix="feed", initializer=workers.leave_stop_signals_to_other_threads
         )
@@ -73,7 +73,7 @@ class StreamFeed:
         return parallel(partial(train_streamed, recipe=recipe), self._devices, mapped, donate=True)
 
     def start(self, step: int) -> None:
-        """Starts the workers and the first batch. Call it once, before the first `take`."""
+        """Starts the workers, which make the batches from `step` on. Call it once, before the first `take`."""
         self._batches = stream.train_batches(
             self._dataset.train,
             seed=self._config.seed,
@@ -88,8 +88,8 @@ class StreamFeed:
         batch = next(batches, None)
         if batch is None:
             return None
-        # The images are in shared memory of the workers, which must be free before the program ends. JAX holds host
-        # arrays for longer, so it gets a copy. The copy takes 15 ms for 512 images of 224 pixels, in this thread.
+        # The images are in the workers' shared memory, which must be freed before the program ends. JAX may keep a host
+        # array longer, so it gets a copy. The copy takes 15 ms for 512 images of 224 pixels, in this thread.
         images = np.array(batch["image"])
         return place((images, batch["label"], batch["weight"]), self._devices), int((batch["corrupt"] >= 0).sum())
 
@@ -113,7 +113,8 @@ class StreamFeed:
         """Waits for the result of `_send`.
 
         Raises:
-          RunFailed: a worker hangs or has ended.
+          RunFailed: no batch came within `config.data_timeout_seconds`, or a worker has ended.
+          UserError: an image cannot be decoded.
         """
         seconds = self._config.data_timeout_seconds
         try:
@@ -121,8 +122,8 @@ class StreamFeed:
         except TimeoutError as error:
             for worker in multiprocessing.active_children():
                 worker.kill()
-            # Grain notices that its workers ended, and then the thread that waits for a batch ends too. If this thread
-            # hangs for another reason, nothing can stop it.
+            # Once Grain notices that its workers ended, `_send`, which waits for their batch in the feed's thread,
+            # fails. If `_send` hangs for another reason, nothing can stop it.
             self._hangs = not concurrent.futures.wait([coming], _LETS_GO_SECONDS).done
             raise RunFailed(
                 f"no batch came for {seconds} s: an input worker or the disk that it reads hangs; look at data_dir and "
@@ -147,7 +148,10 @@ class StreamFeed:
         return records(self._config, self._dataset.train_count, step)
 
     def epoch_metrics(self, seconds: float) -> dict[str, float]:
-        """Returns `data_wait` and, if corrupt records are skipped, `skipped_records` for an epoch of `seconds`."""
+        """Returns `data_wait` and, if corrupt records are skipped, `skipped_records`. Then starts both from 0 again.
+
+        `seconds` is the time that the epoch took.
+        """
         metrics = {"data_wait": self._waited / seconds}
         if self._config.on_corrupt == "skip":
             metrics["skipped_records"] = self._skipped
@@ -189,7 +193,8 @@ class StreamFeed:
     def first_images(self, count: int) -> np.ndarray:
         """Returns at most `count` images of the first batch, augmented, in the form of `ResidentFeed.first_images`.
 
-        Waits for the batch. The images come from the part of this process's first device.
+        Call it after `start` and before the first `take`. It waits for the batch. The images come from the part of this
+        process's first device.
         """
         (images, *_), _ = self._arrived(self._next)
         return np.asarray(images.addressable_data(0)).reshape(-1, *self.image_shape)[:count]
