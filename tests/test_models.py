@@ -183,12 +183,13 @@ def test_fused_units_train_as_their_parts(name, fields, side):
         {"conv": Conv},
         {"conv": functools.partial(BinaryConv, input_binarizer=activations.ApproxSign())},
         {"conv": functools.partial(BinaryConv, binary_weights=False, alpha="none")},
+        {"widths": (1500, 1500, 1500)},
     ],
-    ids=["nonlinearity", "dtype", "real", "binarizer", "real weights"],
+    ids=["nonlinearity", "dtype", "real", "binarizer", "real weights", "sums too large"],
 )
 def test_what_does_not_fit_is_not_fused(changes):
     name, fields, side = FUSIBLE[0]
-    model = create_model(name, 10, **fields, **changes, fused=True)
+    model = create_model(name, 10, **(fields | changes), fused=True)
     x = jnp.zeros((2, side, side, 3))
     variables = jax.eval_shape(model.init, jax.random.key(0), x)
     step = jax.jit(lambda v: model.apply(v, x, tau=0.9, train=True, mutable=["batch_stats"])[0])
