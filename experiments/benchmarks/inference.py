@@ -54,7 +54,8 @@ def seconds_of(run, least=0.02):
     return min(times)
 
 
-# Each `prepare_*` prepares the worker of a side. It returns versions and, by case, a function that runs the case.
+# Each `prepare_*` runs in the process of a side. It returns versions, and a dict from each case to the function that
+# runs it.
 
 
 def prepare_torch(cores):

@@ -270,7 +270,7 @@ def draw_accuracy(axes: plt.Axes, by_label: Mapping[str, Sequence[Run]]) -> None
 def draw_by_epoch(
     axes: plt.Axes, by_label: Mapping[str, Sequence[Run]], values: Callable[[Run], Sequence[float]]
 ) -> None:
-    """Draws a line for each variant: `values`, one number per epoch, as the mean over the seeds."""
+    """Draws a line for each variant: the mean over the seeds of `values(run)`, which has one number per epoch."""
     for i, (label, runs) in enumerate(by_label.items()):
         columns = list(zip(*(values(run) for run in runs), strict=True))
         epochs = [row["epoch"] for row in runs[0].rows]

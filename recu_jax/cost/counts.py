@@ -127,7 +127,7 @@ class ModelCost:
 
     @property
     def ops(self) -> float:
-        """`binary_macs / 64` plus all other multiply-accumulates. A 64-bit word of a processor holds 64 1-bit products.
+        """`binary_macs / 64` plus all other multiply-accumulates: a processor multiplies 64 pairs of bits in one word.
 
         Liu et al., "Bi-Real Net", ECCV 2018, arXiv 1808.00278.
         """

@@ -173,7 +173,7 @@ def _text(name):
 
 
 def _messages(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Yields the fields of a message whose values are all messages, bytes or strings."""
+    """Yields number and value of each field of a message that holds no integers. Raises CorruptImage at an integer."""
     for number, value in _fields(message):
         if isinstance(value, int):
             raise CorruptImage(f"a number for field {number} of a tf.train.Example")

@@ -9,7 +9,7 @@ import numpy as np
 _ROWS_BELOW, _BLOCK_ROWS = 2, 16
 # Limits on the size that an image's header states. `_MOST_PIXELS` is Pillow's limit (512 MiB of RGB). Images above
 # `_FEW_PIXELS` may have at most 1,024 pixels for each byte of the file: an 8x8 block of a JPEG takes at least one bit,
-# and deflate unpacks one byte to at most about a thousand.
+# and deflate unpacks one byte to at most about a thousand bytes.
 _MOST_PIXELS, _FEW_PIXELS, _PIXELS_A_BYTE = 178_956_970, 1 << 24, 1024
 
 JPEG, PNG, WEBP, BMP = "JPEG", "PNG", "WebP", "BMP"

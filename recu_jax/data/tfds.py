@@ -19,7 +19,7 @@ _SETS = {
     "mnist": ((0.5,), (0.5,), 2),
 }
 NAMES = tuple(_SETS)
-_CHUNK = 1000  # records read by one call; a call for each image would cost more than its decoding
+_CHUNK = 1000  # records read by one call; a call for each image would cost more than decoding the image
 
 # Data sets that a user must download by hand. For each: what to do before TFDS can prepare the data set, and what to do
 # instead.

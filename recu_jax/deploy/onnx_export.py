@@ -60,7 +60,7 @@ class Writer:
         return self.add(op, x, self.constant(columns, op.lower()))
 
     def image(self, mean: npt.ArrayLike, std: npt.ArrayLike) -> str:
-        """Returns the normalized images, float32, (batch, channels, height, width)."""
+        """Adds the normalization of the images. Its output is float32, (batch, channels, height, width)."""
         x = self.add("Transpose", self.add("Cast", IMAGES, to=_FLOAT), perm=[0, 3, 1, 2])
         x = self.add("Div", x, self.constant(np.float32(255), "div"))
         return self.per_channel("Div", self.per_channel("Sub", x, mean), std)

@@ -20,6 +20,8 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 def serialize(model: Model) -> bytes:
     """Makes the artifact of a function from uint8 images, (batch, height, width, channels), to logits.
 
+    The returned `data` is used by
+
         logits = jax.export.deserialize(bytearray(data)).call(images)
 
     The artifact holds one bit per binary weight. It convolves +1 and -1, in float32 on CPUs and in bfloat16 elsewhere;

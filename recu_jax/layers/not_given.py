@@ -24,5 +24,5 @@ class NotGiven(enum.Enum):
 #: The default of `tau`: no tau was given.
 NOT_GIVEN = NotGiven.NOT_GIVEN
 Tau = Number | NotGiven | None
-# `jit`, `nn.remat` and `nn.scan` accept as arguments only arrays, None, and objects of registered types.
+# `jit`, `nn.remat` and `nn.scan` accept as arguments only arrays, numbers, None, and objects of registered types.
 jax.tree_util.register_static(NotGiven)

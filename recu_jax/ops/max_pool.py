@@ -50,7 +50,7 @@ def _gradient(x, dy):
     shifted = {by: (_shift(largest, by, -1), _shift(dy, by, 0)) for by in itertools.product((0, 1), repeat=2)}
 
     def pixels(row, column):
-        """Returns the gradient at every second row and column, from this row and column on."""
+        """Returns the gradient at every second row and column, beginning with `row` and `column`."""
         total = jnp.zeros_like(dy)
         for (i, down), (j, right) in itertools.product(_WINDOWS[row], _WINDOWS[column]):
             numbers, gradients = shifted[i, j]

@@ -39,7 +39,7 @@ HEAT_MAPS = {
     ),
 }
 HISTOGRAM = "Good: the bars follow the curve. Bad: they do not; the columns of theory below then say little."
-# Number of epochs with histograms in the page.
+# Largest number of epochs whose histograms are in the page.
 _HISTOGRAM_EPOCHS = 12
 
 Figure = dict[str, Any]

@@ -74,7 +74,7 @@ def several() -> bool:
 
 
 def is_main() -> bool:
-    """Returns whether this is process 0, the only process that writes records and prints."""
+    """Returns whether this is process 0, the only process that prints and writes records."""
     return jax.process_index() == 0
 
 

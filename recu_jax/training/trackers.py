@@ -153,7 +153,8 @@ class Trackers:
           config: of the run.
           workdir: of the run.
           first_step: as in `TrackedRun`.
-          resumed: whether the run is resumed. The tracker then continues the run that it already has.
+          resumed: whether the run is resumed. `config.tracker` then gets the id of the earlier process again, if the
+            workdir still holds the id.
         """
         self._open: dict[str, Any] = {}
         run = TrackedRun(workdir, plain(config), config.tracker_project, "", first_step)
