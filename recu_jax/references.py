@@ -34,7 +34,8 @@ def load(what: str, reference: str) -> Any:
         raise UserError(f"{what} is {reference!r}; it must be 'module:name', as in 'my_package.my_module:name'")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    # Python caches which files a folder holds. Without this line, the import might miss a module written since then.
+    # Python caches which files a folder holds. Without this line, the import might miss a module that is newer
+    # than the cache.
     importlib.invalidate_caches()
     try:
         found = importlib.import_module(module)

@@ -34,7 +34,8 @@ def _spread(value: jax.Array | float, parameters: list[Any]) -> jax.Array:
     """Broadcasts `value` to the shape of a layer's smallest parameter.
 
     `nn.scan` and `nn.vmap` stack the entries of `params` along one axis, which may be any axis, and split every entry
-    along it. A value in the shape of a parameter has this axis too, so it can be split.
+    along it. A value in the shape of a parameter has this axis too, so it can be split. The smallest one takes the
+    least memory.
     """
     shape = min((jnp.shape(nn.meta.unbox(p)) for p in parameters), key=math.prod)
     return jnp.broadcast_to(jnp.asarray(value, jnp.result_type(float)), shape)

@@ -1,4 +1,4 @@
-"""Lets XLA count the operations and bytes of train and evaluation steps, and measures how many the CPU can do a second.
+"""Lets XLA count the operations and bytes of train and evaluation steps; measures the CPU's peak and bandwidth.
 
 python experiments/benchmarks/counted.py MODEL...          # prints JSON
 """

@@ -73,7 +73,7 @@ def operations(model):
 
 
 def ceiling(rehearse):
-    """Measures, in another process, the operations a second of a product of two large square bfloat16 matrices."""
+    """Measures, in another process, how many operations per second a product of two large bfloat16 matrices reaches."""
     size = 512 if rehearse else 8192
     code = (
         "import jax, jax.numpy as jnp; from experiments.benchmarks import counted; "

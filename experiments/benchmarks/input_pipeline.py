@@ -41,7 +41,7 @@ from recu_jax.data import photos, stream
 from recu_jax.data.transform import Transform, random_box
 
 SIDES = ("recu_jax", "pillow")
-# Upper bound, for each worker, of the batches that wait in its buffers and in the main process's buffer.
+# At most this many batches per worker wait, in the buffers of the workers and of the main process together.
 READY_BATCHES = 8
 LOOK_EVERY_SECONDS = 0.5
 MAX_SHARE_OF_OTHERS = 0.05

@@ -135,8 +135,8 @@ class Calls:
         if call.layer is not None and call.layer.binary_weights:
             binary = kernel.size
             if call.layer.alpha == "mean":
-                # Alpha is computed from the real weights and the statistic tau. Inference keeps alpha, one number per
-                # output channel, instead of both.
+                # Alpha is computed from the real weights and from the tau in `batch_stats`. Inference keeps alpha, one
+                # number per output channel, instead of both.
                 constants = kernel.size // call.products
         total = sum(array.size for array in parameters.values())
         shape = None if kernel is None else tuple(kernel.shape)

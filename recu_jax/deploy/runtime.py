@@ -82,8 +82,8 @@ def plan(nodes: Sequence[Node]) -> list[Step]:
             steps[end] = Step("conv_thresholds", node, node.inputs, end, after=nodes[end].arrays["threshold"])
         elif (end := only_user(number, "affine")) is not None:
             inputs, chain, clamp, after = node.inputs, [end], False, nodes[end].arrays["affine"]
-            # The shortcut may be computed after the convolution, so the step takes the position of the last of its
-            # operations.
+            # The shortcut may be computed after the convolution. So the step stands where its last real number is
+            # computed: at the affine operation, the addition or the hard tanh.
             if (total := only_user(end, "add")) is not None and nodes[total].inputs[0] != nodes[total].inputs[1]:
                 inputs += tuple(i for i in nodes[total].inputs if i != end)
                 chain.append(total)

@@ -61,7 +61,8 @@ def nonlinearity(kind: str, **types: Any) -> Callable[[jax.Array, str], jax.Arra
 
 
 def hard_tanh(x: jax.Array, name: str) -> jax.Array:
-    """Applies hardtanh, the nonlinearity of the paper's models. It has no variables, so the name is not used."""
+    """Applies hardtanh, the nonlinearity of the paper's models. Only nonlinearities with
+    variables use their name."""
     return jax.nn.hard_tanh(x)
 
 

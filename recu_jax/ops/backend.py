@@ -33,8 +33,9 @@ def set_xla_flags() -> None:
 
     Call it before JAX first uses a device; later it has no effect. A value that the user has set stays.
 
-    Also call it in your own program if this program imports the layers and runs on a CPU with jaxlib 0.10 or later.
-    With these fusions some jitted programs return wrong numbers, with or without layers of recu_jax.
+    The commands call it. Call it yourself in a program of your own that imports the layers and runs on a CPU with
+    jaxlib 0.10 or later. With these fusions some jitted programs return wrong numbers, with or without layers of
+    recu_jax.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if _jaxlib_version() >= _YNN_FLAG_SINCE and _YNN_FLAG not in flags:

@@ -77,7 +77,7 @@ class Geometry:
 
     @classmethod
     def of(cls, x: jax.Array, kernel: jax.Array | jax.ShapeDtypeStruct, spec: ConvSpec) -> "Geometry":
-        """Returns the geometry of the convolution by `spec` of x, (batch, *spatial, in_features), with `kernel`."""
+        """Returns the geometry of convolving x, (batch, *spatial, in_features), with `kernel`, as `spec` describes."""
         *window, _, features = kernel.shape
         return cls.create(
             x.shape[0], x.shape[1:-1], window, x.shape[-1], features, spec.strides, spec.padding, spec.kernel_dilation,

@@ -1,6 +1,7 @@
 """Runs a compiled kernel on each device's part of a batch, under `jit` with sharded arrays.
 
-XLA cannot look into a compiled kernel. Without these rules it would gather the whole batch on every device.
+XLA cannot look into a compiled kernel. Without the partitioning rules of this module, XLA would gather the whole batch
+on every device.
 """
 
 import math

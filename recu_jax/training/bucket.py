@@ -141,7 +141,7 @@ class _Bucket:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(f"{self.folder}.lock"):
                 here = self._digests_here()
-                # A copy that has the bucket's newest checkpoint, or had it (the mark says so), is as new or newer.
+                # A copy with the bucket's newest checkpoint, now or (by the mark) once, is no older than the bucket.
                 if there is not None and (not here or there not in {self._mark(), *here.values()}):
                     self._download()
                 elif here and max(here) > step:

@@ -155,7 +155,8 @@ class Progress:
         not_shown = self._step + steps - self._shown
         if not_shown >= self._every:
             return True
-        # Several processes must fetch at the same steps, or one alone would end at a loss that is not finite.
+        # The clocks below differ between processes, and all processes must fetch at the same steps: one that fetches a
+        # loss that is not finite stops, and the others would wait for it.
         if distributed.several():
             return False
         if self._bar is None:

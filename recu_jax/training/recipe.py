@@ -188,7 +188,7 @@ def conv_of(config: Any) -> Callable[..., nn.Module]:
         return layers.Conv
     of_kernels, of_inputs = binarizers_of(config)
     if config["conv"] == "binary_activations":
-        # Real weights need no alpha. The second stage of two-stage training initializes its own alpha.
+        # Real weights need no alpha. The second stage of two-stage training has an alpha, and initializes it.
         return functools.partial(layers.BinaryConv, alpha="none", binary_weights=False, input_binarizer=of_inputs)
     return functools.partial(
         layers.BinaryConv, alpha=config["alpha"], kernel_binarizer=of_kernels, input_binarizer=of_inputs

@@ -143,7 +143,7 @@ class StreamFeed:
     def records(self, step: int) -> np.ndarray:
         """Returns the same indices as `ResidentFeed.records`.
 
-        If corrupt records are skipped, other images may have replaced some of these.
+        If corrupt records are skipped, other images may stand in for those at some of these indices.
         """
         return records(self._config, self._dataset.train_count, step)
 
