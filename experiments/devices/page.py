@@ -45,7 +45,7 @@ def digest(files) -> str:
 
 
 def sources() -> dict[str, str]:
-    """Returns the C files of the network in docs/_static, by name."""
+    """Generates C for the network docs/_static/digits.recu. Returns the text of each file by the file's name."""
     return dict(source.source("digits", deploy.load(NETWORK)).files)
 
 

@@ -95,8 +95,8 @@ class ClippedSign(WeightBinarizer):
 class XNORNet(WeightBinarizer):
     """Forward `a sign(w)`, `a = mean|w|`; backward `g (1 / n + a [|w| <= 1])`.
 
-    The term 1 / n comes from the scale, as in the paper: it is `sign(w_i) da / dw_i`. The paper leaves out that w_i
-    also changes, through a, the products `a sign(w_j)` of the other weights.
+    The term 1 / n comes from the scale, as in the paper: it is `sign(w_i) da / dw_i`. The paper and this class
+    leave out another effect: through a, w_i also changes the products `a sign(w_j)` of the other weights.
 
     Rastegari et al., "XNOR-Net: ImageNet Classification Using Binary Convolutional Neural Networks", ECCV 2016, arXiv
     1603.05279, section 3.1. Two parts of the paper are not included: the scale of the activations, and centering and

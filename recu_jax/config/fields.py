@@ -161,12 +161,13 @@ def check_config(config: ml_collections.ConfigDict) -> None:
 
 
 def with_local_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Returns a copy of the config in which all paths are converted.
+    """Returns a copy of the config in which `~` at the start of each path is replaced by the home folder.
 
-    `paths.of_run` converts the fields of `RUNS`, and `paths.local` converts the other paths.
+    The fields of `RUNS` may also hold the address of a run in a bucket, which stays.
 
     Raises:
-      UserError: a path is on another machine and is not a run in a bucket, or names a user without a home folder.
+      UserError: a path is an address (of another kind, for a field of `RUNS`), or begins with `~USER` and that user has
+        no home folder.
     """
     config = config.copy_and_resolve_references()
     for field in PATHS:

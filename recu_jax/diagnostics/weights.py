@@ -83,7 +83,7 @@ def measure_weights(
       - `clipped`, `clipped_theory`: share of weights beyond +-Q(tau).
       - `dead`: share of dead weights.
       - `flipped`: flip ratio, the share of weights whose sign differs from the previous epoch.
-      - `scale`: b.
+      - `scale`: b, the Laplace scale fitted to the standardized weights w1.
       - `laplace_distance`: distance of the weights from the Laplace fit (`measures.laplace_distance`).
       - `quantile`: Q(tau), infinite where nothing is clamped.
       - `quantization_error`, `quantization_error_theory`: of the clamped weights.

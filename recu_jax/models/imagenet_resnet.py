@@ -26,8 +26,8 @@ from recu_jax.models.parts import (
 )
 from recu_jax.models.unit import conv_of_units, unit
 
-# Initial scale of every batch norm except the last (SPEC.md 6). It is so small that a block initially returns almost
-# exactly its shortcut.
+# Initial scale of every batch norm except the one over the features (SPEC.md 6). It is so small that at first all
+# activations of the stem and the blocks are near 0, and hardtanh clips none.
 SMALL_SCALE = 1e-8
 
 

@@ -78,7 +78,7 @@ def _forward(x, kernel, alpha, scale, bias, shortcut, spec, identity, epsilon, a
     kernel_words = ops.pack_signs_of_kernel(kernel, backend)
     arranged = ops.arrange_kernel(kernel_words, geometry.channels, geometry.groups, backend)
     words, sums, moments = _sums(x, arranged, geometry)
-    # For each output channel 0, or NaN if its weights hold a NaN. The packed signs cannot represent NaN.
+    # One number for each output channel: 0, or NaN if a weight of the channel is NaN. Packed signs cannot hold NaN.
     nan = kernel.sum(tuple(range(kernel.ndim - 1))) * 0
     mean, var = moments[0] + nan, moments[1] + nan
     if axis_name is not None:

@@ -141,9 +141,9 @@ class StreamFeed:
             raise RunFailed(f"an input worker is gone ({one_line(error, 160)}); {way_out}") from error
 
     def records(self, step: int) -> np.ndarray:
-        """Returns the same indices as `ResidentFeed.records`.
+        """Returns the indices of the training images in the batch of `step`, as `ResidentFeed.records` does.
 
-        If corrupt records are skipped, other images may stand in for those at some of these indices.
+        With `on_corrupt="skip"`, the batch may hold other images in place of corrupt ones.
         """
         return records(self._config, self._dataset.train_count, step)
 
