@@ -78,6 +78,7 @@ def test_a_command_says_in_one_line_what_to_type(missing, command, recorded, tmp
     assert commands.the_line(ended.stderr) == f"error: {missing} is not installed; type: pip install {to_type}\n"
 
 
+@pytest.mark.slow
 def test_predict_says_it_too(recorded, tmp_path):
     assert forked.run("export", [str(recorded), f"--out={tmp_path / 'x.recu'}"]).status == 0
     for missing in ("cv2", "PIL"):

@@ -81,6 +81,7 @@ def test_the_sign_of_nan_is_nan():
     np.testing.assert_array_equal(sign(jnp.array([-0.0, 0.0, -jnp.inf, jnp.nan])), [1, 1, -1, np.nan])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("backend")
 def test_a_kernel_of_zeros_has_the_same_signs_in_training_and_evaluation():
     assert laplace_quantile(0.0, 1.0) == np.inf and laplace_quantile(2.0, 1.0) == np.inf

@@ -163,6 +163,7 @@ def test_a_disk_that_does_not_take_it_ends_no_run(tmp_path):
     assert report.where().startswith("no report.html: No such file or directory; ")
 
 
+@pytest.mark.slow
 @chromium.needed
 def test_it_opens_in_chromium_without_errors(workdir, tmp_path):
     file = tmp_path / "report.html"

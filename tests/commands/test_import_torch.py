@@ -74,6 +74,7 @@ def test_the_workdir_is_evaluated(imported, official, tmp_path):
         loop.evaluate(config, imported)
 
 
+@pytest.mark.slow
 def test_training_does_not_go_on_in_an_imported_workdir(imported):
     config = base_config()
     config.model, config.dataset, config.batch_size, config.num_devices = "digits_resnet8", "digits", 32, 1

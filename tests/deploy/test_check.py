@@ -24,6 +24,7 @@ def network():
     return trained.Trained(config.to_dict(), jax.device_get(variables), info_of("digits", data, 8), lambda: data)
 
 
+@pytest.mark.slow
 def test_a_file_of_the_same_network(network, tmp_path):
     path = tmp_path / "same.recu"
     assert trained.write(network, path).startswith(f"{path} holds digits_resnet8 in {path.stat().st_size} bytes, ")

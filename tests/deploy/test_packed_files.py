@@ -55,6 +55,7 @@ def test_linen_in_a_new_process(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), Net().apply(packed, X))
 
 
+@pytest.mark.slow
 def test_export_for_every_platform(tmp_path):
     pytest.importorskip("flatbuffers")
     packed = packed_net()

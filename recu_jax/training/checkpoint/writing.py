@@ -9,6 +9,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -204,6 +205,15 @@ def save_imported(workdir: str | pathlib.Path, variables: Mapping[str, Any], imp
         raise UserError(f"{workdir} cannot be written to: {_reason(error)}; give another --workdir") from error
     finally:
         if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
+            _remove(aside)
         if made and workdir.is_dir() and not any(workdir.iterdir()):
             workdir.rmdir()
+
+
+def _remove(folder):
+    """Removes a folder. After an error, TensorStore's threads may write files there for a moment longer."""
+    for _ in range(50):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
