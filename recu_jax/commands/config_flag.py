@@ -11,7 +11,7 @@ from ml_collections import ConfigDict, config_flags
 from recu_jax.commands.arguments import fail, help_text
 from recu_jax.config import base_config
 from recu_jax.config.fields import field_lines
-from recu_jax.config.files import find, shipped
+from recu_jax.config.files import find, shipped, without_bytecode
 from recu_jax.errors import UserError, one_line, unknown
 
 _NAMES = ("--config", "-config")
@@ -68,7 +68,8 @@ def parse(argv: list[str], help_of: Help) -> list[str]:
     logging.set_verbosity(logging.ERROR)  # ml_collections logs warnings about errors that this function also prints
     path = _config_path(argv)
     try:
-        rest = flags.FLAGS(_with_found_config(argv))
+        with without_bytecode():
+            rest = flags.FLAGS(_with_found_config(argv))
         _check_loaded(path)
         if len(rest) > 1:
             raise UserError(f"{rest[1]!r} is not a flag; options are given as --name=value")

@@ -6,8 +6,11 @@ A shipped config has three names: `configs/digits.py`, `digits.py` and `digits`.
 existing file, `load` loads this file instead of the shipped config.
 """
 
+import contextlib
 import importlib.util
 import pathlib
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import ml_collections
@@ -40,6 +43,16 @@ def find(path: str) -> str:
     return file + colon + part
 
 
+@contextlib.contextmanager
+def without_bytecode() -> Iterator[None]:
+    """Within the block, Python writes no bytecode, which would be in a folder `__pycache__` beside a config file."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
+
+
 def load(path: str, **fields: Any) -> ml_collections.ConfigDict:
     """Loads the config of a file, for `recu_jax.training.loop.train`.
 
@@ -56,7 +69,8 @@ def load(path: str, **fields: Any) -> ml_collections.ConfigDict:
     if not pathlib.Path(file).is_file() or spec is None or spec.loader is None:
         raise unknown("config", path, shipped())
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with without_bytecode():
+        spec.loader.exec_module(module)
     config = module.get_config(part) if part else module.get_config()
     for name, value in fields.items():
         if name not in config:
