@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -88,12 +87,9 @@ class Release:
 
 def interpreter(python):
     """Finds the interpreter of a version of Python, in PATH or in pyenv."""
-    pyenv = pathlib.Path(os.environ.get("PYENV_ROOT", pathlib.Path.home() / ".pyenv"))
-    for candidate in (shutil.which(f"python{python}"), *sorted(pyenv.glob(f"versions/{python}.*/bin/python"))):
-        # pyenv puts a python3.13 into PATH even if that version is not switched on. It then fails.
-        if candidate and subprocess.run([candidate, "-c", "import ensurepip"], capture_output=True).returncode == 0:
-            return candidate
-    raise CheckError(f"there is no Python {python} in PATH or pyenv; install it")
+    found = run(ROOT / ".ci" / "interpreter", python)
+    require(found, f"there is no Python {python} in PATH or pyenv; install it")
+    return found
 
 
 def clean_tree(release):
@@ -199,7 +195,7 @@ def versions(release):
 def readme(release, number):
     """A command of the README in a clone of the last commit."""
     clone, python = release.clone
-    block = re.findall(r"^```sh\n(.*?)^```$", (clone / "README.md").read_text(), re.M | re.S)[number - 1]
+    block = run(clone / ".ci" / "readme_block", number, clone / "README.md")
     path = f"{python.parent}:{os.environ['PATH']}"
     printed = run("env", f"PATH={path}", "bash", "-euo", "pipefail", "-c", block, cwd=clone)
     return printed.splitlines()[-1]

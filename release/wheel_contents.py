@@ -150,7 +150,7 @@ def check_sdist(path):
         names = {"/".join(name.split("/")[1:]) for name in archive.getnames()}
     needed = {str(p.relative_to(ROOT)) for p in (ROOT / "recu_jax").rglob("*") if p.suffix in (".cc", ".h")}
     needed |= {name.replace("recu_jax/configs/", "configs/") for name in source_files()}
-    needed |= {"setup.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE", "PKG-INFO"}
+    needed |= {"setup.py", "pyproject.toml", "CITATION.cff", "README.md", "LICENSE", "NOTICE", "PKG-INFO"}
     if missing := needed - names:
         raise ContentError(f"{path.name} lacks {', '.join(sorted(missing))}")
     return f"{path.stat().st_size / 1e6:.2f} MB, {len(names)} entries"

@@ -8,13 +8,13 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
 
 # Compiled programs are kept for all workers, processes and later calls of pytest. The key of a program has XLA's
-# version and flags. JAX locks the folder only if its size is limited. Without the lock, a process could read an entry
-# that another process is still writing.
+# version and flags.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled")
 )
-os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**31)
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+from tests.support import COMPILATION_CACHE
+
+os.environ.update(COMPILATION_CACHE)
 
 from recu_jax import set_xla_flags
 

@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict
 import recu_jax.nnx
 from recu_jax import BinaryConv, BinaryDense, BinaryLayer, UserError, binary_layers, create_model, one_bit_weights
 from recu_jax.binarizers import activations, weights
+from tests.support.draws import normal
 
 
 class Net(nn.Module):
@@ -37,10 +38,6 @@ def test_layers_are_those_of_the_model_with_their_binarizers():
     x = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
     names = [f"layer{stage}_0/conv{i}" for stage in (1, 2, 3) for i in (1, 2)]
     assert [layer.path for layer in binary_layers(model, x)] == names
-
-
-def normal(shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), "float32")
 
 
 X = normal((3, 6))

@@ -16,10 +16,7 @@ from recu_jax import NOT_GIVEN, BinaryConv, BinaryDense, UserError, with_tau
 from recu_jax.binarizers import weights
 from recu_jax.functional import sign, standardize
 from recu_jax.layers import Conv, Dense
-
-
-def normal(shape, seed=0, dtype="float32"):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+from tests.support.draws import normal
 
 
 def test_everything_public_is_importable_from_the_package():

@@ -14,11 +14,7 @@ import recu_jax.nnx
 from recu_jax import UserError, set_tau
 from recu_jax.binarizers import weights
 from recu_jax.nnx import BinaryConv, BinaryDense
-
-
-def normal(shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), "float32")
-
+from tests.support.draws import normal
 
 PLAIN = weights.ReCU(standardize=False)
 LAYERS = [

@@ -13,12 +13,9 @@ from flax.traverse_util import flatten_dict
 
 import recu_jax.nnx
 from recu_jax import BinaryDense, UserError, set_tau, with_tau
+from tests.support.draws import normal
 
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
-def normal(shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), "float32")
 
 
 X = normal((3, 6))

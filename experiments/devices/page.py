@@ -17,6 +17,7 @@ import textwrap
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
+from experiments.devices.run import WARNINGS
 from recu_jax import deploy
 from recu_jax.deploy.c import source
 
@@ -24,7 +25,7 @@ STATIC = pathlib.Path(__file__).resolve().parents[2] / "docs" / "_static"
 NETWORK, SCRIPT = STATIC / "digits.recu", STATIC / "digits_wasm.js"
 PROGRAM = pathlib.Path(__file__).parent / "page.c"
 # A reactor is a library: JavaScript calls its functions, and there is no main.
-FLAGS = "-target wasm32-wasi -mexec-model=reactor -O2 -s -std=c99 -Wall -Wextra -Wpedantic -Wconversion -Werror"
+FLAGS = " ".join(["-target wasm32-wasi -mexec-model=reactor -O2 -s", *WARNINGS])
 _SCRIPT = """\
 // Made by experiments/devices/page.py from digits.recu with zig {version}: zig cc {flags}
 // Base64, because a page that is opened from a folder may not fetch a file.
@@ -37,7 +38,7 @@ def digest(files) -> str:
     """Returns the SHA-256 of what the program is made of.
 
     This is the network's file, its C without comments and weights, page.c, and the flags of the compiler. The weights
-    in C are left out: they are those of the file, but their text may depend on the processor.
+    in C are left out, because their text may depend on the processor. The network's file holds the same weights.
     """
     texts = [files[name] for name in sorted(files) if not name.endswith("_weights.h")]
     code = re.sub(r"/\*.*?\*/", "", "".join([*texts, PROGRAM.read_text()]), flags=re.DOTALL)

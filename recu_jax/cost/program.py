@@ -117,7 +117,7 @@ def _bits(array) -> int:
 def _repeats(primitive, params) -> int:
     if primitive == "scan":
         return params["length"]
-    # Within `shard_map` the shapes are those of one device's shard, and every device of the mesh runs the program.
+    # Within `shard_map` each shape is the shape of one device's shard, and every device of the mesh runs the program.
     return params["mesh"].size if primitive == "shard_map" else 1
 
 

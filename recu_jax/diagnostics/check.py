@@ -107,7 +107,7 @@ def is_dead(measures: Mapping[str, Any]) -> bool:
 
 
 def problem(measures: Mapping[str, Any]) -> str:
-    """Says in words what is wrong with a layer, and what to do.
+    """Describes in words what is wrong with a layer, and what to do.
 
     Args:
       measures: measures of the layer, as `measure_inputs` returns them.

@@ -29,11 +29,17 @@ def weights_in_evaluation(
     Returns:
       The signs and the scale, as `binarizer` returns them; the alpha of `alpha="mean"`, (features,), or None.
     """
+    compute = _jitted if can_be_hashed(binarizer) else _weights  # jit hashes its static arguments
+    return compute(binarizer, kernel, tau, progress, mean_tau)
+
+
+def can_be_hashed(binarizer: WeightBinarizer) -> bool:
+    """Tells whether a binarizer has a hash. A user's own binarizer may have none."""
     try:
         hash(binarizer)
-    except TypeError:  # a static argument of jit must be hashable, and a user's own binarizer may not be
-        return _weights(binarizer, kernel, tau, progress, mean_tau)
-    return _jitted(binarizer, kernel, tau, progress, mean_tau)
+    except TypeError:
+        return False
+    return True
 
 
 def _weights(binarizer, kernel, tau, progress, mean_tau):

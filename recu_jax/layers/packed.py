@@ -45,8 +45,8 @@ def packed_kernel(layer: nn.Module, shape: tuple[int, ...], tau: Any) -> tuple[B
     where = "/".join(layer.path) or type(layer).__name__
     if layer.alpha == "mean" and tau is not None and tau is not NOT_GIVEN:
         raise UserError(
-            f"{where} is packed, and its alpha is that of the last training step's tau; leave out tau, or evaluate "
-            "the variables that recu_jax.pack was given"
+            f"{where} is packed, and its alpha belongs to the tau of the last training step; leave out tau, or "
+            "evaluate the variables that recu_jax.pack was given"
         )
     bits, scale = (nn.meta.unbox(layer.get_variable("params", name)) for name in (BITS, SCALE))
     if isinstance(bits, jax.Array) and not isinstance(bits, jax.core.Tracer) and bits.is_fully_addressable:

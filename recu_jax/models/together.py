@@ -6,7 +6,7 @@ launch takes longer than the computation. So this module stacks kernels of equal
 
 import inspect
 from collections import defaultdict
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -16,6 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from recu_jax import layers
 from recu_jax.binary_layer import is_binary_call
+from recu_jax.layers.evaluation import can_be_hashed
 from recu_jax.models.own import in_training
 
 
@@ -77,7 +78,7 @@ def _layers(model, variables, x, tau, progress):
 
 
 def _joins(layer):
-    return layer.binary_weights and layer.alpha != "mean" and isinstance(layer.kernel_binarizer, Hashable)
+    return layer.binary_weights and layer.alpha != "mean" and can_be_hashed(layer.kernel_binarizer)
 
 
 def _is_stacked(layer, params):

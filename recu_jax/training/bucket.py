@@ -149,7 +149,7 @@ class _Bucket:
                     say(f"{self._address} holds {has}; step {max(here)} is taken from {self.folder} (delete to drop)")
 
     def follow(self, ended: threading.Event) -> None:
-        """Uploads what is new whenever the checkpoints of the copy have changed, until `ended` is set."""
+        """Uploads new files each time the checkpoints of the copy change. Returns when `ended` is set."""
         before: dict[int, str] = {}
         while not ended.wait(_LOOK_EVERY_SECONDS):
             now = self._digests_here()
@@ -159,7 +159,7 @@ class _Bucket:
                     say(f"{problem}; the next checkpoint tries again", sys.stderr)
 
     def problem_of_copying(self) -> str | None:
-        """Uploads what is new. Returns None, or one line with the problem if the upload fails."""
+        """Uploads new files. Returns None, or one line that says why the upload failed."""
         try:
             with self._failing("written to"):
                 self._copy()

@@ -25,8 +25,8 @@ from recu_jax.training.run import GivenVariables, Run, find_start, prepare, prep
 from recu_jax.training.step import TrainState, replicate, state_shapes
 from recu_jax.training.stopping import StopRequests
 
-# With `config.ema_decay`, the test metrics of a run are those of the averaged weights. The run then also records these
-# three for the weights without averaging, as `raw_NAME`.
+# With `config.ema_decay`, a run tests the averaged weights. It then also tests the weights without averaging, and
+# records these three metrics of them as `raw_NAME`.
 RAW = ("test_loss", "test_top1", "test_top5")
 
 

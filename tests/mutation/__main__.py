@@ -42,13 +42,12 @@ def main(argv: list[str]):
         return
     FOLDER.mkdir(parents=True, exist_ok=True)
     flags.results.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        root = pathlib.Path(folder).resolve() / "recu_jax"
+    with contextlib.ExitStack() as stack:
+        root = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())).resolve() / "recu_jax"
         _copy(root)
-        server = Server(root, FOLDER / "compiled")
+        server = stack.enter_context(contextlib.closing(Server(root, FOLDER / "compiled")))
         if flags.faults:
             _run_faults(server, root)
-            server.close()
             return
         notes = Notes(root, FOLDER)
         known = latest(flags.results)
@@ -71,7 +70,6 @@ def main(argv: list[str]):
                     file.write(json.dumps(record) + "\n")
                 print(f"{record['status']:7} {record['seconds']:6.1f} s  {mutant.name}  {record['test']}", flush=True)
                 _count(killers, record)
-        server.close()
 
 
 def _by_room(what):

@@ -1,11 +1,9 @@
 """Runs pytest in processes that are forked from one that has imported the libraries, and none of recu_jax.
 
-An import of JAX, Flax, Orbax and Grain takes seconds, as long as most of a mutant's tests.
+The imports take as long as most of a mutant's tests.
 """
 
 import contextlib
-import importlib
-import importlib.util
 import json
 import os
 import pathlib
@@ -16,6 +14,9 @@ import subprocess
 import sys
 import time
 import traceback
+
+from tests.support import COMPILATION_CACHE
+from tests.support.forking import ONE_THREAD, import_installed, redirect
 
 # Libraries that recu_jax and its tests import.
 _LIBRARIES = (
@@ -45,13 +46,11 @@ class Server:
             "PYTHONPATH": str(root),
             "PYTHONDONTWRITEBYTECODE": "1",
             "TMPDIR": str(self._temporary),
-            # BLAS starts its threads when NumPy is imported, and a fork would lack them.
-            "OPENBLAS_NUM_THREADS": "1",
+            ONE_THREAD: "1",
             # JAX reads them when it is imported; tests/conftest.py sets the others later.
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**31),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+            **COMPILATION_CACHE,
         }
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__], cwd=root, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -80,11 +79,7 @@ class Server:
 
 
 def _serve():
-    for library in _LIBRARIES:
-        if importlib.util.find_spec(library.partition(".")[0]):
-            importlib.import_module(library)
-    threads = os.listdir("/proc/self/task")
-    assert threads == [str(os.getpid())], f"imports have started {len(threads) - 1} threads"
+    import_installed(_LIBRARIES)
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         request = json.loads(line)
@@ -100,7 +95,10 @@ def _serve():
 
 
 def _wait(child, seconds):
-    """Waits for a child and then ends what it has started. Returns its status, or "time" if a limit ended it."""
+    """Waits for a child, and then kills the processes that the child has started.
+
+    Returns the exit status of the child, or "time" if a limit on time ended the child.
+    """
     end = time.monotonic() + seconds
     while True:
         pid, status = os.waitpid(child, os.WNOHANG)
@@ -119,10 +117,7 @@ def _wait(child, seconds):
 def _become(request):
     """Runs pytest in the forked process and ends it."""
     os.setpgid(0, 0)
-    for descriptor, path in ((0, os.devnull), (1, request["task"]["log"]), (2, request["task"]["log"])):
-        opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        os.dup2(opened, descriptor)
-        os.close(opened)
+    redirect([request["task"]["log"]] * 2)
     # A mutant that asks for too much memory fails, and other programs keep theirs.
     resource.setrlimit(resource.RLIMIT_DATA, (_MOST_MEMORY, _MOST_MEMORY))
     limit = int(request["cpu_seconds"]) + 1

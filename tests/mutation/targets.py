@@ -50,7 +50,7 @@ ROOMS = {
     "cost": (("cost/*",), ("test_cost",)),
 }  # fmt: skip
 
-# Tests that read the text of all modules. They are asked about each mutant, whatever they execute.
+# These tests read the text of all modules. So they run for each mutant, whatever code they execute.
 OF_ALL = ("tests/test_layout.py",)
 
 

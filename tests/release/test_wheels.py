@@ -39,7 +39,7 @@ def wheel_of(platform_tag, target, tmp_path_factory):
 
 
 def call_kernels(wheel, folder, zig_target, *emulator):
-    """Builds the driver, calls the kernels of the wheel with it, and returns what it prints."""
+    """Builds the driver, which calls the kernels of the wheel. Runs the driver and returns its output."""
     if importlib.util.find_spec("ziglang") is None:
         pytest.skip("no ziglang; pip install ziglang")
     with zipfile.ZipFile(wheel) as archive:

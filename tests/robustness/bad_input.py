@@ -138,7 +138,7 @@ def run(row: Row, folder: pathlib.Path, from_nothing: bool = False) -> Answer:
 
 
 def problems(row: Row, answer: Answer) -> list[str]:
-    """Lists what is wrong with the answer. The list is empty if nothing is."""
+    """Lists everything that is wrong with the answer: nothing, if the answer is right."""
     found = []
     lines = answer.stderr.splitlines()
     if len(lines) != 1 or not lines[0].startswith("error: ") or row.line not in lines[0]:

@@ -7,8 +7,6 @@ forks. That process uses no device. A check makes sure that it has no second thr
 import atexit
 import contextlib
 import dataclasses
-import importlib
-import importlib.util
 import json
 import os
 import pathlib
@@ -18,6 +16,7 @@ import tempfile
 
 from tests.support import ROOT
 from tests.support.commands import SECONDS, module_and_arguments
+from tests.support.forking import ONE_THREAD, import_installed, redirect
 
 # Modules to import, if they are installed. PyTorch is only for commands that read its files: it has an OpenMP of its
 # own.
@@ -31,8 +30,6 @@ OF_ALL = (
     "sklearn",
 )
 OF_TORCH = ("recu_jax.training.loop", "torch")
-# BLAS starts its threads when NumPy is imported. This variable keeps it from starting any.
-ONE_THREAD = "OPENBLAS_NUM_THREADS"
 _servers: dict[tuple[str, ...], subprocess.Popen] = {}
 
 
@@ -88,10 +85,7 @@ def _end(server):
 
 def _serve(modules):
     """Forks for each line of stdin. Returns in the forked process alone: the module and arguments that it is to run."""
-    for module in modules:
-        if importlib.util.find_spec(module.partition(".")[0]):
-            importlib.import_module(module)
-    assert os.listdir("/proc/self/task") == [str(os.getpid())], "imports have started threads"
+    import_installed(modules)
     del os.environ[ONE_THREAD]
     for line in sys.stdin:
         module, arguments, without, *files = json.loads(line)
@@ -109,10 +103,7 @@ def _become(files):
     """Gives a forked process its own output files, an empty stdin, and an alarm that ends it after `SECONDS`."""
     import signal
 
-    for descriptor, path in zip((0, 1, 2), (os.devnull, *files), strict=True):
-        opened = os.open(path, os.O_RDWR | os.O_CREAT)
-        os.dup2(opened, descriptor)
-        os.close(opened)
+    redirect(files)
     signal.alarm(SECONDS)
 
 

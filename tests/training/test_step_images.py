@@ -154,7 +154,7 @@ def test_from_a_checkpoint_of_any_step_a_run_ends_as_one_that_never_stopped(run,
         checkpoints.save(run(new, 0, stop), {}, {"epoch": 0}, {"epoch": 0})
     (checkpoint,) = saved(workdir)
     assert checkpoint.step == stop
-    # An epoch has 9 steps, so the last are those of the second.
+    # An epoch has 9 steps. So the last 3 of the 12 steps belong to the second epoch.
     jax.tree.map(np.testing.assert_array_equal, run(checkpoint.state(new), stop, 12), run(new, 0, 12))
 
 

@@ -164,11 +164,7 @@ inline void CountOf(const uint64_t* gathered, int64_t stride, const uint64_t* pa
   }
 }
 
-void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int pixels, int32_t all, int32_t* sums) {
-  int p = 0;
-  for (; p + 2 <= pixels; p += 2) CountOf<2>(gathered + p, pixels, panel, depth, all, sums + 16 * p);
-  if (p < pixels) CountOf<1>(gathered + p, pixels, panel, depth, all, sums + 16 * p);
-}
+#include "count.h"
 
 }  // namespace
 }  // namespace recu
