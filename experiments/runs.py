@@ -34,7 +34,8 @@ def start(
       prefix: words before the command, such as `taskset -c 0`.
       log: file for the output instead of WORKDIR.log.
     """
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.getenv("PYTHONPATH")]))
+    env = {**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     # jax 0.10 logs a page about the target machine for each program that it reads from the cache.
     env["TF_CPP_MIN_LOG_LEVEL"] = "3"
     if cache is not None:

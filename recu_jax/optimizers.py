@@ -148,12 +148,28 @@ def with_bop(
     """Returns an optimizer that applies Bop to the parameters at `kernels`, and `rest` to all other parameters.
 
     Args:
-      rest: optimizer of all other parameters.
-      kernels: paths in the parameters, such as `("conv1", "kernel")`.
+      rest, kernels: as in `with_own`.
       threshold, gamma: as in `bop`.
+    """
+    return with_own(rest, bop(threshold, gamma), kernels, "bop")
+
+
+def with_own(
+    rest: optax.GradientTransformation,
+    own: optax.GradientTransformation,
+    kernels: Collection[tuple[str, ...]],
+    name: str = "latent",
+) -> optax.GradientTransformation:
+    """Returns an optimizer that applies `own` to the parameters at `kernels`, and `rest` to all other parameters.
+
+    Args:
+      rest: optimizer of all other parameters.
+      own: optimizer of the parameters at `kernels`.
+      kernels: paths in the parameters, such as `("conv1", "kernel")`.
+      name: of `own`, in the optimizer's state.
     """
 
     def labels(params):
-        return path_aware_map(lambda path, _: "bop" if path in kernels else "rest", params)
+        return path_aware_map(lambda path, _: name if path in kernels else "rest", params)
 
-    return optax.multi_transform({"bop": bop(threshold, gamma), "rest": rest}, labels)
+    return optax.multi_transform({name: own, "rest": rest}, labels)

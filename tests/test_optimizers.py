@@ -128,6 +128,41 @@ def test_kernels_of_binary_layers_alone_are_bops():
         np.testing.assert_array_equal(update, expected, err_msg=str(path))
 
 
+def test_latent_weights_have_an_optimizer_a_rate_and_a_decay_of_their_own():
+    c = digits(
+        learning_rate=0.2, warmup_epochs=0, weight_decay=0.5, latent_optimizer="adam", latent_learning_rate=0.01,
+        latent_weight_decay=0.25,
+    )  # fmt: skip
+    recipe = make_recipe(c, dataset(8, 1), steps_per_epoch=2)
+    shapes = jax.eval_shape(recipe.model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
+    r = np.random.default_rng(0)
+    params, gradients = (jax.tree.map(lambda s: r.normal(size=s.shape), shapes) for _ in range(2))
+    updates, _ = jax.jit(lambda g, p: recipe.optimizer.update(g, recipe.optimizer.init(p), p))(gradients, params)
+    flat = [flatten_dict(tree) for tree in (params, gradients, updates)]
+    kinds = set()
+    for path in flat[0]:
+        w, g, update = (np.asarray(tree[path]) for tree in flat)
+        latent = path[-1] == "kernel" and path[0].startswith("layer") and "downsample" not in path[1]
+        # Adam's first update is the sign of the gradient, if the gradient is large beside Adam's epsilon.
+        decayed = g + 0.25 * w
+        expected = -0.01 * decayed / (np.abs(decayed) + 1e-8) if latent else -0.2 * (g + 0.5 * w)
+        np.testing.assert_allclose(update, expected, rtol=1e-3, atol=1e-4, err_msg=str(path))
+        kinds.add(latent)
+    assert kinds == {True, False}
+
+
+def test_a_rate_alone_leaves_the_optimizer_as_it_is():
+    c = digits(learning_rate=0.2, warmup_epochs=0, weight_decay=0.5, latent_learning_rate=0.1)
+    recipe = make_recipe(c, dataset(8, 1), steps_per_epoch=2)
+    params = jax.tree.map(
+        lambda s: np.ones(s.shape, np.float32),
+        jax.eval_shape(recipe.model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"],
+    )
+    updates, _ = jax.jit(lambda p: recipe.optimizer.update(p, recipe.optimizer.init(p), p))(params)
+    np.testing.assert_allclose(updates["layer1_0"]["conv1"]["kernel"], -0.1 * 1.5, rtol=1e-6)
+    np.testing.assert_allclose(updates["linear"]["kernel"], -0.2 * 1.5, rtol=1e-6)
+
+
 def test_decay_reaches_everything_unless_told_otherwise_and_never_a_shift():
     model = create_model("digits_resnet8", 10, conv=functools.partial(BinaryConv, input_binarizer=activations.RSign()))
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]

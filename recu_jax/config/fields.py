@@ -57,6 +57,7 @@ FIELDS: dict[str, tuple[Field, ...]] = {
         Field("dataset", "cifar10", "name of the data set"),
         Field("data_dir", None, "folder of TFDS or of images, or file of `npz`; None is TFDS's default", str, True),
         Field("num_workers", 2, "threads, or for photographs processes, that decode images", free=True),
+        Field("held_out", 0, "training images that a run tests on instead of the test set; images in memory"),
         Field("augment", True, "False treats training images as test images"),
         Field("flip", True, "mirrors half of the training images"),
         Field("mixup_alpha", 0.0, "pairs of training images are mixed by a share from Beta(alpha, alpha); 0: none"),
@@ -96,6 +97,9 @@ FIELDS: dict[str, tuple[Field, ...]] = {
         Field("bop_threshold", 1e-8, "of `bop`: mean gradient below which no sign flips"),
         Field("bop_gamma", 1e-4, "of `bop`: weight of a new gradient in that mean; falls with the learning rate"),
         Field("weight_decay", 5e-4, "this factor times the parameter is added to the gradient"),
+        Field("latent_optimizer", None, "of the latent weights: `sgd`, `adam`; None is that of all parameters", str),
+        Field("latent_learning_rate", None, "highest rate of the latent weights; None is that of all", float),
+        Field("latent_weight_decay", None, "weight decay of the latent weights; None is that of all", float),
         Field("weight_decay_on", "all", "or `conv_and_linear`: neither batch norm nor projection shortcuts"),
         Field("learning_rate", 0.1, "highest learning rate"),
         Field("lr_schedule", "cosine", "or `linear`, `step`"),
@@ -180,6 +184,8 @@ def with_local_paths(config: ml_collections.ConfigDict) -> ml_collections.Config
 def check_resumable(saved: dict[str, Any], config: ml_collections.ConfigDict, workdir: str) -> None:
     """Raises UserError if `config` differs from `saved` in a field that a resumed run must not change.
 
+    A field that `saved` lacks is newer than the run. It must have its default.
+
     `num_devices` in both configs is the actual number of devices. It must stay the same if batch norm is per device,
     unless `config.resume_on_other_devices` is True.
 
@@ -190,9 +196,10 @@ def check_resumable(saved: dict[str, Any], config: ml_collections.ConfigDict, wo
     """
     any_devices = config.global_batch_norm or config.resume_on_other_devices
     free = FREE_ON_RESUME | ({"num_devices"} if any_devices else set())
-    changed = {k for k in saved.keys() | config.keys() if saved.get(k) != plain(config).get(k)} - free
+    was, now = plain(base_config()) | saved, plain(config)
+    changed = {k for k in was.keys() | now.keys() if was.get(k) != now.get(k)} - free
     if changed:
-        what = ", ".join(f"{k} was {saved.get(k)!r} and is {plain(config).get(k)!r}" for k in sorted(changed))
+        what = ", ".join(f"{k} was {was.get(k)!r} and is {now.get(k)!r}" for k in sorted(changed))
         raise UserError(
             f"{workdir} holds a run of another config: {what}; give these fields their old values or another --workdir"
             + (_ON_OTHER_DEVICES if changed == {"num_devices"} else "")

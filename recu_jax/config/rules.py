@@ -19,6 +19,7 @@ from recu_jax.references import is_reference
 CHOICES = {
     "dataset": data.NAMES,
     "optimizer": ("sgd", "adam", "bop"),
+    "latent_optimizer": (None, "sgd", "adam"),
     "lr_schedule": ("cosine", "step", "linear"),
     "dtype": ("float32", "bfloat16", "float64"),
     "conv": ("binary", "binary_activations", "float"),
@@ -35,6 +36,8 @@ CHOICES = {
     "model": models.MODELS,
     "teacher_model": models.MODELS,
 }
+# Fields of the latent weights alone.
+LATENT_FIELDS = ("latent_optimizer", "latent_learning_rate", "latent_weight_decay")
 # Fields that also take an object of the user's own, as `module:name`.
 OWN = ("model", "weight_binarizer", "activation_binarizer", "tracker")
 # Arguments of a model's factory, and the config fields that have an effect only if the factory takes the argument.
@@ -51,6 +54,7 @@ RANGES = {
     # JAX keeps 32 bits of a seed. With more bits two seeds would give the same initial parameters.
     "seed": (0, 2**32 - 1),
     "num_workers": (0, 1024),
+    "held_out": (0, None),
     "crop_padding": (0, None),
     "image_size": (1, 8192),
     "eval_resize": (1, 8192),
@@ -63,6 +67,7 @@ RANGES = {
     "bop_threshold": (0, None),
     "bop_gamma": (0, 1),
     "weight_decay": (0, None),
+    "latent_weight_decay": (0, None),
     "warmup_epochs": (0, None),
     "num_devices": (1, None),
     "steps_per_dispatch": (1, None),
@@ -112,8 +117,8 @@ def check_values(config: ml_collections.ConfigDict) -> None:
         if value is not None and most is not None and value > most:
             raise UserError(f"config.{field} is {value}; it must be at most {most}")
     check_tau_range(config.tau_min, config.tau_max, prefix="config.")
-    for field in ("learning_rate", "laplace_b"):
-        if not config[field] > 0:
+    for field in ("learning_rate", "latent_learning_rate", "laplace_b"):
+        if config[field] is not None and not config[field] > 0:
             raise UserError(f"config.{field} is {config[field]}; it must be above 0")
     for field in ("momentum", "ema_decay", "label_smoothing"):
         if not 0 <= config[field] < 1:
@@ -169,8 +174,19 @@ def _check_binarizers(config):
             f"config.nonlinearity is {config.nonlinearity!r} and config.model is {config.model!r}, which has its own; "
             "leave the field out"
         )
+    latent = [field for field in LATENT_FIELDS if config[field] is not None]
+    if latent and config.conv != "binary":
+        raise UserError(
+            f"config.{latent[0]} is {config[latent[0]]} and config.conv is {config.conv!r}, which has no latent "
+            "weights: leave the field out, or use --config.conv=binary"
+        )
     if config.optimizer != "bop":
         return
+    if latent:
+        raise UserError(
+            f"config.{latent[0]} is {config[latent[0]]} and config.optimizer is 'bop', which has no latent weights: "
+            "leave one of the two out"
+        )
     if config.conv != "binary":
         raise UserError(
             f"config.optimizer is 'bop' and config.conv is {config.conv!r}, which has no 1-bit weights; use "

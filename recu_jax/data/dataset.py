@@ -54,6 +54,31 @@ class Dataset:
         """Number of test images."""
         return len(self.test_images)
 
+    def hold_out(self, count: int) -> "Dataset":
+        """Returns the data set with `count` of its training images, evenly spaced, as its test images.
+
+        The other training images remain. With a count of 0 nothing changes.
+
+        Raises:
+          UserError: no training image would remain.
+        """
+        if not count:
+            return self
+        if count >= self.train_count:
+            raise UserError(
+                f"config.held_out is {count}, and there are {self.train_count} training images; hold out fewer"
+            )
+        held = np.arange(count) * self.train_count // count
+        rest = np.delete(np.arange(self.train_count), held)
+        images, labels = self.train_images, self.train_labels
+        return dataclasses.replace(
+            self,
+            train_images=images[rest],
+            train_labels=labels[rest],
+            test_images=images[held],
+            test_labels=labels[held],
+        )
+
     def test_part(self) -> "Dataset":
         """Returns the data set without its training images."""
         return dataclasses.replace(self, train_images=self.test_images[:0], train_labels=self.test_labels[:0])

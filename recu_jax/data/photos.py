@@ -66,6 +66,15 @@ class Photos:
         """Number of test images."""
         return len(self.test)
 
+    def hold_out(self, count: int) -> "Photos":
+        """Returns this data set. Raises UserError if `count` is not 0: only images in memory can be held out."""
+        if count:
+            raise UserError(
+                f"config.held_out is {count}, and these photographs stay on the disk; leave the field out, or move "
+                "photographs from train/ to val/"
+            )
+        return self
+
 
 def load(
     name: str, data_dir: str | None = None, test_only: bool = False, class_names: Sequence[str] | None = None

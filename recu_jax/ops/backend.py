@@ -66,9 +66,12 @@ def keep_compiled_programs(folder: str | None) -> None:
 def steps_per_dispatch(steps_per_epoch: int, platform: str) -> int:
     """Returns how many training steps one call to a device should hold, at most `steps_per_epoch`.
 
+    If possible, an epoch then consists of calls of equal length, because each length is compiled on its own.
+
     Args:
       steps_per_epoch: training steps of an epoch.
       platform: platform of the device, as in `jax.Device.platform`.
     """
     best = _STEPS_PER_DISPATCH.get(platform, _STEPS_PER_DISPATCH_ACCELERATOR)
-    return min(best, steps_per_epoch)
+    equal = [n for n in range(best // 2, best + 1) if n and steps_per_epoch % n == 0]
+    return max(equal, default=min(best, steps_per_epoch))

@@ -62,7 +62,8 @@ def load(path: pathlib.Path) -> tuple[str, ...]:
 
     Returns:
       The instruction sets of these kernels that this processor has, fastest first. If the library cannot be loaded or
-      XLA refuses a kernel, a warning is logged, and the result is empty.
+      XLA refuses a kernel, a warning is logged, and the result is empty. It is also empty if JAX may not use the CPU,
+      as with JAX_PLATFORMS=cuda.
     """
     try:
         library = ctypes.CDLL(str(path))
@@ -70,7 +71,10 @@ def load(path: pathlib.Path) -> tuple[str, ...]:
         logging.getLogger(__name__).warning("%s does not load (%s); 1-bit models run by XLA", path, error)
         return ()
     # Creates the devices first. Otherwise a kernel that XLA refuses would make JAX fail to create any device.
-    jax.devices("cpu")
+    try:
+        jax.devices("cpu")
+    except RuntimeError:
+        return ()
     try:
         for target in TARGETS:
             jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")

@@ -152,9 +152,11 @@ class EpochRunner:
             step. So more steps may run before the error is raised.
         """
         feed, first_step = self._feed, epoch * self._feed.steps_per_epoch
-        metrics, began, timed_steps, stopped = None, None, 0, False
+        metrics, timed_steps, stopped = None, 0, False
         in_flight: collections.deque[Mapping[str, jax.Array]] = collections.deque()
         epoch_began = time.monotonic()
+        # The first dispatch of the process includes the compilation, so images per second are measured without it.
+        began = epoch_began if self._compiled else None
         while done.steps < feed.steps_per_epoch and not stopped:
             steps, arguments = feed.take(first_step + done.steps, previous=metrics)
             state, metrics = self._step(state, self._teacher, *arguments)
@@ -163,13 +165,10 @@ class EpochRunner:
             if len(in_flight) > _IN_FLIGHT:
                 jax.block_until_ready(in_flight.popleft())
             if began is None:
-                # The first dispatch of the process includes the compilation. So images per second are measured without
-                # the first dispatch of each epoch.
                 jax.block_until_ready(metrics)
                 began = time.monotonic()
-                if not self._compiled:
-                    self._recorder.compiled()
-                    self._compiled = True
+                self._recorder.compiled()
+                self._compiled = True
                 self._stop.protect()
             else:
                 timed_steps += steps

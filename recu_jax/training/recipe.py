@@ -16,6 +16,7 @@ import optax
 from recu_jax import binarizers, layers, optimizers, schedules
 from recu_jax.binary_layer import binary_layers
 from recu_jax.config.fields import RECU_FIELDS
+from recu_jax.config.rules import LATENT_FIELDS
 from recu_jax.data import Dataset, Photos
 from recu_jax.errors import UserError
 from recu_jax.models import create_model, own
@@ -210,22 +211,32 @@ def _is_annealed(config):
 
 
 def _optimizer(config, learning_rate, model, image_shape):
-    if config.optimizer == "sgd":
-        update = optax.sgd(learning_rate, config.momentum or None)
-    else:
-        update = optax.adam(learning_rate)
     mask = functools.partial(optimizers.decay_mask, groups=config.weight_decay_on)
-    # PyTorch's order: add the weight decay to the gradient, then apply the momentum, then the learning rate.
-    update = optax.chain(optax.add_decayed_weights(config.weight_decay, mask), update)
-    if config.optimizer != "bop":
-        return update
+
+    def update(kind, rate, decay):
+        # PyTorch's order: add the weight decay to the gradient, then apply the momentum, then the learning rate.
+        by_gradient = optax.sgd(rate, config.momentum or None) if kind == "sgd" else optax.adam(rate)
+        return optax.chain(optax.add_decayed_weights(decay, mask), by_gradient)
+
+    rest = update(config.optimizer, learning_rate, config.weight_decay)
+    given = {field: config[field] for field in LATENT_FIELDS if config[field] is not None}
+    if config.optimizer != "bop" and not given:
+        return rest
     found = binary_layers(model, jax.ShapeDtypeStruct((1, *image_shape), model.dtype))
     kernels = {(*layer.path.split("/"), "kernel") for layer in found if layer.binary_weights}
+    if config.optimizer != "bop":
+        factor = given.get("latent_learning_rate", config.learning_rate) / config.learning_rate
+        latent = update(
+            given.get("latent_optimizer", config.optimizer),
+            lambda step: factor * learning_rate(step),
+            given.get("latent_weight_decay", config.weight_decay),
+        )
+        return optimizers.with_own(rest, latent, kernels)
 
     def gamma(step):
         return config.bop_gamma * learning_rate(step) / config.learning_rate
 
-    return optimizers.with_bop(update, kernels, config.bop_threshold, gamma)
+    return optimizers.with_bop(rest, kernels, config.bop_threshold, gamma)
 
 
 def _learning_rate(config, steps_per_epoch):

@@ -96,10 +96,11 @@ def prepare(config: ml_collections.ConfigDict, announced_workdir: str | pathlib.
             f"{config.model} ({config.conv}) on {config.dataset}, {_in_words(devices)}; workdir {announced_workdir}; "
             f"reading the images{where}"
         )
-    dataset = data.load(config.dataset, config.data_dir, config.num_workers)
+    dataset = data.load(config.dataset, config.data_dir, config.num_workers).hold_out(config.held_out)
     if announce:
         shape = "x".join(map(str, dataset.image_shape(config.image_size)))
-        say(f"{dataset.train_count} training and {dataset.test_count} test images, {shape}")
+        held = " (held out of the training images)" if config.held_out else ""
+        say(f"{dataset.train_count} training and {dataset.test_count} test images{held}, {shape}")
     return _made(config, dataset, devices, data.info_of(config.dataset, dataset, config.image_size))
 
 

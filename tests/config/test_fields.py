@@ -95,6 +95,16 @@ def test_a_resumed_run_may_change_what_changes_no_result():
             check_resumable(saved, changed, "run")
 
 
+def test_a_run_of_an_older_version_goes_on_with_the_defaults_of_newer_fields():
+    config = base_config()
+    saved = plain(config)
+    del saved["held_out"]
+    check_resumable(saved, config, "run")
+    config.held_out = 100
+    with pytest.raises(UserError, match="held_out was 0 and is 100"):
+        check_resumable(saved, config, "run")
+
+
 def test_another_number_of_devices_only_where_it_is_asked_for_or_changes_nothing():
     config = base_config()
     saved = plain(config) | {"num_devices": 4}

@@ -24,6 +24,15 @@ from tests.support.small_runs import digits
         ),
         ({"optimizer": "bop", "conv": "float"}, "config.conv is 'float', which has no 1-bit weights"),
         ({"bop_gamma": 1.5}, "config.bop_gamma is 1.5; it must be at most 1"),
+        ({"held_out": -1}, "config.held_out is -1; it must be at least 0"),
+        ({"latent_optimizer": "bop"}, "'bop', which does not exist; it must be one of: None, sgd, adam"),
+        ({"latent_learning_rate": 0.0}, "config.latent_learning_rate is 0.0; it must be above 0"),
+        ({"latent_weight_decay": -1.0}, "config.latent_weight_decay is -1.0; it must be at least 0"),
+        ({"latent_optimizer": "adam", "conv": "float"}, "config.conv is 'float', which has no latent weights"),
+        (
+            {"latent_weight_decay": 0.0, "optimizer": "bop", "weight_binarizer": "clipped_sign"},
+            "config.latent_weight_decay is 0.0 and config.optimizer is 'bop', which has no latent weights",
+        ),
     ],
 )
 def test_mistakes_in_a_config(fields, message):

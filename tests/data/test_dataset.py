@@ -1,10 +1,35 @@
 """Tests loading data sets by name."""
 
+import numpy as np
 import pytest
 
 from recu_jax import UserError, data
+from tests.support.small_runs import dataset
 
 
 def test_unknown_data_set_names_the_nearest():
     with pytest.raises(UserError, match="did you mean 'cifar10'"):
         data.load("cifar-10")
+
+
+def test_held_out_images_are_tested_and_not_trained_on():
+    whole = dataset(4)
+    part = whole.hold_out(5)
+    assert (part.train_count, part.test_count) == (whole.train_count - 5, 5)
+    # Each image and its label is in one of the two, once. The test images of the data set are in neither.
+    images = np.concatenate([part.train_images, part.test_images])
+    labels = np.concatenate([part.train_labels, part.test_labels])
+    order, before = (np.lexsort(a.reshape(len(a), -1).T) for a in (images, whole.train_images))
+    np.testing.assert_array_equal(images[order], whole.train_images[before])
+    np.testing.assert_array_equal(labels[order], whole.train_labels[before])
+    # Evenly spaced, so that a data set sorted by class gives images of all classes.
+    found = [
+        next(i for i, image in enumerate(whole.train_images) if (image == held).all()) for held in part.test_images
+    ]
+    assert found == [0, 7, 14, 22, 29]
+    assert whole.hold_out(0) is whole
+
+
+def test_too_many_held_out():
+    with pytest.raises(UserError, match="held_out is 37, and there are 37 training images; hold out fewer"):
+        dataset(4).hold_out(37)

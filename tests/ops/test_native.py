@@ -9,6 +9,12 @@ import pytest
 from tests.support import ROOT, compiled_kernels
 
 compiled_kernels.instruction_sets()
+WITHOUT_CPU = """
+import jax
+def devices(platform=None):
+    raise RuntimeError("Unknown backend cpu. Available backends are ['cuda']")
+jax.devices = devices
+"""
 BACKEND = "import logging; logging.basicConfig(format='%(message)s'); from recu_jax.ops import native; "
 
 
@@ -44,3 +50,9 @@ def test_kernels_of_other_sources_are_left_alone(change, words, tmp_path):
     else:
         (line,) = lines
         assert line.startswith(words) and line.endswith("pip install -e .")
+
+
+def test_where_jax_may_not_use_the_cpu_there_are_no_kernels():
+    """As with JAX_PLATFORMS=cuda, where jax.devices("cpu") raises an error."""
+    command = [sys.executable, "-c", WITHOUT_CPU + BACKEND + "print(native.cpu_backend())"]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == "xla\n"

@@ -7,7 +7,7 @@ import pytest
 from recu_jax import UserError, data
 from recu_jax.config.fields import plain
 from recu_jax.training.checkpoint import Checkpoints
-from recu_jax.training.run import find_start, prepare, read_given_variables
+from recu_jax.training.run import find_start, prepare, prepare_evaluation, read_given_variables
 from tests.support.small_runs import dataset, digits
 
 
@@ -35,6 +35,14 @@ def test_before_the_images_are_read_it_says_so(tmp_path, capsys, monkeypatch):
         prepare(digits(**fields), announced_workdir="runs/x")
         assert said.pop().endswith(f" kernels; workdir runs/x; reading the images{where}\n")
         assert "test images, 8x8x1" in capsys.readouterr().out
+
+
+def test_held_out_images_take_the_place_of_the_test_images_in_training_alone(capsys):
+    config = digits(held_out=37)
+    run = prepare(config, announced_workdir="runs/x")
+    assert "1400 training and 37 test images (held out of the training images), 8x8x1" in capsys.readouterr().out
+    assert run.feed.steps_per_epoch == 1400 // config.batch_size and len(run.feed.test_sample(1000)) == 37
+    assert len(prepare_evaluation(config, None).feed.test_sample(1000)) == 360
 
 
 @pytest.mark.parametrize(
