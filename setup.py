@@ -121,7 +121,11 @@ setup(
     # The wheel has the configs, so that --config=configs/digits.py works without a checkout (`config_flag`).
     packages=[*find_packages(include=["recu_jax", "recu_jax.*"]), "recu_jax.configs"],
     package_dir={"recu_jax": "recu_jax", "recu_jax.configs": "configs"},
-    package_data={"": ["py.typed", "*.pyi", "*.html", "*.css", "*.js"], "recu_jax.deploy.c": ["*.h"]},
+    package_data={
+        "": ["py.typed", "*.pyi", "*.html", "*.css", "*.js"],
+        "recu_jax.deploy.c": ["*.h"],
+        "recu_jax.networks": ["*.recu", "*.safetensors", "*.md"],
+    },
     python_requires=">=3.11",
     ext_modules=[
         Extension(

@@ -6,6 +6,7 @@ from . import diagnostics as diagnostics
 from . import functional as functional
 from . import layers as layers
 from . import models as models
+from . import networks as networks
 from . import nnx as nnx
 from . import ops as ops
 from . import optimizers as optimizers
@@ -18,6 +19,7 @@ from .cost import model_cost as model_cost
 from .deploy.pack import pack as pack
 from .deploy.packed_files import load as load
 from .deploy.packed_files import save as save
+from .deploy.pretrained import pretrained as pretrained
 from .diagnostics import check_model as check_model
 from .errors import RunFailed as RunFailed
 from .errors import UserError as UserError

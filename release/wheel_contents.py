@@ -73,6 +73,7 @@ def source_files():
     """Returns the files that every wheel must have, by their names in it."""
     kinds = (".py", ".pyi", ".typed", ".html", ".css", ".js")
     package = {p for p in (ROOT / "recu_jax").rglob("*") if p.suffix in kinds or p.name == "py.typed"}
+    package |= {p for p in (ROOT / "recu_jax" / "networks").iterdir() if p.is_file()}
     headers = set((ROOT / "recu_jax" / "deploy" / "c").glob("*.h"))
     configs = {f"recu_jax/configs/{p.name}" for p in (ROOT / "configs").glob("*.py")}
     return {str(p.relative_to(ROOT)) for p in package | headers} | configs

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from recu_jax import networks
 from recu_jax.commands.arguments import ArgumentParser, local_path, run
 from recu_jax.deploy.model import load
 from recu_jax.deploy.pictures import read_image, top
@@ -15,7 +16,9 @@ _ABOUT = "Prints the five most probable classes of each picture."
 def main(argv: Sequence[str] | None = None) -> None:
     """Parses the arguments and prints a line for each picture."""
     parser = ArgumentParser("predict", _ABOUT, "recu predict digits.recu seven.png")
-    parser.add_argument("file", metavar="FILE", type=local_path, help="file that `recu export` wrote")
+    names = ", ".join(networks.NAMES)
+    about = f"file that `recu export` wrote, or a trained network that comes with recu_jax: {names}"
+    parser.add_argument("file", metavar="FILE", type=local_path, help=about)
     parser.add_argument("images", metavar="IMAGE", type=local_path, nargs="+", help="pictures: JPEG, PNG, WebP, BMP")
     args = parser.parse_args(argv)
     backend.set_xla_flags()
@@ -23,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _main(args) -> None:
-    model = load(args.file)
+    model = load(networks.file(args.file) if networks.is_name(args.file) else args.file)
     # Each picture is a batch of its own, because JAX compiles the model again for every new batch size.
     for path in args.images:
         logits = np.asarray(model.predict(read_image(path, model)[None]))[0]

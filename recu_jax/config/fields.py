@@ -72,7 +72,7 @@ FIELDS: dict[str, tuple[Field, ...]] = {
     "Model": (
         Field("model", "cifar_resnet20", "name of the model, or `module:factory` of your own"),
         Field("conv", "binary", "or `binary_activations` (real weights, stage 1 of two), `float` (full precision)"),
-        Field("init_from", None, "variables to start from: a run's workdir (its best checkpoint) or PyTorch file", str),
+        Field("init_from", None, "start from a run (its best checkpoint), a PyTorch file or a network by name", str),
         Field("fresh_head", False, "with `init_from`: the last layer starts afresh, for other classes"),
         Field("freeze", None, "names of untrained parameters or modules, by commas; `*` matches any text", str),
         Field("weight_binarizer", "recu", "how kernels are binarized: a name, or `module:name` of your own"),
@@ -108,7 +108,7 @@ FIELDS: dict[str, tuple[Field, ...]] = {
         Field("gradient_accumulation_steps", 1, "parts of a batch, computed one after the other, for less memory"),
         Field("ema_decay", 0.0, "of the exponential average of the weights, which is evaluated and exported; 0: none"),
         Field("label_smoothing", 0.0, "share of each label that is spread evenly over all classes; not with `teacher`"),
-        Field("teacher", None, "workdir or PyTorch file whose predictions replace the labels", str),
+        Field("teacher", None, "run, PyTorch file or network by name, whose predictions replace the labels", str),
         Field("teacher_model", "resnet34", "name of the teacher's model"),
     ),
     "Devices": (

@@ -1,4 +1,6 @@
-"""Reads variables from another run or a PyTorch file, to initialize a network or to serve as the teacher."""
+"""Reads variables to initialize a network or to serve as the teacher: of another run, a PyTorch file, or a network that
+comes with recu_jax.
+"""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -9,7 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from recu_jax import paths
+from recu_jax import networks, paths
 from recu_jax.errors import UserError, first_few
 from recu_jax.models import FULL_PRECISION, LAST_LAYERS, num_classes_of
 from recu_jax.pytorch import files
@@ -74,11 +76,11 @@ def load_variables(path: str | pathlib.Path, model: str | None = None, conv: str
         logits = recu_jax.create_model("digits_resnet8").apply(variables, x)
 
     Args:
-      path: the workdir of a run, or a file of PyTorch or safetensors. From a workdir the best checkpoint is read. A
-        file is read as by `pytorch.load_variables`.
+      path: the workdir of a run, a file of PyTorch or safetensors, or one of `recu_jax.networks.NAMES`. From a workdir
+        the best checkpoint is read. A file is read as by `pytorch.load_variables`.
       model: as for `create_model`. None takes the model of the run, or the only model that fits the file.
       conv: for a file: "binary", or "float" for real weights. None means "binary" if the file has an `alpha`, and
-        "float" otherwise. Unused for a workdir.
+        "float" otherwise. Unused for a workdir or a name.
 
     Returns:
       `{"params": ..., "batch_stats": ...}` of NumPy arrays.
@@ -99,13 +101,20 @@ def _given(path: str, model: str) -> dict[str, Any]:
 
 
 def _read(path, model=None, conv=None):
+    if networks.is_name(path):
+        if model not in (None, path):
+            raise UserError(f"{path} is a trained network of model {path!r}; it must be of {model!r}")
+        return networks.variables(path), ""
     path = bucket.fetched(paths.of_run(path, "the path"))
     if pathlib.Path(path).is_file():
         file = files.read(path)
         conv = conv or conv_of(file)
         return variables_of(path, file, model or _only_fit(path, file, conv), conv), common_prefix(file.state_dict)
     if not pathlib.Path(path).is_dir():
-        raise UserError(f"{path} does not exist; give the workdir of a run, or a PyTorch file")
+        raise UserError(
+            f"{path} does not exist; give the workdir of a run, a PyTorch file, or one of the trained networks "
+            f"{', '.join(networks.NAMES)}"
+        )
     _, record, variables = read_best(path)
     if model is not None and record["config"]["model"] != model:
         raise UserError(f"{path} holds a run of model {record['config']['model']!r}; it must be {model!r}")

@@ -170,9 +170,9 @@ FIELDS = [
     field("data_dir", "/no/such.npz", "data_dir is '/no/such.npz', where there is no file", dataset="npz"),
     field("data_dir", "", "config.data_dir is ''; it must be a text that is not empty"),
     field("init_from", "", "config.init_from is ''; it must be a text that is not empty"),
-    field("init_from", "/no/run", "/no/run does not exist; give the workdir of a run, or a PyTorch file"),
+    field("init_from", "/no/run", "/no/run does not exist; give the workdir of a run, a PyTorch file"),
     field("teacher", "", "config.teacher is ''; it must be a text that is not empty"),
-    field("teacher", "/no/run", "/no/run does not exist; give the workdir of a run, or a PyTorch file"),
+    field("teacher", "/no/run", "/no/run does not exist; give the workdir of a run, a PyTorch file"),
 ]
 
 SECTIONS = {

@@ -135,7 +135,7 @@ def test_given_variables_take_the_place_of_fresh_ones():
 
 
 def test_entries_that_do_not_fit_are_named():
-    with pytest.raises(UserError, match="does not exist; give the workdir of a run, or a PyTorch file"):
+    with pytest.raises(UserError, match="does not exist; give the workdir of a run, a PyTorch file"):
         load_variables("/no/such/run", "digits_resnet8")
     fresh = {"params": {"a": {"kernel": np.zeros((2, 3))}, "b": {"kernel": np.zeros(1)}}}
     given = {"params": {"a": {"kernel": np.zeros((3, 2))}, "c": {"kernel": np.zeros(1)}}}
@@ -203,7 +203,7 @@ def test_variables_for_ones_own_loop(tmp_path):
     assert logits.shape == (2, 10)
     with pytest.raises(UserError, match="holds a run of model 'digits_resnet8'; it must be 'cifar_resnet20'"):
         recu_jax.load_variables(workdir, "cifar_resnet20")
-    with pytest.raises(UserError, match="does not exist; give the workdir of a run, or a PyTorch file"):
+    with pytest.raises(UserError, match="does not exist; give the workdir of a run, a PyTorch file"):
         recu_jax.load_variables(tmp_path / "none")
 
 

@@ -1,0 +1,70 @@
+"""Tests the variables of the trained networks that come with recu_jax, as users take them."""
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+import recu_jax
+from recu_jax import UserError, networks
+from recu_jax.training.run import prepare, read_given_variables
+from tests.support.small_runs import digits
+
+
+@pytest.mark.parametrize("name", networks.NAMES)
+def test_variables_and_1_bit_file_are_one_network(name):
+    """The variables give float convolutions of signs, the file counts bits: two programs from two files."""
+    network, variables = recu_jax.pretrained(name), recu_jax.load_variables(name)
+    images = np.random.default_rng(0).integers(0, 256, (16, *network.image_shape), np.uint8)
+    logits = np.asarray(network.predict(images))
+    # The file normalizes images itself. Mean and deviation are in its first operation.
+    mean, std = (np.asarray(network.nodes[0].attributes[k], np.float32) for k in ("mean", "std"))
+    x = (images / np.float32(255) - mean) / std
+    expected = recu_jax.create_model(name, network.num_classes).apply(variables, x)
+    assert (logits.argmax(-1) == np.asarray(expected).argmax(-1)).mean() > 0.9  # a sign at 0 may round either way
+    assert np.median(np.abs(logits - expected)) < 1e-3
+
+
+@pytest.mark.parametrize("name", networks.NAMES)
+def test_variables_are_those_of_the_model(name):
+    variables = recu_jax.load_variables(name)
+    shape = recu_jax.pretrained(name).image_shape
+    fresh = jax.eval_shape(recu_jax.create_model(name).init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), "f4"))
+    found, wanted = flatten_dict(variables), flatten_dict(fresh)
+    assert {p: (a.shape, a.dtype) for p, a in found.items()} == {p: (a.shape, a.dtype) for p, a in wanted.items()}
+
+
+def test_a_run_starts_from_a_network_by_name():
+    run = prepare(digits(init_from="digits_resnet8"))
+    first = read_given_variables(run, "no/such/run").first
+    expected = networks.variables("digits_resnet8")
+    for path, array in flatten_dict(expected).items():
+        np.testing.assert_array_equal(flatten_dict(first.variables)[path], array)
+
+
+def test_a_folder_of_the_same_name_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert networks.is_name("digits_resnet8")
+    (tmp_path / "digits_resnet8").mkdir()
+    assert not networks.is_name("digits_resnet8")
+    with pytest.raises(UserError, match="digits_resnet8 holds no checkpoint"):
+        recu_jax.load_variables("digits_resnet8")
+
+
+def test_other_names():
+    with pytest.raises(UserError, match=r"'cifar_resnet2'.*did you mean 'cifar_resnet20'"):
+        recu_jax.pretrained("cifar_resnet2")
+    with pytest.raises(UserError, match="one of the trained networks cifar_resnet20, digits_resnet8"):
+        recu_jax.load_variables("cifar_resnet2")
+    with pytest.raises(UserError, match="cifar_resnet20 is a trained network of model 'cifar_resnet20'; it must be of"):
+        recu_jax.load_variables("cifar_resnet20", model="cifar_vgg_small")
+
+
+@pytest.mark.parametrize("name", networks.NAMES)
+def test_each_network_has_its_card(name):
+    card = networks.file(name, ".md").read_text()
+    assert card.startswith(f"# {name}\n")
+    assert all(
+        f"| {row} |" in card for row in ("test top-1", "size", "data", "recipe", "hardware", "record", "licence")
+    )
+    assert f"{round(networks.file(name).stat().st_size / 1000)} kB with one bit per weight" in card
