@@ -1,31 +1,34 @@
 """Runs all measurements for one GPU in one call, and records each as it ends.
 
-    python experiments/gpu_session.py --data=cifar10.npz --out=DIR [--minutes=25] [--rehearse]
+    python experiments/gpu_session.py --data=cifar10.npz --out=DIR [--minutes=12] [--steps STEP ...] [--rehearse]
 
 Each of these steps runs in a process of its own and prints to DIR/STEP.log:
 
 1. `devices`: versions and hardware;
-2. `tests`: golden tests of layers and models in float64, on the machine's CPU;
-3. `speed_*`: train steps a second of the three CIFAR models, batch 256, float32 and bfloat16, by `recu_jax.main`'s
-   own loop on the arrays of `--data`;
+2. `golden`: golden tests of layers and models in float64, on the GPU;
+3. `profile_*`: `benchmarks/gpu_profile.py`, what each kernel of a step costs, in float32 and bfloat16;
 4. `benchmarks`: `benchmarks/gpu.py`, train steps against eager and compiled PyTorch;
 5. `forward`: `benchmarks/gpu_forward.py`, convolutions of signs in float32, bfloat16, int8 and fp8;
-6. `resnet20_600`: the paper's whole recipe; the same command continues it.
+6. `resnet20_600`: the paper's whole recipe in bfloat16; the same command continues it.
 
-All steps together may take `--minutes`. Then the running step is stopped, and the steps after it are left out.
+`--steps` chooses steps. All steps together may take `--minutes`. Then the running step is stopped, and the steps after
+it are left out. On an H200, one model of `benchmarks` took a minute and a half, and `resnet20_600` seven minutes.
 
 `--data` is a file for the data set `npz`. The file may instead hold the encoded images of each split as one array of
 bytes (`train_bytes`, `train_sizes`, `train_labels`, `test_bytes`, ...). The script then decodes them first. With
-`--rehearse` the steps run on a CPU, with small inputs and the digits; `tests` is left out, and `speed_*` has one model.
+`--rehearse` the steps run on a CPU, with small inputs and the digits; `golden` is left out.
 """
 
 import argparse
+import os
 import pathlib
 import subprocess
 import sys
 import time
 
-MODELS = ("cifar_resnet20", "cifar_resnet18", "cifar_vgg_small")
+STEPS = ("devices", "golden", "profile_float32", "profile_bfloat16", "benchmarks", "forward", "resnet20_600")
+# The golden tests choose a CPU unless this variable is set.
+GPU = {"JAX_PLATFORMS": "cuda,cpu"}
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -57,7 +60,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=pathlib.Path)
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--minutes", type=float, default=25)
+    parser.add_argument("--minutes", type=float, default=12)
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
     parser.add_argument("--rehearse", action="store_true")
     arguments = parser.parse_args()
     if not arguments.rehearse and (arguments.data is None or not arguments.data.is_file()):
@@ -68,16 +72,19 @@ def main():
         arguments.data = arguments.out / "unpacked.npz"
     end = time.monotonic() + 60 * arguments.minutes
 
-    def run(name, *command):
+    def run(name, *command, environment=None):
         began, left = time.monotonic(), end - time.monotonic()
+        if name not in arguments.steps:
+            return
         if left <= 0:
             print(f"{name}: no time left", flush=True)
             return
         with open(arguments.out / f"{name}.log", "w") as log:
             try:
                 code = subprocess.run(
-                    [sys.executable, *command], cwd=REPOSITORY, stdout=log, stderr=subprocess.STDOUT, timeout=left
-                ).returncode
+                    [sys.executable, *command], cwd=REPOSITORY, stdout=log, stderr=subprocess.STDOUT, timeout=left,
+                    env=os.environ | (environment or {}),
+                ).returncode  # fmt: skip
             except subprocess.TimeoutExpired:
                 code = "stopped: no time left"
         print(f"{name}: exit {code}, {time.monotonic() - began:.0f} s", flush=True)
@@ -92,15 +99,16 @@ def main():
 
     run("devices", "-c", "import jax, flax, optax; print(jax.__version__, flax.__version__, jax.devices())")
     if not arguments.rehearse:
-        run("tests", "-m", "pytest", "-q", "tests/test_golden.py")
-    for model in MODELS[:1] if arguments.rehearse else MODELS:
-        for dtype in ("float32", "bfloat16"):
-            chosen = [] if arguments.rehearse else [f"--config.model={model}"]
-            train(f"speed_{model}_{dtype}", "--config.epochs=3", f"--config.dtype={dtype}", *chosen)
+        run("golden", "-m", "pytest", "-q", "-m", "slow or not slow", "tests/test_golden.py", environment=GPU)
+    for dtype in ("float32", "bfloat16"):
+        rehearse = ["--rehearse"] if arguments.rehearse else []
+        out = f"--out={arguments.out}/profile_{dtype}.json"
+        run(f"profile_{dtype}", "experiments/benchmarks/gpu_profile.py", f"--dtype={dtype}", out, *rehearse)
     small = ["--rehearse", "--repeats=1"] if arguments.rehearse else []
     run("benchmarks", "experiments/benchmarks/gpu.py", f"--out={arguments.out / 'gpu.json'}", *small)
     run("forward", "experiments/benchmarks/gpu_forward.py", f"--out={arguments.out / 'gpu_forward.json'}", *small)
-    train("resnet20_600", f"--config.epochs={1 if arguments.rehearse else 600}", "--config.checkpoint_every_epochs=20")
+    epochs = 1 if arguments.rehearse else 600
+    train("resnet20_600", f"--config.epochs={epochs}", "--config.dtype=bfloat16", "--config.checkpoint_every_epochs=20")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import logging
 import os
 import pathlib
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
 
 # Compiled programs are kept for all workers, processes and later calls of pytest. The key of a program has XLA's

@@ -45,7 +45,7 @@ def test_with_an_address_every_link_is_absolute_and_names_a_file(with_address):
     files = [link.removeprefix(ADDRESS) for link in links(html) if link.startswith(ADDRESS)]
     paths = [re.fullmatch(rf"/(?:blob|raw)/v{re.escape(version)}/(.+)", file)[1] for file in files]
     assert len(paths) > 20 and all((ROOT / path.partition("#")[0]).exists() for path in paths)
-    assert f'src="{ADDRESS}/raw/v{version}/experiments/results/cifar10_resnet20_80_epochs/curve.png"' in html
+    assert f'src="{ADDRESS}/raw/v{version}/experiments/results/cifar10_resnet20_600_epochs/curve.png"' in html
     urls = dict(url.split(", ") for url in with_address.get_all("Project-URL"))
     assert urls["Source"] == ADDRESS and set(urls) == {"Paper", "Source", "Documentation", "Changelog", "Issues"}
 

@@ -27,7 +27,7 @@ def _values(name):
 
 def _kind(field):
     if field.kind is not None:
-        return {str: "a text", int: "a whole number"}[field.kind]
+        return {str: "a text", int: "a whole number", float: "a number"}[field.kind]
     return {bool: "True or False", int: "a whole number", float: "a number", str: "a text", tuple: "a tuple"}[
         type(field.default)
     ]

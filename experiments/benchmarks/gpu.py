@@ -1,17 +1,19 @@
-"""Times train steps on one GPU: recu_jax in bfloat16, with many steps per dispatch, against eager and compiled PyTorch.
+"""Times train steps on one GPU: recu_jax, with many steps per dispatch, against eager and compiled PyTorch.
 
     python experiments/benchmarks/gpu.py --out=experiments/results/benchmarks/gpu.json
 
 The CIFAR models run at batch 256, and `imagenet_resnet18` runs at batch 512. Images are noise: for recu_jax a uint8
 data set on the device, for PyTorch one float32 batch. PyTorch runs eagerly in float32, and with `torch.compile` in
-bfloat16, channels last. recu_jax, eager PyTorch and compiled PyTorch run in a process each. They take turns, and each
-round of turns gives two ratios of images a second: recu_jax to eager PyTorch, and to compiled PyTorch. The model-flops
-utilization is the operations a second of recu_jax's step, divided by those of a large bfloat16 matrix product on the
-same device. XLA counts the operations. A 1-bit operation counts as the float operation that it stands for.
-`--rehearse` runs all of this on a CPU, with small inputs.
+bfloat16, channels last: in its default mode, and in the mode `reduce-overhead`, which replays CUDA graphs. Each side
+runs in a process of its own. They compile first, and then take turns. Each round of turns gives the ratios of images a
+second of recu_jax in bfloat16 to the sides of PyTorch. The model-flops utilization is the operations a second
+of recu_jax's bfloat16 step, divided by those of a large bfloat16 matrix product on the same device. XLA counts the
+operations. A 1-bit operation counts as the float operation that it stands for. `--rehearse` runs all of this on a CPU,
+with small inputs.
 """
 
 import argparse
+import contextlib
 import datetime
 import json
 import platform
@@ -31,34 +33,49 @@ BARS = {
     **{(model, "torch_compiled"): 1.5 for model in BATCH_SIZES if model.startswith("cifar")},
     ("imagenet_resnet18", "torch_compiled"): 1.3,
 }
+COMPILED = ["--dtype=bfloat16", "--channels_last"]
 SIDES = {
     "recu_jax": ("jax", ["--dtype=bfloat16"]),
+    "recu_jax_float32": ("jax", ["--dtype=float32"]),
     "torch_eager": ("torch", ["--dtype=float32"]),
-    "torch_compiled": ("torch", ["--dtype=bfloat16", "--compiled", "--channels_last"]),
+    "torch_compiled": ("torch", ["--compiled=default", *COMPILED]),
+    "torch_graphs": ("torch", ["--compiled=reduce-overhead", *COMPILED]),
 }
+PEERS = [name for name, (side, _) in SIDES.items() if side == "torch"]
 
 
-def measure(model, arguments):
-    """Returns the images a second of each round by side, and the versions by side."""
+def measure(model, arguments, quietly=contextlib.nullcontext):
+    """Returns the images a second of each round by side, and the versions by side.
+
+    All turns that count are within one `with quietly():`, which can stop other work on the GPU.
+    """
     batch, device, images = BATCH_SIZES[model], "gpu", []
     if arguments.rehearse:
         batch, device, images = 8, "cpu", ["--one_batch"]
     count = steps.GPU_STEPS_PER_DISPATCH if device == "gpu" else 1
-    rates, versions, workers = {name: [] for name in SIDES}, {}, {}
+    rates, workers = {name: [] for name in SIDES}, {}
     for name, (side, options) in SIDES.items():
         options = [f"--model={model}", f"--batch_size={batch}", f"--device={device}", *options, *images]
-        worker = Worker(
+        workers[name] = Worker(
             side, sys.executable, Path(__file__).with_name("steps.py"), *options,
             platform="cuda" if device == "gpu" else "cpu",
         )  # fmt: skip
-        worker.turn(f"train {count}")  # compiles
-        workers[name], versions[name] = worker, worker.versions
-    for _ in range(arguments.repeats):
-        for name, worker in workers.items():
-            rates[name].append(batch / worker.turn(f"train {count}")["seconds_per_step"])
+        if side == "torch":
+            workers[name].ask(f"train {count}")  # compiles on the CPU, while recu_jax does
+    for name, worker in workers.items():
+        if name in PEERS:
+            worker.answer()
+        else:
+            worker.turn(f"train {count}")  # compiles one after the other: XLA times variants on the device
+    with quietly():
+        for worker in workers.values():  # again, alone on the device
+            worker.turn(f"train {count}")
+        for _ in range(arguments.repeats):
+            for name, worker in workers.items():
+                rates[name].append(batch / worker.turn(f"train {count}")["seconds_per_step"])
     for worker in workers.values():
         worker.close()
-    return rates, versions
+    return rates, {name: worker.versions for name, worker in workers.items()}
 
 
 def operations(model):
@@ -87,17 +104,18 @@ def ceiling(rehearse):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=BATCH_SIZES, default=list(BATCH_SIZES))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rehearse", action="store_true")
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     arguments = parser.parse_args()
     best, rows = ceiling(arguments.rehearse), {}
-    for model in BATCH_SIZES:
+    for model in arguments.models:
         rates, versions = measure(model, arguments)
         medians = {name: statistics.median(values) for name, values in rates.items()}
         utilisation = medians["recu_jax"] * operations(model) / best
         rows[model] = {"images_per_second": rates, "versions": versions, "model_flops_utilisation": utilisation}
-        for peer in ("torch_eager", "torch_compiled"):
+        for peer in PEERS:
             ratios = [a / b for a, b in zip(rates["recu_jax"], rates[peer], strict=True)]
             bar = BARS.get((model, peer))
             rows[model][f"times_{peer}"] = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}

@@ -71,8 +71,8 @@ MAX_SHARE_OF_OTHERS = 0.05
 SIDES = {
     "jax": ("jax", []),
     "eager": ("torch", []),
-    "compiled": ("torch", ["--compiled"]),
-    "compiled, channels last": ("torch", ["--compiled", "--channels_last"]),
+    "compiled": ("torch", ["--compiled=default"]),
+    "compiled, channels last": ("torch", ["--compiled=default", "--channels_last"]),
 }
 COMPILED = ("compiled", "compiled, channels last")
 

@@ -56,7 +56,7 @@ class Case:
       num_images: images in the data set.
       device: "cpu" or "gpu".
       dtype: "float32" or "bfloat16", in which steps compute.
-      compiled: whether PyTorch runs with `torch.compile`.
+      compiled: mode of `torch.compile`, "default" or "reduce-overhead" (which replays CUDA graphs); None runs eagerly.
       channels_last: whether PyTorch has this layout.
       instructions: which of `native.instruction_sets()` recu_jax's kernels use; None takes the fastest.
     """
@@ -66,7 +66,7 @@ class Case:
     num_images: int
     device: str = "cpu"
     dtype: str = "float32"
-    compiled: bool = False
+    compiled: str | None = None
     channels_last: bool = False
     instructions: str | None = None
 
@@ -91,7 +91,7 @@ def prepare_torch(case):
     images = torch.randn(case.batch_size, 3, size, size, device=device).contiguous(memory_format=layout)
     labels = torch.randint(classes(case.model), (case.batch_size,), device=device)
     half = torch.autocast(device, torch.bfloat16, enabled=case.dtype == "bfloat16")
-    network = torch.compile(model) if case.compiled else model
+    network = torch.compile(model, mode=case.compiled) if case.compiled else model
 
     def train(n):
         model.train()
@@ -200,7 +200,8 @@ def prepare_jax(case):
         return np.asarray(sums["loss"]).item()
 
     versions = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "flax": flax.__version__}
-    return {**versions, "kernels": native.cpu_backend()}, before, {"train": train, "eval": evaluate}
+    versions |= {"device": jax.devices()[0].device_kind, "kernels": native.cpu_backend()}
+    return versions, before, {"train": train, "eval": evaluate}
 
 
 def resident(field):
@@ -240,7 +241,7 @@ if __name__ == "__main__":
     parser.add_argument("--batch_size", type=int)
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--compiled", choices=("default", "reduce-overhead"))
     parser.add_argument("--channels_last", action="store_true")
     parser.add_argument("--instructions", metavar="SET", help="avx512, avx2 or portable; the fastest by default")
     parsed = parser.parse_args()

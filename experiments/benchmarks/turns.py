@@ -3,6 +3,7 @@
 Needs the standard library alone, and Linux: /proc tells whether other processes disturbed a comparison.
 """
 
+import functools
 import json
 import os
 import platform
@@ -57,7 +58,8 @@ def answers():
 class Worker:
     """A process for one side, which answers each line with a JSON line.
 
-    `versions` is its first answer, which it sends unasked when it is ready.
+    It starts at once. `turn` asks it for one turn; `ask` and `answer` are the two halves of `turn`, with which several
+    workers can prepare at the same time.
     """
 
     def __init__(self, side, python, script, *arguments, platform="cpu"):
@@ -67,21 +69,33 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment(JAX_PLATFORMS=platform),
+            # Several workers share the memory of one GPU.
+            env=environment(JAX_PLATFORMS=platform, XLA_PYTHON_CLIENT_PREALLOCATE="false"),
         )
-        self.versions = self._answer()
+
+    @functools.cached_property
+    def versions(self):
+        """The worker's first answer, which it sends unasked when it is ready."""
+        return self._line()
 
     def turn(self, request):
         """Sends `request` to the worker. Returns its answer, the costs that it measured."""
+        self.ask(request)
+        return self.answer()
+
+    def ask(self, request):
         self._process.stdin.write(f"{request}\n")
         self._process.stdin.flush()
-        return self._answer()
+
+    def answer(self):
+        _ = self.versions  # comes before the first answer
+        return self._line()
 
     def close(self):
         self._process.stdin.close()
         self._process.wait()
 
-    def _answer(self):
+    def _line(self):
         line = self._process.stdout.readline()
         if not line:
             raise SystemExit(
