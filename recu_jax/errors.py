@@ -45,6 +45,8 @@ MEANINGS = {
     "datapath": ("data_dir",),
     "resume": ("init_from",),
     "pretrained": ("init_from",),
+    "latentlr": ("latent_learning_rate",),
+    "latentwd": ("latent_weight_decay",),
     "relu": ("rprelu",),
     "hardtanh": ("hard_tanh",),
 }

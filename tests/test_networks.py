@@ -56,6 +56,11 @@ def test_other_names():
         recu_jax.pretrained("cifar_resnet2")
     with pytest.raises(UserError, match="one of the trained networks cifar_resnet20, digits_resnet8"):
         recu_jax.load_variables("cifar_resnet2")
+    with pytest.raises(UserError, match="teacher is 'digits_resnet8', a 1-bit network"):
+        c = digits(teacher="digits_resnet8", teacher_model="digits_resnet8")
+        read_given_variables(prepare(c), "no/such/run")
+    with pytest.raises(UserError, match=r"digits_resnet8 does not fit the model.*the same model, conv, alpha"):
+        read_given_variables(prepare(digits(init_from="digits_resnet8", alpha="none")), "no/such/run")
     with pytest.raises(UserError, match="cifar_resnet20 is a trained network of model 'cifar_resnet20'; it must be of"):
         recu_jax.load_variables("cifar_resnet20", model="cifar_vgg_small")
 

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
-from recu_jax import BinaryConv, UserError, binary_layers, create_model, layers
+from recu_jax import BinaryConv, BinaryDense, UserError, binary_layers, create_model, layers
 from recu_jax.binarizers import activations
 from recu_jax.optimizers import bop, decay_mask, frozen_mask, with_bop, with_frozen
 from recu_jax.training.recipe import make_recipe
@@ -149,6 +150,35 @@ def test_latent_weights_have_an_optimizer_a_rate_and_a_decay_of_their_own():
         np.testing.assert_allclose(update, expected, rtol=1e-3, atol=1e-4, err_msg=str(path))
         kinds.add(latent)
     assert kinds == {True, False}
+
+
+class Own(nn.Module):
+    """A model without dtype, and without a binary layer unless `layer` is one."""
+
+    num_classes: int
+    layer: type[nn.Module] = BinaryDense
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return self.layer(self.num_classes)(x.reshape(len(x), -1))
+
+
+def real(num_classes):
+    return Own(num_classes, nn.Dense)
+
+
+def test_a_model_of_ones_own_needs_latent_weights_but_no_dtype():
+    c = digits(latent_learning_rate=0.1, learning_rate=0.2, warmup_epochs=0, model="tests.test_optimizers:Own")
+    recipe = make_recipe(c, dataset(8, 1), steps_per_epoch=2)
+    params = {"BinaryDense_0": {"kernel": np.zeros((64, 10)), "bias": np.zeros(10), "alpha": np.zeros(10)}}
+    gradients = jax.tree.map(np.ones_like, params)
+    updates, _ = recipe.optimizer.update(gradients, recipe.optimizer.init(params), params)
+    assert {name: float(update.min()) for name, update in updates["BinaryDense_0"].items()} == pytest.approx(
+        {"kernel": -0.1, "bias": -0.2, "alpha": -0.2}
+    )
+    c = digits(latent_learning_rate=0.1, model="tests.test_optimizers:real")
+    with pytest.raises(UserError, match=r"latent_learning_rate is 0.1, and config.model .* has no binary layer"):
+        make_recipe(c, dataset(8, 1), steps_per_epoch=2)
 
 
 def test_a_rate_alone_leaves_the_optimizer_as_it_is():

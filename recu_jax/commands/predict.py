@@ -1,5 +1,7 @@
 """`recu predict` prints the most probable classes of pictures."""
 
+import os
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _main(args) -> None:
-    model = load(networks.file(args.file) if networks.is_name(args.file) else args.file)
+    # Neither a file nor a path: a name, perhaps with a mistake.
+    is_name = not os.path.exists(args.file) and args.file == pathlib.Path(args.file).stem
+    model = load(networks.file(args.file) if is_name else args.file)
     # Each picture is a batch of its own, because JAX compiles the model again for every new batch size.
     for path in args.images:
         logits = np.asarray(model.predict(read_image(path, model)[None]))[0]

@@ -108,7 +108,7 @@ FIELDS: dict[str, tuple[Field, ...]] = {
         Field("gradient_accumulation_steps", 1, "parts of a batch, computed one after the other, for less memory"),
         Field("ema_decay", 0.0, "of the exponential average of the weights, which is evaluated and exported; 0: none"),
         Field("label_smoothing", 0.0, "share of each label that is spread evenly over all classes; not with `teacher`"),
-        Field("teacher", None, "run, PyTorch file or network by name, whose predictions replace the labels", str),
+        Field("teacher", None, "workdir or PyTorch file whose predictions replace the labels", str),
         Field("teacher_model", "resnet34", "name of the teacher's model"),
     ),
     "Devices": (

@@ -25,6 +25,7 @@ class Dataset:
       mean: mean of each channel, for pixels scaled to [0, 1].
       std: standard deviation of each channel, for pixels scaled to [0, 1].
       class_names: one for each class; () if the classes have only numbers.
+      train_records: index of each training image in the data set's file, if `hold_out` took some away; None otherwise.
       in_memory: True. `Photos` has False.
     """
 
@@ -36,6 +37,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...] = ()
+    train_records: np.ndarray | None = None
 
     in_memory: ClassVar[bool] = True
 
@@ -55,9 +57,9 @@ class Dataset:
         return len(self.test_images)
 
     def hold_out(self, count: int) -> "Dataset":
-        """Returns the data set with `count` of its training images, evenly spaced, as its test images.
+        """Returns the data set with `count` of its training images, drawn at random, as its test images.
 
-        The other training images remain. With a count of 0 nothing changes.
+        The draw is always the same. The other training images remain. With a count of 0 nothing changes.
 
         Raises:
           UserError: no training image would remain.
@@ -68,8 +70,8 @@ class Dataset:
             raise UserError(
                 f"config.held_out is {count}, and there are {self.train_count} training images; hold out fewer"
             )
-        held = np.arange(count) * self.train_count // count
-        rest = np.delete(np.arange(self.train_count), held)
+        drawn = np.random.default_rng(0).permutation(self.train_count)
+        held, rest = np.sort(drawn[:count]), np.sort(drawn[count:])
         images, labels = self.train_images, self.train_labels
         return dataclasses.replace(
             self,
@@ -77,6 +79,7 @@ class Dataset:
             train_labels=labels[rest],
             test_images=images[held],
             test_labels=labels[held],
+            train_records=rest,
         )
 
     def test_part(self) -> "Dataset":

@@ -10,6 +10,7 @@ take its variables. Each network has three files here, which `experiments/make_n
 | `NAME.md` | the model card: data, recipe, accuracy, versions, licence |
 """
 
+import os
 import pathlib
 from typing import Any
 
@@ -26,7 +27,7 @@ def is_name(path: Any) -> bool:
 
     A file of the user's own comes first, so that a new network in a later version changes no command.
     """
-    return path in NAMES and not pathlib.Path(path).exists()
+    return str(path) in NAMES and not os.path.exists(path)
 
 
 def file(name: str, suffix: str = ".recu") -> pathlib.Path:

@@ -132,7 +132,8 @@ class EpochRunner:
         self._recipe, self._feed, self._teacher = recipe, feed, teacher
         self._stop, self._recorder = stop, recorder
         self._step = feed.step(recipe)
-        self._compiled = False
+        # Each number of steps in a dispatch is compiled on its own. These numbers are compiled.
+        self._compiled: set[int] = set()
 
     def run(self, state: TrainState, epoch: int, done: StepMetrics) -> tuple[TrainState, dict[str, float] | None]:
         """Runs the remaining steps of `epoch`.
@@ -155,21 +156,27 @@ class EpochRunner:
         metrics, timed_steps, stopped = None, 0, False
         in_flight: collections.deque[Mapping[str, jax.Array]] = collections.deque()
         epoch_began = time.monotonic()
-        # The first dispatch of the process includes the compilation, so images per second are measured without it.
-        began = epoch_began if self._compiled else None
+        began = epoch_began
         while done.steps < feed.steps_per_epoch and not stopped:
             steps, arguments = feed.take(first_step + done.steps, previous=metrics)
+            compiles = steps not in self._compiled
+            if compiles:
+                jax.block_until_ready(metrics)
+            dispatched = time.monotonic()
             state, metrics = self._step(state, self._teacher, *arguments)
             done.add(metrics, steps)
             in_flight.append(metrics)
             if len(in_flight) > _IN_FLIGHT:
                 jax.block_until_ready(in_flight.popleft())
-            if began is None:
+            if compiles:
+                # Images per second are measured without dispatches that include a compilation.
                 jax.block_until_ready(metrics)
-                began = time.monotonic()
-                self._recorder.compiled()
-                self._compiled = True
-                self._stop.protect()
+                now = time.monotonic()
+                began = began + now - dispatched if self._compiled else now
+                if not self._compiled:
+                    self._recorder.compiled()
+                    self._stop.protect()
+                self._compiled.add(steps)
             else:
                 timed_steps += steps
             shown = self._recorder.progress.due(steps)
@@ -182,7 +189,7 @@ class EpochRunner:
         if stopped:
             return state, None
         ended = time.monotonic()
-        seconds = ended - began if began is not None else 0.0
+        seconds = ended - began
         means = done.means()
         return state, {
             "train_loss": means["loss"],

@@ -1,5 +1,6 @@
-"""Reads variables to initialize a network or to serve as the teacher: of another run, a PyTorch file, or a network that
-comes with recu_jax.
+"""Reads variables from another run or a PyTorch file, to initialize a network or to serve as the teacher.
+
+A network can also start from a trained network that comes with recu_jax.
 """
 
 import pathlib
@@ -60,10 +61,16 @@ def teacher_variables(config: ml_collections.ConfigDict, recipe: Recipe, image_s
     """Reads the variables of `recipe.teacher` from `config.teacher`; empty without a teacher.
 
     Raises:
-      UserError: as in `load_variables` and `merge`.
+      UserError: as in `load_variables` and `merge`; or `config.teacher` is the name of a network that comes with
+        recu_jax.
     """
     if recipe.teacher is None:
         return {}
+    if networks.is_name(config.teacher):
+        raise UserError(
+            f"config.teacher is {config.teacher!r}, a 1-bit network, and a teacher is full precision; give the workdir "
+            "of a run with --config.conv=float, or a PyTorch file"
+        )
     image = jax.ShapeDtypeStruct((1, *image_shape), recipe.dtype)
     fresh = jax.eval_shape(recipe.teacher.init, jax.random.key(0), image)
     return merge(fresh, _given(config.teacher, config.teacher_model), config.teacher)
@@ -102,9 +109,10 @@ def _given(path: str, model: str) -> dict[str, Any]:
 
 def _read(path, model=None, conv=None):
     if networks.is_name(path):
-        if model not in (None, path):
-            raise UserError(f"{path} is a trained network of model {path!r}; it must be of {model!r}")
-        return networks.variables(path), ""
+        name = str(path)
+        if model not in (None, name):
+            raise UserError(f"{name} is a trained network of model {name!r}; it must be of {model!r}")
+        return networks.variables(name), ""
     path = bucket.fetched(paths.of_run(path, "the path"))
     if pathlib.Path(path).is_file():
         file = files.read(path)
@@ -164,7 +172,7 @@ def merge(
     if problems:
         raise UserError(
             f"{path} does not fit the model: {first_few(problems, _LISTED, ', ')}; it must be of the same model, "
-            "widths and number of classes"
+            "conv, alpha, widths and number of classes"
         )
     merged = unflatten_dict({k: jnp.asarray(have[k], v.dtype) if k in have else v for k, v in want.items()})
     return {k: merged.get(k, {}) for k in ("params", "batch_stats")}

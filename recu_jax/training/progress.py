@@ -110,7 +110,7 @@ class Progress:
         # Number of epochs that this process finished after its first, and the time when its first epoch ended.
         self._epochs_done = 0
         self._ended_first: float | None = None
-        self._compiled = False
+        self._compiled = self._tested = False
         # Infinite until it is measured. Until then, `due` lets the bar show every dispatch.
         self._seconds_per_step = math.inf
         self._epoch_began = self._shown_at = time.monotonic()
@@ -201,7 +201,7 @@ class Progress:
 
     def testing(self) -> None:
         """Shows that the evaluation runs. In the first epoch of a process the evaluation is compiled first."""
-        compiles = "; compiling" if self._ended_first is None else ""
+        compiles = "" if self._tested else "; compiling"
         if self._bar is not None:
             self._bar.n = self._bar.total
             self._do(f"testing{compiles}")
@@ -211,12 +211,14 @@ class Progress:
     def end_epoch(self, row: dict[str, float]) -> None:
         """Prints the result of the epoch. `row` is its row of metrics.jsonl."""
         self.close()
+        self._tested = True
         now = time.monotonic()
         if self._ended_first is None:
             # The first epoch of a process also compiles the evaluation and the diagnostics, so only its steps count.
             images = self._steps_per_epoch * self._batch_size
             mean = images / row["images_per_second"] if row["images_per_second"] else 0.0
-            self._ended_first = now
+            # If an earlier process did all steps of this epoch, the next epoch compiles them.
+            self._ended_first = now if self._compiled else None
         else:
             self._epochs_done += 1
             mean = (now - self._ended_first) / self._epochs_done

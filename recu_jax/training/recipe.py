@@ -222,8 +222,14 @@ def _optimizer(config, learning_rate, model, image_shape):
     given = {field: config[field] for field in LATENT_FIELDS if config[field] is not None}
     if config.optimizer != "bop" and not given:
         return rest
-    found = binary_layers(model, jax.ShapeDtypeStruct((1, *image_shape), model.dtype))
+    found = binary_layers(model, jax.ShapeDtypeStruct((1, *image_shape), jnp.dtype(config.dtype)))
     kernels = {(*layer.path.split("/"), "kernel") for layer in found if layer.binary_weights}
+    if given and not kernels:
+        field, value = next(iter(given.items()))
+        raise UserError(
+            f"config.{field} is {value}, and config.model {config.model!r} has no binary layer with latent weights; "
+            "leave the field out"
+        )
     if config.optimizer != "bop":
         factor = given.get("latent_learning_rate", config.learning_rate) / config.learning_rate
         latent = update(

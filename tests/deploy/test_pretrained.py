@@ -52,5 +52,7 @@ def test_predict_takes_a_name(photographs, tmp_path):
         paths[-1].write_bytes(files[i].tobytes())
     command = [sys.executable, "-m", "recu_jax", "predict", "cifar_resnet20", *map(str, paths)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    wrong = [*command[:4], "cifar_resnet2", str(paths[0])]
+    assert "did you mean 'cifar_resnet20'" in subprocess.run(wrong, capture_output=True, text=True).stderr
     first = [line.split(": ")[1].split()[0] for line in done.stdout.splitlines()]
     assert len(first) == 5 and first.count("ship") >= 3

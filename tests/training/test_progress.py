@@ -81,6 +81,22 @@ def test_the_first_time_left_leaves_out_what_the_epoch_compiled_at_its_end(monke
     assert "left" not in said and "images/s" not in said
 
 
+def test_the_time_left_leaves_out_a_compilation_in_the_second_epoch(monkeypatch, capsys):
+    """An earlier process did all 10 steps of epoch 1. This one tests them, and compiles for 60 s in epoch 2."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    progress = Progress(41, 10, 32, log_every_steps=100)
+    progress.start_epoch(1, done=10)
+    progress.end_epoch(ROW | {"images_per_second": 0.0})
+    now[0] += 62
+    progress.compiled(since=0.0)
+    progress.end_epoch(ROW | {"epoch": 2, "images_per_second": 160.0})
+    now[0] += 3
+    progress.end_epoch(ROW | {"epoch": 3, "images_per_second": 160.0})
+    first, _, second, third = capsys.readouterr().out.splitlines()
+    assert "left" not in first and "; 1:18 left" in second and "; 1:54 left" in third  # 39 of 2 s, then 38 of 3 s
+
+
 def test_the_compilation_at_the_end_of_the_first_epoch_is_announced(capsys):
     progress = Progress(2, 10, 32, log_every_steps=100)
     for number in (1, 2):

@@ -25,8 +25,10 @@ def make_feed(config: ml_collections.ConfigDict, dataset: Dataset | Photos, devi
       UserError: the batch is larger than the training set, or a package that `Photos` need is not installed.
     """
     if 0 < dataset.train_count < config.batch_size:  # 0 training images: the feed is for an evaluation
+        held = f", {config.held_out} are held out" if config.held_out else ""
         raise UserError(
-            f"config.batch_size is {config.batch_size}; {config.dataset} has only {dataset.train_count} training images"
+            f"config.batch_size is {config.batch_size}; {config.dataset} has only {dataset.train_count} training "
+            f"images{held}; use smaller batches"
         )
     if isinstance(dataset, Dataset):
         return ResidentFeed(config, dataset, devices)

@@ -65,8 +65,9 @@ class ResidentFeed:
         return part.shape[1], (*self._train_set, part)
 
     def records(self, step: int) -> np.ndarray:
-        """Returns the indices of the training images in the batch of `step`: int32, (batch,)."""
-        return records(self._config, self._dataset.train_count, step)
+        """Returns the indices, in the data set's file, of the training images in the batch of `step`: (batch,)."""
+        numbers, found = self._dataset.train_records, records(self._config, self._dataset.train_count, step)
+        return found if numbers is None else numbers[found]
 
     def epoch_metrics(self, seconds: float) -> dict[str, float]:
         """Returns the metrics that the feed adds to those of an epoch that took `seconds`. This feed adds none."""
@@ -101,7 +102,7 @@ class ResidentFeed:
 
         Their dtype is uint8, and their shape (images, height, width, channels).
         """
-        return self._dataset.train_images[self.records(0)[:count]]
+        return self._dataset.train_images[records(self._config, self._dataset.train_count, 0)[:count]]
 
     def close(self) -> None:
         """Does nothing: this feed has no workers."""
