@@ -7,11 +7,14 @@ and `recu eval` are this command with a fixed mode.
 import sys
 from collections.abc import Sequence
 
-from absl import app, flags
+from recu_jax.commands import arguments
 
-from recu_jax import paths
-from recu_jax.commands import arguments, config_flag
-from recu_jax.commands.train import train_or_evaluate
+with arguments.control_c_ends():
+    from absl import app, flags
+
+    from recu_jax import paths
+    from recu_jax.commands import config_flag
+    from recu_jax.commands.train import train_or_evaluate
 
 _CONFIG = config_flag.define()
 _WORKDIR = flags.DEFINE_string(
@@ -42,7 +45,9 @@ def main(argv: Sequence[str]) -> None:
 
 def run(argv: Sequence[str], help_of: config_flag.Help = HELP) -> None:
     """Runs the command. `argv` holds the program's name, then the arguments; `help_of` is the command's help."""
-    app.run(main, argv=list(argv), flags_parser=lambda argv: config_flag.parse(argv, help_of))
+    # Until a training handles Control-C itself, there is nothing to save.
+    with arguments.control_c_ends():
+        app.run(main, argv=list(argv), flags_parser=lambda argv: config_flag.parse(argv, help_of))
 
 
 if __name__ == "__main__":

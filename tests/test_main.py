@@ -40,7 +40,7 @@ def test_train_evaluate_and_refuse_another_config(tmp_path):
 
     evaluated = run(*common, "--mode=eval", "--config.eval_batch_size=50")
     assert evaluated.returncode == 0, evaluated.stderr
-    assert f"test top-1 {best['test_top1']:.2f}%" in evaluated.stdout and "on 360 images" in evaluated.stdout
+    assert f"test top-1 {best['test_top1']:.2f}%" in evaluated.stdout and "on 360 test images" in evaluated.stdout
 
     other = run(*common, "--config.learning_rate=0.2")
     assert other.returncode == 2
@@ -147,3 +147,28 @@ def test_a_run_says_at_once_what_it_does(kind, tmp_path):
     images = "8 training and 4 test images, 32x32x3" if kind == "photographs" else "1437 training and 360 test images"
     assert size.startswith(images)
     assert seconds < imports + 2
+
+
+KILLS_ITSELF = "import os, signal; os.kill(os.getpid(), signal.SIGINT)\n"
+
+
+def test_control_c_during_the_imports_ends_the_command_in_one_line(tmp_path):
+    (tmp_path / "absl.py").write_text(KILLS_ITSELF)
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    command = [sys.executable, "-m", "recu_jax.main", "--config=configs/digits.py"]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "stopped by SIGINT\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["recu_jax.main", "recu_jax train", "recu_jax eval"])
+def test_control_c_before_the_run_begins_ends_the_command_in_one_line(name, tmp_path):
+    """Also within a callback of the garbage collector, where Python ignores a KeyboardInterrupt."""
+    (tmp_path / "config.py").write_text(
+        f"import gc\ndef callback(*_):\n    {KILLS_ITSELF}gc.callbacks.append(callback)\ngc.collect()\n"
+        "def get_config():\n    return None\n"
+    )
+    command = [sys.executable, "-m", *name.split(), f"--config={tmp_path}/config.py"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "stopped by SIGINT\n")

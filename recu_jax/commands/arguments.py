@@ -99,10 +99,11 @@ def end_with_reader(function: Callable[[], Any]) -> None:
 
 @contextlib.contextmanager
 def control_c_ends() -> Iterator[None]:
-    """Within the block, Control-C ends the process at once, with one line. The block should contain only imports.
+    """Within the block, Control-C ends the process at once, with one line. The block should write no files.
 
-    Python would raise KeyboardInterrupt, and modules in C turn this exception into other errors while they are
-    imported. Outside the main thread this function does nothing, because Python sets no signal handlers there.
+    Python would raise KeyboardInterrupt. Modules in C turn this exception into other errors while they are imported,
+    and Python ignores it in callbacks, such as JAX's callback of the garbage collector. Outside the main thread this
+    function does nothing, because Python sets no signal handlers there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

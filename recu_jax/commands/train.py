@@ -80,17 +80,23 @@ def train_or_evaluate(config: ml_collections.ConfigDict, workdir: str, mode: str
 
 def _train(loop, config, workdir):
     result = loop.train(config, workdir, end_process=functools.partial(_end_stopped, workdir))
+    held = f" of {config.held_out} held-out images" if config.held_out else ""
     return (
-        f"final test top-1 {result.final['test_top1']:.2f}%, best {result.best['test_top1']:.2f}% (epoch "
+        f"final test top-1{held} {result.final['test_top1']:.2f}%, best {result.best['test_top1']:.2f}% (epoch "
         f"{result.best['epoch']}); workdir {workdir}"
     )
 
 
 def _evaluate(loop, config, workdir):
+    from recu_jax.training import distributed
+    from recu_jax.training.progress import say
+
+    if distributed.is_main():
+        say(f"{config.model} on {config.dataset}; workdir {workdir}; reading the images, and compiling")
     m = loop.evaluate(config, workdir)
     return (
         f"best checkpoint (epoch {m['epoch']}): test top-1 {m['test_top1']:.2f}%, top-5 {m['test_top5']:.2f}%, "
-        f"loss {m['test_loss']:.4f} on {m['test_images']} images; workdir {workdir}"
+        f"loss {m['test_loss']:.4f} on {m['test_images']} test images; workdir {workdir}"
     )
 
 
@@ -101,9 +107,24 @@ def _say_stopped(by, workdir):
 
     where = bucket.folder_of(workdir)
     kept = saved(where)
-    how = f"continues from step {kept[-1].step}, saved in {where}" if kept else "starts anew: nothing is saved yet"
-    _say(f"stopped by {by}; the same command {how}")
+    how = "the same command starts anew: nothing is saved yet"
+    if kept:
+        how = f"the same command continues from step {kept[-1].step}, saved in {where}"
+        if _is_finished(kept[-1]):
+            how = f"the run in {where} is finished"
+    _say(f"stopped by {by}; {how}")
     return EXIT_INTERRUPTED if by == "SIGINT" else EXIT_STOPPED
+
+
+def _is_finished(checkpoint):
+    from recu_jax.training.checkpoint import Damaged
+
+    try:
+        record = checkpoint.record
+    except Damaged:
+        return False
+    done = 0 if record.get("unfinished_epoch") else record.get("metrics", {}).get("epoch")
+    return done == record["config"].get("epochs")
 
 
 def _end_stopped(workdir, by):

@@ -63,7 +63,7 @@ class _Bar(tqdm):
         if self.doing:
             return d | {"state": f"{self.doing}, {_clock(time.monotonic() - self.since)}"}
         rate = d["rate"] or (d["n"] - d["initial"]) / max(d["elapsed"], 1e-9)
-        pace = f"{rate:.0f} images/s, {_clock((d['total'] - d['n']) / rate)} left" if rate else ""
+        pace = f"{_rounded(rate)} images/s, {_clock((d['total'] - d['n']) / rate)} left" if rate else ""
         return d | {"state": ", ".join(filter(None, [self.shown, pace])) or "training"}
 
     def do(self, what: str, since: float) -> None:
@@ -228,7 +228,7 @@ class Progress:
         self._say(
             f"epoch {row['epoch']}/{self._total_epochs}: train loss {row['train_loss']:.3f}, top-1 "
             f"{row['train_top1']:.2f}%; test loss {row['test_loss']:.3f}, top-1 {row['test_top1']:.2f}%{raw}"
-            + (f"; {row['images_per_second']:.0f} images/s" if row["images_per_second"] else "")
+            + (f"; {_rounded(row['images_per_second'])} images/s" if row["images_per_second"] else "")
             + (f"; {_clock(left)} left, until {finish}" if left else "")
         )
 
@@ -249,11 +249,15 @@ class Progress:
             return ""
         rate = done * self._batch_size / seconds
         left = (self._steps_per_epoch - self._step) * self._batch_size / rate
-        return f", {rate:.0f} images/s, {_clock(left)} left in this epoch"
+        return f", {_rounded(rate)} images/s, {_clock(left)} left in this epoch"
 
     def _say(self, line: str) -> None:
         if not self._silent:
             say(line)
+
+
+def _rounded(rate: float) -> str:
+    return f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}"
 
 
 def _clock(seconds: float) -> str:

@@ -41,6 +41,8 @@ class RunRecorder:
         self.workdir = workdir
         self._run, self._resumed = run, start.resumed
         self._said_of_dead_layers = ""
+        self._compiled, self._compiling_since = False, run.ready_at
+        self._started = False
         self._diagnostics = measuring.EpochDiagnostics(run, start) if config.diagnostics and trains else None
         self._records = EpochRecords(workdir, start.epoch + 1, writes)
         self._trackers = None
@@ -74,7 +76,8 @@ class RunRecorder:
 
     def compiled(self) -> None:
         """Announces that the first dispatch of the process, which includes the compilation, is done."""
-        self.progress.compiled(self._run.ready_at)
+        self._compiled = True
+        self.progress.compiled(self._compiling_since)
 
     def check(self) -> None:
         """Raises RunFailed if a save in the background failed."""
@@ -100,7 +103,12 @@ class RunRecorder:
           metrics: metrics of the steps of this epoch that an earlier process did.
         """
         self._epoch_began = time.monotonic()
-        self.progress.start_epoch(epoch + 1, metrics.steps, self._run.ready_at)
+        if self._started and not self._compiled:
+            # An earlier process did all steps of the epoch before this one, so this epoch compiles the step.
+            self._compiling_since = self._epoch_began
+            announce_compilation()
+        self._started = True
+        self.progress.start_epoch(epoch + 1, metrics.steps, self._compiling_since)
 
     def end_epoch(self, state: TrainState, epoch: int, trained: dict[str, float], tested: dict[str, float]) -> None:
         """Writes the metrics and diagnostics of an epoch, updates the report, and saves a checkpoint if one is due.
@@ -169,9 +177,12 @@ class RunRecorder:
         if start.epoch >= epochs:
             say(f"finished: all {epochs} epochs are done, and nothing is left to train")
             return
+        of_next = f", and {start.metrics.steps} of the {steps} steps of the next" if start.metrics.steps else ""
+        if start.metrics.steps == steps:
+            of_next = ", and all steps of the next, which is tested now"
         say(
             f"resuming {self.workdir} at step {step} of {epochs * steps}: {start.epoch} of {epochs} epochs are done"
-            + (f", and {start.metrics.steps} of the {steps} steps of the next" if start.metrics.steps else "")
+            + of_next
         )
         if start.metrics.steps < steps:  # otherwise the evaluation is next, which `Progress.testing` announces
             announce_compilation()

@@ -122,6 +122,7 @@ class StopRequests:
         if not self._anything_to_save and self._wake is not None:
             return  # the thread that `_watch` started ends the process
         if again or not self._anything_to_save:
+            _end_line(name)
             raise Stopped(name)
         if distributed.several():
             # The preemption service handles SIGTERM, and tells the other processes.

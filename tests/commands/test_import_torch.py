@@ -63,7 +63,7 @@ def test_the_workdir_is_evaluated(imported, official, tmp_path):
         logits = model(torch.as_tensor(x.transpose(0, 3, 1, 2).copy()), 1.0)
     loss = torch.nn.functional.cross_entropy(logits, torch.as_tensor(labels).long()).item()
     top1 = 100 * (logits.argmax(1).numpy() == labels).mean()
-    assert f"top-1 {top1:.2f}%" in result.stdout and f"loss {loss:.4f} on 32 images" in result.stdout
+    assert f"top-1 {top1:.2f}%" in result.stdout and f"loss {loss:.4f} on 32 test images" in result.stdout
 
     config = base_config()
     config.dataset, config.batch_size, config.eval_batch_size, config.num_devices = "digits", 32, 32, 1
