@@ -25,6 +25,12 @@ def test_variables_and_1_bit_file_are_one_network(name):
     assert np.median(np.abs(logits - expected)) < 1e-3
 
 
+def test_a_network_says_what_it_is():
+    network = recu_jax.pretrained("cifar_resnet20")
+    assert network.class_names[2] == "bird" and network.num_classes == 10
+    assert repr(network).startswith("<cifar_resnet20: images of 32x32x3, 10 classes, ")
+
+
 @pytest.mark.parametrize("name", networks.NAMES)
 def test_variables_are_those_of_the_model(name):
     variables = recu_jax.load_variables(name)

@@ -4,6 +4,7 @@
 binarizer when it is called without arguments. The module `interface` says how to write a binarizer.
 """
 
+import inspect
 from typing import Any
 
 import jax
@@ -30,12 +31,14 @@ def weight_binarizer(reference: str) -> WeightBinarizer:
     """
     binarizer = _load("weight binarizer", reference, WeightBinarizer)
     kernel = jax.ShapeDtypeStruct(_KERNEL, jnp.float32)
+    _check_arguments("weight binarizer", reference, binarizer, "(kernel, tau, progress)", kernel, 0.9, 0.5)
     found = _tried("weight binarizer", reference, lambda kernel: binarizer(kernel, 0.9, 0.5), kernel)
     shapes = jax.tree.map(jnp.shape, found)
     if shapes not in ((_KERNEL, None), (_KERNEL, _KERNEL[-1:])):
+        returned = "one array" if shapes == _KERNEL else f"{shapes} for a kernel of shape {_KERNEL}"
         raise UserError(
-            f"weight binarizer is {reference!r}, and returns {shapes} for a kernel of shape {_KERNEL}; it must return "
-            f"signs of this shape, and a scale of shape {_KERNEL[-1:]} or None"
+            f"weight binarizer is {reference!r}, and returns {returned}; it must return a pair: signs of the kernel's "
+            f"shape, and a scale of shape (features,) or None, as in `return signs, None`"
         )
     return binarizer
 
@@ -68,7 +71,7 @@ def activation_binarizer(reference: str) -> ActivationBinarizer:
 
 def _load(what: str, reference: str, kind: type) -> Any:
     found = references.load(what, reference)
-    if not isinstance(found, kind) and callable(found):
+    if not isinstance(found, kind) and callable(found) and _fits(found):
         found = references.call(what, reference, found)
     if not isinstance(found, kind):
         raise UserError(
@@ -80,6 +83,24 @@ def _load(what: str, reference: str, kind: type) -> Any:
     except TypeError as error:
         raise UserError(f"{what} is {reference!r}, which has no hash; make its class a frozen dataclass") from error
     return found
+
+
+def _fits(function, *arguments):
+    """Tells whether `function` can be called with these arguments; True if it has no signature."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
+
+
+def _check_arguments(what, reference, binarizer, names, *arguments):
+    if not _fits(binarizer, *arguments):
+        raise UserError(
+            f"{what} is {reference!r}, and its __call__ takes {inspect.signature(binarizer)}; it must take {names}"
+        )
 
 
 def _tried(what, reference, function, x):

@@ -85,7 +85,7 @@ FIELDS: dict[str, tuple[Field, ...]] = {
         Field("clamp", _RECU.clamp, "part of ReCU: whether standardized weights are clamped to Q(tau)"),
         Field("tau_schedule", "exponential", "or `linear`, `cosine`"),
         Field("tau_min", 0.85, "tau of the first epoch"),
-        Field("tau_max", 0.99, "tau of the last epoch; if it equals tau_min, tau is constant"),
+        Field("tau_max", 0.99, "tau at the end of the last epoch; if it equals tau_min, tau is constant"),
         Field("dtype", "float32", "of the computation; parameters stay float32 (float64 with `float64`)"),
     ),
     "Optimization": (

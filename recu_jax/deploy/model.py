@@ -56,6 +56,15 @@ class Model:
         self._arrays, structure = jax.tree.flatten(jax.device_put(arrays))
         self._jitted = jax.jit(lambda arrays, images: function(jax.tree.unflatten(structure, arrays), images))
 
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.image_shape))
+        return f"<{self.header.model}: images of {shape}, {self.num_classes} classes, {self.backend}>"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name for each logit; () if the file has none."""
+        return self.header.class_names
+
     def predict(self, images: np.ndarray | jax.Array) -> jax.Array:
         """Computes the logits of images. Compiles the network once for each batch size.
 

@@ -33,6 +33,15 @@ class Identity(WeightBinarizer):
         return sign_with_slope(kernel, jnp.ones_like(kernel)), None
 
 
+class NoTau(Identity):
+    def __call__(self, kernel):
+        return kernel, None
+
+
+def plain_sign(w):
+    return w
+
+
 class NoScale(Identity):
     def __call__(self, kernel, tau=None, progress=None):
         return sign_with_slope(kernel, jnp.ones_like(kernel))
