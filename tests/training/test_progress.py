@@ -37,14 +37,14 @@ def test_a_line_every_so_many_steps_and_one_for_the_epoch(capsys):
         re.match(r"epoch 1/3, step (\d+)/10: loss 2\.000, top-1 12\.5%, \d+ images/s, ", line)[1] for line in lines
     ]
     assert steps == ["4", "8"]
-    assert last.startswith("epoch 1/3: train loss 1.000, top-1 50.00%; test loss 0.500, top-1 75.00%; 9 images/s; ")
+    assert last.startswith("epoch 1/3: train loss 1.000, top-1 50.00%; test loss 0.500, top-1 75.00%; 9.0 images/s; ")
     assert re.search(r"; \d+:\d\d left, until \d\d:\d\d$", last)
 
 
 def test_a_resumed_epoch_counts_on(capsys):
     epoch(Progress(1, 10, 32, log_every_steps=4), done=5)
     first, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("epoch 1/1, step 9/10: ") and last.endswith("9 images/s")  # no time is left
+    assert first.startswith("epoch 1/1, step 9/10: ") and last.endswith("9.0 images/s")  # no time is left
 
 
 def test_compilation_is_told_and_left_out_of_the_rate(capsys):
