@@ -4,18 +4,19 @@
 
 The cases are 3x3 binary layers of 64 to 512 channels at ResNet-18's sizes, and whole networks:
 
-- `layer` computes what a layer does in a network: from packed signs to real numbers (convolution, alpha, batch norm)
-  and their packed signs.
+- `layer` computes what a layer does in a network. It takes packed signs, and applies the convolution, alpha and batch
+  norm. It returns the real results and their packed signs.
 - `sums_layer` returns the integer sums of the convolution alone.
 - `real_layer` begins with real activations, whose signs it packs first.
 - A network computes logits from uint8 pixels; in PyTorch from float32 noise.
 
 A layer is compared with the bare float32 convolution, and a network with its twin of real weights and activations.
 
-The sides are `recu`, `recu2`, `xla` and `torch`. Each is a process of its own, pinned to one core. `recu2` runs the
-same programs as `recu`, pinned to two cores. The sides take turns, and each round of turns gives one ratio. Needs Linux
-and g++, which builds two programs. `popcount_bound.cc` measures the most that xor, popcount and add can reach on this
-processor. `core_distance.cc` measures, after each round, how long a store of one core takes to reach another core.
+The sides are `recu`, `recu2`, `xla` and `torch`. Each is a process of its own. `recu2` runs the same programs as
+`recu`. It is pinned to two cores, and every other side to one. The sides take turns. For each case, every round of
+turns gives the ratios of their seconds: xla / recu, torch / recu and recu / recu2. Needs Linux and g++, which builds
+two programs. `popcount_bound.cc` measures the most that xor, popcount and add can reach on this processor.
+`core_distance.cc` measures, after each round, how long a store of one core takes to reach another core.
 """
 
 import argparse

@@ -12,7 +12,7 @@ from recu_jax.functional import sign
 from recu_jax.ops.reductions import wide
 
 # Upper limit of beta |x|. At this limit, the magnitude of the swish sign's slope is below 1e-31 for beta up to 35.
-# Without the limit, the slope at an infinite x would be infinity times exp(-infinity) = 0, which is NaN.
+# Without the limit, the slope at an infinite x would be NaN: a product of infinity and exp(-infinity), which is 0.
 _FAR = 80.0
 
 

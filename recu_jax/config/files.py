@@ -45,7 +45,7 @@ def find(path: str) -> str:
 
 @contextlib.contextmanager
 def without_bytecode() -> Iterator[None]:
-    """Within the block, Python writes no bytecode, which would be in a folder `__pycache__` beside a config file."""
+    """Within the block, Python writes no bytecode. So a config file gets no folder `__pycache__` beside it."""
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield

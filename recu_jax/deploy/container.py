@@ -49,7 +49,11 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]
 
 
 def parse(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Reads the header and the arrays from the bytes of a file. Returns and raises the same as `read`."""
+    """Reads the header and the arrays from the bytes of a file. Returns the same as `read`.
+
+    Raises:
+      UserError: the bytes are damaged. The message does not name the file; `read` adds its path.
+    """
     if len(data) < _LENGTH_BYTES:
         raise UserError(f"it has {len(data)} bytes")
     length = int.from_bytes(data[:_LENGTH_BYTES], "little")

@@ -66,7 +66,7 @@ class Writer:
         return self.per_channel("Div", self.per_channel("Sub", x, mean), std)
 
     def sign(self, x: str) -> str:
-        """Returns +1 for x >= 0, else -1."""
+        """Adds nodes that compute +1 for x >= 0, else -1."""
         return self.at_least(x, [0])
 
     def at_least(self, x: str, thresholds: npt.ArrayLike) -> str:

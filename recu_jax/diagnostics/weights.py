@@ -127,7 +127,7 @@ def _alike(variables, layers):
 
 
 def _standardized(binarizer: WeightBinarizer, kernel: jax.Array) -> jax.Array:
-    """Returns the weights before a clamp, in float32 or wider."""
+    """Returns the real weights whose signs the binarizer takes, before any clamp, in float32 or wider."""
     return binarizer.standardized(wide(kernel))
 
 

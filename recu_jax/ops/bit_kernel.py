@@ -32,8 +32,9 @@ def bits_of_kernel(signs: np.ndarray, stacked: int = 0) -> np.ndarray:
       stacked: number of axes in `stack`.
 
     Returns:
-      uint32, (*stack, words). Each output channel begins with the input channels of its first tap. The first sign is
-      the lowest bit of the first word.
+      uint32, (*stack, words). The signs of one kernel are in the order (features, *window, in_features / groups), with
+      no gap between output channels. The first sign is the lowest bit of the first word. Bit 1 means +1. The unused
+      bits of the last word are 0.
     """
     bits = np.moveaxis(np.asarray(signs) >= 0, -1, stacked)
     bits = bits.reshape(*bits.shape[:stacked], -1)

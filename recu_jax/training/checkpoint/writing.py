@@ -211,7 +211,10 @@ def save_imported(workdir: str | pathlib.Path, variables: Mapping[str, Any], imp
 
 
 def _remove(folder):
-    """Removes a folder. After an error, TensorStore's threads may write files there for a moment longer."""
+    """Tries for about 5 seconds to remove a folder, and then gives up without an error.
+
+    After an error, TensorStore's threads may still write files there for a moment.
+    """
     for _ in range(50):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
