@@ -71,7 +71,7 @@ def long_description():
 
 
 def project_urls():
-    """Returns the links at the side of the page on PyPI."""
+    """Returns the links in the sidebar of the page on PyPI."""
     urls = {"Paper": "https://arxiv.org/abs/2103.12369"}
     if REPOSITORY is not None:
         files = f"{REPOSITORY}/blob/v{VERSION}"
@@ -141,9 +141,9 @@ setup(
     else [],
     entry_points={"console_scripts": ["recu = recu_jax.__main__:main"]},
     cmdclass={"build_ext": BuildKernels, "bdist_wheel": OneWheel},
-    # Training needs no extra: its packages are here. Flax brings Orbax, rich, optax and TensorStore anyway.
-    # The rest are 12 packages and 74 MB beyond the 718 MB of jax and flax; `tests/test_extras.py` counts them. So both
-    # commands of the README need no extra, and a layer and its training come by the same command.
+    # Training needs no extra: its packages are in this list. Flax itself installs Orbax, rich, optax and TensorStore.
+    # The others, with all that they install, are 12 packages and 74 MB; jax and flax have 718 MB.
+    # `tests/test_extras.py` counts them. So one command installs the layers and their training.
     install_requires=[
         "absl-py",
         # 0.10.2 returns wrong numbers on the CPU and crashes (jax issues 39103, 40412).

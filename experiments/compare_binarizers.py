@@ -139,7 +139,7 @@ def deviation(values: Sequence[float]) -> str:
 
 
 def table(rows: Iterable[dict]) -> str:
-    """Returns Markdown: mean and sample deviation over seeds of the last epoch's test top-1, in percent."""
+    """Returns Markdown tables of the last epoch's test top-1, in percent: mean and standard deviation over seeds."""
     parts = []
     for title, entries in summary(rows).items():
         lines = [

@@ -15,11 +15,17 @@ def is_reference(name: object) -> bool:
     return isinstance(name, str) and ":" in name
 
 
+def search(folder: str | os.PathLike) -> None:
+    """Lets `load` find modules in a folder, after all other folders."""
+    if os.fspath(folder) not in sys.path:
+        sys.path.append(os.fspath(folder))
+
+
 def load(what: str, reference: str) -> Any:
     """Imports the module of a reference and returns the object that it names.
 
-    Modules in the working directory are found too. For a console script like `recu`, Python itself does not search this
-    directory.
+    Modules in the working directory and beside the config file are found too. For a console script like `recu`, Python
+    itself does not search the working directory.
 
     Args:
       what: what the object is, for the messages, such as `"model"`.
@@ -32,8 +38,7 @@ def load(what: str, reference: str) -> Any:
     module, _, name = reference.partition(":")
     if not module or not name or module.startswith("."):
         raise UserError(f"{what} is {reference!r}; it must be 'module:name', as in 'my_package.my_module:name'")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    search(os.getcwd())
     # Python caches which files a folder holds. Without this line, the import might miss a module that is newer
     # than the cache.
     importlib.invalidate_caches()
@@ -44,8 +49,8 @@ def load(what: str, reference: str) -> Any:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise _failed(what, reference, f"importing {module}", error) from error
         raise UserError(
-            f"{what} is {reference!r}, and there is no module {error.name!r}; it must be in {os.getcwd()}, in a folder "
-            "of PYTHONPATH, or installed"
+            f"{what} is {reference!r}, and there is no module {error.name!r}; it must be in {os.getcwd()}, beside the "
+            "config file, in a folder of PYTHONPATH, or installed"
         ) from error
     except (Exception, SystemExit) as error:  # the module may be a script that calls sys.exit
         raise _failed(what, reference, f"importing {module}", error) from error

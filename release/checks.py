@@ -1,4 +1,4 @@
-"""The checks of a release, by name. Each returns a line about what holds, or raises CheckError."""
+"""The checks of a release. `CHECKS` lists them. Each returns a line that says what it found, or raises CheckError."""
 
 import datetime
 import functools
@@ -140,7 +140,7 @@ def twine(release):
 
 
 def licences(release):
-    """No source file that is shipped begins with another licence; NOTICE names what the compiler adds."""
+    """No shipped source file has the head of another licence than Apache-2.0. NOTICE names what is linked in."""
     tracked = run("git", "ls-files", "recu_jax", "configs", "setup.py").splitlines()
     foreign = [name for name in tracked if FOREIGN.search(_text(name))]
     require(not foreign, f"other licences in {', '.join(foreign)}; name them in NOTICE and in this check")

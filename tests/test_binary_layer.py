@@ -77,7 +77,7 @@ OPTIONS = {"scan of no alpha": {"alpha": "none"}}
 
 
 class ForeignNNX(nnx.Module):
-    """A plain layer, three that are scanned, and a normalization, which are called with nothing but x."""
+    """A binary convolution, a batch norm and three scanned binary dense layers. They are called with x alone."""
 
     def __init__(self, rngs):
         @nnx.split_rngs(splits=3)

@@ -131,7 +131,7 @@ def test_rooms_import_downwards():
         if room(name) and room(other) and room(name) != room(other) and floor(other) >= floor(name)
     ]
     assert upwards == []
-    # A file without a room is the package itself, which is lazy and so may be imported from anywhere.
+    # Only the package's own `__init__` has no room. It imports lazily, so any module may import it.
     assert [name for name in MODULES if room(name) is None] == ["recu_jax"] and IMPORTS["recu_jax"] == []
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from recu_jax import UserError, create_model
+from recu_jax import UserError, create_model, pack
 from recu_jax.binarizers import activations
 from recu_jax.layers import BinaryConv, Conv
 from recu_jax.models.batch_norm import BatchNorm
@@ -174,6 +174,23 @@ def test_fused_units_train_as_their_parts(name, fields, side):
         assert difference < 0.05 * np.linalg.norm(size) / np.sqrt(size.size), path
 
 
+@pytest.mark.skipif(not native.instruction_sets(), reason="no compiled kernels")
+@pytest.mark.parametrize("name,fields,side", FUSIBLE)
+def test_fused_units_evaluate_as_their_parts(name, fields, side):
+    """With variables that are packed, too. The statistics are those of a training step, so each unit does something."""
+    (_, batch_stats), _ = trained(name, fields, side)[0]
+    x = np.random.default_rng(1).normal(size=(3, side, side, 3)).astype("f")
+    fused, plain = (create_model(name, 10, **fields, fused=fused) for fused in (True, False))
+    variables = plain.init(jax.random.key(0), x) | batch_stats
+    variables = jax.tree.map(lambda leaf: jnp.where(leaf == np.float32(1e-8), 0.5, leaf), variables)
+    evaluate = jax.jit(lambda variables, x: fused.apply(variables, x))
+    assert "recu_unit_evaluate" in evaluate.lower(variables, x).as_text()
+    expected = jax.jit(lambda variables, x: plain.apply(variables, x))(variables, x)
+    np.testing.assert_allclose(evaluate(variables, x), expected, atol=1e-6 * np.abs(expected).max())
+    packed = pack(plain, variables, x)
+    np.testing.assert_array_equal(evaluate(packed, x), evaluate(variables, x))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
@@ -194,3 +211,5 @@ def test_what_does_not_fit_is_not_fused(changes):
     variables = jax.eval_shape(model.init, jax.random.key(0), x)
     step = jax.jit(lambda v: model.apply(v, x, tau=0.9, train=True, mutable=["batch_stats"])[0])
     assert "recu_unit" not in step.lower(variables).as_text()
+    evaluate = jax.jit(lambda v: model.apply(v, x))
+    assert "recu_unit" not in evaluate.lower(variables).as_text()

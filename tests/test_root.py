@@ -41,7 +41,7 @@ def test_every_public_name_is_there():
     assert len(names) > 30 and {"BinaryConv", "binary_layers", "recu", "nnx"} <= set(names)
     for name in names:
         assert getattr(recu_jax, name) is not None
-    # `binary_layers` stays a function, although a module of nearly the same name is imported.
+    # This is the function, also after its module, `binary_layer`, is imported.
     assert callable(recu_jax.binary_layers)
     with pytest.raises(AttributeError, match="BinaryConvolution"):
         _ = recu_jax.BinaryConvolution

@@ -134,7 +134,7 @@ def test_shard_map(flavour, kind, shared):
         value, gradients = jax.value_and_grad(functools.partial(loss, f), (0, 1))(p, x)
         return jax.lax.psum(value, "devices"), gradients
 
-    # A gradient is placed as its array is. Gradients of arrays on all devices are summed over the devices.
+    # A gradient has the sharding of its array. Gradients of replicated arrays are summed over the devices.
     got = jit(jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=(whole, specs)))(p, x)
     expected = jit(jax.value_and_grad(functools.partial(loss, reference), (0, 1)))(p, x)
     close(got, expected)

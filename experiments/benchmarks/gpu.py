@@ -68,7 +68,7 @@ def measure(model, arguments, quietly=contextlib.nullcontext):
         else:
             worker.turn(f"train {count}")  # compiles one after the other: XLA times variants on the device
     with quietly():
-        for worker in workers.values():  # again, alone on the device
+        for worker in workers.values():  # once more, now with nothing else on the device; this turn is not counted
             worker.turn(f"train {count}")
         for _ in range(arguments.repeats):
             for name, worker in workers.items():

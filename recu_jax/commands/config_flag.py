@@ -11,7 +11,7 @@ from ml_collections import ConfigDict, config_flags
 from recu_jax.commands.arguments import fail, help_text
 from recu_jax.config import base_config
 from recu_jax.config.fields import field_lines
-from recu_jax.config.files import find, shipped, without_bytecode
+from recu_jax.config.files import find, search_beside, shipped, without_bytecode
 from recu_jax.errors import UserError, one_line, unknown
 
 _NAMES = ("--config", "-config")
@@ -71,6 +71,8 @@ def parse(argv: list[str], help_of: Help) -> list[str]:
         with without_bytecode():
             rest = flags.FLAGS(_with_found_config(argv))
         _check_loaded(path)
+        _read_none(flags.FLAGS["config"].value)
+        search_beside(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0])
         if len(rest) > 1:
             raise UserError(f"{rest[1]!r} is not a flag; options are given as --name=value")
     except UserError as error:
@@ -127,6 +129,16 @@ def _check_loaded(path: str | None) -> None:
             f"--config={path}: get_config() returns {kind}; it must return recu_jax.config.base_config(), with fields "
             "changed"
         )
+
+
+def _read_none(config: ConfigDict) -> None:
+    """Sets text fields to None that were given as `--config.FIELD=None` and whose default is None.
+
+    ml_collections reads the word as text.
+    """
+    for name, default in base_config().items():
+        if default is None and config.get(name) == "None":
+            config[name] = None
 
 
 def _flag_error(error: flags.Error) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from recu_jax import networks
-from recu_jax.commands.arguments import ArgumentParser, local_path, run
+from recu_jax import networks, paths
+from recu_jax.commands.arguments import ArgumentParser, local_path, run, run_path
 from recu_jax.deploy.model import load
 from recu_jax.deploy.pictures import read_image, top
+from recu_jax.errors import UserError
 from recu_jax.ops import backend
 
 _ABOUT = "Prints the five most probable classes of each picture."
@@ -19,8 +20,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parses the arguments and prints a line for each picture."""
     parser = ArgumentParser("predict", _ABOUT, "recu predict digits.recu seven.png")
     names = ", ".join(networks.NAMES)
-    about = f"file that `recu export` wrote, or a trained network that comes with recu_jax: {names}"
-    parser.add_argument("file", metavar="FILE", type=local_path, help=about)
+    about = (
+        "file that `recu export` wrote, folder of a run (its best checkpoint, of any model),\n"
+        f"or a trained network that comes with recu_jax: {names}"
+    )
+    parser.add_argument("network", metavar="NETWORK", type=run_path, help=about)
     parser.add_argument("images", metavar="IMAGE", type=local_path, nargs="+", help="pictures: JPEG, PNG, WebP, BMP")
     args = parser.parse_args(argv)
     backend.set_xla_flags()
@@ -28,11 +32,34 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _main(args) -> None:
-    # Neither a file nor a path: a name, perhaps with a mistake.
-    is_name = not os.path.exists(args.file) and args.file == pathlib.Path(args.file).stem
-    model = load(networks.file(args.file) if is_name else args.file)
+    model = _network(args.network)
     # Each picture is a batch of its own, because JAX compiles the model again for every new batch size.
     for path in args.images:
         logits = np.asarray(model.predict(read_image(path, model)[None]))[0]
         found = top(logits, model.header.class_names)
         print(f"{path}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in found), flush=True)
+
+
+def _network(given):
+    """Returns the network of a run, of a file, or of those that come with recu_jax."""
+    if os.path.isdir(given) or paths.in_bucket(given):
+        return _of_run(given)
+    # Neither a file nor a path: a name, perhaps with a mistake.
+    is_name = not os.path.exists(given) and given == pathlib.Path(given).stem
+    return load(networks.file(given) if is_name else given)
+
+
+def _of_run(workdir):
+    # These import Flax and Orbax, which a file does not need.
+    from recu_jax.deploy.flax_model import FlaxModel
+    from recu_jax.deploy.trained import read_trained
+
+    try:
+        return FlaxModel(read_trained(workdir))
+    except UserError as error:
+        if workdir in networks.NAMES:
+            raise UserError(
+                f"{error}; the folder {workdir} here comes before the network of this name: rename it, or work in "
+                "another folder"
+            ) from error
+        raise

@@ -167,11 +167,10 @@ def check_config(config: ml_collections.ConfigDict) -> None:
 def with_local_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Returns a copy of the config in which `~` at the start of each path is replaced by the home folder.
 
-    The fields of `RUNS` may also hold the address of a run in a bucket, which stays.
+    A field of `RUNS` may also hold the address of a run in a bucket. It is left unchanged.
 
     Raises:
-      UserError: a path is an address (of another kind, for a field of `RUNS`), or begins with `~USER` and that user has
-        no home folder.
+      UserError: a field holds any other address; or a path begins with `~USER`, and that user has no home folder.
     """
     config = config.copy_and_resolve_references()
     for field in PATHS:

@@ -15,7 +15,7 @@ from typing import Any
 
 import ml_collections
 
-from recu_jax import paths
+from recu_jax import paths, references
 from recu_jax.errors import UserError, unknown
 
 _HERE = pathlib.Path(__file__).parent.parent
@@ -41,6 +41,12 @@ def find(path: str) -> str:
     if not pathlib.Path(file).is_file() and str(name.parent) in (".", "configs"):
         file = str(shipped().get(name.stem if name.suffix == ".py" else name.name, file))
     return file + colon + part
+
+
+def search_beside(file: str) -> None:
+    """Lets a user's own config name models and binarizers in modules beside it, as `"module:name"`."""
+    if pathlib.Path(file) not in shipped().values():
+        references.search(pathlib.Path(file).resolve().parent)
 
 
 @contextlib.contextmanager
@@ -71,6 +77,7 @@ def load(path: str, **fields: Any) -> ml_collections.ConfigDict:
     module = importlib.util.module_from_spec(spec)
     with without_bytecode():
         spec.loader.exec_module(module)
+    search_beside(file)
     config = module.get_config(part) if part else module.get_config()
     for name, value in fields.items():
         if name not in config:

@@ -3,19 +3,16 @@
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from recu_jax import paths
 from recu_jax.data import stream
-from recu_jax.data.augment import normalize
 from recu_jax.deploy import container
+from recu_jax.deploy.flax_model import FlaxModel
 from recu_jax.deploy.formats import FORMATS
-from recu_jax.training.recipe import make_model
 
 _BATCH = {True: 256, False: 16}  # batch sizes: True for small images in memory, False for photographs
 _WORKERS = 2
@@ -39,7 +36,7 @@ def check(trained: Any, path: str | pathlib.Path, kind: str = "recu") -> str:
         be written.
     """
     path = paths.local(path)
-    float_model, from_file = _trained_model(trained), FORMATS[kind].predictor(path)
+    float_model, from_file = FlaxModel(trained).predict, FORMATS[kind].predictor(path)
     totals = {"images": 0, "differing_predictions": 0, "max_logit_difference": 0.0}
     seconds = [0.0, 0.0]
     for images, count in _test_batches(trained.config, trained.load_test()):
@@ -77,22 +74,6 @@ def _speeds(of_file, of_model):
         f"the file computes {of_file:.0f} images/s, the trained model in Flax {of_model:.0f}: the {faster} is "
         f"{times:.1f} times as fast"
     )
-
-
-def _trained_model(trained) -> Callable[[np.ndarray], jax.Array]:
-    config, info = trained.config, trained.info
-    # The file computes in float32, so a model trained in float64 computes in float32 here too.
-    dtype = jnp.bfloat16 if config.get("dtype") == "bfloat16" else jnp.float32
-    changes = {"dtype": dtype, "param_dtype": jnp.float32, "norm_axis": None}
-    model = make_model(config, info.num_classes, **changes)
-    variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), trained.variables)
-
-    @jax.jit
-    def predict(variables, images):
-        logits: Any = model.apply(variables, normalize(images, info.mean, info.std, dtype))
-        return logits.astype(jnp.float32)
-
-    return lambda images: predict(variables, images)
 
 
 def _test_batches(config, dataset) -> Iterator[tuple[np.ndarray, int]]:

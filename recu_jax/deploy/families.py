@@ -61,7 +61,10 @@ def _stem(b: Builder, x: int, conv: str, norm: str, activation: str | None) -> i
 
 
 def _projection(b: Builder, x: int, name: str, features: int, stride: int) -> int:
-    """Adds the shortcut that `models.parts.projection` computes in the model, and returns its number."""
+    """Adds the shortcut of `models.parts.projection`, and returns the number of its last operation.
+
+    Returns `x`, the number of the input, if the shape does not change.
+    """
     if stride == 1 and b.channels(x) == features:
         return x
     return b.norm(b.real_conv(x, f"{name}/downsample_0", stride, NO_PADDING), f"{name}/downsample_1")
@@ -136,8 +139,8 @@ def operations(
     """
     if is_reference(name):
         raise UserError(
-            f"model is {name!r}, of your own, and a file holds models of recu_jax alone; pack yours by recu_jax.pack, "
-            "or train a config.model of recu_jax"
+            f"model is {name!r}, of your own, and a file holds models of recu_jax alone; `recu predict WORKDIR` "
+            "runs it as it is, and recu_jax.pack makes its weights bits"
         )
     model = create_model(name)
     family = next((write for kind, write in _FAMILIES.items() if isinstance(model, kind)), None)

@@ -1,10 +1,11 @@
 """Folds the batch norm after a binary convolution into four numbers for each channel, or into a threshold.
 
 A binary convolution gives an integer sum s. Alpha and batch norm turn it into `(alpha s - mean) * factor + bias` with
-`factor = scale / sqrt(var + 1e-5)`, one affine function for each channel. The file keeps alpha, mean, factor and bias.
-Two numbers would be enough for an affine function, but they change the rounding, and so the signs after the shortcut.
-A trained cifar_resnet20 computes 369 million signs for 2,000 test images. With two numbers, 381 of them differed from
-the trained model; with four numbers, none. The cost is one more multiply-add (experiments/results/export_check).
+`factor = scale / sqrt(var + 1e-5)`, one affine function for each channel. An exported file keeps alpha, mean, factor
+and bias. Two numbers would be enough for an affine function, but they change the rounding, and so the signs after the
+shortcut. A trained cifar_resnet20 computes 369 million signs for 2,000 test images. With two numbers, 381 of them
+differed from the trained model; with four numbers, none. The cost is one more multiply-add
+(experiments/results/export_check).
 
 Without a shortcut, only the sign of the affine function matters. A threshold on s gives this sign exactly.
 """

@@ -2,19 +2,23 @@
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from recu_jax.deploy.model import Model
 from recu_jax.errors import UserError, require
 
 
-def read_image(path: str, model: Model) -> np.ndarray:
+def read_image(path: str, model: Any) -> np.ndarray:
     """Reads a picture and prepares it for the network.
 
     For a network of photographs, the picture is resized and cropped as in the evaluation. For a network of small
     images, the whole picture is resized to the network's image size. If the network takes one channel, the picture is
     converted to gray.
+
+    Args:
+      path: the picture.
+      model: the network, a `deploy.model.Model` or a `deploy.flax_model.FlaxModel`.
 
     Returns:
       uint8, `model.image_shape`.

@@ -51,6 +51,13 @@ class Trained:
         return "" if dtype == "float32" else f"the file computes in float32, the run computed in {dtype}"
 
     @property
+    def preprocessing(self) -> dict[str, Any]:
+        """As in `deploy.model.Header`: how a photograph is resized and cropped. Empty for small images."""
+        if self.info.name not in data.photos.NAMES:
+            return {}
+        return {"crop": self.config["train_crop"], "eval_resize": self.config["eval_resize"]}
+
+    @property
     def float32_bytes(self) -> int:
         """Size of the parameters in float32, in bytes."""
         return 4 * sum(array.size for array in flatten_dict(dict(self.variables["params"])).values())
@@ -82,7 +89,9 @@ def read_trained(workdir: str | pathlib.Path, dataset: str | None = None, data_d
     config = plain(base_config()) | {"dataset": None, "data_dir": None} | record["config"]
     name = dataset or config.get("dataset")
     if name is None:
-        raise UserError(f"{workdir} holds imported weights, of no data set; give --dataset=NAME and --data_dir=DIR")
+        raise UserError(
+            f"{workdir} holds imported weights, of no data set; give `recu export` --dataset=NAME and --data_dir=DIR"
+        )
     # The run's `data_dir` holds the run's data set, and no other.
     data_dir = data_dir or (config["data_dir"] if name == config["dataset"] else None)
     if info is not None:
@@ -106,15 +115,12 @@ def network(trained: Trained) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if is_reference(config["activation_binarizer"]):
         _check_signs(config["activation_binarizer"], parts.input_binarizer)
     entries, arrays = operations(config["model"], trained.variables, parts, info.image_shape, info.mean, info.std)
-    preprocessing = {}
-    if info.name in data.photos.NAMES:
-        preprocessing = {"crop": config["train_crop"], "eval_resize": config["eval_resize"]}
     versions = {package.__name__: package.__version__ for package in (recu_jax, jax, flax)}
     header = {
         "format": model.FORMAT,
         "model": config["model"],
         "class_names": list(info.class_names),
-        "preprocessing": preprocessing,
+        "preprocessing": trained.preprocessing,
         "versions": {**versions, "python": platform.python_version()},
         "operations": entries,
     }

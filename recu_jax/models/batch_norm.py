@@ -16,6 +16,7 @@ EPSILON = 1e-5
 MOMENTUM = 0.9
 
 Normalized = Callable[[jax.Array, jax.Array, str | None], tuple[jax.Array, jax.Array, jax.Array]]
+Evaluated = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class BatchNorm(nn.Module):
@@ -42,7 +43,13 @@ class BatchNorm(nn.Module):
     scale_init: Callable[..., jax.Array] = nn.initializers.ones_init()
 
     @nn.compact
-    def __call__(self, x: jax.Array, use_running_average: bool, normalized: Normalized | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        use_running_average: bool,
+        normalized: Normalized | None = None,
+        evaluated: Evaluated | None = None,
+    ) -> jax.Array:
         """Normalizes x.
 
         Args:
@@ -52,6 +59,8 @@ class BatchNorm(nn.Module):
           normalized: function of scale, bias and `axis_name` that replaces `normalize`, with the same outputs.
             It may also compute the operations before and after the normalization, as `recu_jax.ops.unit` does. Of x,
             only the number of channels and the dtype are then used.
+          evaluated: the same for the running statistics: a function of mean, factor and bias, (channels,), that
+            replaces `(x - mean) * factor + bias`.
 
         Returns:
           The normalized x, in the shape of x.
@@ -64,6 +73,8 @@ class BatchNorm(nn.Module):
         dtype = self.dtype or jnp.promote_types(x.dtype, self.param_dtype)
         if use_running_average:
             factor = scale * lax.rsqrt(running_var.value + EPSILON)
+            if evaluated:
+                return evaluated(running_mean.value, factor, bias).astype(dtype)
             wide = x.astype(factor.dtype)
             y = (wide - per_channel(running_mean.value, wide)) * per_channel(factor, wide) + per_channel(bias, wide)
             return y.astype(dtype)

@@ -30,8 +30,8 @@ class CifarVgg(nn.Module):
       conv: all convolutions except the first; `recu_jax.layers.Conv` makes the model full precision.
       norm_axis: name of the mapped axis over which batch norm averages; with None each device has its own statistics.
       nonlinearity: nonlinearity after all convolutions except the first, one of `parts.NONLINEARITIES`.
-      fused: whether training computes each 1-bit convolution that no pooling follows together with its batch norm and
-        hardtanh, by the compiled CPU kernels of `recu_jax.ops.unit`. Use it only for training on CPUs.
+      fused: whether each 1-bit convolution that no pooling follows is computed together with its batch norm and
+        hardtanh, by the compiled CPU kernels of `recu_jax.ops.unit`. Use it on CPUs alone.
     """
 
     widths: Sequence[int] = (128, 128, 256, 256, 512, 512)

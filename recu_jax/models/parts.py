@@ -61,8 +61,7 @@ def nonlinearity(kind: str, **types: Any) -> Callable[[jax.Array, str], jax.Arra
 
 
 def hard_tanh(x: jax.Array, name: str) -> jax.Array:
-    """Applies hardtanh, the nonlinearity of the paper's models. Only nonlinearities with
-    variables use their name."""
+    """Applies hardtanh, the nonlinearity of the paper's models. It has no variables, so it ignores `name`."""
     return jax.nn.hard_tanh(x)
 
 

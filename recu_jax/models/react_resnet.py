@@ -54,7 +54,7 @@ class ReactBlock(nn.Module):
             x = self.shortcut_conv(self.features, name="downsample_1")(x)
             x = self.norm(name="downsample_2")(x, use_running_average=not train)
         nonlinearity = RPRelu(**self.types)
-        # In the official state_dicts the moves and PReLU are entries of the block itself, not of a submodule RPReLU.
+        # In the official state_dicts the moves and PReLU belong to the block itself. There is no submodule RPReLU.
         nn.share_scope(self, nonlinearity)
         return nonlinearity(y + x)
 

@@ -1,7 +1,7 @@
 """Computes a 1-bit convolution, its batch norm, the shortcut and the nonlinearity as one unit of a model.
 
-With the convolution of `conv_of_units`, a model computes its units in training by the compiled kernels of
-`recu_jax.ops.unit`. The variables stay the same, and the results stay the same up to rounding.
+With the convolution of `conv_of_units`, a model computes its units by the compiled kernels of `recu_jax.ops.unit`. The
+variables stay the same, and the results stay the same up to rounding.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from recu_jax.layers import BinaryConv, Tau
 from recu_jax.models.batch_norm import EPSILON
 from recu_jax.models.parts import hard_tanh
 from recu_jax.ops import unit as ops
+from recu_jax.ops.bit_kernel import BitKernel
 from recu_jax.ops.conv import ConvSpec
 
 
@@ -74,10 +75,10 @@ def unit(
       tau, progress, train: as in `BinaryConv`.
     """
     batch_norm, name = norm(name=f"bn{number}"), f"conv{number}"
-    spec = _fused_spec(conv, batch_norm, x) if train and nonlinear is hard_tanh else None
-    if spec is not None:
+    spec = _fused_spec(conv, batch_norm, x) if nonlinear is hard_tanh else None
+    if spec is not None and (train or spec.feature_group_count == 1):
         added = "identity" if shortcut is x else shortcut
-        conv = partial(conv, finish=partial(_finish, batch_norm, spec, added))
+        conv = partial(conv, finish=partial(_finish, batch_norm, spec, added, train))
         return conv(name=name)(x, tau=tau, progress=progress, train=train)
     y = conv(name=name)(x, tau=tau, progress=progress, train=train)
     y = batch_norm(y, use_running_average=not train)
@@ -105,12 +106,16 @@ def _fused_spec(conv, batch_norm, x):
     return spec if fits else None
 
 
-def _finish(batch_norm, spec, shortcut, x, kernel, alpha):
+def _finish(batch_norm, spec, shortcut, train, x, kernel, alpha):
     """Computes the whole unit from its input, the signs of its kernel, and alpha."""
+    kernel = kernel.signs(jnp.float32) if isinstance(kernel, BitKernel) else kernel
     alpha = jnp.ones(kernel.shape[-1:], jnp.float32) if alpha is None else alpha
 
     def normalized(scale, bias, axis_name):
         return ops.unit(x, kernel, alpha, scale, bias, shortcut, spec, EPSILON, axis_name)
 
+    def evaluated(*norm):
+        return ops.unit_in_evaluation(x, kernel, alpha, jnp.stack(norm), shortcut, spec)
+
     like = jax.ShapeDtypeStruct((*x.shape[:-1], kernel.shape[-1]), x.dtype)
-    return batch_norm(like, use_running_average=False, normalized=normalized)
+    return batch_norm(like, use_running_average=not train, normalized=normalized, evaluated=evaluated)

@@ -102,7 +102,7 @@ class Geometry:
 
     @property
     def largest_sum(self) -> int:
-        """The largest value that an output's sum of signs can have. The smallest value is its negative."""
+        """The largest sum of products of signs that an output can have. The smallest is its negative."""
         return self.taps * self.channels
 
     @property

@@ -23,6 +23,7 @@ TARGETS = (
     "recu_input_gradient",
     "recu_pack",
     "recu_unit_sums",
+    "recu_unit_evaluate",
     "recu_unit_normalize",
     "recu_unit_gradient_sums",
     "recu_unit_gradients",
@@ -37,9 +38,10 @@ def instruction_sets() -> tuple[str, ...]:
     cannot be used, the first call logs a warning and the list is empty.
     """
     folder = pathlib.Path(__file__).parent
+    # A checkout may hold one for each version of Python, built at different times. Any of them serves.
     found = sorted(folder.glob("_kernels*.so"))
-    if found and is_of_its_sources(found[0]):
-        return load(found[0])
+    if current := [path for path in found if is_of_its_sources(path)]:
+        return load(current[0])
     logging.getLogger(__name__).warning(
         "%s in %s; 1-bit models run by XLA on +-1 numbers, as exact but several times slower. If a C++ compiler is "
         "installed, type in the clone of recu_jax: pip install -e .",

@@ -185,7 +185,7 @@ def conv_thresholds(x: jax.Array, kernel: Kernel, geometry: Geometry, thresholds
     """
     if kernel.backend != "xla":
         shape = jax.ShapeDtypeStruct(geometry.bits_shape, jnp.uint32)
-        return call_with_kernel("recu_conv_thresholds", shape, geometry, kernel, x, _padded(thresholds))
+        return call_with_kernel("recu_conv_thresholds", shape, geometry, kernel, x, padded(thresholds))
     sums = conv_sums(x, kernel, geometry)
     threshold, direction = (lax.expand_dims(row, range(sums.ndim - 1)) for row in thresholds)
     return pack_groups(jnp.where(direction * sums >= threshold, 0.0, -1.0))
@@ -211,7 +211,7 @@ def conv_affine(
             jax.ShapeDtypeStruct(geometry.bits_shape, jnp.uint32),
         )
         return call_with_kernel(
-            "recu_conv_affine", shapes, geometry, kernel, x, _padded(affine), or_empty(shortcut), clamp=bool(clamp)
+            "recu_conv_affine", shapes, geometry, kernel, x, padded(affine), or_empty(shortcut), clamp=bool(clamp)
         )
     sums = conv_sums(x, kernel, geometry)
     alpha, mean, factor, bias = (lax.expand_dims(row, range(sums.ndim - 1)) for row in affine)
@@ -261,6 +261,6 @@ def or_empty(array: jax.Array | None) -> jax.Array:
     return jnp.zeros((0,), jnp.float32) if array is None else array
 
 
-def _padded(rows):
+def padded(rows: jax.Array) -> jax.Array:
     """Pads the last axis of an array, (rows, features), with zeros to a multiple of `BLOCK`."""
     return jnp.pad(rows, ((0, 0), (0, -rows.shape[1] % BLOCK)))

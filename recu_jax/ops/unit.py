@@ -136,6 +136,37 @@ def _sums(x: jax.Array, kernel: ops.Kernel, geometry: Geometry) -> tuple[jax.Arr
     return ops.call_with_kernel("recu_unit_sums", shapes, geometry, kernel, x)
 
 
+def unit_in_evaluation(
+    x: jax.Array,
+    kernel: jax.Array,
+    alpha: jax.Array,
+    norm: jax.Array,
+    shortcut: jax.Array | Literal["identity"] | None,
+    spec: ConvSpec,
+) -> jax.Array:
+    """Computes a unit in evaluation, in one pass over the activations. It has no gradient.
+
+    The roundings are those of the layers one by one, as XLA compiles them on processors with FMA. A sample of x that
+    holds a NaN gives NaN.
+
+    Args:
+      x, kernel, alpha, shortcut, spec: as in `unit`; one group of channels.
+      norm: mean, factor and bias of the batch norm, `(y - mean) * factor + bias`, (3, features), float32.
+
+    Returns:
+      float32, (batch, *out_spatial, features).
+    """
+    backend, geometry = native.cpu_backend(), Geometry.of(x, kernel, spec)
+    arranged = ops.arrange_kernel(ops.pack_signs_of_kernel(kernel, backend), geometry.channels, 1, backend)
+    nan = kernel.sum(tuple(range(kernel.ndim - 1))) * 0  # as in `_forward`
+    identity = isinstance(shortcut, str)
+    shape = jax.ShapeDtypeStruct(geometry.output_shape, jnp.float32)
+    return ops.call_with_kernel(
+        "recu_unit_evaluate", shape, geometry, arranged, x,
+        ops.padded(jnp.stack([alpha + nan, *norm])), ops.or_empty(None if identity else shortcut), identity=identity,
+    )  # fmt: skip
+
+
 def _normalize(sums: jax.Array, coefficients: jax.Array, shortcut: jax.Array | None, backend: str) -> jax.Array:
     """Computes `hardtanh((sums - mean) * factor + bias + shortcut)`; coefficients (3, features): mean, factor, bias."""
     shape = jax.ShapeDtypeStruct(sums.shape, jnp.float32)

@@ -106,8 +106,8 @@ def _chosen(path, content, key):
     candidates = [k for k, v in entries.items() if _has_weights(v)]
     if key is not None and key not in candidates:
         raise unknown(f"{path}: the key of the state_dict", key, candidates)
-    # Without a key, a nested state_dict counts only if no entry at the top level is a state_dict. Most nested
-    # state_dicts are averages of the weights.
+    # Without a key, a state_dict at a deeper level counts only if no entry at the top level is a state_dict. Most
+    # of the deeper ones are moving averages of the weights.
     candidates = [k for k in candidates if k in content] or candidates
     if len(candidates) > 1 and key is None:
         raise UserError(

@@ -27,7 +27,7 @@ from recu_jax.layers import BinaryConv, Conv
 from recu_jax.models import FULL_PRECISION, MODELS, create_model
 
 Path = tuple[str, ...]
-# "binary" networks have an alpha for every convolution. "float" networks have real weights and no alpha.
+# "binary" networks have an alpha for every 1-bit convolution. "float" networks have real weights and no alpha.
 CONVS = ("binary", "float")
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "slope": "weight", "mean": "running_mean", "var": "running_var"}

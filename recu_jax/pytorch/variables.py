@@ -51,7 +51,7 @@ def conv_of(file: torch_files.TorchFile) -> str:
 
 
 def variables_of(path: str | pathlib.Path, file: Any, name: str, conv: str) -> dict[str, Any]:
-    """Converts a file that `pytorch.files.read` returned. Arguments and errors are as in `load_variables`."""
+    """Converts `file`, the result of `pytorch.files.read(path)`. Else as `load_variables`, but `conv` is not None."""
     if name not in MODELS:
         raise unknown("model", name, sorted(MODELS))
     problems = differences(name, file.state_dict, conv)

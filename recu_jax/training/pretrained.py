@@ -22,27 +22,28 @@ from recu_jax.training import bucket, distributed
 from recu_jax.training.checkpoint import read_best, save_imported
 from recu_jax.training.progress import say
 from recu_jax.training.recipe import Recipe
-from recu_jax.training.step import TrainState, create_state
+from recu_jax.training.step import TrainState, create_state, state_shapes
 
 # Parameters that only networks with 1-bit weights or activations have.
 _ONLY_IF_BINARY = ("alpha", "tau", "shift")
 _LISTED = 6
 
 
-def first_state(config: ml_collections.ConfigDict, recipe: Recipe, image_shape: Sequence[int]) -> TrainState:
-    """Makes the state before the first step: newly initialized, or with the variables of `config.init_from`.
+def read_init_from(
+    config: ml_collections.ConfigDict, recipe: Recipe, image_shape: Sequence[int]
+) -> dict[str, Any] | None:
+    """Reads the variables of `config.init_from`, and checks that they fit the model. None if the field is not set.
 
     Raises:
       UserError: as in `load_variables`, `merge` and `optimizers.frozen_mask`. Or `config.fresh_head` is False and the
         source has another number of classes. Or `config.fresh_head` is True and no layer of the model has a name in
         `LAST_LAYERS`.
     """
-    state = create_state(recipe, config.seed, image_shape)
     if config.init_from is None:
-        return state
+        return None
     given = _given(config.init_from, config.model)
-    theirs, ours = num_classes_of(given["params"]), num_classes_of(state.params)
-    afresh = LAST_LAYERS if config.fresh_head else ()
+    fresh = state_shapes(recipe, image_shape)
+    theirs, ours = num_classes_of(given["params"]), num_classes_of(fresh.params)
     if config.fresh_head and ours is None:
         raise UserError(
             f"config.fresh_head is True and the model has no layer called {' or '.join(LAST_LAYERS)}; name its last "
@@ -53,8 +54,35 @@ def first_state(config: ml_collections.ConfigDict, recipe: Recipe, image_shape: 
             f"{config.init_from} has {theirs} classes and {config.dataset} has {ours}; --config.fresh_head=True starts "
             "the last layer afresh, and --config.freeze='layer*' keeps layers of these names as they are"
         )
-    merged = merge(state.variables, given, config.init_from, _ONLY_IF_BINARY, afresh)
-    return state.starting_from(merged)
+    check_fit(fresh.variables, given, config.init_from, _ONLY_IF_BINARY, _afresh(config))
+    if distributed.is_main():
+        but = f", {' or '.join(LAST_LAYERS)} afresh" if config.fresh_head else ""
+        say(f"starting from the variables of {config.init_from}{but}")
+    return given
+
+
+def first_state(
+    config: ml_collections.ConfigDict, recipe: Recipe, image_shape: Sequence[int], given: Mapping[str, Any] | None
+) -> TrainState:
+    """Makes the state before the first step: newly initialized, with the variables `given` if there are any.
+
+    Args:
+      config: of the run.
+      recipe: of the run.
+      image_shape: (height, width, channels).
+      given: the result of `read_init_from`.
+
+    Raises:
+      UserError: as in `optimizers.frozen_mask`.
+    """
+    state = create_state(recipe, config.seed, image_shape)
+    if given is None:
+        return state
+    return state.starting_from(merge(state.variables, given, config.init_from, _ONLY_IF_BINARY, _afresh(config)))
+
+
+def _afresh(config):
+    return LAST_LAYERS if config.fresh_head else ()
 
 
 def teacher_variables(config: ml_collections.ConfigDict, recipe: Recipe, image_shape: Sequence[int]) -> dict[str, Any]:
@@ -155,11 +183,29 @@ def merge(
       afresh: names of top-level modules, for example `linear`. The result has the leaves of `fresh` in these modules.
 
     Raises:
+      UserError: as in `check_fit`.
+    """
+    check_fit(fresh, given, path, may_lack, afresh)
+    have = _without(given, afresh)
+    want = flatten_dict(dict(fresh))
+    merged = unflatten_dict({k: jnp.asarray(have[k], v.dtype) if k in have else v for k, v in want.items()})
+    return {k: merged.get(k, {}) for k in ("params", "batch_stats")}
+
+
+def check_fit(
+    fresh: Mapping[str, Any],
+    given: Mapping[str, Any],
+    path: str,
+    may_lack: Sequence[str] = (),
+    afresh: Sequence[str] = (),
+) -> None:
+    """Checks that `merge` can take the variables `given`. The arguments are those of `merge`.
+
+    Raises:
       UserError: `given` lacks a leaf that it must have, has a leaf that `fresh` lacks, or has a leaf of another shape.
         The message lists the first few.
     """
-    want = flatten_dict(dict(fresh))
-    have = {k: v for k, v in flatten_dict(dict(given)).items() if k[1] not in afresh}
+    want, have = flatten_dict(dict(fresh)), _without(given, afresh)
     problems = [
         f"{_name(k)} is missing" for k in want if k not in have and k[-1] not in may_lack and k[1] not in afresh
     ]
@@ -174,8 +220,11 @@ def merge(
             f"{path} does not fit the model: {first_few(problems, _LISTED, ', ')}; it must be of the same model, "
             "conv, alpha, widths and number of classes"
         )
-    merged = unflatten_dict({k: jnp.asarray(have[k], v.dtype) if k in have else v for k, v in want.items()})
-    return {k: merged.get(k, {}) for k in ("params", "batch_stats")}
+
+
+def _without(variables, modules):
+    """Returns the variables by path, without those of the top-level modules `modules`."""
+    return {path: value for path, value in flatten_dict(dict(variables)).items() if path[1] not in modules}
 
 
 def _name(path: tuple[str, ...]) -> str:

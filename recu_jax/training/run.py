@@ -157,8 +157,15 @@ def read_given_variables(run: Run, workdir: str | pathlib.Path) -> GivenVariable
     teacher = pretrained.teacher_variables(run.config, run.recipe, shape)
     if any_saved(workdir):
         return GivenVariables(teacher, None)
+    return GivenVariables(teacher, _first_state(run))
+
+
+def _first_state(run):
+    """Makes the first state of a new run. Reads the variables of `config.init_from` before it compiles anything."""
+    config, recipe, shape = run.config, run.recipe, run.feed.image_shape
+    given = pretrained.read_init_from(config, recipe, shape)
     announce_compilation()
-    return GivenVariables(teacher, pretrained.first_state(run.config, run.recipe, shape))
+    return pretrained.first_state(config, recipe, shape, given)
 
 
 def announce_compilation() -> None:
@@ -187,8 +194,7 @@ def find_start(run: Run, workdir: pathlib.Path, first: TrainState | None) -> Sta
         set_aside(resumed)
     distributed.barrier("damaged checkpoints are out of the way")
     if resumed is None:
-        first = first or pretrained.first_state(run.config, run.recipe, shape)
-        return Start(first, 0, StepMetrics(), None)
+        return Start(first or _first_state(run), 0, StepMetrics(), None)
     unfinished = resumed.record.get("unfinished_epoch")
     epoch = unfinished["epoch"] - 1 if unfinished else int(resumed.state.step) // run.feed.steps_per_epoch
     return Start(resumed.state, epoch, StepMetrics(unfinished), resumed)

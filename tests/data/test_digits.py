@@ -1,4 +1,4 @@
-"""Tests the digits: which images are for testing, and their statistics."""
+"""Tests the digits: the split into training and test images, and the statistics of the training images."""
 
 import numpy as np
 

@@ -105,7 +105,7 @@ def test_training_is_crop_resize_flip(photos, size, allowed):
         got = transform.train(data, np.random.default_rng(seed))
         distances.append([np.abs(image - expected).mean() for image in (got, got[:, ::-1])])
     right, mirrored = np.transpose(distances)
-    assert right.max() < allowed and (right < mirrored / 2).all()  # levels of 255
+    assert right.max() < allowed and (right < mirrored / 2).all()  # of pixel values from 0 to 255
     assert 4 < flipped < 16
 
 

@@ -54,7 +54,10 @@ def watched(nodes, backend, images):
 
 
 def each_model():
-    """Yields the names of models. One per family compiles as users do, because rounding of sums can decide signs."""
+    """Yields each binary model as a test parameter.
+
+    Three are compiled with all of XLA's optimizations, as users compile them: rounding of sums can decide signs.
+    """
     for name in sorted(set(MODELS) - FULL_PRECISION):
         optimised = name in ("cifar_resnet20", "cifar_vgg_small", "imagenet_resnet18")
         marks = [pytest.mark.as_users_compile] * optimised + [pytest.mark.slow] * (name not in QUICK)

@@ -10,7 +10,7 @@ def test_thresholds_are_float64_folding_for_every_sum():
     largest, channels = 4608, 200
     alpha, mean, factor, bias = r.standard_normal((4, channels)).astype(np.float32)
     alpha, mean = alpha / 20, mean * 3
-    alpha[:2], factor[2:4], mean[4], bias[4] = 0, 0, 0, 0  # constant, and 0 at the sum 0
+    alpha[:2], factor[2:4], mean[4], bias[4] = 0, 0, 0, 0  # channels 0 to 3 are constant; channel 4 is 0 at the sum 0
     bias[:4] = 1, -1, 1, -1
     alpha[5:7], bias[5:7], factor[5:7] = 1e-6, (50, -50), 1  # one sign throughout
     alpha[7], mean[7], factor[7], bias[7] = 0.5, 1, 2, 0  # 0 at the sum 2 exactly

@@ -22,7 +22,7 @@ SHAPES = {
 
 
 def written(name, path):
-    """The network in a file; the network as `deploy` runs it; and its logits of some images."""
+    """Writes the network to the ONNX file `path`. Returns it as `deploy` runs it, images, and its logits for these."""
     loaded = model.parse(*file_of(name, variables_of(name, SHAPES[name])[1], SHAPES[name]))
     container.write_bytes(path, onnx_export.serialize(loaded))
     images = np.random.default_rng(0).integers(0, 256, (5, *SHAPES[name]), np.uint8)

@@ -1,4 +1,4 @@
-"""Tests the conversion of pictures for a network, and its answer in words."""
+"""Tests how pictures are converted for a network, and how its logits become names of classes."""
 
 import cv2
 import numpy as np

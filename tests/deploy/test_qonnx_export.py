@@ -29,7 +29,7 @@ NETWORKS = [pytest.param(name, marks=[pytest.mark.slow] * (name != "digits_resne
 
 
 def written(name, path):
-    """The network, which is in the file `path` too; images; and its logits of them."""
+    """Writes the network to the QONNX file `path`. Returns it as `deploy` runs it, images, and its logits for these."""
     header, arrays = file_of(name, variables_of(name, SHAPES[name])[1], SHAPES[name])
     loaded = model.parse(header, arrays)
     container.write_bytes(path, qonnx_export.serialize(loaded))
@@ -57,7 +57,7 @@ def test_the_same_logits(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits_resnet8", "cifar_vgg_small"])
 def test_transformations_of_qonnx(name, tmp_path):
-    """They take the file, and keep what it computes."""
+    """qonnx's transformations accept the file and do not change its logits."""
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.core.onnx_exec import execute_onnx
     from qonnx.transformation.bipolar_to_xnor import ConvertBipolarMatMulToXnorPopcount

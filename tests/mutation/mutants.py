@@ -27,7 +27,7 @@ class Mutant:
     Attributes:
         module: path of the module, relative to the root of the repository.
         line, column: where the change is; the first line is 1, the first column 0.
-        lines: the lines of the innermost statement around it, without the statements within that statement.
+        lines: the lines of the innermost statement that holds the change; of a compound statement, its head alone.
         at_import: whether the statement runs when the module is imported.
         operator: name of cosmic-ray's operator.
         before, after: the changed line as it was, and as it is in the mutant.

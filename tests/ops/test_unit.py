@@ -9,7 +9,7 @@ from recu_jax import functional
 from recu_jax.models.batch_norm import EPSILON, normalize
 from recu_jax.ops import native
 from recu_jax.ops.conv import ConvSpec
-from recu_jax.ops.unit import is_served, unit
+from recu_jax.ops.unit import is_served, unit, unit_in_evaluation
 
 SHAPES = [
     # batch, side, in_features, features, stride, shortcut
@@ -84,6 +84,33 @@ def test_nan_stays(where):
     # The convolution spreads a NaN of x over all channels, and batch norm spreads it over its channel.
     assert np.isnan(z[..., 0]).all() and np.isnan(mean[0])
     assert np.isnan(z).all() == (where == "x")
+
+
+def evaluated(x, kernel, alpha, scale, bias, shortcut, stride):
+    y = functional.conv_of_signs(functional.sign(x), kernel, alpha, strides=stride, padding=((1, 1), (1, 1)))
+    y = (np.asarray(y) - scale) * bias + scale
+    return np.clip(y + x if isinstance(shortcut, str) else y if shortcut is None else y + shortcut, -1, 1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_evaluation_equals_its_parts_in_float64(shape, x64):
+    spec = ConvSpec.create((3, 3), shape[4], ((1, 1), (1, 1)), 1, 1)
+    (x, kernel, alpha, scale, bias), shortcut, _ = arguments(*shape)
+    norm = jnp.stack([scale, bias, scale])  # mean, factor, bias
+    got = jax.jit(lambda *a: unit_in_evaluation(*a, shortcut, spec))(x, kernel, alpha, norm)
+    given = np.float64(shortcut) if isinstance(shortcut, np.ndarray) else shortcut
+    expected = evaluated(*(np.float64(a) for a in (x, kernel, alpha, scale, bias)), given, shape[4])
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["x", "kernel"])
+def test_nan_stays_in_evaluation(where):
+    (x, kernel, alpha, scale, bias), _, _ = arguments(3, 5, 4, 6, 1, None)
+    spec = ConvSpec.create((3, 3), 1, ((1, 1), (1, 1)), 1, 1)
+    (x if where == "x" else kernel).flat[0] = np.nan
+    z = np.isnan(unit_in_evaluation(x, kernel, alpha, jnp.stack([scale, bias, scale]), None, spec))
+    # A NaN of x stays in its sample, and one of the kernel in its channel.
+    assert z[0].all() and not z[1:].any() if where == "x" else z[..., 0].all() and not z[..., 1:].any()
 
 
 def test_statistics_of_all_devices():

@@ -4,8 +4,9 @@
 
 Each kind of run (digits, CIFAR-10 from arrays, photographs through Grain's workers) first runs once without faults.
 Then further runs of this kind get random faults that apply to them, one after another, until the runs end. Parameters,
-statistics, optimizer state and metrics must equal those of the run without faults. If a run differs, all its faults
-count as lost. Full disks need root and Linux: such runs are on small disks, in a mount namespace of their own.
+statistics, optimizer state and metrics must equal those of the run without faults. If a run differs or fails, all its
+faults count as lost, the others as survived. The fault "full disk" needs root and Linux. There each run has a small
+disk of its own, in a separate mount namespace.
 
 --data_dir: TFDS's folder with cifar10 and imagenet2012. A fixed part of cifar10 and all of imagenet2012 are used.
 Without it, only runs on the digits get faults.

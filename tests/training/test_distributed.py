@@ -154,7 +154,7 @@ def harmed(workdir, number, victim):
 
 
 def test_preemption_and_killed_processes_change_nothing(quick, folder):
-    """Harms one run three times, because a start of two processes costs more than the steps between."""
+    """Harms one run three times, not three runs once each, to start two processes less often: a start takes long."""
     workdir = folder / "harmed"
     # A notice to one process stops all of them at the same step.
     assert harmed(workdir, signal.SIGTERM, 1) == [75, 75]

@@ -15,7 +15,7 @@ from recu_jax.data import load as load_data
 from recu_jax.pytorch.names import to_torch
 from recu_jax.training import loop
 from recu_jax.training.checkpoint import read_best, saved
-from recu_jax.training.pretrained import first_state, load_variables, merge, teacher_variables
+from recu_jax.training.pretrained import first_state, load_variables, merge, read_init_from, teacher_variables
 from recu_jax.training.recipe import make_recipe
 from recu_jax.training.run import prepare, read_given_variables
 from recu_jax.training.step import create_state
@@ -43,6 +43,11 @@ def recipe_of(config):
     return make_recipe(config, load_data("digits"), 44)
 
 
+def started(config):
+    recipe = recipe_of(config)
+    return first_state(config, recipe, IMAGE, read_init_from(config, recipe, IMAGE))
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Trains a full-precision run, a first stage that it teaches, and a second stage that starts from the first."""
@@ -62,8 +67,8 @@ def runs(tmp_path_factory):
 def test_real_weights_are_started_from(runs, start, config_of, alphas):
     paths, results = runs
     config = config_of(init_from=paths[start])
-    state = first_state(config, recipe_of(config), IMAGE)
-    fresh = first_state(config_of(), recipe_of(config_of()), IMAGE)
+    state = started(config)
+    fresh = started(config_of())
     given = flatten_dict(results[start].state.params)
     assert not any(path[-1] == "alpha" for path in given)
     scales = 0
@@ -103,7 +108,7 @@ def test_the_first_loss_is_that_against_the_teacher(runs, tmp_path):
     logits = float_model.apply({"params": state.params, "batch_stats": state.batch_stats}, x)
     np.testing.assert_allclose(recipe.teacher.apply(teacher, x), logits, rtol=1e-9, atol=1e-9)
 
-    student = first_state(config, recipe, IMAGE)
+    student = first_state(config, recipe, IMAGE, None)
     variables = {"params": student.params, "batch_stats": student.batch_stats}
     ours, _ = recipe.model.apply(variables, x, tau=0.85, train=True, mutable=["batch_stats"])
     softmax = np.exp(logits - logits.max(1, keepdims=True))
@@ -222,8 +227,10 @@ def test_a_prefix_is_said_where_a_run_starts(tmp_path, capsys):
     arrays = {f"net.{k}": v for k, v in to_torch("digits_resnet8", bad_files.ones()).items()}
     safetensors.numpy.save_file(arrays, tmp_path / "x.safetensors")
     config = digits(init_from=str(tmp_path / "x.safetensors"))
-    first_state(config, recipe_of(config), IMAGE)
-    assert f"{tmp_path}/x.safetensors: names without their prefix 'net.'\n" in capsys.readouterr().out
+    started(config)
+    said = capsys.readouterr().out
+    assert f"{tmp_path}/x.safetensors: names without their prefix 'net.'\n" in said
+    assert f"starting from the variables of {tmp_path}/x.safetensors\n" in said
 
 
 def test_averages_are_read_from_a_run_and_begin_with_what_was_read(tmp_path):

@@ -60,14 +60,14 @@ struct Thresholds {
 // Writes fma(fma(sum, alpha, -mean), factor, bias) + shortcut, optionally clamped, and the signs of this result. One
 // group only.
 struct Affine {
-  const float* alpha;  // (blocks, kBlock), like mean, factor and bias
-  const float* mean;
-  const float* factor;
-  const float* bias;
-  const float* shortcut;  // (pixels, output_features), or null
-  bool clamp;             // whether to clamp to [-1, 1]
-  float* out;             // (pixels, output_features)
-  uint64_t* bits;         // (pixels, output_words)
+  const float* alpha = nullptr;  // (blocks, kBlock), like mean, factor and bias
+  const float* mean = nullptr;
+  const float* factor = nullptr;
+  const float* bias = nullptr;
+  const float* shortcut = nullptr;  // (pixels, output_features), or null
+  bool clamp = false;               // whether to clamp to [-1, 1]
+  float* out = nullptr;             // (pixels, output_features)
+  uint64_t* bits = nullptr;         // (pixels, output_words)
 };
 
 // Writes sums as int16, (pixels, output_features), and adds the sums and their squares to totals per channel.

@@ -49,21 +49,17 @@ ffi::Error ConvAffine(ffi::ThreadPool pool, Words x, Words panels, Ints tap_sums
   Call call;
   if (ffi::Error error = ReadCall(x, panels, tap_sums, geometry, isa, &call); error.failure()) return error;
   const recu::Geometry& g = call.geometry;
-  const int64_t padded = g.blocks() * recu::kBlock, count = g.pixels() * g.output_features();
-  if (g.groups != 1 || static_cast<int64_t>(affine.element_count()) != 4 * padded || !FitsOrEmpty(shortcut, count) ||
+  const int64_t count = g.pixels() * g.output_features();
+  recu::Affine a;
+  if (!ReadAffine(affine, g, &a) || !FitsOrEmpty(shortcut, count) ||
       static_cast<int64_t>(out->element_count()) != count ||
       static_cast<int64_t>(bits->element_count()) != 2 * g.pixels() * g.output_words()) {
     return Invalid("affine, shortcut or results do not fit the geometry");
   }
-  const float* rows = affine.typed_data();
-  const recu::Affine a = {rows,
-                          rows + padded,
-                          rows + 2 * padded,
-                          rows + 3 * padded,
-                          OrNull(shortcut),
-                          clamp,
-                          out->typed_data(),
-                          reinterpret_cast<uint64_t*>(bits->typed_data())};
+  a.shortcut = OrNull(shortcut);
+  a.clamp = clamp;
+  a.out = out->typed_data();
+  a.bits = reinterpret_cast<uint64_t*>(bits->typed_data());
   recu::Epilogue epilogue;
   epilogue.affine = &a;
   recu::BinaryConv(g, call.x, call.kernel, epilogue, *call.isa, MakeWorkers(pool));

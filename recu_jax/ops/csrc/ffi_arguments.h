@@ -79,7 +79,7 @@ inline ffi::Error ReadGradient(ffi::Span<const int64_t> geometry, std::string_vi
   return ReadIsa(isa_name, isa);
 }
 
-// Arguments that the three convolutions share.
+// Arguments that the convolutions share.
 struct Call {
   recu::Geometry geometry;
   const uint64_t* x;
@@ -87,19 +87,40 @@ struct Call {
   const recu::Isa* isa;
 };
 
-inline ffi::Error ReadCall(Words x, Words panels, Ints tap_sums, ffi::Span<const int64_t> geometry,
-                           std::string_view isa, Call* call) {
+// Reads all but x.
+inline ffi::Error ReadKernel(Words panels, Ints tap_sums, ffi::Span<const int64_t> geometry, std::string_view isa,
+                             Call* call) {
   recu::Geometry& g = call->geometry;
   if (!ReadGeometry(geometry, &g)) return Invalid("the geometry is not one of a convolution");
-  if (static_cast<int64_t>(x.element_count()) != 2 * g.input_words()) return Invalid("x does not fit the geometry");
   if (static_cast<int64_t>(panels.element_count()) != 2 * g.groups * g.blocks() * g.depth() * recu::kBlock ||
       static_cast<int64_t>(tap_sums.element_count()) != g.groups * g.blocks() * g.taps() * recu::kBlock) {
     return Invalid("the kernel does not fit the geometry");
   }
   if (ffi::Error error = ReadIsa(isa, &call->isa); error.failure()) return error;
-  call->x = reinterpret_cast<const uint64_t*>(x.typed_data());
   call->kernel = {reinterpret_cast<const uint64_t*>(panels.typed_data()), tap_sums.typed_data()};
   return ffi::Error::Success();
+}
+
+inline ffi::Error ReadCall(Words x, Words panels, Ints tap_sums, ffi::Span<const int64_t> geometry,
+                           std::string_view isa, Call* call) {
+  if (ffi::Error error = ReadKernel(panels, tap_sums, geometry, isa, call); error.failure()) return error;
+  if (static_cast<int64_t>(x.element_count()) != 2 * call->geometry.input_words()) {
+    return Invalid("x does not fit the geometry");
+  }
+  call->x = reinterpret_cast<const uint64_t*>(x.typed_data());
+  return ffi::Error::Success();
+}
+
+// Reads alpha, mean, factor and bias of `recu::Affine`, each padded to whole blocks. Returns false if they do not fit.
+inline bool ReadAffine(const Floats& rows, const recu::Geometry& g, recu::Affine* affine) {
+  const int64_t padded = g.blocks() * recu::kBlock;
+  if (g.groups != 1 || static_cast<int64_t>(rows.element_count()) != 4 * padded) return false;
+  const float* first = rows.typed_data();
+  affine->alpha = first;
+  affine->mean = first + padded;
+  affine->factor = first + 2 * padded;
+  affine->bias = first + 3 * padded;
+  return true;
 }
 
 }  // namespace recu_ffi

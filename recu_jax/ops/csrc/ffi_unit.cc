@@ -29,6 +29,23 @@ ffi::Error UnitSums(ffi::ThreadPool pool, Floats x, Words panels, Ints tap_sums,
   return ffi::Error::Success();
 }
 
+ffi::Error UnitEvaluate(ffi::ThreadPool pool, Floats x, Words panels, Ints tap_sums, Floats affine, Floats shortcut,
+                        Out<Floats> z, ffi::Span<const int64_t> geometry, bool identity, std::string_view isa) {
+  Call call;
+  if (ffi::Error error = ReadKernel(panels, tap_sums, geometry, isa, &call); error.failure()) return error;
+  const recu::Geometry& g = call.geometry;
+  const int64_t in = g.batch * g.in[0] * g.in[1] * g.in[2] * g.channels, out = g.pixels() * g.features;
+  recu::Affine a;
+  if (!ReadAffine(affine, g, &a) || Count(x) != in || Count(*z) != out || !FitsOrEmpty(shortcut, out) ||
+      (identity && in != out)) {
+    return Invalid("x, affine, shortcut or result do not fit the geometry");
+  }
+  a.shortcut = OrNull(shortcut);
+  a.out = z->typed_data();
+  recu::UnitEvaluate(g, x.typed_data(), call.kernel, a, identity, *call.isa, MakeWorkers(pool));
+  return ffi::Error::Success();
+}
+
 ffi::Error UnitNormalize(ffi::ThreadPool pool, Shorts sums, Floats coefficients, Floats shortcut, Out<Floats> z,
                          bool clamp, std::string_view isa_name) {
   const recu::Isa* isa;
@@ -105,6 +122,19 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_unit_sums, UnitSums,
                                   .Ret<Shorts>()
                                   .Ret<Floats>()
                                   .Attr<ffi::Span<const int64_t>>("geometry")
+                                  .Attr<std::string_view>("isa"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_unit_evaluate, UnitEvaluate,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Floats>()
+                                  .Arg<Words>()
+                                  .Arg<Ints>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Ret<Floats>()
+                                  .Attr<ffi::Span<const int64_t>>("geometry")
+                                  .Attr<bool>("identity")
                                   .Attr<std::string_view>("isa"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_unit_normalize, UnitNormalize,

@@ -84,6 +84,40 @@ void UnitSums(const Geometry& g, const float* x, const Kernel& kernel, uint64_t*
   }
 }
 
+void UnitEvaluate(const Geometry& g, const float* x, const Kernel& kernel, const Affine& affine, bool identity,
+                  const Isa& isa, const Workers& workers) {
+  if (g.batch == 0) return;
+  const int64_t in_pixels = g.in[0] * g.in[1] * g.in[2], sample_in = in_pixels * g.channels;
+  const int64_t out_pixels = g.pixels() / g.batch, sample_out = out_pixels * g.features;
+  const int64_t most = std::clamp<int64_t>(kChunk / std::max<int64_t>(1, std::max(sample_in, sample_out)), 1, g.batch);
+  const int64_t chunks = std::max((g.batch + most - 1) / most, std::min(g.batch, Parts(g.batch, workers)));
+  // While a chunk is computed, its input and its output stay in the second-level cache.
+  workers.Each(chunks, [&](int64_t chunk, int) {
+    const int64_t first = chunk * g.batch / chunks, last = (chunk + 1) * g.batch / chunks;
+    Geometry of_chunk = g;
+    of_chunk.batch = last - first;
+    const std::unique_ptr<uint64_t[]> words(new uint64_t[of_chunk.input_words()]);
+    const std::unique_ptr<uint64_t[]> bits(new uint64_t[of_chunk.pixels() * g.output_words()]);
+    const float* from = x + first * sample_in;
+    for (int64_t row = 0; row < of_chunk.batch * in_pixels; ++row) {
+      isa.pack(from + row * g.channels, g.channels, nullptr, words.get() + row * g.words());
+    }
+    Affine a = affine;
+    a.out += first * sample_out;
+    a.bits = bits.get();
+    a.clamp = true;
+    if (identity) a.shortcut = x;
+    if (a.shortcut != nullptr) a.shortcut += first * sample_out;
+    Epilogue epilogue;
+    epilogue.affine = &a;
+    BinaryConv(of_chunk, words.get(), kernel, epilogue, isa, Workers());
+    for (int64_t s = 0; s < of_chunk.batch; ++s) {
+      if (!isa.unit.has_nan(from + s * sample_in, sample_in)) continue;
+      std::fill_n(a.out + s * sample_out, sample_out, std::numeric_limits<float>::quiet_NaN());
+    }
+  });
+}
+
 void UnitNormalize(int64_t rows, int64_t features, const int16_t* sums, const float* coefficients,
                    const float* shortcut, bool clamp, float* z, const Isa& isa, const Workers& workers) {
   const Repeated repeated(coefficients, 3, features);

@@ -20,6 +20,13 @@ void UnitSums(const Geometry& geometry, const float* x, const Kernel& kernel, ui
 void UnitNormalize(int64_t rows, int64_t features, const int16_t* sums, const float* coefficients,
                    const float* shortcut, bool clamp, float* z, const Isa& isa, const Workers& workers);
 
+// Computes the unit in evaluation, where nothing depends on sums over the batch: packs x, (batch, *in, channels),
+// convolves, applies `affine` and clamps to [-1, 1]. The results have the same bits as `Affine` gives. affine.out is (pixels,
+// features); affine.bits is not used. `identity` takes x as the shortcut. A sample of x with a NaN gives NaN alone. One
+// group only.
+void UnitEvaluate(const Geometry& geometry, const float* x, const Kernel& kernel, const Affine& affine, bool identity,
+                  const Isa& isa, const Workers& workers);
+
 // Sums g and g * (sums - mean) over the rows, out (2, features). g is dz where z is inside (-1, 1), or dz everywhere if
 // z is null. The order of the sums depends only on the sizes, not on the threads.
 void UnitGradientSums(int64_t rows, int64_t features, const float* dz, const float* z, const int16_t* sums,

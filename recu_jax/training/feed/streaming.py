@@ -200,7 +200,7 @@ class StreamFeed:
         return np.asarray(images.addressable_data(0)).reshape(-1, *self.image_shape)[:count]
 
     def close(self) -> None:
-        """Ends the workers. Does not wait for a thread that hangs."""
+        """Ends the workers. If a thread hangs, neither waits for it nor closes the batches that it uses."""
         self._sender.shutdown(wait=not self._hangs, cancel_futures=True)
         if self._batches is not None and not self._hangs:
             self._batches.close()

@@ -92,6 +92,45 @@ void Check(const Geometry& g) {
       same_bits.Check(z, clamp ? "clamped z" : "z", name);
     }
 
+    if (g.groups == 1) {
+      // Affine's rows are padded to whole blocks.
+      const int64_t padded = g.blocks() * kBlock;
+      std::vector<float> rows(4 * padded);
+      for (int64_t f = 0; f < all; ++f) {
+        rows[f] = alpha[f];
+        for (int row = 0; row < 3; ++row) rows[(row + 1) * padded + f] = coefficients[row * all + f];
+      }
+      Affine affine;
+      affine.alpha = rows.data();
+      affine.mean = rows.data() + padded;
+      affine.factor = rows.data() + 2 * padded;
+      affine.bias = rows.data() + 3 * padded;
+      affine.shortcut = identity ? nullptr : shortcut.data();
+      affine.out = z.data();
+      UnitEvaluate(g, x.data(), {panels.data(), tap_sums.data()}, affine, identity, isa, Threads(3));
+      std::vector<double> expected(out), size(out);
+      for (int64_t i = 0; i < out; ++i) {
+        const float* c = coefficients.data() + i % all;
+        const double of_sum = sums[i] * alpha[i % all];
+        expected[i] = (of_sum - c[0]) * c[all] + c[2 * all] + (identity ? x[i] : shortcut[i]);
+        size[i] = std::fabs(expected[i]) + std::fabs(of_sum * c[all]) + std::fabs(c[0] * c[all]) + 1;
+        expected[i] = std::fmax(-1, std::fmin(1, expected[i]));
+      }
+      CheckClose(z, expected, size, 3e-6, 1e-6, "z in evaluation", name);
+      same_bits.Check(z, "z in evaluation", name);
+      auto some_nan = x, whole = z;
+      const int64_t sample = Draw(0, g.batch - 1);
+      some_nan[sample * (in / g.batch) + Draw(0, in / g.batch - 1)] = NAN;
+      UnitEvaluate(g, some_nan.data(), {panels.data(), tap_sums.data()}, affine, identity, isa, Workers());
+      for (int64_t i = 0; i < out; ++i) {
+        if (i / (out / g.batch) == sample) {
+          CHECK(std::isnan(z[i]), "%s: a NaN is lost in evaluation", name);
+        } else {
+          CHECK(z[i] == whole[i], "%s: a NaN or the threads change other samples", name);
+        }
+      }
+    }
+
     // Of the gradients z only tells where it was clamped: some numbers on each side.
     for (int64_t i = 0; i < out; ++i) z[i] = i % 3 == 0 ? 1.f : i % 3 == 1 ? -1.f : 0.5f;
     const float* mean = coefficients.data();
