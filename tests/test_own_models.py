@@ -1,14 +1,17 @@
 """Runs models and binarizers of a user's own module through the command line."""
 
+import functools
 import shutil
 
+import cv2
 import jax
 import jax.numpy as jnp
 import pytest
 
 from configs.digits import get_config
-from recu_jax import BinaryConv, UserError, create_model
+from recu_jax import BinaryConv, UserError, create_model, load_variables
 from recu_jax.config.fields import check_config
+from recu_jax.data import digits
 from recu_jax.training import recipe
 from tests.support import ROOT, commands, own_module, small_runs
 
@@ -81,6 +84,21 @@ def test_a_mistake_is_one_line_of_the_command(folder):
     assert result.returncode == 2 and "did you mean 'Net'" in commands.the_line(result.stderr)
 
 
+def test_a_module_beside_a_config_in_another_folder(folder):
+    (folder / "mine.py").rename(folder / "beside_the_config.py")
+    (folder / "elsewhere").mkdir()
+    (folder / "my_config.py").write_text(
+        "from recu_jax.config import load\n"
+        "def get_config():\n    return load('digits', model='beside_the_config:Net')\n"
+    )
+    result = commands.run("summary", "--config=../my_config.py", cwd=folder / "elsewhere")
+    assert (result.returncode, result.stderr) == (0, "") and "beside_the_config:Net" in result.stdout
+    result = commands.run(
+        "summary", "--config=digits", "--config.model=beside_the_config:Net", cwd=folder / "elsewhere"
+    )
+    assert result.returncode == 2 and "beside the config file" in commands.the_line(result.stderr)
+
+
 @pytest.mark.slow
 def test_a_run_its_evaluation_report_and_file(folder):
     own = ["--config=digits", "--config.epochs=1", "--workdir=run", "--config.activation_binarizer=mine:wide"]
@@ -90,8 +108,9 @@ def test_a_run_its_evaluation_report_and_file(folder):
         result = commands.run(*command, cwd=folder)
         assert (result.returncode, result.stderr) == (0, ""), result.stderr
     assert "mine:Identity" in (folder / "report.html").read_text()
+    _check_predictions(folder)
     result = commands.run("export", "run", "--out=net.recu", cwd=folder)
-    assert result.returncode == 2 and "of your own" in commands.the_line(result.stderr)
+    assert result.returncode == 2 and "`recu predict WORKDIR` runs it" in commands.the_line(result.stderr)
     result = commands.run("eval", *own, cwd=folder)
     assert result.returncode == 2 and "holds a run with model='mine:Net'" in commands.the_line(result.stderr)
 
@@ -100,3 +119,21 @@ def test_a_run_its_evaluation_report_and_file(folder):
     assert commands.run("train", *own, cwd=folder).returncode == 0
     result = commands.run("export", "of_ours", "--out=ours.recu", "--check", cwd=folder)
     assert result.returncode == 0 and " 0 differing predictions" in result.stdout
+
+
+def _check_predictions(folder):
+    """Compares `recu predict` on the run with its model and variables, called without the trainer."""
+    data = digits.load()
+    pictures = [f"{i}.png" for i in range(6)]
+    for name, image in zip(pictures, data.test_images, strict=False):
+        cv2.imwrite(str(folder / name), image)
+    result = commands.run("predict", "run", *pictures, cwd=folder)
+    assert (result.returncode, result.stderr) == (0, "")
+    net = own_module.Net(
+        10, conv=functools.partial(BinaryConv, kernel_binarizer=own_module.Identity(), input_binarizer=own_module.wide)
+    )
+    x = (data.test_images[:6] / 255 - data.mean[0]) / data.std[0]
+    logits = net.apply(load_variables(folder / "run"), x.astype("f"))
+    best = jax.nn.softmax(logits).max(1), logits.argmax(1)
+    expected = [f"{name}: {k} {p:.1%}" for name, p, k in zip(pictures, *best, strict=True)]
+    assert [line.partition(",")[0] for line in result.stdout.splitlines()] == expected

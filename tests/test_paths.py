@@ -4,6 +4,7 @@ import inspect
 import os
 import pathlib
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ def test_files_that_python_writes_go_to_the_home_folder(home, monkeypatch):
     assert trained.write(best, "~/x.recu").startswith(f"{home}/x.recu holds net in ")
     with pytest.raises(UserError, match=f"{home}/no/x.recu cannot be written"):
         trained.write(best, "~/no/x.recu")
-    monkeypatch.setattr(check, "_trained_model", lambda _: None)
+    monkeypatch.setattr(check, "FlaxModel", lambda _: SimpleNamespace(predict=None))
     (home / "damaged.recu").touch()
     with pytest.raises(UserError, match=f"{home}/damaged.recu "):
         check.check(best, "~/damaged.recu")

@@ -159,11 +159,11 @@ def unit_in_evaluation(
     backend, geometry = native.cpu_backend(), Geometry.of(x, kernel, spec)
     arranged = ops.arrange_kernel(ops.pack_signs_of_kernel(kernel, backend), geometry.channels, 1, backend)
     nan = kernel.sum(tuple(range(kernel.ndim - 1))) * 0  # as in `_forward`
-    identity = isinstance(shortcut, str)
+    identity, added = (True, None) if isinstance(shortcut, str) else (False, shortcut)
     shape = jax.ShapeDtypeStruct(geometry.output_shape, jnp.float32)
     return ops.call_with_kernel(
         "recu_unit_evaluate", shape, geometry, arranged, x,
-        ops.padded(jnp.stack([alpha + nan, *norm])), ops.or_empty(None if identity else shortcut), identity=identity,
+        ops.padded(jnp.stack([alpha + nan, *norm])), ops.or_empty(added), identity=identity,
     )  # fmt: skip
 
 

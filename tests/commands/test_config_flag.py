@@ -45,3 +45,11 @@ def test_a_file_of_ones_own_goes_first_and_a_part_names_the_workdir(tmp_path):
 def test_a_file_that_is_not_there_lists_those_that_are(tmp_path):
     status, _, line = said(tmp_path, "--config=cifra10")
     assert status == 2 and all(name in commands.the_line(line) for name in shipped())
+
+
+def test_none_is_no_text_where_none_is_the_default():
+    given = ["--config.latent_optimizer=None", "--config.nonlinearity=None", "--config.init_from=None"]
+    result = commands.run("summary", "--config=digits", *given)
+    assert (result.returncode, result.stderr) == (0, "")
+    result = commands.run("summary", "--config=digits", "--config.optimizer=None")
+    assert "config.optimizer is 'None'" in commands.the_line(result.stderr)

@@ -58,3 +58,10 @@ def test_mistakes_are_one_line(file, tmp_path, refusal):
     assert "a.png cannot be read: No such file" in refusal(predict.main, file, tmp_path / "a.png")
     assert "is no picture that can be decoded" in refusal(predict.main, file, tmp_path / "text")
     assert "the following arguments are required: IMAGE" in refusal(predict.main, file)
+
+
+def test_a_folder_of_a_networks_name_is_named(tmp_path, monkeypatch, refusal):
+    (tmp_path / "digits_resnet8").mkdir()
+    monkeypatch.chdir(tmp_path)
+    line = refusal(predict.main, "digits_resnet8", "a.png")
+    assert "holds no checkpoint" in line and "the folder digits_resnet8 here comes before the network" in line
