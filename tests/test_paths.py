@@ -102,7 +102,8 @@ def test_every_command_expands_its_paths(home, main, arguments, line, capsys):
 def test_no_argument_is_forgotten(module):
     """Checks that every argument that the help calls a file or folder has the type that expands `~`."""
     for argument in inspect.getsource(module).split("add_argument(")[1:]:
-        assert ('metavar="WORKDIR"' in argument) == ("type=run_path" in argument), argument
+        is_run = any(f'metavar="{kind}"' in argument for kind in ("WORKDIR", "NETWORK"))
+        assert is_run == ("type=run_path" in argument), argument
         is_path = any(f'metavar="{kind}"' in argument for kind in ("FILE", "DIR", "IMAGE"))
         assert is_path == ("type=local_path" in argument), argument
 
