@@ -43,19 +43,17 @@ struct ThresholdTile {
   int64_t bits_stride;
 };
 
-// Steps of a sum of outer products. Each step multiplies the signs in 16-bit parts by numbers.
-struct OuterRun {
-  const uint16_t* bits;
-  const float* numbers;
+// Steps of a sum of products, four products each: codes of 16 lanes, and the table of each row. lookup.h describes both.
+struct LookupRun {
+  const uint8_t* codes;
+  const float* tables;
   int64_t count;
 };
 
-// Distances to the next step, and within a step to the next vector of bits and to the next row of numbers.
-struct OuterSteps {
-  int64_t bits;
-  int64_t bits_vector;
-  int64_t number;
-  int64_t number_row;
+// Distances to the next step. Within a step the tables of the rows follow each other.
+struct LookupSteps {
+  int64_t codes;
+  int64_t table;
 };
 
 // The declarations from here to UnitIsa belong to the training units of unit.h. A run is a sequence of numbers.
@@ -129,8 +127,14 @@ struct Isa {
   // Packs the signs of `channels` floats into (channels + 63) / 64 words. If `norm` is not null, it holds mean, factor
   // and bias, (3, channels), and the signs are those of (x - mean) * factor + bias.
   void (*pack)(const float* x, int64_t channels, const float* norm, uint64_t* words);
-  // sums (rows, vectors, 16) += numbers[row] * sign[vector], over the steps of all runs; rows <= 16, vectors <= 2.
-  void (*outer)(int rows, int vectors, const OuterRun* runs, int count, const OuterSteps& steps, float* sums);
+  int table_length;  // numbers in a table
+  // Writes the codes of `count` times eight signs: numbers of 0 and 1 in the bytes of spread[i], spread[i + distance],
+  // spread[i + 2 * distance] and spread[i + 3 * distance].
+  void (*codes)(const uint64_t* spread, int64_t distance, int64_t count, uint64_t* codes);
+  // Writes the tables of `rows` times four numbers; `step` is the distance of the four in a row.
+  void (*tables)(const float* numbers, int64_t step, int64_t rows, int64_t row_step, float* tables);
+  // sums (rows, 16) += table[row][code[lane]], over the steps of all runs; rows <= 16.
+  void (*lookup)(int rows, const LookupRun* runs, int count, const LookupSteps& steps, float* sums);
   UnitIsa unit;
 };
 

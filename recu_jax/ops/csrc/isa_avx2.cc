@@ -10,8 +10,6 @@
 
 #include <cmath>
 
-#include "sign_table.h"
-
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #else
@@ -83,9 +81,6 @@ inline uint16_t NotBelow(const int32_t* a, const int32_t* direction, const int32
 
 inline Vector Broadcast(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 
-inline Vector Signs(uint16_t bits) {
-  return {_mm256_load_ps(kSignTable.signs[bits & 0xff]), _mm256_load_ps(kSignTable.signs[bits >> 8])};
-}
 inline __m256 FloatsOfShorts(const int16_t* x) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x))));
 }
@@ -113,12 +108,36 @@ inline Vector FirstOnes(int n) {
   for (int i = 0; i < n; ++i) part[i] = 1.f;
   return Load(part);
 }
-// A vector takes two registers. The sums of six rows of one vector take twelve; with the signs and one number they take
-// 15 of the 16 registers. Two rows of two vectors need as many loads for only eight registers of sums.
-constexpr int kOuterRows[] = {0, 6, 0};
+
+constexpr int kTable = 8;
+// A vector takes two registers. The sums of five rows take ten; with the index and a number they take 15 of the 16
+// registers.
+constexpr int kLookupRows = 5;
+struct Index {
+  __m256i low, high;
+  __m256 low_signs, high_signs;  // the sign bit is 1 where a number is negated
+};
+inline Index IndexOf(const uint8_t* codes) {
+  const __m256i low = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes)));
+  const __m256i high = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + 8)));
+  const __m256 sign = _mm256_set1_ps(-0.f);
+  return {low, high, _mm256_and_ps(_mm256_castsi256_ps(low), sign), _mm256_and_ps(_mm256_castsi256_ps(high), sign)};
+}
+// The lookup only reads the lowest three bits of an index.
+inline Vector AddLookup(const Vector& sum, const float* table, const Index& index) {
+  const __m256 numbers = _mm256_loadu_ps(table);
+  return {_mm256_add_ps(sum.low, _mm256_xor_ps(_mm256_permutevar8x32_ps(numbers, index.low), index.low_signs)),
+          _mm256_add_ps(sum.high, _mm256_xor_ps(_mm256_permutevar8x32_ps(numbers, index.high), index.high_signs))};
+}
+inline void MakeTable(const float* a, const float* b, const float* c, const float* d, float* table) {
+  const __m256 of_a = _mm256_xor_ps(_mm256_broadcast_ss(a), _mm256_setr_ps(-0.f, 0, -0.f, 0, -0.f, 0, -0.f, 0));
+  const __m256 of_b = _mm256_xor_ps(_mm256_broadcast_ss(b), _mm256_setr_ps(-0.f, -0.f, 0, 0, -0.f, -0.f, 0, 0));
+  const __m256 of_c = _mm256_xor_ps(_mm256_broadcast_ss(c), _mm256_setr_ps(-0.f, -0.f, -0.f, -0.f, 0, 0, 0, 0));
+  _mm256_storeu_ps(table, _mm256_add_ps(_mm256_add_ps(_mm256_add_ps(_mm256_broadcast_ss(d), of_a), of_b), of_c));
+}
 
 #include "tile.h"
-#include "outer.h"
+#include "lookup.h"
 #include "unit_tile.h"
 
 // One word adds at most 8 to a byte counter, so a byte can count 31 words. After 31 words the byte counters are summed
@@ -185,7 +204,8 @@ inline void CountOf(const uint64_t* gathered, int64_t stride, const uint64_t* pa
 #endif
 
 const recu::Isa* recu::Avx2Isa() {
-  static const Isa isa = {"avx2", 8, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, Outer,
+  static const Isa isa = {"avx2", 8, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, kTable, MakeCodes,
+                          MakeTables, Lookup,
                           {HasNan, AddMoments, NormalizeRun, AddGradientSums, DifferentiateNorm, DifferentiateSigns}};
   static const bool have = FindX86Features().avx2;
   return have ? &isa : nullptr;

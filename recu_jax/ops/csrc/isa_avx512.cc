@@ -43,10 +43,6 @@ inline uint16_t NotBelow(const int32_t* a, const int32_t* direction, const int32
 }
 
 inline Vector Broadcast(float x) { return _mm512_set1_ps(x); }
-inline Vector Signs(uint16_t bits) { return _mm512_mask_blend_ps(bits, _mm512_set1_ps(-1.f), _mm512_set1_ps(1.f)); }
-// With 12 rows of two vectors, the sums, the signs and a number take 27 of the 32 registers. With one vector, the
-// instructions read the numbers straight from memory.
-constexpr int kOuterRows[] = {0, 16, 12};
 
 inline Vector FromShorts(const int16_t* x) {
   const __m256i shorts = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
@@ -65,8 +61,28 @@ inline Vector Slope(Vector x) {
 inline bool AnyNan(Vector x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q) != 0; }
 inline Vector FirstOnes(int n) { return _mm512_maskz_mov_ps(First(n), _mm512_set1_ps(1.f)); }
 
+constexpr int kTable = 16;
+constexpr int kLookupRows = 16;
+using Index = __m512i;
+inline Index IndexOf(const uint8_t* codes) {
+  return _mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+}
+// The lookup only reads the lowest four bits of an index.
+inline Vector AddLookup(Vector sum, const float* table, Index index) {
+  return _mm512_add_ps(sum, _mm512_maskz_permutexvar_ps(0xffff, index, _mm512_loadu_ps(table)));
+}
+// 1 where the bit of a lane is 1, and -1 elsewhere.
+inline Vector Signs(__mmask16 bits) { return _mm512_mask_blend_ps(bits, _mm512_set1_ps(-1.f), _mm512_set1_ps(1.f)); }
+// Products with 1 and -1 are exact. Multiply-adds read the numbers straight from memory.
+inline void MakeTable(const float* a, const float* b, const float* c, const float* d, float* table) {
+  Vector sum = Multiply(Broadcast(*d), Signs(0x00ff));
+  sum = MultiplyAdd(Broadcast(*a), Signs(0x55aa), sum);
+  sum = MultiplyAdd(Broadcast(*b), Signs(0x33cc), sum);
+  Store(table, MultiplyAdd(Broadcast(*c), Signs(0x0ff0), sum));
+}
+
 #include "tile.h"
-#include "outer.h"
+#include "lookup.h"
 #include "unit_tile.h"
 
 constexpr int kMaxPixels = 12;
@@ -119,7 +135,8 @@ void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int p
 #endif
 
 const recu::Isa* recu::Avx512Isa() {
-  static const Isa isa = {"avx512", kMaxPixels, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, Outer,
+  static const Isa isa = {"avx512", kMaxPixels, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, kTable, MakeCodes,
+                          MakeTables, Lookup,
                           {HasNan, AddMoments, NormalizeRun, AddGradientSums, DifferentiateNorm, DifferentiateSigns}};
   static const bool have = FindX86Features().avx512;
   return have ? &isa : nullptr;

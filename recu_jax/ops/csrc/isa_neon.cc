@@ -9,8 +9,6 @@
 
 #include <cmath>
 
-#include "sign_table.h"
-
 namespace recu {
 namespace {
 
@@ -85,10 +83,6 @@ inline uint16_t NotBelow(const int32_t* a, const int32_t* direction, const int32
 inline Vector Broadcast(float x) {
   return Make([=](int) { return vdupq_n_f32(x); });
 }
-inline Vector Signs(uint16_t bits) {
-  const float *low = kSignTable.signs[bits & 0xff], *high = kSignTable.signs[bits >> 8];
-  return {{vld1q_f32(low), vld1q_f32(low + 4), vld1q_f32(high), vld1q_f32(high + 4)}};
-}
 inline Vector FromShorts(const int16_t* x) {
   return Make([=](int i) { return vcvtq_f32_s32(vmovl_s16(vld1_s16(x + 4 * i))); });
 }
@@ -118,12 +112,42 @@ inline Vector FirstOnes(int n) {
   for (int i = 0; i < n; ++i) part[i] = 1.f;
   return Load(part);
 }
-// A vector takes four registers. The sums of six rows of one vector take 24; with the signs and one number they take 29
-// of the 32 registers.
-constexpr int kOuterRows[] = {0, 6, 0};
+
+constexpr int kTable = 8;
+// A vector takes four registers. The sums of four rows take 16, an index takes eight, and a table two of the 32
+// registers.
+constexpr int kLookupRows = 4;
+struct Index {
+  uint8x16_t bytes[4];  // for each byte of four numbers, its place in a table
+  uint32x4_t signs[4];  // the sign bit is 1 where a number is negated
+};
+inline Index IndexOf(const uint8_t* codes) {
+  const uint8x16_t all = vld1q_u8(codes), first = vandq_u8(all, vdupq_n_u8(7));
+  const uint8x16_t within = vreinterpretq_u8_u32(vdupq_n_u32(0x03020100));
+  constexpr uint8_t kSpread[] = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
+  Index index;
+  for (int i = 0; i < 4; ++i) {
+    const uint8x16_t lanes = vaddq_u8(vld1q_u8(kSpread), vdupq_n_u8(static_cast<uint8_t>(4 * i)));
+    index.bytes[i] = vaddq_u8(vshlq_n_u8(vqtbl1q_u8(first, lanes), 2), within);
+    const uint32x4_t spread = vreinterpretq_u32_u8(vqtbl1q_u8(all, lanes));
+    index.signs[i] = vandq_u32(spread, vdupq_n_u32(0x80000000));
+  }
+  return index;
+}
+inline Vector AddLookup(const Vector& sum, const float* table, const Index& index) {
+  const uint8_t* bytes = reinterpret_cast<const uint8_t*>(table);
+  const uint8x16x2_t numbers = {{vld1q_u8(bytes), vld1q_u8(bytes + 16)}};
+  return Make([&](int i) {
+    const uint32x4_t found = vreinterpretq_u32_u8(vqtbl2q_u8(numbers, index.bytes[i]));
+    return vaddq_f32(sum.v[i], vreinterpretq_f32_u32(veorq_u32(found, index.signs[i])));
+  });
+}
+inline void MakeTable(const float* a, const float* b, const float* c, const float* d, float* table) {
+  for (int i = 0; i < 8; ++i) table[i] = ((*d + (i & 1 ? *a : -*a)) + (i & 2 ? *b : -*b)) + (i & 4 ? *c : -*c);
+}
 
 #include "tile.h"
-#include "outer.h"
+#include "lookup.h"
 #include "unit_tile.h"
 
 // One word adds at most 8 to a byte counter, so a byte can count 31 words. After 31 words the byte counters are summed.
@@ -170,7 +194,8 @@ inline void CountOf(const uint64_t* gathered, int64_t stride, const uint64_t* pa
 }  // namespace recu
 
 const recu::Isa* recu::NeonIsa() {
-  static const Isa isa = {"neon", 8, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, Outer,
+  static const Isa isa = {"neon", 8, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, kTable, MakeCodes,
+                          MakeTables, Lookup,
                           {HasNan, AddMoments, NormalizeRun, AddGradientSums, DifferentiateNorm, DifferentiateSigns}};
   return &isa;
 }

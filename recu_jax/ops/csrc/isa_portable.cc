@@ -59,9 +59,6 @@ inline uint16_t NotBelow(const int32_t* a, const int32_t* direction, const int32
 inline Vector Broadcast(float x) {
   return Make([=](int) { return x; });
 }
-inline Vector Signs(uint16_t bits) {
-  return Make([=](int i) { return bits >> i & 1 ? 1.f : -1.f; });
-}
 inline Vector FromShorts(const int16_t* x) {
   return Make([=](int i) { return static_cast<float>(x[i]); });
 }
@@ -85,10 +82,23 @@ inline bool AnyNan(const Vector& x) {
 inline Vector FirstOnes(int n) {
   return Make([=](int i) { return i < n ? 1.f : 0.f; });
 }
-constexpr int kOuterRows[] = {0, 2, 1};
+
+constexpr int kTable = 16;
+constexpr int kLookupRows = 4;
+using Index = const uint8_t*;
+inline Index IndexOf(const uint8_t* codes) { return codes; }
+inline Vector AddLookup(const Vector& sum, const float* table, Index index) {
+  return Make([=](int i) { return sum.v[i] + table[index[i] & 15]; });
+}
+inline void MakeTable(const float* a, const float* b, const float* c, const float* d, float* table) {
+  for (int i = 0; i < 8; ++i) {
+    table[i] = ((*d + (i & 1 ? *a : -*a)) + (i & 2 ? *b : -*b)) + (i & 4 ? *c : -*c);
+    table[8 + i] = -table[i];
+  }
+}
 
 #include "tile.h"
-#include "outer.h"
+#include "lookup.h"
 #include "unit_tile.h"
 
 void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int pixels, int32_t all,
@@ -106,7 +116,8 @@ void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int p
 }  // namespace
 
 const Isa& PortableIsa() {
-  static const Isa isa = {"portable", 4, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, Outer,
+  static const Isa isa = {"portable", 4, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, kTable, MakeCodes,
+                          MakeTables, Lookup,
                           {HasNan, AddMoments, NormalizeRun, AddGradientSums, DifferentiateNorm, DifferentiateSigns}};
   return isa;
 }

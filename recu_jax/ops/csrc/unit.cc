@@ -186,7 +186,8 @@ void UnitGradients(const Geometry& g, const UnitGradientCall& call, const Isa& i
                    sample_in);
   };
   const int64_t blocks = g.groups * CeilOf(g.features, kLanes), group_blocks = blocks / g.groups;
-  const KernelPart whole(g);
+  const PixelCodes pixels(g);
+  const KernelPart whole(g, pixels);
   const int64_t part_size = whole.size();
 
   if (blocks * part_size * static_cast<int64_t>(sizeof(float)) > kSliceBytes) {
@@ -207,7 +208,7 @@ void UnitGradients(const Geometry& g, const UnitGradientCall& call, const Isa& i
     return;
   }
 
-  const std::vector<uint16_t> turned = TurnedKernel(g, call.kernel);
+  const std::vector<uint8_t> codes = KernelCodes(g, call.kernel, isa);
   const int64_t slices = std::min(g.batch, kSlices);
   std::unique_ptr<float[]> parts(new float[slices * blocks * part_size]());
   workers.Each(slices, [&](int64_t slice, int) {
@@ -215,20 +216,24 @@ void UnitGradients(const Geometry& g, const UnitGradientCall& call, const Isa& i
     const int64_t most = std::clamp<int64_t>(kChunk / std::max(sample_out, sample_in), 1, last - first);
     Geometry of_chunk = g;
     std::unique_ptr<float[]> d(new float[most * sample_out]);
-    InputRows writer(of_chunk, turned.data(), call.alpha, isa);
-    const KernelPart part(of_chunk);
+    InputRows writer(of_chunk, codes.data(), call.alpha, isa);
+    const KernelPart part(of_chunk, pixels);
+    const int64_t in_rows = g.in[0] * g.in[1];
+    std::unique_ptr<uint8_t[]> of_pixels(new uint8_t[pixels.size(most * in_rows)]);
     for (int64_t from = first; from < last; from += most) {
       const int64_t to = std::min(last, from + most);
       of_chunk.batch = to - from;
       differentiate_norm(from, to, d.get());
+      pixels.Fill(call.words + from * words, 0, of_chunk.batch * in_rows, isa, of_pixels.get());
       const int64_t rows = of_chunk.batch * g.out[0] * g.out[1];
       for (int64_t block = 0; block < blocks; ++block) {
-        part.Add(call.words + from * words, d.get(), block / group_blocks, block % group_blocks, 0, rows, isa,
+        part.Add(of_pixels.get(), d.get(), block / group_blocks, block % group_blocks, 0, rows, isa,
                  parts.get() + (slice * blocks + block) * part_size);
       }
       float* dx = call.dx + from * sample_in;
-      for (int64_t row = 0; row < of_chunk.batch * g.in[0] * g.in[1]; ++row) {
-        for (int64_t group = 0; group < g.groups; ++group) writer.Row(d.get(), row, group, dx);
+      writer.Begin(d.get());
+      for (int64_t group = 0; group < g.groups; ++group) {
+        for (int64_t row = 0; row < of_chunk.batch * in_rows; ++row) writer.Row(row, group, dx);
       }
       for (int64_t s = from; s < to; ++s) differentiate_signs(s, call.dx + s * sample_in);
     }
