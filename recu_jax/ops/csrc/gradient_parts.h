@@ -16,7 +16,7 @@ constexpr int64_t kLanes = 16;  // channels per vector
 inline int64_t CeilOf(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Computes what some output rows add to the kernel gradient of 16 features. Sums have the axes (taps, pairs, 16
-// features, vectors, 16 channels). A pair has one or two vectors.
+// features, vectors, 16 channels). A pair is one or two vectors of 16 channels.
 class KernelPart {
  public:
   explicit KernelPart(const Geometry& g)
@@ -47,10 +47,10 @@ std::vector<uint16_t> TurnedKernel(const Geometry& g, const uint64_t* kernel);
 // pixel of a row reads a number.
 class InputRows {
  public:
-  // kernel is a TurnedKernel; alpha is (groups * features) or null.
+  // kernel is the result of TurnedKernel; alpha is (groups * features) or null.
   InputRows(const Geometry& g, const uint16_t* kernel, const float* alpha, const Isa& isa);
 
-  // Computes one row of out from dy. Rows are numbered over batch and outer dimensions.
+  // Computes one row of one group of out from dy. Rows are numbered over batch and outer dimensions.
   void Row(const float* dy, int64_t row, int64_t group, float* out);
 
  private:
@@ -65,7 +65,7 @@ class InputRows {
   void Phase(int64_t row, int64_t group, int64_t phase, float* out);
 
   const Geometry& g_;
-  const uint16_t* kernel_;  // (groups, channel blocks, taps, features)
+  const uint16_t* kernel_;  // (groups, parts, taps, features)
   const float* alpha_;
   const Isa& isa_;
   int64_t step_, low_ = 0, high_ = 0, width_;

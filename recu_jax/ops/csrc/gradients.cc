@@ -9,7 +9,7 @@ namespace recu {
 namespace {
 
 constexpr int64_t kTilePixels = 256;  // with 16 numbers per pixel, 16 KB, which fit into the first-level cache
-constexpr int64_t kItems = 16;        // smallest number of items for the threads
+constexpr int64_t kItems = 16;        // items for the threads: at least this many, if there are enough rows
 constexpr int64_t kItemsPerThread = 8;
 
 // Position of a tap in the window.
@@ -93,7 +93,7 @@ void KernelPart::AddTile(const uint64_t* x, int64_t group, int64_t first_row, in
     }
     for (int64_t pair = 0; pair < pairs_; ++pair) {
       float* part = sums + (tap * pairs_ + pair) * kLanes * vectors_ * kLanes;
-      // Two vectors of eight features need fewer loads than one vector of sixteen.
+      // Eight features and two vectors of channels need fewer loads than sixteen features and one vector.
       const int64_t step = vectors_ == 2 ? kLanes / 2 : kLanes;
       for (int64_t f = 0; f < kLanes; f += step) {
         isa.outer(static_cast<int>(step), static_cast<int>(vectors_), runs, count, steps,
@@ -152,7 +152,7 @@ void InputRows::Row(const float* dy, int64_t row, int64_t group, float* out) {
       slots_.push_back(k0 * g.window[1] + k1);
     }
   }
-  // A phase holds the pixels at distances of `stride`. They read the same taps.
+  // A phase holds every stride-th pixel of the row. These pixels read the same taps.
   for (int64_t phase = 0; phase < std::min(g.stride[2], g.in[2]); ++phase) Phase(row, group, phase, out);
 }
 

@@ -1,5 +1,6 @@
-// Computes the gradients of a convolution of signs, which are sums of real numbers times signs. One multiply-add
-// computes 16 products, as in a convolution of floats. Signs are bits instead of floats to save memory traffic.
+// Computes the gradients of a convolution of signs, which are sums of real numbers times signs. One multiply-add of
+// vectors computes 16 products, as many as in a convolution of floats. Storing signs as bits instead of floats saves
+// memory traffic.
 
 #pragma once
 

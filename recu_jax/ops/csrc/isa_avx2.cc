@@ -114,7 +114,7 @@ inline Vector FirstOnes(int n) {
   return Load(part);
 }
 // A vector takes two registers. The sums of six rows of one vector take twelve; with the signs and one number they take
-// 15 of the 16 registers. Two rows of two vectors need as many loads for only eight registers of sums.
+// 15 of the 16 registers. Two rows of two vectors would need more loads for each multiply-add.
 constexpr int kOuterRows[] = {0, 6, 0};
 
 #include "tile.h"
@@ -125,8 +125,8 @@ constexpr int kOuterRows[] = {0, 6, 0};
 // into 64-bit counters.
 constexpr int64_t kWordsPerByteCounter = 31;
 
-// Each of P pixels has four registers, each with the counters of four output channels. With P = 2 the counters, the
-// table and the mask fill the sixteen registers.
+// Each of P pixels has four registers, each with the byte counters of four output channels. With P = 2 the byte
+// counters, the table and the mask take ten of the sixteen registers. The operands take the others.
 template <int P>
 inline void CountOf(const uint64_t* gathered, int64_t stride, const uint64_t* panel, int64_t depth,
                         int32_t all, int32_t* sums) {

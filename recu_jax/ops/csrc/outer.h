@@ -1,10 +1,10 @@
 // Sums of outer products of signs and numbers. Each isa_*.cc includes this file within its target region and unnamed
 // namespace, after tile.h. In addition to the functions for tile.h, it must define:
 // - Signs(uint16_t), a vector of +1 where the bit is 1 and -1 elsewhere;
-// - kOuterRows[v], the number of rows of v vectors whose sums fit into the registers; kOuterRows[2] is 0 where it is
-//   faster to compute the sums of one vector after the other.
+// - kOuterRows[v], the number of rows of v vectors whose sums fit into the registers. kOuterRows[2] is 0 for
+//   instruction sets on which it is faster to compute the sums of one vector after the other.
 
-// Computes sums of P rows of V vectors of 16 lanes.
+// Adds the outer products of all runs to the sums of P rows of V vectors of 16 lanes.
 template <int P, int V>
 inline void OuterOf(const OuterRun* runs, int count, const OuterSteps& steps, const int64_t first, const int64_t vector,
                     float* sums, const int64_t row) {
@@ -45,8 +45,8 @@ inline void OuterUpTo(int rows, const OuterRun* runs, int count, const OuterStep
   }
 }
 
-// Splits the rows into blocks of nearly the same size that fit into the registers. The rows of the sums begin at a
-// distance of `row` numbers.
+// Splits the rows into blocks of nearly the same size that fit into the registers. `row` is the distance between two
+// rows of the sums, in floats.
 template <int V>
 inline void OuterRows(int rows, const OuterRun* runs, int count, const OuterSteps& steps, int64_t vector, float* sums,
                       int64_t row) {

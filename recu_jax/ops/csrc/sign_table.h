@@ -1,12 +1,12 @@
-// The 8 signs in each byte, as floats, for instruction sets of which one load is faster than computing the signs from
-// bits: that takes several instructions.
+// The 8 signs in each possible byte, as floats. This table serves instruction sets that need several instructions to
+// compute signs from bits: one load from the table is faster.
 
 #pragma once
 
 namespace recu {
 
-// The compiler fills the table. Code that fills it when the library is loaded would also run on processors without the
-// instruction set of its file.
+// The compiler fills the table. Code that fills it when the library is loaded would use the instruction set of its
+// file, and would run on processors without this instruction set too.
 struct SignTable {
   alignas(32) float signs[256][8];
   constexpr SignTable() : signs() {
