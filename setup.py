@@ -12,7 +12,8 @@ from setuptools.command.build_ext import build_ext
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "recu_jax" / "__init__.py").read_text()).group(1)
 PYTHONS = ("3.11", "3.12", "3.13")
-# The repository's address has one home. While it lacks, the page on PyPI has no links to files of the repository.
+# The address of the repository stands in CITATION.cff alone. Without it, the page on PyPI has no links to files of the
+# repository.
 CITATION = (ROOT / "CITATION.cff").read_text()
 REPOSITORY = next(iter(re.findall(r'^repository-code: "?(.+?)/?"?$', CITATION, re.MULTILINE)), None)
 BADGES = (
@@ -20,8 +21,8 @@ BADGES = (
     f"![Python {PYTHONS[0]} to {PYTHONS[-1]}](https://img.shields.io/badge/Python-{PYTHONS[0]}%20to%20{PYTHONS[-1]}-blue)"
 )
 
-# TFDS reads array_record files without TensorFlow. It imports importlib_resources but does not require it. Photographs
-# that stay on disk are read with Grain, OpenCV and Pillow.
+# With array_record, TFDS reads data sets without TensorFlow. TFDS imports importlib_resources, but pip does not install
+# it with TFDS. Photographs that stay on the disk are read with Grain, OpenCV and Pillow.
 DATA = [
     "array_record",
     "grain>=0.2.18",
@@ -32,31 +33,33 @@ DATA = [
 ]
 # For report.html.
 REPORT = ["plotly>=6"]
-# Before 2.6 loaded files could run code despite weights_only.
+# Before PyTorch 2.6, loaded files could run code in spite of weights_only=True.
 TORCH = ["torch>=2.6"]
 ONNX = ["onnx", "onnxruntime"]
-# One package is all that each of these features needs, so it has no extra. Its message names the package. They are
-# `recu export --format=stablehlo` (jax.export writes with flatbuffers), `--format=qonnx`, runs in gs:// and s3://, and
-# experiment trackers.
+# Packages without an extra of their own, because each feature needs only one of them, and its error message names the
+# package. The features: `recu export --format=stablehlo` (jax.export needs flatbuffers), the check of an export with
+# `--format=qonnx`, runs in gs:// and s3://, and experiment trackers.
 SINGLE = ["flatbuffers", "gcsfs", "qonnx", "s3fs", "trackio>=0.43", "wandb>=0.31"]
 # The tests execute experiments/colab_tpu.ipynb.
 NOTEBOOK = ["ipykernel", "nbclient", "nbformat"]
-# The tests keep runs on moto's S3 server.
+# The tests keep the workdirs of runs on moto's S3 server.
 BUCKETS = ["s3fs", "moto[s3]>=5", "flask", "flask-cors"]
 
 KERNELS = pathlib.Path("recu_jax") / "ops" / "csrc"
 SOURCES = sorted(path for path in (ROOT / KERNELS).iterdir() if path.suffix in (".cc", ".h"))
-# Kernels that were built in place stay when their sources change. recu_jax.ops.native notices by this digest.
+# Kernels that were built in place stay when their sources change. This digest tells recu_jax.ops.native that they are
+# old.
 DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()
-# release/build_wheels.py sets it: "required" fails without kernels, "none" leaves them out. Otherwise both may happen.
+# release/build_wheels.py sets RECU_JAX_KERNELS. "required": a build without kernels fails. "none": kernels are not
+# built. Otherwise they are built if possible.
 WANTED = os.environ.get("RECU_JAX_KERNELS", "if possible")
-# -ffp-contract=off: only the code's own calls of fma may fuse, because another rounding could flip a sign.
-# -fvisibility=hidden: other libraries of the process cannot replace a function of the C++ library in this one.
+# -ffp-contract=off: the compiler does not make an fma of a product and a sum, because the other rounding could flip a
+# sign. -fvisibility=hidden: no other library of the process can replace a function of the C++ library in the kernels.
 FLAGS = "-std=c++17 -O3 -Wall -Wextra -ffp-contract=off -fvisibility=hidden"
 
 
 def long_description():
-    """Returns the README for PyPI: with badges, and with absolute links to the files of this version."""
+    """Returns the README for PyPI: with badges, and with absolute links to files of this version's repository."""
 
     def absolute(link):
         picture, text, path = link.groups()
@@ -85,15 +88,15 @@ def project_urls():
 
 
 class BuildKernels(build_ext):
-    """Builds the compiled kernels where that is possible; the package installs and works without them."""
+    """Builds the compiled kernels if possible. The package also works without them."""
 
     def run(self):
         try:
-            # XLA's headers come with jaxlib, which pyproject.toml asks for.
+            # XLA's headers come with jaxlib, a build requirement in pyproject.toml.
             import jax.ffi
 
             for extension in self.extensions:
-                # -isystem: the compiler warns about recu_jax's code, and not about XLA's headers.
+                # -isystem: the compiler does not warn about XLA's headers, only about recu_jax's code.
                 extension.extra_compile_args += ["-isystem", jax.ffi.include_dir()]
             super().run()
         except Exception as error:  # no compiler, a compiler that fails, no jax
@@ -103,7 +106,7 @@ class BuildKernels(build_ext):
 
 
 class OneWheel(bdist_wheel):
-    """Tags the wheel for all versions of Python 3: XLA calls the kernels and Python only loads them."""
+    """Tags the wheel for all versions of Python 3, because the kernels do not use Python's C API: XLA calls them."""
 
     def get_tag(self):
         return ("py3", "none", super().get_tag()[2])
@@ -141,9 +144,9 @@ setup(
     else [],
     entry_points={"console_scripts": ["recu = recu_jax.__main__:main"]},
     cmdclass={"build_ext": BuildKernels, "bdist_wheel": OneWheel},
-    # Training needs no extra: its packages are in this list. Flax itself installs Orbax, rich, optax and TensorStore.
-    # The others, with all that they install, are 12 packages and 74 MB; jax and flax have 718 MB.
-    # `tests/test_extras.py` counts them. So one command installs the layers and their training.
+    # The packages of training are in this list and not in an extra, so that one command installs layers and training.
+    # They cost little: flax itself installs Orbax, rich, optax and TensorStore. Only 12 packages, of 74 MB, are not
+    # installed by jax and flax, which have 718 MB. `tests/test_extras.py` limits the number of these packages.
     install_requires=[
         "absl-py",
         # 0.10.2 returns wrong numbers on the CPU and crashes (jax issues 39103, 40412).
@@ -168,9 +171,9 @@ setup(
         "report": REPORT,
         "torch": TORCH,
         "onnx": ONNX,
-        # All that a message asks for, without TensorFlow, which prepares a data set once.
+        # All packages that an error message asks for, except TensorFlow: it is needed only once, to prepare a data set.
         "all": [*DATA, *REPORT, *TORCH, *ONNX, *SINGLE],
-        # Tests build the compiled kernels beside their sources, with setuptools, which Python 3.12 no longer brings.
+        # Tests build the compiled kernels in the checkout with setuptools, which is no part of Python 3.12 and later.
         "test": [
             *DATA,
             *REPORT,

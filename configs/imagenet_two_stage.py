@@ -6,9 +6,9 @@ binarizes activations and weights.
     python -m recu_jax.main --config=configs/imagenet_two_stage.py:stage1 --config.data_dir=DIR --config.teacher=FILE
     python -m recu_jax.main --config=configs/imagenet_two_stage.py:stage2 --config.data_dir=DIR --config.teacher=FILE
 
-`FILE` is torchvision's state_dict of a ResNet-34, or the workdir of a recu_jax run of the model `resnet34`. Each stage
-is a run of its own. After an interruption, the same command continues the run. If you gave stage 1 a --workdir, pass
-that folder to stage 2 as `--config.init_from`.
+`DIR` is as in configs/imagenet.py. `FILE` is torchvision's state_dict of a ResNet-34, or the workdir of a recu_jax run
+of the model `resnet34`. Each stage is a run of its own. After an interruption, the same command continues the run. If
+you gave stage 1 a --workdir, pass that folder to stage 2 as `--config.init_from`.
 
 Hardware: a GPU or TPU. The hours are not known, because this config was run here on neither.
 Expected: 66.4% test top-1 in the paper (SPEC.md section 8); not run in full here. Record of a run on 200

@@ -1,12 +1,12 @@
-"""Counts the binary activations in which other programs for a network differ from its Flax model under `jit`.
+"""Counts the binary activations that differ between a network's Flax model under `jit` and its other programs.
 
     python experiments/compare_signs.py --images=DIR --out=signs.json          # imagenet_resnet18 on DIR/*.JPEG
     python experiments/compare_signs.py --workdir=RUN --data_dir=DIR --out=signs.json           # a CIFAR-10 run
 
-The images are photographs or CIFAR-10's test set. The other programs compute the same float32 network: the Flax model
-without `jit`, the exported file, and the file with alpha and batch norm folded into one product and one sum. Exported
-files do not fold them. The network for photographs has the random weights of the golden-value tests, because no trained
-ImageNet network is available.
+The images are the first `--count` photographs or test images of CIFAR-10. The other programs compute the same float32
+network: the Flax model without `jit`, the exported file, and the file with alpha and batch norm folded into one product
+and one sum. Exported files do not fold them. The network for photographs has the random weights of the golden-value
+tests, because no trained ImageNet network is available.
 """
 
 import argparse

@@ -6,17 +6,18 @@ Each of these steps runs in a process of its own and prints to DIR/STEP.log:
 
 1. `devices`: versions and hardware;
 2. `golden`: golden tests of layers and models in float64, on the GPU;
-3. `profile_*`: `benchmarks/gpu_profile.py`, what each kernel of a step costs, in float32 and bfloat16;
+3. `profile_*`: `benchmarks/gpu_profile.py`, the time of each kernel of a train step, in float32 and bfloat16;
 4. `benchmarks`: `benchmarks/gpu.py`, train steps against eager and compiled PyTorch;
 5. `forward`: `benchmarks/gpu_forward.py`, convolutions of signs in float32, bfloat16, int8 and fp8;
-6. `resnet20_600`: the paper's whole recipe in bfloat16; the same command continues it.
+6. `resnet20_600`: the paper's whole recipe in bfloat16; the same command continues a stopped run.
 
-`--steps` chooses steps. All steps together may take `--minutes`. Then the running step is stopped, and the steps after
-it are left out. On an H200, one model of `benchmarks` took a minute and a half, and `resnet20_600` seven minutes.
+`--steps` chooses steps. All steps together may take `--minutes`. After this time, the running step is stopped, and
+the steps after it are left out. On an H200, one model of `benchmarks` took a minute and a half, and `resnet20_600`
+seven minutes.
 
 `--data` is a file for the data set `npz`. The file may instead hold the encoded images of each split as one array of
-bytes (`train_bytes`, `train_sizes`, `train_labels`, `test_bytes`, ...). The script then decodes them first. With
-`--rehearse` the steps run on a CPU, with small inputs and the digits; `golden` is left out.
+bytes (`train_bytes`, `train_sizes`, `train_labels`, `test_bytes`, ...). The script then decodes them first.
+`--rehearse` is for a machine without a GPU: the steps use small inputs and the digits, and `golden` is left out.
 """
 
 import argparse

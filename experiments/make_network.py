@@ -2,9 +2,9 @@
 
     python experiments/make_network.py runs/cifar NAME [--class_names airplane,automobile,...] [--data_dir=FILE]
 
-It writes `NAME.recu` and `NAME.safetensors` into `recu_jax/networks/`, and prints the test accuracy of `NAME.recu`. The
-latent weights are stored as float16. Where the rounding would change a binary weight, the weight gets the nearest
-float16 that does not. Write the model card, `NAME.md`, by hand.
+It writes `NAME.recu` and `NAME.safetensors` into `recu_jax/networks/`, and prints the test accuracy of `NAME.recu`. In
+`NAME.safetensors`, the latent weights are stored as float16. Where the rounding would change a binary weight, the
+latent weight gets the nearest float16 that does not. Write the model card, `NAME.md`, by hand.
 """
 
 import argparse

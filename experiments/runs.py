@@ -1,4 +1,4 @@
-"""Starts training runs as processes, reads their files and compares them bit for bit, for experiments and tests."""
+"""Starts training runs as processes, reads their files, and compares their final states bit for bit."""
 
 import json
 import os
@@ -36,7 +36,8 @@ def start(
     """
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.getenv("PYTHONPATH")]))
     env = {**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    # jax 0.10 logs a page about the target machine for each program that it reads from the cache.
+    # jax 0.10 logs a page about the target machine for each program that it reads from the cache. Level 3
+    # hides this page.
     env["TF_CPP_MIN_LOG_LEVEL"] = "3"
     if cache is not None:
         env |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
@@ -73,7 +74,7 @@ def _lines(workdir, name):
 
 
 def final_state(workdir: pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns the leaves of the newest checkpoint's state by path."""
+    """Returns the arrays of the newest checkpoint's state, by path in the state."""
     import jax
 
     from recu_jax.training.checkpoint import saved
@@ -83,7 +84,7 @@ def final_state(workdir: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def differences(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> list[str]:
-    """Returns the paths at which two states differ in any bit, or which only one of them has."""
+    """Returns the paths at which two states differ in any bit, and the paths that only one state has."""
     return sorted(
         path for path in a.keys() | b.keys() if path not in a or path not in b or a[path].tobytes() != b[path].tobytes()
     )

@@ -115,7 +115,7 @@ def require(*modules: str, extra: str | None = None) -> None:
 
     Args:
       *modules: names to import. Without `extra`, the package to install has the name of the module.
-      extra: name of the optional dependencies, in setup.py, that bring the modules.
+      extra: name of the group of optional dependencies in setup.py that installs the modules.
     """
     for module in modules:
         if importlib.util.find_spec(module) is None:

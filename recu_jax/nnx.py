@@ -253,7 +253,8 @@ class BinaryConv(_BinaryLayer):
 class BinaryDense(_BinaryLayer):
     """1-bit dense layer over the last axis, drop-in replacement for `nnx.Linear`.
 
-    Arguments and variables are as in `BinaryConv`. `dot_general` must keep its default.
+    Arguments and variables are those of `BinaryConv`, without the arguments that only a convolution has. The kernel is
+    (in_features, out_features). `dot_general` must keep its default.
     """
 
     def __init__(

@@ -19,9 +19,9 @@ def decay_mask(params: Mapping[str, Any], groups: str = "all") -> dict[str, Any]
     """Marks every parameter that weight decay changes. The result is a mask for `optax.add_decayed_weights`.
 
     - `"all"`: every parameter, as in the CIFAR-10 recipe.
-    - `"conv_and_linear"`: kernel, alpha and bias of convolutions and linear layers, as in the ImageNet recipe. It
-      leaves out batch norm, the projection shortcuts (submodules `downsample_*`), and the shifts and PReLU slopes of
-      the ReActNet-style models and of RSign.
+    - `"conv_and_linear"`: kernel, alpha and bias of convolutions and linear layers, as in the ImageNet recipe. This
+      leaves out batch norm, the projection shortcuts (submodules `downsample_*`), the shifts and PReLU slopes of the
+      ReActNet-style models, and the shifts of RSign.
 
     Args:
       params: nested dicts, as `model.init` returns them; leaves of any type.
@@ -166,7 +166,7 @@ def with_own(
       rest: optimizer of all other parameters.
       own: optimizer of the parameters at `kernels`.
       kernels: paths in the parameters, such as `("conv1", "kernel")`.
-      name: of `own`, in the optimizer's state.
+      name: key of `own` in the optimizer's state.
     """
 
     def labels(params):

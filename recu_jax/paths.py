@@ -1,6 +1,7 @@
 """Reads paths as users type them: replaces `~` by the home folder.
 
-URLs (here: addresses) are refused, except `s3://BUCKET/run` and `gs://BUCKET/run` for the workdir of a run.
+URLs, which this module calls addresses, are refused, except `s3://BUCKET/run` and `gs://BUCKET/run` for the workdir of
+a run.
 """
 
 import os

@@ -26,7 +26,7 @@ class EpochRecords:
     """Writes the records of a run to its workdir.
 
     A resumed run repeats the epochs after its checkpoint. `start_epoch` is the first of them. The constructor removes
-    the rows that an earlier process wrote from `start_epoch` on, and also a half-written last line.
+    the rows that an earlier process wrote of these epochs, and also a half-written last line.
 
     Where several processes train, one of them has `writes=True`. The others only keep `rows` and `diagnostics` in
     memory.

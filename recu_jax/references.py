@@ -16,7 +16,7 @@ def is_reference(name: object) -> bool:
 
 
 def search(folder: str | os.PathLike) -> None:
-    """Lets `load` find modules in a folder, after all other folders."""
+    """Lets `load` also search `folder` for modules, after all other folders."""
     if os.fspath(folder) not in sys.path:
         sys.path.append(os.fspath(folder))
 

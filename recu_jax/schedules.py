@@ -22,8 +22,8 @@ def exponential_tau(
 ) -> optax.Schedule:
     """Returns the exponential schedule of the paper, `tau(e) = A exp(e / E) + B`, with E = `total_epochs`.
 
-    `A = (tau_max - tau_min) / (e1 - 1)` and `B = tau_min - A`, where e1 = 2.71828... tau is `tau_min` at epoch 0. The
-    formula reaches `tau_max` at epoch E, one epoch after the last.
+    `A = (tau_max - tau_min) / (exp(1) - 1)` and `B = tau_min - A`. At epoch 0, tau is `tau_min`. The formula reaches
+    `tau_max` at epoch E, one epoch after the last.
 
     Raises:
       UserError: `0.5 < tau_min <= tau_max <= 1` does not hold.
@@ -39,8 +39,8 @@ def linear_tau(
 ) -> optax.Schedule:
     """Returns a linear schedule, for comparison: `tau(e) = tau_min + (tau_max - tau_min) e / E`.
 
-    E, the values at epochs 0 and E, and the errors are as in `exponential_tau`. In all three schedules of tau,
-    tau is fixed if `tau_min == tau_max`.
+    E, the values at epochs 0 and E, and the errors are as in `exponential_tau`. In all three schedules of tau, tau is
+    constant if `tau_min == tau_max`.
     """
     check_tau_range(tau_min, tau_max)
     return lambda step: tau_min + (tau_max - tau_min) * _epoch(step, steps_per_epoch) / total_epochs

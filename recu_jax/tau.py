@@ -34,8 +34,8 @@ def _spread(value: jax.Array | float, parameters: list[Any]) -> jax.Array:
     """Broadcasts `value` to the shape of a layer's smallest parameter.
 
     `nn.scan` and `nn.vmap` stack the entries of `params` along one axis, which may be any axis, and split every entry
-    along it. A value in the shape of a parameter has this axis too, so it can be split. The smallest one takes the
-    least memory.
+    along it. A value in the shape of a parameter has this axis too, so it can be split. The shape of the smallest
+    parameter takes the least memory.
     """
     shape = min((jnp.shape(nn.meta.unbox(p)) for p in parameters), key=math.prod)
     return jnp.broadcast_to(jnp.asarray(value, jnp.result_type(float)), shape)
@@ -46,7 +46,7 @@ def with_tau(
 ) -> dict[str, Any]:
     """Returns variables for `model.apply` with which all binary layers of a Linen model train at this tau.
 
-    Layers must be called without `tau` and `train` for this. An argument of a call takes precedence.
+    Layers must be called without `tau` and `train` for this. An argument of a layer's call takes precedence.
 
     The result holds one or two more entries beside each kernel of `params`. They are in `params` because
     transformations within models (`nn.scan`, `nn.remat`, `nn.vmap`, `nn.jit`) always carry this collection. Use the

@@ -4,9 +4,10 @@
     python release/build_wheels.py --dist=dist                      # all
     python release/build_wheels.py --dist=dist linux_x86_64 pure    # the sdist and these
 
-The compiler is Clang of the package ziglang, which brings the C libraries of all targets. The wheels have LLVM's C++
-library inside, so they do not depend on the system's. Linux: glibc 2.17 of 2012, the oldest that zig knows; jaxlib
-itself needs 2.27. macOS: 11.0, the first version for arm64, and the oldest for jaxlib.
+The compiler is Clang of the package ziglang, which contains the C libraries of all targets. LLVM's C++ library is
+linked into the wheels, so they do not need the C++ library of the system. The wheels for Linux need glibc 2.17 of 2012,
+which is the oldest that zig knows. jaxlib itself needs glibc 2.27. The wheel for macOS needs macOS 11.0, which is the
+first version for arm64 and the oldest for jaxlib.
 """
 
 import argparse
@@ -21,14 +22,15 @@ import tomllib
 from wheel_contents import TARGETS, ContentError, check_sdist, check_wheel
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# What the script needs besides the requirements of pyproject.toml, which fix the version of XLA's headers.
+# Packages that the script needs besides the build requirements in pyproject.toml. The build requirements fix the
+# version of XLA's headers.
 TOOLS = ["build", "ziglang>=0.15", "auditwheel>=6.4", "lief>=0.16"]
-# zig strips the symbols (-s), which native.py does not need.
+# -s strips the symbol table. native.py needs only the exported names, which stay.
 LINK = {"linux": "-shared -s", "macos": "-shared -s -Wl,-dead_strip"}
 
 
 def run(*command, **keywords):
-    """Runs a command and returns what it prints. Ends the script with its last lines if the command fails."""
+    """Runs a command and returns its output. If the command fails, ends the script with its last lines."""
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **keywords)
     if done.returncode:
         last = "\n".join((done.stdout + done.stderr).splitlines()[-40:])
@@ -37,7 +39,7 @@ def run(*command, **keywords):
 
 
 def make_environment(folder):
-    """Makes a virtual environment with the tools, unless `folder` is one already. Returns its interpreter."""
+    """Makes a virtual environment with the tools, unless `folder` already is one. Returns its interpreter."""
     python = folder / "bin" / "python"
     if not python.exists():
         run(sys.executable, "-m", "venv", folder)
@@ -57,10 +59,10 @@ def settings(target, python):
         "CXX": compiler,
         "LDSHARED": f"{compiler} {LINK[target.system]}",
         "LDCXXSHARED": f"{compiler} {LINK[target.system]}",
-        # Last on the command line, so it wins over Python's own flags.
+        # CFLAGS come last on the command line, so they win over the flags that Python was built with.
         "CFLAGS": "-g0",
         "LDFLAGS": "",
-        # setuptools splits macosx-11.0-arm64 at its dashes.
+        # With dashes and not with underscores for macOS, because setuptools splits the value at its dashes.
         "_PYTHON_HOST_PLATFORM": "macosx-11.0-arm64" if target.system == "macos" else target.platform,
         "SETUPTOOLS_EXT_SUFFIX": ".so",
     }
@@ -95,7 +97,7 @@ def build_wheel(target, sdist, python, dist):
 
 
 def audit(wheel, target, python):
-    """Returns what auditwheel found. Ends the script if it gives the wheel a newer platform than its name says."""
+    """Returns what auditwheel found. Ends the script if auditwheel names another platform than the wheel's name."""
     printed = " ".join(run(python, "-m", "auditwheel", "show", wheel).split())
     wanted = f'consistent with the following platform tag: "{target.platform}"'
     if wanted not in printed:

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Checks that a version can be released: one line a check, and a record of all in experiments/results/release/.
+"""Checks that a version can be released. Prints a line for each check.
 
     python release/check.py                                 # all checks, about an hour
     python release/check.py tree version changelog          # some
     python release/check.py --dist=dist digits_3.12         # with files that build_wheels.py made
 
-The record keeps, for each check, its last result with the commit. The exit status is 1 if a check fails.
+The last result of each check is recorded in experiments/results/release/, with the commit. The exit status is 1 if a
+check fails.
 """
 
 import argparse
@@ -31,7 +32,7 @@ def record(name, entry):
 
 
 def perform(name, release):
-    """Runs a check, prints its line and records it. Returns whether it holds."""
+    """Runs a check, prints its line and records the result. Returns whether the check passed."""
     start = time.monotonic()
     try:
         holds, found = True, CHECKS[name](release)

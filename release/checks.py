@@ -1,4 +1,4 @@
-"""The checks of a release. `CHECKS` lists them. Each returns a line that says what it found, or raises CheckError."""
+"""The checks of a release, listed in `CHECKS`. A check returns a line that says what it found, or raises CheckError."""
 
 import datetime
 import functools
@@ -15,14 +15,15 @@ from wheel_contents import ROOT, version
 RECORDS = "experiments/results/release"
 PYTHONS = ("3.11", "3.12", "3.13")
 MOST_SECONDS_OF_IMPORT, MOST_TIMES_FLAX, PAIRS = 0.1, 1.1, 7
-# Packages of files that the wheels and the sdist do not bring need no licence here. These words begin a foreign one.
+# Words with which the text of another licence than Apache-2.0 begins. Only source files of the package are searched:
+# the wheels and the sdist do not contain the packages that they depend on.
 FOREIGN = re.compile(
     r"Copyright \(c\)|SPDX-License-Identifier|GNU (Lesser )?General Public|Permission is hereby granted"
 )
 
 
 class CheckError(Exception):
-    """A check of the release failed; the message says what, and what to do."""
+    """Raised when a check fails. The message says what is wrong, and what to do."""
 
 
 def require(holds, message):
@@ -31,7 +32,7 @@ def require(holds, message):
 
 
 def run(*command, cwd=ROOT, **keywords):
-    """Runs a command without the caller's Python settings, and returns what it prints."""
+    """Runs a command without the caller's settings of Python and XLA, and returns what it prints to stdout."""
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "XLA_FLAGS", "VIRTUAL_ENV")}
     command = [str(part) for part in command]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=kept, **keywords)
@@ -42,14 +43,14 @@ def run(*command, cwd=ROOT, **keywords):
 
 
 class Release:
-    """Makes what the checks share at its first use: the files of the release, and environments with its wheel."""
+    """What several checks share: the files of the release, environments and a clone. Each is made at its first use."""
 
     def __init__(self, work, dist=None):
         self.work, self._dist = work, dist
 
     @functools.cached_property
     def files(self):
-        """The sdist and the wheels, which are built now unless --dist names a folder of them."""
+        """The sdist and the wheels. They are built unless --dist names a folder that holds them."""
         if self._dist is None:
             self._dist = self.work / "dist"
             run(sys.executable, ROOT / "release" / "build_wheels.py", f"--dist={self._dist}")
@@ -59,7 +60,7 @@ class Release:
 
     @functools.cached_property
     def tools(self):
-        """An environment with the tools of the checks."""
+        """The interpreter of an environment with the tools of the checks."""
         return self._environment("tools", sys.executable, "twine>=6", "lief>=0.16")
 
     @functools.cached_property
@@ -70,7 +71,7 @@ class Release:
 
     @functools.cache  # noqa: B019
     def installed(self, python):
-        """Installs the release by pip alone into a new environment; returns its interpreter.
+        """Installs the release with pip into a new environment. Returns the environment's interpreter.
 
         pip finds recu_jax in the folder of the release, as it would on PyPI, and chooses the wheel of this machine.
         """
@@ -86,21 +87,21 @@ class Release:
 
 
 def interpreter(python):
-    """Finds the interpreter of a version of Python, in PATH or in pyenv."""
+    """Finds the interpreter of a Python version in PATH or in pyenv."""
     found = run(ROOT / ".ci" / "interpreter", python)
     require(found, f"there is no Python {python} in PATH or pyenv; install it")
     return found
 
 
 def clean_tree(release):
-    """The working tree has no change besides the records of these checks."""
+    """Checks that the working tree has no changes besides the records of these checks."""
     changed = run("git", "status", "--porcelain", "--", ".", f":!{RECORDS}")
     require(not changed, f"files are not committed:\n{changed}")
     return f"commit {run('git', 'rev-parse', '--short', 'HEAD')}"
 
 
 def same_version(release):
-    """The package, the changelog, CITATION.cff and a tag of this commit, if there is one, say the same version."""
+    """Checks that the package, CHANGELOG.md, CITATION.cff and the version tags of this commit name one version."""
     found = {"recu_jax/__init__.py": version()}
     cited = re.search(r"^version: *[\"']?([^\s\"']+)", _text("CITATION.cff"), re.MULTILINE)
     found["CITATION.cff"] = cited.group(1) if cited else None
@@ -113,7 +114,7 @@ def same_version(release):
 
 
 def changelog(release):
-    """CHANGELOG.md has this version's section, with its day and at least one change."""
+    """Checks that CHANGELOG.md has a section for this version, with a day and at least one change."""
     section = re.search(
         rf"^## \[{re.escape(version())}\] - (\S+)\n(.*?)(?=^## |\Z)", _text("CHANGELOG.md"), re.M | re.S
     )
@@ -128,19 +129,19 @@ def changelog(release):
 
 
 def contents(release):
-    """Each file has its contents, tag, size, licences and symbols (wheel_contents.py); none of the five is missing."""
+    """Checks that there are an sdist and four wheels, and checks what is in each with wheel_contents.py."""
     printed = run(release.tools, ROOT / "release" / "wheel_contents.py", *release.files)
     require(len(release.files) == 5, f"there are {len(release.files)} files, not an sdist and four wheels")
     return " | ".join(printed.splitlines())
 
 
 def twine(release):
-    """PyPI would render the page and take the metadata."""
+    """Checks with twine that PyPI would accept the metadata and render the page."""
     return run(release.tools, "-m", "twine", "check", "--strict", *release.files).splitlines()[-1].strip()
 
 
 def licences(release):
-    """No shipped source file has the head of another licence than Apache-2.0. NOTICE names what is linked in."""
+    """Checks that no source file has the text of another licence than Apache-2.0, and that NOTICE names LLVM."""
     tracked = run("git", "ls-files", "recu_jax", "configs", "setup.py").splitlines()
     foreign = [name for name in tracked if FOREIGN.search(_text(name))]
     require(not foreign, f"other licences in {', '.join(foreign)}; name them in NOTICE and in this check")
@@ -149,7 +150,7 @@ def licences(release):
 
 
 def digits(release, python):
-    """The installed release trains the digits from an empty folder."""
+    """Checks that the installed release trains the digits from an empty folder and has kernels for this processor."""
     installed = release.installed(python)
     folder = release.work / f"digits{python}"
     folder.mkdir()
@@ -167,7 +168,7 @@ def digits(release, python):
 
 
 def imports(release):
-    """`import recu_jax` is quick; the layers take little more than flax.linen. In seconds of the processor."""
+    """Checks that `import recu_jax` is quick, and that its layers take little more processor time than flax.linen."""
     installed = release.installed(PYTHONS[1])
 
     def seconds(module):
@@ -184,7 +185,7 @@ def imports(release):
 
 
 def versions(release):
-    """The wheel of this machine on the oldest and the newest jaxlib, with the tests of `.ci/fast_tests`."""
+    """Tests the wheel for Linux on x86_64 with the oldest and the newest supported packages (`.ci/legs`)."""
     (wheel,) = (path for path in release.files if path.name.endswith("manylinux_2_17_x86_64.whl"))
     folder = release.work / "legs"
     folder.mkdir()
@@ -193,7 +194,7 @@ def versions(release):
 
 
 def readme(release, number):
-    """A command of the README in a clone of the last commit."""
+    """Runs the shell block `number` of the README in a clone of the last commit."""
     clone, python = release.clone
     block = run(clone / ".ci" / "readme_block", number, clone / "README.md")
     path = f"{python.parent}:{os.environ['PATH']}"
@@ -202,7 +203,7 @@ def readme(release, number):
 
 
 def slow_tests(release, *tests):
-    """Slow and quick tests of the clone."""
+    """Runs `tests` in the clone, the slow ones too."""
     clone, python = release.clone
     run(python, "-m", "pip", "install", "-q", "-e", ".[test,docs]", cwd=clone)
     return run(python, "-m", "pytest", "-q", "-m", "slow or not slow", *tests, cwd=clone).splitlines()[-1]

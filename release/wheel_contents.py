@@ -1,8 +1,9 @@
-"""Checks what is in a wheel or in the sdist: files, tag, size, licences, and the compiled library's symbols and needs.
+"""Checks what is in a wheel or in the sdist: files, tag, size, licences, and the symbols and libraries of the kernels.
 
     python release/wheel_contents.py dist/*
 
-Each check returns a line about the file, or raises `ContentError`. It needs the package lief for wheels with kernels.
+Each check returns a line about the file, or raises `ContentError`. The check of a wheel with kernels needs the package
+lief.
 """
 
 import ast
@@ -16,12 +17,13 @@ import zipfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MOST_BYTES = 3_000_000
-# Operators new and delete, which the C++ standard lets a program replace, and what the linker of macOS adds.
+# Symbols that the library may show besides the kernels: the operators new and delete, which the C++ standard lets a
+# program replace, and symbols that the linker of macOS adds.
 ALWAYS_SHOWN = re.compile(r"_Z(n[wa]|d[la])\w+|__dso_handle|_mh_dylib_header")
 
 
 class ContentError(Exception):
-    """A file of the release is not as it must be; the message says what and where."""
+    """Raised when a file of the release is not as it must be. The message says what is wrong, and where."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Target:
       platform: the wheel's platform tag.
       system: "linux", "macos" or "any".
       machine: how lief names the processor of a compiled library.
-      zig: zig's name of the target, with the oldest C library or system; None without kernels.
-      libraries: system libraries that the compiled library may need, besides itself.
+      zig: zig's name of the target, with the oldest glibc or macOS version; None for a wheel without kernels.
+      libraries: system libraries that the compiled library may need.
     """
 
     platform: str
@@ -70,7 +72,7 @@ def version():
 
 
 def source_files():
-    """Returns the files that every wheel must have, by their names in it."""
+    """Returns the files that every wheel must have, as paths in the wheel."""
     kinds = (".py", ".pyi", ".typed", ".html", ".css", ".js")
     package = {p for p in (ROOT / "recu_jax").rglob("*") if p.suffix in kinds or p.name == "py.typed"}
     package |= {p for p in (ROOT / "recu_jax" / "networks").iterdir() if p.is_file()}
@@ -80,7 +82,7 @@ def source_files():
 
 
 def check_library(data, target):
-    """Checks the bytes of a compiled library; returns a line about it."""
+    """Checks the bytes of a compiled library. Returns a line about it."""
     import lief
 
     library = lief.parse(list(data))
@@ -90,7 +92,7 @@ def check_library(data, target):
         library = library.at(0) if hasattr(library, "at") else library
         machine, needs = library.header.cpu_type.name, [lib.name for lib in library.libraries]
         shown = {symbol.name.removeprefix("_") for symbol in library.exported_symbols}
-        # The identity of the library itself is listed too.
+        # On macOS, a library lists itself too.
         needs = [name for name in needs if "_kernels" not in name]
         oldest = "macOS {}.{}".format(*library.build_version.minos[:2])
         if oldest != "macOS 11.0":
@@ -117,7 +119,7 @@ def check_library(data, target):
 
 
 def check_wheel(path, target):
-    """Checks a wheel against its target; returns a line about it."""
+    """Checks a wheel against its target. Returns a line about the wheel."""
     tag = f"py3-none-{target.platform}"
     if path.name != f"recu_jax-{version()}-{tag}.whl":
         raise ContentError(f"{path.name} must be recu_jax-{version()}-{tag}.whl")
@@ -146,7 +148,7 @@ def check_wheel(path, target):
 
 
 def check_sdist(path):
-    """Checks that the sdist has all that a build needs; returns a line about it."""
+    """Checks that the sdist has all that a build needs. Returns a line about the sdist."""
     with tarfile.open(path) as archive:
         names = {"/".join(name.split("/")[1:]) for name in archive.getnames()}
     needed = {str(p.relative_to(ROOT)) for p in (ROOT / "recu_jax").rglob("*") if p.suffix in (".cc", ".h")}
@@ -158,7 +160,7 @@ def check_sdist(path):
 
 
 def target_of(path):
-    """Returns the target whose wheel has this name."""
+    """Returns the target of a wheel, which the wheel's name tells."""
     for target in TARGETS.values():
         if path.stem.endswith(f"-{target.platform}"):
             return target

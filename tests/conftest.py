@@ -29,9 +29,9 @@ from tests.support import compiled_kernels, processes
 # Builds the kernels before the first test. Runs with and without them round differently, and tests compare bit for bit.
 compiled_kernels.build()
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Most tests compile much and compute little. LLVM's optimizations take two thirds of the time (8 of 13 s of processor
-# time for a small train step), and change results in the last bit only. Tests marked `as_users_compile`, and most tests
-# that start a process, compile with them, as users do.
+# LLVM's optimizations are off, because most tests compile much and compute little. They would take two thirds of the
+# time (8 of 13 s of processor time for a small train step), and change only the last bit of results. Tests marked
+# `as_users_compile`, and most tests that start a process, compile with the optimizations, as users do.
 jax.config.update("jax_disable_most_optimizations", True)
 # If a checkpoint is damaged, asyncio logs a long message for each array that was being read, after the error.
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
@@ -72,7 +72,7 @@ def _as_users_compile(request):
 
 @pytest.fixture(autouse=True)
 def _no_run_outlives_its_test():
-    """Ends all runs after a test, even if it fails. A process that still ran after all tests would be an error."""
+    """Ends all runs after a test, even if the test fails. A process that still runs after all tests is an error."""
     yield
     processes.end_all()
 
@@ -93,7 +93,7 @@ def pytest_sessionfinish(session):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node):
-    """Takes the count of a worker of pytest-xdist."""
+    """Receives the count of a worker of pytest-xdist."""
     counted = getattr(node, "workeroutput", {}).get(_OF_WORKER, 0)
     node.config.stash[_LEFT_OUT] = max(node.config.stash.get(_LEFT_OUT, 0), counted)
 

@@ -35,7 +35,7 @@ def test_a_folder_that_is_not_there(tmp_path):
 
 
 def test_a_pipe_stays_a_pipe(tmp_path):
-    """A device stays a device, too. Otherwise root could replace /dev/null."""
+    """The same code keeps a device a device. Otherwise root could replace /dev/null by a file."""
     pipe, read = tmp_path / "pipe", []
     os.mkfifo(pipe)
     reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))

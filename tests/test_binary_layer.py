@@ -1,4 +1,4 @@
-"""Checks which layers of a model are found binary, and with which binarizers, in Linen and NNX."""
+"""Checks which binary layers, binarizers and 1-bit weights are found in models of Linen and NNX."""
 
 import flax.linen as nn
 import jax
@@ -45,7 +45,7 @@ RECU = (weights.ReCU(), activations.ReCU())
 
 
 class Foreign(nn.Module):
-    """Three layers of 6 features, which are called with nothing but x."""
+    """Three binary dense layers, which are called with x alone. `around` names the transformation around the layers."""
 
     around: str
 

@@ -33,7 +33,7 @@ class Small(nn.Module):
 
 
 def test_small_net_by_hand():
-    # 2 images of 8x8x3; stem to 4x4x8, valid to 2x2x4, 16 numbers each into dense.
+    # The input is 2 images of 8x8x3. Per image, stem returns 4x4x8, valid returns 2x2x4, and dense gets 16 numbers.
     cost = model_cost(Small(), jnp.zeros((2, 8, 8, 3)))
     rows = {
         c.path: (c.kind, c.output_shape, c.kernel_shape, c.binary_parameters, c.real_parameters, c.constants, c.bytes)
@@ -82,10 +82,12 @@ def test_real_weights_on_binary_activations():
 
 
 def test_a_bi_real_style_resnet18_is_as_published():
-    """larq zoo: 11.7 M parameters (11,699,112 with running statistics) and 4.03 MB.
+    """Compares with larq zoo and with Liu et al. 2018, arXiv 1808.00278.
 
-    Liu et al. 2018, arXiv 1808.00278: 33.6 Mbit with a scale per channel and without statistics, and 1.63e8 operations;
-    in full precision 374.1 Mbit and 1.81e9 multiply-accumulates.
+    larq zoo: 11.7 M parameters, or 11,699,112 with running statistics, and 4.03 MB of 2^20 bytes.
+
+    Liu et al.: 1.63e8 operations. With a scale per channel and without running statistics: 33.6 Mbit. In full
+    precision: 374.1 Mbit and 1.81e9 multiply-accumulates.
     """
     bi_real = create_model("resnet18", 1000, conv=functools.partial(BinaryConv, alpha="none"))
     cost = model_cost(bi_real, IMAGE)

@@ -1,4 +1,4 @@
-"""Checks a run's diagnostics against the definitions, for every ablation of ReCU and every other binarizer."""
+"""Checks a run's diagnostics against their definitions, for ReCU, its ablations and all other weight binarizers."""
 
 import json
 
@@ -20,16 +20,16 @@ SMALLEST = {
 
 
 def standardized(kernel, b, center=True):
-    """Computes SPEC.md 1.1 in float64."""
+    """Returns the standardized kernel of SPEC.md 1.1, in float64."""
     flat = np.asarray(kernel, np.float64).reshape(-1, kernel.shape[-1])
     centered = flat - flat.mean(0) if center else flat
     return (centered * np.sqrt(2) * b / np.sqrt(flat.var(0, ddof=1) + 1e-5)).reshape(kernel.shape)
 
 
 def by_hand(kernel, tau, fields):
-    """Returns the weights before the clamp and the clamp's bound, by SPEC.md section 1 and the binarizers' papers."""
+    """Returns the weights before the clamp, and its bound, as SPEC.md section 1 and the papers define them."""
     name = fields.get("weight_binarizer", "recu")
-    if name == "libra":  # standard deviation 1
+    if name == "libra":  # b for a standard deviation of 1
         return standardized(kernel, np.sqrt(0.5)), np.inf
     if name != "recu":
         return np.asarray(kernel, np.float64), np.inf
@@ -97,7 +97,7 @@ def test_they_are_those_of_the_run(fields, images, tmp_path):
 
 @pytest.mark.slow
 def test_a_rate_that_falls_kills_no_weight(images, tmp_path):
-    """The last epochs have a hundredth of the rate. Weights move as much less, and are not dead for this reason."""
+    """The last epoch has a hundredth of the first rate. Weights move less then, but must not count as dead."""
     config = get_config()
     fields = {"epochs": 8, "lr_schedule": "step", "lr_milestones": (6, 7), "data_dir": images}
     config.update({**SMALLEST, **fields})

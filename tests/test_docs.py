@@ -81,7 +81,7 @@ class _Parsed(Exception):  # noqa: N818  (nothing is wrong)
 
 
 def check_arguments(command: str, given: list[str], monkeypatch) -> None:
-    """Raises what the command's own parser raises; nothing is run."""
+    """Raises an error if the command would refuse the arguments. Does not run the command."""
     if command not in ("train", "eval", "summary", "main"):
         parse = arguments.ArgumentParser.parse_args
 
@@ -123,7 +123,7 @@ _COMMAND = re.compile(r"(?<![\w./-])(recu|python -m recu_jax(?:\.main)?)(?=\s)([
 
 
 def commands() -> list[tuple[str, str, list[str]]]:
-    """Returns page, command and arguments of each recu_jax command in shell blocks and in the prose."""
+    """Returns page, command and arguments of each recu_jax command in the shell blocks of all pages."""
     found = []
     for name, page in zip(NAMES, PAGES, strict=True):
         text = "\n".join(block for _, block, _ in blocks(page, "sh")).replace("\\\n", " ")
@@ -137,7 +137,7 @@ def commands() -> list[tuple[str, str, list[str]]]:
 @pytest.mark.parametrize("page, command, given", commands())
 def test_command(page, command, given, monkeypatch, tmp_path):
     monkeypatch.chdir(REPOSITORY)
-    # my_module.py, the user's own module in the pages.
+    # Commands in the pages name my_module.py, the user's own module. Python blocks in the pages have its text.
     own = [block for p in PAGES for _, block, _ in blocks(p, "python") if block.startswith("# my_module.py")]
     (tmp_path / "my_module.py").write_text("\n".join(own))
     monkeypatch.syspath_prepend(tmp_path)
@@ -224,7 +224,7 @@ def test_files(name):
 
 
 def resolve(path: str):
-    """Returns the object of a dotted name. Raises AttributeError or ImportError."""
+    """Returns the object of a dotted name. Raises AttributeError or ImportError if there is none."""
     parts = path.split(".")
     for length in range(len(parts), 0, -1):
         try:
@@ -246,12 +246,12 @@ _WHERE = (
     "recu_jax.nnx",
     "recu_jax.layers",
 )
-# Names of the reader's own program, which are not looked up.
+# Names in the reader's own program. These are not looked up.
 _OWN = {"get_config", "model", "layer"}
 
 
 def find(name: str):
-    """Returns the object that a name without its module means in the pages."""
+    """Returns the object that a name in the pages means. The name may lack its module."""
     first, _, rest = name.partition(".")
     candidates = [f"{_OTHERS[first]}.{rest}"] if first in _OTHERS else [f"{where}.{name}" for where in _WHERE]
     for candidate in [*candidates, name]:
@@ -263,7 +263,7 @@ def find(name: str):
 
 
 def check_names(text: str) -> None:
-    """Raises if a name in a text does not exist: in roles, dotted names, calls and their keyword arguments."""
+    """Raises an error if a role, dotted name, call or keyword argument in a text names what does not exist."""
     for role in re.findall(r"\{py:\w+\}`([^`]+)`", text):
         target = re.search(r"<(.+)>$", role)
         resolve((target[1] if target else role).lstrip("~"))
@@ -320,7 +320,7 @@ def test_every_measure_is_explained(tmp_path, monkeypatch):
 
 
 def test_the_likeliest_troubles_come_first():
-    """These are: a network that cannot learn, no tau, buckets, missing data, other people's weights, more epochs."""
+    """In this order: cannot learn, no tau, files in buckets, other images, weights of another model, more epochs."""
     text = (DOCS / "trouble.md").read_text()
     first, *_ = re.findall(r"^## (.+)$", text, re.MULTILINE)
     terms = re.findall(r"^(.+)\n: (.+(?:\n  .+)*)", text.partition(f"## {first}\n")[2], re.MULTILINE)[:6]
@@ -366,7 +366,7 @@ def test_every_command_and_config_is_mentioned():
 
 @pytest.mark.slow
 def test_site_builds(tmp_path):
-    """Takes a minute: every page, every plot, warnings as errors."""
+    """Builds every page and every plot, with warnings as errors. This takes a minute."""
     for package in ("sphinx", "myst_parser", "furo", "sphinx_copybutton", "matplotlib"):
         pytest.importorskip(package, reason="needs pip install -e '.[docs]'")
     built = subprocess.run(
@@ -378,7 +378,7 @@ def test_site_builds(tmp_path):
     assert built.returncode == 0, built.stderr
     for page in PAGES:
         assert (tmp_path / "site" / page.relative_to(DOCS).with_suffix(".html")).is_file()
-    # Sphinx's list of all it documents: four lines of text, then names, compressed.
+    # Sphinx's inventory of all documented names: four lines of text, then the compressed names.
     *_, names = (tmp_path / "site" / "objects.inv").read_bytes().split(b"\n", 4)
     documented = {line.split()[0].rpartition(".")[2] for line in zlib.decompress(names).decode().splitlines()}
     assert set(recu_jax.__all__) - documented == set()

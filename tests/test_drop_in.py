@@ -1,4 +1,7 @@
-"""Checks the layers in place of Flax's: every argument of the installed Flax, and strict promotion of dtypes."""
+"""Checks that the layers can replace Flax's.
+
+They take or refuse every argument of the installed Flax, and they work with JAX's strict promotion of dtypes.
+"""
 
 import inspect
 
@@ -30,7 +33,7 @@ def promote(*arrays, dtype):
     return tuple(None if a is None else jnp.asarray(a, dtype or jnp.float16) for a in arrays)
 
 
-# For each argument of Flax a value that is not its default.
+# A value for each argument of Flax. Most differ from the default.
 VALUES = {
     "strides": 2, "padding": "VALID", "input_dilation": 2, "kernel_dilation": 2, "feature_group_count": 2,
     "use_bias": True, "dtype": jnp.bfloat16, "param_dtype": jnp.bfloat16, "precision": "highest",
@@ -82,7 +85,7 @@ def test_input_dilation_is_that_of_flax(padding):
     window, x = ((3,), X[:, 0]) if padding == "CAUSAL" else ((3, 3), X)
     same = {"strides": 1, "padding": padding, "input_dilation": 2, "kernel_dilation": 2}
     ours = recu_jax.BinaryConv(4, window, alpha="none", **same)
-    # Flax refuses names of paddings here.
+    # With input_dilation, Flax takes paddings only as numbers.
     numbers = {"VALID": 0, "CAUSAL": ((4, 0),)}.get(padding, padding)
     theirs = nn.Conv(4, window, use_bias=False, **same | {"padding": numbers})
     variables = ours.init(jax.random.key(0), x)
@@ -143,7 +146,7 @@ def strict():
     ids=str,
 )
 def test_strict_promotion_with_bfloat16(options, param_dtype):
-    """Works as `nn.Conv` with a dtype does. Dtypes are promoted while a program is traced, so nothing needs to run."""
+    """With a dtype, layers need no implicit promotion. Dtypes are promoted during tracing, so nothing needs to run."""
     options = {"use_bias": True, "dtype": jnp.bfloat16, "param_dtype": param_dtype, **options}
     for made in (recu_jax.BinaryConv(4, (3, 3), **options), recu_jax.BinaryDense(4, **options)):
 

@@ -1,4 +1,4 @@
-"""Checks messages about unknown names: one line with the valid names and a suggestion, by meaning or spelling."""
+"""Checks error messages. Those about unknown names list the valid names, and suggest one by meaning or spelling."""
 
 import pytest
 

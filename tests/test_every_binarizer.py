@@ -1,4 +1,7 @@
-"""Compares every pair of binarizers in Linen and NNX, with tau and progress given to the call or to the model."""
+"""Compares Linen and NNX layers for every pair of binarizers.
+
+Tau and progress are given to the call or to the model.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +18,7 @@ X = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype(np.float32)
 
 
 def pair(kind, kernel_binarizer, input_binarizer):
-    """Returns a Linen layer, its variables, and the equal NNX layer. The shifts of RSign are not 0."""
+    """Returns a Linen layer, its parameters, and an NNX layer with the same parameters. RSign's shifts are not 0."""
     binarizers = {"kernel_binarizer": kernel_binarizer, "input_binarizer": input_binarizer}
     rngs = nnx.Rngs(0)
     if kind == "conv":

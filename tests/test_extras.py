@@ -1,4 +1,4 @@
-"""Tests what a command says when a package is missing, and that what it says to type brings that package."""
+"""Checks what a command says when a package is missing, and that the named `pip install` installs that package."""
 
 import importlib.metadata
 import re
@@ -10,7 +10,7 @@ from tests.support import ROOT, bad_files, commands, forked, small_runs
 from tests.support.metadata import metadata, packages
 from tests.support.written_runs import write_run
 
-# What to type for a module whose package is one of several, or has bounds: an extra.
+# By module, the extra that the message tells the user to install. For other modules it names the package itself.
 EXTRAS = {
     "array_record": "data", "cv2": "data", "grain": "data", "onnx": "onnx", "onnxruntime": "onnx", "PIL": "data",
     "plotly": "report", "tensorflow_datasets": "data", "torch": "torch",
@@ -70,7 +70,7 @@ def recorded(tmp_path_factory):
 @pytest.mark.parametrize("missing, command", ROWS)
 def test_a_command_says_in_one_line_what_to_type(missing, command, recorded, tmp_path):
     if missing in ("onnxruntime", "qonnx"):
-        pytest.importorskip("onnx", reason="pip install 'recu_jax[onnx]'")  # it writes the file before the check
+        pytest.importorskip("onnx", reason="pip install 'recu_jax[onnx]'")  # the export before the check needs onnx
     name, *arguments = map(str, command(recorded, tmp_path))
     ended = forked.run(name, arguments, without=missing)
     to_type = f"'recu_jax[{EXTRAS[missing]}]'" if missing in EXTRAS else missing
@@ -89,7 +89,7 @@ def test_predict_says_it_too(recorded, tmp_path):
 
 
 def test_every_call_of_require_is_tried_here():
-    """A module that the code asks for by a variable is in `ROWS` by its name."""
+    """Finds only names that are literal in a call. For calls with a variable, `ROWS` has the names, too."""
     source = "".join(file.read_text() for file in (ROOT / "recu_jax").rglob("*.py"))
     asked = {name for call in re.findall(r" require\(([^)]*)\)", source) for name in re.findall(r'"(\w+)"', call)}
     assert {"cv2", "plotly", "torch"} <= asked
@@ -111,7 +111,7 @@ def test_the_extras_are_those_of_the_docs():
 
 
 def needed(*names):
-    """Returns the names of the packages that `names` need without extras, and those that these need, and so on."""
+    """Returns `names` and the names of all packages that they need without extras, directly or indirectly."""
     found, left = set(), [re.sub(r"[-_.]+", "-", name).lower() for name in names]
     while left:
         if (name := left.pop()) not in found:

@@ -1,4 +1,4 @@
-"""Compares the method with NumPy, SciPy, closed-form gradients and Monte Carlo."""
+"""Compares the functions of ReCU with NumPy, SciPy, closed-form gradients and random samples."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def normal(shape, dtype="float32", seed=0):
 
 
 def binary_conv(x, kernel, alpha=None, tau=None, train=False, **options):
-    """Computes all of SPEC.md sections 1 to 3."""
+    """Computes a binary convolution by SPEC.md sections 1 to 3."""
     signs = F.binarize_activations(x, x.ndim - 1, train=train)
     return F.conv_of_signs(signs, F.binarize_weights(kernel, tau, **options), alpha)
 
@@ -150,7 +150,7 @@ def test_dtypes_are_kept(dtype):
 
 
 def test_bfloat16_statistics_are_float32():
-    # 4096 numbers whose spread a sum in bfloat16, with 8 bits, would lose.
+    # 32,768 numbers around 4. Sums in bfloat16, which has 8 bits of precision, would lose their spread.
     x = (normal((1, 64, 64, 8)) + 4).astype("bfloat16")
     exact = np.asarray(x, np.float64).std(ddof=1)
     np.testing.assert_allclose(

@@ -20,7 +20,7 @@ from tests.support import golden_values as golden
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-# By name of the record, the recu_jax model and its number of classes.
+# For each record, the name of the recu_jax model and its number of classes.
 MODELS = {
     "cifar_resnet20": ("cifar_resnet20", 10),
     "cifar100_resnet20": ("cifar_resnet20", 100),
@@ -36,7 +36,8 @@ SGD = {"cifar_resnet20": (5e-4, "all"), "imagenet_resnet18": (1e-4, "conv_and_li
 # XLA's float64 convolution on the CPU is slow, 1 GFLOP/s: the gradients of the larger models alone would take six
 # minutes. Models that are not in SMALL use `float64_conv`, which a test below compares with XLA's.
 SMALL = ("cifar_resnet20", "cifar100_resnet20")
-# These models have more blocks or classes than another one, whose gradients are compared. Gradients take most time.
+# The gradients of these models are not compared, because gradients take most of the time. Each of these models differs
+# only by more blocks or classes from a model whose gradients are compared.
 WITHOUT_GRADIENTS = ("cifar100_resnet20", "imagenet_resnet34", "two_stage_resnet34")
 QUICK_COMPILE = {"xla_backend_optimization_level": 0}
 
@@ -97,7 +98,7 @@ def loss_and_gradients(model, tau, compiler_options, gradients):
 
 
 def with_unbiased_variance(model, variables, x, after):
-    """Returns running statistics with the batch's variance times n / (n - 1), as PyTorch keeps it."""
+    """Converts the running statistics `after` a step to PyTorch's, which use the variance times n / (n - 1)."""
     counts = {}
 
     def record(next_function, args, kwargs, context):
@@ -106,7 +107,7 @@ def with_unbiased_variance(model, variables, x, after):
         return next_function(*args, **kwargs)
 
     with nn.intercept_methods(record):
-        # A new function each time. With a remembered trace nothing would be recorded.
+        # A new lambda each time: JAX caches the trace of a function, and a cached trace would record nothing.
         jax.eval_shape(lambda variables, x: model.apply(variables, x), variables, x)
     before, after = flatten_dict(variables["batch_stats"]), flatten_dict(after)
     for path, n in counts.items():
@@ -157,7 +158,7 @@ def test_model(record_name, monkeypatch):
     np.testing.assert_allclose(loss, record["loss"], rtol=1e-8)
 
     batch_stats = with_unbiased_variance(model, variables, x, batch_stats)
-    # `to_torch` takes whole variables.
+    # `to_torch` takes all variables. Without gradients, the parameters stand in their place.
     got = to_torch(name, {"params": grads or variables["params"], "batch_stats": batch_stats})
     for key, (norm, projection) in record["grad_norm_and_projection"].items() if grads else ():
         our_norm, our_projection = golden.norm_and_projection(key, got[key])
@@ -200,8 +201,8 @@ def test_torch_round_trip(record_name):
 
 
 def test_official_checkpoint():
-    # The state_dict of official_checkpoint_resnet20.pth.tar as NumPy arrays. experiments/test_torch_recu.py compares
-    # them with the file.
+    # The state_dict of official_checkpoint_resnet20.pth.tar as NumPy arrays. tests/experiments/test_torch_recu.py
+    # compares these arrays with that file.
     state_dict = dict(np.load(golden.FOLDER / "official_checkpoint_resnet20.npz"))
     recorded = np.load(golden.FOLDER / "official_checkpoint_resnet20_eval.npz")
     variables = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), from_torch("cifar_resnet20", state_dict))

@@ -99,7 +99,7 @@ def test_bfloat16_compute_keeps_latent_weights_float32():
     variables = layer.init(jax.random.key(0), x)
     assert {v.dtype for v in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     assert layer.apply(variables, x).dtype == jnp.bfloat16
-    # Two weights that bfloat16 cannot tell apart, on either side of their mean, keep their signs.
+    # The kernel has two values, which bfloat16 cannot tell apart. They lie on two sides of the mean, so signs differ.
     kernel = jnp.full((3, 3, 4, 8), 1.0).at[0].add(2.0**-12)
     signs = recu_jax.binarize_weights(kernel)
     ones = jnp.ones((1, 3, 3, 4))
@@ -117,7 +117,7 @@ def test_mean_scale_is_the_papers_and_evaluation_remembers_tau():
     signs = BinaryConv(8, (3, 3), alpha="none").apply(variables, x)
     y, changed = layer.apply(variables, x, tau=0.8, train=True, mutable=["batch_stats"])
     np.testing.assert_allclose(y, signs * alpha[None, None, None], rtol=1e-5)
-    # Evaluation computes the scale as a program of its own, so its last bit may differ.
+    # Evaluation computes alpha in a program of its own, so alpha's last bit may differ.
     np.testing.assert_allclose(layer.apply({**variables, **changed}, x), y, rtol=1e-6)
 
 
@@ -132,7 +132,8 @@ def test_parts_can_be_switched_off():
     def gradient(layer):
         return jax.grad(lambda p: layer.apply(p, x, tau=0.8, train=True)[0, 0, 0].sum())(params)["params"]["kernel"]
 
-    # Without the clamp all weights under the first output pixel have a gradient. With it the outer ones have none.
+    # Without the clamp, all weights that the first output pixel uses have a gradient. With it, only those within the
+    # bound have one.
     unclamped = gradient(BinaryConv(8, (3, 3), kernel_binarizer=weights.ReCU(standardize=False, clamp=False)))
     clamped = gradient(plain)
     bound = -np.abs(kernel).mean() * np.log(2 - 2 * 0.8)
@@ -185,7 +186,7 @@ def test_a_dense_layer_takes_the_signs_of_centered_weights(center):
 
 
 def test_a_dense_layer_normalizes_each_token_by_itself():
-    """Inputs are (batch, tokens, features). Each token is divided by the deviation of its own features."""
+    """Inputs are (batch, tokens, features). Each token is divided by the standard deviation of its own features."""
     r = np.random.default_rng(0)
     # Tokens of very different sizes.
     x = jnp.asarray(r.normal(size=(2, 3, 6)) * np.array([0.1, 1.0, 10.0])[:, None], jnp.float32)
@@ -226,7 +227,7 @@ def test_training_without_tau_is_an_error():
         loss = lambda v: (model.apply(v, x, **options) ** 2).sum()  # noqa: E731
         return jax.jit(jax.grad(loss))(variables)["params"]["dense"]["kernel"]
 
-    # tau = 1 clips nothing, so this is what None asks for.
+    # tau=None asks for no clamp. tau=1 clamps nothing either, so the gradients are equal.
     np.testing.assert_array_equal(gradient(variables, tau=None, train=True), gradient(variables, tau=1.0, train=True))
     assert (gradient(variables, tau=0.85, train=True) != gradient(variables, tau=None, train=True)).any()
     np.testing.assert_array_equal(model.apply(variables, x), model.apply(with_tau(variables, 0.9), x, train=True))

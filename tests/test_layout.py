@@ -11,8 +11,9 @@ from tests.support import ROOT
 PACKAGE = pathlib.Path(recu_jax.__file__).parent
 TESTS = ROOT / "tests"
 MOST_ENTRIES, MOST_LINES = 30, 300
-# From the ground up; rooms of one floor do not import each other. A room is a module or folder of recu_jax. Imports
-# within functions count too, so that `binary_layer`, which asks `nnx` whether a model has its layers, is above it.
+# A room is a module or folder of recu_jax. A floor is a set of rooms that do not import each other. The lowest floor
+# comes first, and a room imports only rooms of lower floors. Imports within functions count, too: `binary_layer`
+# imports `nnx` in a function, so it is above `nnx`.
 FLOORS = (
     {"errors", "atomic_write"},
     {"references", "paths", "networks"},
@@ -32,7 +33,7 @@ FLOORS = (
     {"main"},
     {"__main__"},
 )
-# These rooms are tested as a whole: `tests/test_ROOM.py`, or `tests/.../test_ROOM.py`.
+# Each of these rooms has one test file for all its modules: `tests/test_ROOM.py`, or `tests/.../test_ROOM.py`.
 TESTED_AS_A_WHOLE = {
     "cost",
     "functional",
@@ -55,7 +56,7 @@ def modules():
 
 
 def imports(file, names):
-    """Yields (deepest recu_jax module named, whether within a function) for each import in a file."""
+    """Yields (imported module of `names`, whether the import is within a function) for each import in a file."""
     tree = ast.parse(file.read_text())
     later = {
         node for function in ast.walk(tree)
@@ -66,7 +67,8 @@ def imports(file, names):
             said = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file} imports by dots"
-            # `from recu_jax.data import images` names a module, `from recu_jax.data import Dataset` only the room.
+            # `from recu_jax.data import images` imports the module recu_jax.data.images. `from recu_jax.data import
+            # Dataset` imports recu_jax.data.
             deeper = [f"{node.module}.{alias.name}" for alias in node.names]
             said = [name if name in names else node.module for name in deeper]
         else:
@@ -104,8 +106,8 @@ def test_every_room_has_its_floor():
 
 
 def test_no_module_imports_itself_by_others():
-    """Only imports that run on import count. An import within a function runs later, and may be circular."""
-    # Importing a module runs its packages' `__init__` too, except for a package that is being imported already.
+    """Counts only imports that run when their module is imported. An import in a function may be circular."""
+    # The graph has the modules that an import names. It leaves out the `__init__` of their packages, which runs, too.
     graph = {name: {other for other, later in found if not later and other != name} for name, found in IMPORTS.items()}
     circles, state = [], {}
 
@@ -136,7 +138,7 @@ def test_rooms_import_downwards():
 
 
 def test_dataclasses_are_frozen():
-    """Steps, caches and processes share them, so nobody may change one, except where C's buffer is planned."""
+    """Steps, caches and processes share dataclasses, so none may change. Only `Span`, which plans C's buffer, may."""
     found = {}
     for name, file in MODULES.items():
         for node in ast.walk(ast.parse(file.read_text())):

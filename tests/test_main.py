@@ -1,4 +1,4 @@
-"""Checks what a run prints and leaves, in real processes. `robustness/bad_input.py` has users' mistakes."""
+"""Checks what a run prints and writes, in real processes. `robustness/bad_input.py` has users' mistakes."""
 
 import functools
 import json
@@ -52,7 +52,7 @@ def test_train_evaluate_and_refuse_another_config(tmp_path):
     assert wider.returncode == 0, wider.stderr
     (tmp_path / "run" / "report.html").unlink()
     same = run(*common)
-    # The command of a finished run makes a report that is missing.
+    # The same command for a finished run writes the report if it is missing.
     ends = [
         "finished: all 2 epochs are done, and nothing is left to train",
         f"report: {tmp_path / 'run' / 'report.html'}",
@@ -73,7 +73,7 @@ LINES = (
     re.compile(r"compiling$"),
     re.compile(r"compiled, and the first step done, in \d+ s$"),
     re.compile(r"epoch \d/2: train loss [\d.]+, top-1 [\d.]+%; test loss .* images/s(; [\d:]+ left, until [\d:]+)?$"),
-    re.compile(r"epoch 2/2: .*\^C$"),  # the bar, when Control-C was pressed
+    re.compile(r"epoch 2/2: .*\^C$"),  # the progress bar, when Control-C was pressed
     re.compile(r"SIGINT: stopping after this step$"),
     re.compile(r"stopped by SIGINT; the same command continues from step \d+, saved in /\S+$"),
     re.compile(r"resuming /\S+ at step \d+ of 88: 1 of 2 epochs are done, and \d+ of the 44 steps of the next$"),
@@ -84,7 +84,7 @@ LINES = (
 )
 
 
-# The child of the fork starts another program at once.
+# The warnings are about forks of a process with threads. Here the child starts another program at once, which is safe.
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning", "ignore:This process:DeprecationWarning")
 @pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 120])
@@ -111,7 +111,7 @@ def test_no_line_on_a_terminal_is_torn(columns, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0, 2, 5])
 def test_control_c_ends_a_run_that_compiles_at_once(seconds, tmp_path):
-    """XLA compiles longer than this. Nothing else is printed, such as a traceback of a callback."""
+    """XLA takes longer than `seconds` to compile. Nothing else is printed, such as the traceback of a callback."""
     stopped = processes.start([DIGITS], tmp_path / "run", environment={"PYTHONUNBUFFERED": ""})
     while "compiling" not in runs.log(tmp_path / "run"):
         time.sleep(0.02)
@@ -127,7 +127,7 @@ def test_control_c_ends_a_run_that_compiles_at_once(seconds, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["digits", "photographs"])
 def test_a_run_says_at_once_what_it_does(kind, tmp_path):
-    """It says so before it compiles, in the plain log too: two seconds after the imports at most."""
+    """The log says it before the run compiles, at most two seconds after the imports."""
     arguments, where = [DIGITS], ""
     if kind == "photographs":
         images = image_folders.write(tmp_path / "images", 8, 4, ".jpg", lambda r: r.integers(0, 256, (50, 60, 3), "u1"))
@@ -165,7 +165,7 @@ def test_control_c_during_the_imports_ends_the_command_in_one_line(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["recu_jax.main", "recu_jax train", "recu_jax eval"])
 def test_control_c_before_the_run_begins_ends_the_command_in_one_line(name, tmp_path):
-    """Also within a callback of the garbage collector, where Python ignores a KeyboardInterrupt."""
+    """Sends SIGINT within a callback of the garbage collector, where Python ignores a KeyboardInterrupt."""
     (tmp_path / "config.py").write_text(
         f"import gc\ndef callback(*_):\n    {KILLS_ITSELF}gc.callbacks.append(callback)\ngc.collect()\n"
         "def get_config():\n    return None\n"

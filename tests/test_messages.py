@@ -1,4 +1,4 @@
-"""Checks that every argument, field and option that an error message names exists for the reader."""
+"""Checks that every argument and config field that an error message names exists for the reader."""
 
 import ast
 import dataclasses
@@ -16,7 +16,7 @@ from recu_jax.data.stream import eval_batches, train_batches
 from recu_jax.ops import binary_conv
 
 PACKAGE = pathlib.Path(recu_jax.__file__).parent
-# `name=` in a message: an argument of Python.
+# `name=` in a message names an argument of a function or class, or a config field.
 ARGUMENT = re.compile(r"(?<![\w.-])([a-z][a-z0-9_]*)=(?!=)")
 FIELD = re.compile(r"config\.([a-z][a-z0-9_]*)")
 FUNCTIONS = [
@@ -28,7 +28,7 @@ FUNCTIONS = [
 
 
 def raised_messages():
-    """Returns the constant text of each message that the library raises, by file and line."""
+    """Yields (FILE:LINE, constant text) of each message that the library raises."""
     for file in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if not isinstance(node, ast.Raise) or node.exc is None:

@@ -1,4 +1,4 @@
-"""Tests the models where golden values do not: initialization, dtypes, twins with real weights."""
+"""Tests what the golden values do not: initialization, dtypes, full-precision twins and fused units."""
 
 import functools
 
@@ -49,7 +49,7 @@ def test_initial_scales_and_slopes():
         ("imagenet_resnet18", "layer2_0/downsample_0/kernel", 64),
         ("react_resnet18", "conv/kernel", 49 * 3),
         ("react_resnet18", "layer2_0/downsample_1/kernel", 64),
-        # torchvision takes the fan-out.
+        # torchvision's initialization uses the fan-out, not the fan-in.
         ("resnet18", "conv1/kernel", 49 * 64),
         ("resnet18", "layer2_0/conv1/kernel", 9 * 128),
         ("resnet18", "layer2_0/downsample_0/kernel", 128),
@@ -57,7 +57,7 @@ def test_initial_scales_and_slopes():
 )
 def test_initial_convolutions(name, kernel, fan):
     weights = initial(name)[kernel]
-    # The standard error of a standard deviation is 1 / sqrt(2 n) of it.
+    # The relative standard error of the standard deviation of n numbers is 1 / sqrt(2 n). Four of these are allowed.
     np.testing.assert_allclose(weights.std(), np.sqrt(2 / fan), rtol=4 / np.sqrt(2 * weights.size))
 
 
@@ -144,7 +144,7 @@ def trained(name, fields, side, **changes):
     r = np.random.default_rng(0)
     x, weights = r.normal(size=(3, side, side, 3)).astype("f"), r.normal(size=(3, 10)).astype("f")
     variables = create_model(name, 10, **fields).init(jax.random.key(0), x)
-    # The shortcuts of an untrained ImageNet network would hide its convolutions.
+    # Batch norm scales of 1e-8, with which ImageNet networks start, would hide the convolutions behind the shortcuts.
     variables = jax.tree.map(lambda leaf: jnp.where(leaf == np.float32(1e-8), 0.5, leaf), variables)
 
     def loss(params):
@@ -165,11 +165,11 @@ def test_fused_units_train_as_their_parts(name, fields, side):
     got, expected = (dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in (got, expected))
     assert got.keys() == expected.keys()
     for path, value in expected.items():
-        # The gradient of alpha is nearly 0, because batch norm undoes a scale. It is a sum of terms as large as the
-        # kernel's.
+        # Batch norm undoes a scale. So the gradient of alpha is nearly 0: a sum of terms that cancel, each as large as
+        # the kernel's gradient. Errors are compared with the kernel's gradient.
         size = expected.get((*path[:-1], jax.tree_util.DictKey("kernel")), value)
-        # Exactness is for tests/ops/test_unit.py. Here a sign at the border may be rounded to the other side, which
-        # changes all that follows by a percent.
+        # tests/ops/test_unit.py checks that units are exact. Here rounding may flip a sign near 0, which changes all
+        # later values by about a percent.
         difference = np.linalg.norm(got[path] - value) / np.sqrt(value.size)
         assert difference < 0.05 * np.linalg.norm(size) / np.sqrt(size.size), path
 
@@ -177,7 +177,10 @@ def test_fused_units_train_as_their_parts(name, fields, side):
 @pytest.mark.skipif(not native.instruction_sets(), reason="no compiled kernels")
 @pytest.mark.parametrize("name,fields,side", FUSIBLE)
 def test_fused_units_evaluate_as_their_parts(name, fields, side):
-    """With variables that are packed, too. The statistics are those of a training step, so each unit does something."""
+    """Tests plain and packed variables.
+
+    The running statistics are those after a training step. With the initial ones, batch norm would change little.
+    """
     (_, batch_stats), _ = trained(name, fields, side)[0]
     x = np.random.default_rng(1).normal(size=(3, side, side, 3)).astype("f")
     fused, plain = (create_model(name, 10, **fields, fused=fused) for fused in (True, False))

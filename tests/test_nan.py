@@ -1,4 +1,7 @@
-"""Checks that NaN inputs give NaN outputs, as in `nn.Conv`, and ReCU of zeros, whose bound is 0 times infinity."""
+"""Checks that NaN inputs give NaN outputs, as in `nn.Conv`.
+
+Also checks ReCU of zeros at tau = 1, where the bound of the clamp is 0 times infinity.
+"""
 
 import flax.linen as nn
 import jax
@@ -16,7 +19,7 @@ X = np.random.default_rng(0).normal(size=(3, 6, 6, 40)).astype(np.float32)
 
 @pytest.fixture(params=["kernels", pytest.param("xla", marks=SLOW)])
 def backend(request, monkeypatch):
-    """Runs a test with the compiled kernels, and with XLA's convolution, which other backends use."""
+    """Runs a test twice: with the compiled kernels, and with XLA's convolution, which runs where there are none."""
     if request.param == "xla":
         monkeypatch.setattr(native, "cpu_backend", lambda: "xla")
     elif native.cpu_backend() == "xla":
@@ -31,7 +34,7 @@ def backend(request, monkeypatch):
     "input_name,train,dtype",
     [
         *(pytest.param(n, True, jnp.float32, marks=[SLOW] * (n not in ("recu", "rsign"))) for n in ACTIVATIONS),
-        # In evaluation all binarizers give the same signs. Only ReCU computes less.
+        # Only ReCU runs other code in evaluation than in training: it skips a division that changes no sign.
         pytest.param("recu", False, jnp.float32, marks=SLOW),
         pytest.param("recu", True, jnp.bfloat16, marks=SLOW),
     ],
@@ -64,7 +67,7 @@ def test_a_nan_in_a_kernel(kernel_name):
     params["kernel"] = params["kernel"].at[0, 0, 1, 5].set(jnp.nan)
     got = np.isnan(layer.apply({"params": params}, X, tau=0.9, train=True, progress=0.5))
     assert got[:, 2:-2, 2:-2, 5].all()
-    # ReCU's bound and DoReFa's scale are those of the whole layer.
+    # ReCU's bound and DoReFa's scale are computed from the whole kernel, so a NaN may reach other channels.
     assert kernel_name in ("recu", "dorefa") or not got[..., :5].any()
 
 
@@ -90,5 +93,5 @@ def test_a_kernel_of_zeros_has_the_same_signs_in_training_and_evaluation():
     params = {"kernel": jnp.zeros((3, 3, 40, 2))}
     trained = layer.apply({"params": params}, X, tau=1.0, train=True)
     np.testing.assert_array_equal(trained, layer.apply({"params": params}, X))
-    # All signs are +1.
+    # All signs of the weights are +1.
     np.testing.assert_array_equal(trained[0, 2, 2], np.where(X[0, 1:4, 1:4] >= 0, 1, -1).sum().repeat(2))

@@ -1,4 +1,4 @@
-"""Tests the variables of the trained networks that come with recu_jax, as users take them."""
+"""Tests the trained networks that come with recu_jax: their variables, 1-bit files and cards."""
 
 import jax
 import numpy as np
@@ -13,15 +13,15 @@ from tests.support.small_runs import digits
 
 @pytest.mark.parametrize("name", networks.NAMES)
 def test_variables_and_1_bit_file_are_one_network(name):
-    """The variables give float convolutions of signs, the file counts bits: two programs from two files."""
+    """Compares two programs: the variables in float convolutions of signs, and the 1-bit file in bit operations."""
     network, variables = recu_jax.pretrained(name), recu_jax.load_variables(name)
     images = np.random.default_rng(0).integers(0, 256, (16, *network.image_shape), np.uint8)
     logits = np.asarray(network.predict(images))
-    # The file normalizes images itself. Mean and deviation are in its first operation.
+    # The 1-bit file normalizes images itself. Its first operation has the mean and the standard deviation.
     mean, std = (np.asarray(network.nodes[0].attributes[k], np.float32) for k in ("mean", "std"))
     x = (images / np.float32(255) - mean) / std
     expected = recu_jax.create_model(name, network.num_classes).apply(variables, x)
-    assert (logits.argmax(-1) == np.asarray(expected).argmax(-1)).mean() > 0.9  # a sign at 0 may round either way
+    assert (logits.argmax(-1) == np.asarray(expected).argmax(-1)).mean() > 0.9  # rounding may flip a sign near 0
     assert np.median(np.abs(logits - expected)) < 1e-3
 
 

@@ -98,7 +98,7 @@ def test_train_and_eval_switch_the_layers():
     net.other = layer
     kernel = layer.kernel[...]
     signs = np.where(kernel - kernel.mean(0, keepdims=True) >= 0, 1, -1)
-    # Evaluation places the window of the sign's gradient on x itself, training on x over its standard deviation.
+    # The sign's slope depends on x itself in evaluation, and on x over its standard deviation in training.
     inside = np.maximum(0, 2 - 2 * np.abs(x)) * (signs @ layer.alpha[...])[None]
     for switch, train in ((net.eval, False), (net.train, True), (net.eval, False)):
         switch()
@@ -175,7 +175,7 @@ def test_in_features_counts_the_channels_of_all_groups():
 
 
 def test_a_call_without_tau_does_not_remember_the_tau_of_the_call_before():
-    """The gradients show tau: with a small tau, the clamp stops those of most weights."""
+    """The gradients show which tau was used: with a small tau, the clamp stops the gradients of most weights."""
     x = normal((2, 5, 5, 3))
     layer = BinaryConv(3, 4, (3, 3), rngs=nnx.Rngs(0))
     layer.train()

@@ -1,4 +1,4 @@
-"""Checks which parameters are decayed and frozen, and compares Bop with a loop of the paper's algorithm."""
+"""Checks which parameters are decayed and frozen, and compares Bop with a plain loop of the paper's Algorithm 1."""
 
 import functools
 
@@ -61,7 +61,7 @@ def test_unknown_groups():
 
 
 def algorithm_1(w, gradients, threshold, gamma):
-    """Yields the weights after each step. It computes one weight at a time."""
+    """Returns a list of the weights after each step. Computes one weight at a time."""
     w, m, history = w.copy(), np.zeros_like(w), []
     for step, g in enumerate(gradients):
         rate = gamma(step) if callable(gamma) else np.float32(gamma)
@@ -144,7 +144,7 @@ def test_latent_weights_have_an_optimizer_a_rate_and_a_decay_of_their_own():
     for path in flat[0]:
         w, g, update = (np.asarray(tree[path]) for tree in flat)
         latent = path[-1] == "kernel" and path[0].startswith("layer") and "downsample" not in path[1]
-        # Adam's first update is the sign of the gradient, if the gradient is large beside Adam's epsilon.
+        # Adam's first update is minus the rate times the gradient's sign, if the gradient is much larger than epsilon.
         decayed = g + 0.25 * w
         expected = -0.01 * decayed / (np.abs(decayed) + 1e-8) if latent else -0.2 * (g + 0.5 * w)
         np.testing.assert_allclose(update, expected, rtol=1e-3, atol=1e-4, err_msg=str(path))
@@ -153,7 +153,7 @@ def test_latent_weights_have_an_optimizer_a_rate_and_a_decay_of_their_own():
 
 
 class Own(nn.Module):
-    """A model without dtype, and without a binary layer unless `layer` is one."""
+    """A model without an argument dtype. Its one layer is of class `layer`: binary by default."""
 
     num_classes: int
     layer: type[nn.Module] = BinaryDense
@@ -207,7 +207,7 @@ def test_decay_reaches_everything_unless_told_otherwise_and_never_a_shift():
 def test_bop_leaves_kernels_of_real_weights_to_the_other_optimizer():
     """Stage 1 of two-stage training: the weights are real, and only the activations are 1 bit."""
     c = digits(optimizer="bop", weight_binarizer="clipped_sign", bop_gamma=1.0, weight_decay=0.0)
-    c.conv = "binary_activations"  # refused by `check_config`, but a model of one's own may hold such layers
+    c.conv = "binary_activations"  # `check_config` refuses it, but a user's own model may have such layers
     recipe = make_recipe(c, dataset(8, 1), steps_per_epoch=2)
     params = jax.jit(recipe.model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
     gradients = jax.tree.map(lambda p: p + 0.25, params)
@@ -217,7 +217,7 @@ def test_bop_leaves_kernels_of_real_weights_to_the_other_optimizer():
 
 
 def test_the_state_of_bop_keeps_its_dtypes():
-    """`lax.scan` over steps needs equal dtypes, also for bfloat16 with a float32 rate."""
+    """In a `lax.scan` over steps the state must keep its dtypes, also for bfloat16 weights and a float32 rate."""
     params = {"kernel": jnp.ones((4,), jnp.bfloat16)}
     optimizer = bop(gamma=lambda step: jnp.float32(0.5))
     state = optimizer.init(params)
@@ -236,7 +236,7 @@ PARAMS = {
 @pytest.mark.parametrize(
     "patterns, frozen",
     [
-        (("conv1",), {"conv1/kernel", "conv1/bias"}),  # a module of this very path
+        (("conv1",), {"conv1/kernel", "conv1/bias"}),  # the module with exactly this path
         (("layer1*",), {"layer1_0/conv1/kernel", "layer1_0/bn1/scale"}),
         (("*/kernel",), {"conv1/kernel", "layer1_0/conv1/kernel", "linear/kernel"}),
         (("layer1_0/bn1", "linear/kernel"), {"layer1_0/bn1/scale", "linear/kernel"}),

@@ -32,7 +32,7 @@ def test_the_factory_gets_what_it_takes():
     for name in ("Fixed", "net"):
         assert isinstance(make_recipe(model=f"{OWN}{name}").model, own_module.Net)
     assert create_model(f"{OWN}Net", 7).num_classes == 7
-    with pytest.raises(UserError, match="unexpected keyword argument 'param_dtype'"):  # it was dropped in silence
+    with pytest.raises(UserError, match="unexpected keyword argument 'param_dtype'"):  # it must not be dropped silently
         create_model(f"{OWN}Net", param_dtype=jnp.float64)
 
 
@@ -114,7 +114,7 @@ def test_a_run_its_evaluation_report_and_file(folder):
     result = commands.run("eval", *own, cwd=folder)
     assert result.returncode == 2 and "holds a run with model='mine:Net'" in commands.the_line(result.stderr)
 
-    # Binarizers of one's own in a model of recu_jax: the file gives the same predictions.
+    # A model of recu_jax with the user's own binarizers can be exported. The file gives the same predictions.
     own[2] = "--workdir=of_ours"
     assert commands.run("train", *own, cwd=folder).returncode == 0
     result = commands.run("export", "of_ours", "--out=ours.recu", "--check", cwd=folder)
@@ -122,7 +122,7 @@ def test_a_run_its_evaluation_report_and_file(folder):
 
 
 def _check_predictions(folder):
-    """Compares `recu predict` on the run with its model and variables, called without the trainer."""
+    """Compares `recu predict` on the run with the run's model and variables, called without the trainer."""
     data = digits.load()
     pictures = [f"{i}.png" for i in range(6)]
     for name, image in zip(pictures, data.test_images, strict=False):

@@ -22,7 +22,7 @@ BUCKET = "it must be on this machine"
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """Sets the home folder. The current folder is another one."""
+    """Sets the home folder and returns it. The working directory is another folder."""
     (tmp_path / "home").mkdir()
     (tmp_path / "here").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -100,7 +100,7 @@ def test_every_command_expands_its_paths(home, main, arguments, line, capsys):
 
 @pytest.mark.parametrize("module", [export, export_torch, import_torch, predict, report])
 def test_no_argument_is_forgotten(module):
-    """Checks that every argument that the help calls a file or folder has the type that expands `~`."""
+    """Checks that arguments that the help calls FILE, DIR, IMAGE, WORKDIR or NETWORK have a type that expands `~`."""
     for argument in inspect.getsource(module).split("add_argument(")[1:]:
         is_run = any(f'metavar="{kind}"' in argument for kind in ("WORKDIR", "NETWORK"))
         assert is_run == ("type=run_path" in argument), argument

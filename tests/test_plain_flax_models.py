@@ -74,7 +74,7 @@ def test_linen_resnet(digits):
 
 
 class ViT(nnx.Module):
-    """Tokens are patches of 2x2 pixels; two blocks of attention and MLP."""
+    """A transformer with two blocks of attention and MLP. Its tokens are patches of 2x2 pixels."""
 
     def __init__(self, linear, rngs):
         self.embed = nnx.Linear(4, 32, rngs=rngs)

@@ -19,7 +19,7 @@ X = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
 
 
 class OwnModel(nn.Module):
-    """A small model with both binary layers, a real convolution and batch norm."""
+    """A small model with both kinds of binary layers, a real convolution and batch norm."""
 
     @nn.compact
     def __call__(self, x, train):
@@ -74,7 +74,7 @@ def test_a_model_is_exported_for_any_platform(platforms, kind, batch):
 
 
 def compiled_for_a_chip():
-    """Runs in a process that `tpu_chip.answer` started."""
+    """Compiles the gradients and describes the program. Runs in a process that `tpu_chip.answer` started."""
     devices = tpu_chip.devices()
     everywhere = NamedSharding(Mesh(devices, ("data",)), PartitionSpec())
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=everywhere), (variables(), X))

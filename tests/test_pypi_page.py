@@ -27,7 +27,7 @@ def with_address(tmp_path_factory):
 
 
 def page(message):
-    """Returns the HTML that PyPI makes of the long description. It renders with `readme_renderer`, too."""
+    """Returns the HTML that PyPI makes of the long description. PyPI uses `readme_renderer`, too."""
     markdown = pytest.importorskip("readme_renderer.markdown", reason="pip install 'readme_renderer[md]'")
     html = markdown.render(message.get_payload())
     assert html is not None
@@ -35,7 +35,7 @@ def page(message):
 
 
 def links(html):
-    """Returns the links of a page, but for those from a heading to itself."""
+    """Returns the links of a page, except those to a place on the same page."""
     return re.findall(r'(?:href|src)="((?!#)[^"]*)"', html)
 
 

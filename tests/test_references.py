@@ -10,7 +10,7 @@ from recu_jax.references import is_reference, load
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """Writes a module to the working directory, which is not in sys.path, as in a console script."""
+    """Writes modules to the working directory. It is not in sys.path, as when a console script runs."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "of_test_references.py").write_text(
         "import math\nfrom collections import OrderedDict\nTriangle, _hidden = 3, 4\ndef square(): pass\n"
@@ -47,6 +47,6 @@ def test_mistakes_are_one_line(reference, message, module):
     with pytest.raises(UserError) as error:
         load("model", reference)
     said = str(error.value)
-    # What a module imports is no model of it.
+    # The list of valid names has no private names, and no names that the module imports.
     assert not {"_hidden", "math", "OrderedDict"} & set(re.findall(r"\w+", said.partition("one of: ")[2]))
     assert message in said and "\n" not in said

@@ -17,7 +17,7 @@ from tests.support.written_runs import LAYERS, RECORDED, write_run
 
 
 class Page(html.parser.HTMLParser):
-    """A parser of ids, outside addresses, text, and the JSON in the page."""
+    """Parses a page: its ids, addresses outside the page, text, and JSON."""
 
     def __init__(self, content):
         super().__init__()
@@ -53,7 +53,7 @@ def page_of(*workdirs):
     assert parsed.open == [] and parsed.outside == []
     for figure in parsed.data["figures"]:
         assert figure["id"] in parsed.ids and figure["title"] in parsed.text
-        pytest.importorskip("plotly.graph_objects").Figure(figure["data"], figure["layout"])  # raises where it is wrong
+        pytest.importorskip("plotly.graph_objects").Figure(figure["data"], figure["layout"])  # raises if it is wrong
     return parsed, {figure["id"]: figure["data"] for figure in parsed.data["figures"]}
 
 
@@ -170,7 +170,7 @@ def test_it_opens_in_chromium_without_errors(workdir, tmp_path):
     file.write_bytes(page.render([read_run(workdir)]))
     document = chromium.opened(file, tmp_path / "profile")
     body = document.partition("<body>")[2]
-    # Each figure became one, and the histogram has its bars.
+    # Plotly has drawn each figure, and the histogram has bars.
     for figure in ("loss", "top1", "learning_rate", "tau", "flipped", "clipped", "dead", "weights"):
         assert re.search(rf'<div id="?{figure}"? class="js-plotly-plot', body), figure
     assert "barlayer" in body and f'<option value="{LAYERS[1]}">' in body

@@ -1,4 +1,4 @@
-"""Compares the full-precision networks with a PyTorch version, written from the papers with torchvision's names."""
+"""Compares the full-precision ResNets with PyTorch versions, written from the papers with torchvision's names."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ nn = torch.nn
 
 
 class Block(nn.Module):
-    """Convolutions of the given (kernel, channels) and a shortcut. The convolution number `strided` has the stride."""
+    """Convolutions of the given (kernel, channels), and a shortcut. The convolution `convs[strided]` has the stride."""
 
     def __init__(self, in_channels, convs, strided, stride):
         super().__init__()
@@ -74,7 +74,7 @@ def test_same_network_as_in_pytorch(name, sizes, bottleneck, x64, monkeypatch):
     reference.load_state_dict({k: torch.as_tensor(v) for k, v in filled.items()}, strict=False)
     variables = from_torch(name, reference.state_dict())
     assert to_torch(name, variables).keys() == filled.keys()
-    # An odd size, at which the paddings of a stride of 2 differ.
+    # With this size, layers of stride 2 get odd and even sizes. A wrong padding shows at one of them.
     x = golden.rng(f"{name}.input").standard_normal((2, 75, 97, 3))
     nchw = torch.as_tensor(x.transpose(0, 3, 1, 2).copy())
     monkeypatch.setattr(jax.lax, "conv_general_dilated", float64_conv.conv_general_dilated)

@@ -26,7 +26,7 @@ def test_a_type_checker_sees_the_types(tmp_path):
     pytest.importorskip("mypy")
     (tmp_path / "program.py").write_text(PROGRAM)
     command = [sys.executable, "-m", "mypy", "--ignore-missing-imports", f"--cache-dir={tmp_path}", "program.py"]
-    # A cold start reads the types of JAX and Flax.
+    # Without a cache, mypy also reads the types of JAX and Flax, hence the long timeout.
     result = subprocess.run(
         command, cwd=tmp_path, env={"MYPYPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True, timeout=600
     )
@@ -41,7 +41,7 @@ def test_every_public_name_is_there():
     assert len(names) > 30 and {"BinaryConv", "binary_layers", "recu", "nnx"} <= set(names)
     for name in names:
         assert getattr(recu_jax, name) is not None
-    # This is the function, also after its module, `binary_layer`, is imported.
+    # `binary_layers` is the function, also after its module `binary_layer` is imported.
     assert callable(recu_jax.binary_layers)
     with pytest.raises(AttributeError, match="BinaryConvolution"):
         _ = recu_jax.BinaryConvolution
@@ -52,8 +52,8 @@ def test_nothing_is_imported_before_it_is_used():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip() == ""
 
 
-# A process that imports Flax first, so that the seconds of both are of the same moment. It counts the processor's time,
-# because other processes take turns with it.
+# One process imports recu_jax, then Flax, then the layers, so that all times are of the same moment. It measures
+# processor time, not elapsed time, because other processes may interrupt it.
 SECONDS = """
 import time
 began = time.process_time()

@@ -1,4 +1,4 @@
-"""Compares schedules with the authors' recorded values of every epoch."""
+"""Compares schedules with values of every epoch that were recorded from the authors' code."""
 
 import json
 
@@ -39,14 +39,14 @@ def test_every_epoch(name):
     expected = np.array(RECORDED[name])
     by_epoch = SCHEDULES[name](1)
     np.testing.assert_allclose(jax.vmap(by_epoch)(np.arange(len(expected))), expected, rtol=1e-12)
-    # Over steps: constant within an epoch, and the same values.
+    # With 7 steps per epoch, each step has the value of its epoch.
     by_step = jax.vmap(SCHEDULES[name](7))(np.arange(7 * len(expected)))
     np.testing.assert_allclose(by_step, np.repeat(expected, 7), rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["cos_600_warm", "linear_256_warm", "tau_600"])
 def test_float32(name):
-    # Near its end a cosine is a difference of nearly equal numbers, so the tolerance is absolute.
+    # Near its end a cosine is a difference of nearly equal numbers, so an absolute tolerance is added.
     got = jax.vmap(SCHEDULES[name](1))(np.arange(len(RECORDED[name])))
     np.testing.assert_allclose(got, RECORDED[name], rtol=1e-6, atol=1e-7)
 
@@ -106,7 +106,7 @@ def test_values_are_those_of_the_steps_epoch_and_go_one_way(epochs, steps_per_ep
 def test_a_rate_falls_by_its_factor_at_each_milestone():
     rate = step_learning_rate(0.8, (2, 4), 3, warmup_epochs=0, factor=0.5)
     np.testing.assert_allclose(rate(STEPS)[:15], np.repeat([0.8, 0.8, 0.4, 0.4, 0.2], 3), rtol=1e-6)
-    # Without milestones the rate stays. By default it rises for five epochs.
+    # Without milestones the rate is constant after the warmup, which is five epochs by default.
     np.testing.assert_allclose(step_learning_rate(0.8, ())(STEPS), 0.16 * np.minimum(STEPS + 1, 5), 1e-6)
 
 

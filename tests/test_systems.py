@@ -1,4 +1,4 @@
-"""Checks that the package imports, trains, exports and predicts without what Windows lacks, such as signals."""
+"""Checks that the package imports, trains, exports and predicts without what Windows lacks, such as SIGUSR1."""
 
 import math
 import os
@@ -14,7 +14,7 @@ from recu_jax.data import workers
 from recu_jax.training import recipe
 from tests.support import ROOT, commands
 
-# Python runs this text first, as sitecustomize.py, in a process whose PYTHONPATH begins with its folder.
+# The text of a file sitecustomize.py. If PYTHONPATH begins with the folder of this file, Python runs the file first.
 AS_ON_WINDOWS = """
 import asyncio, concurrent.futures.process, os, signal, sys  # first what only works with all that this system has
 try:

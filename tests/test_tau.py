@@ -22,7 +22,7 @@ X = normal((3, 6))
 
 
 class Foreign(nn.Module):
-    """Three layers of 6 features, which are called with nothing but x."""
+    """Three binary dense layers, which are called with x alone. `around` names the transformation around the layers."""
 
     around: str
 
@@ -54,7 +54,7 @@ OPTIONS = {"scan of no alpha": {"alpha": "none"}}
 
 
 def layers_apart(around, params):
-    """Returns the parameters of each of the three layers, and the axis along which they were stacked."""
+    """Returns a list of the parameters of the three layers. Splits parameters that are stacked along an axis."""
     if "blocks" not in params:
         return [params[f"block{i}"]["dense"] for i in range(3)]
     axis = int(around == "scan along axis 1")
@@ -136,7 +136,7 @@ class WithNorm(nn.Module):
 
 
 class PassesNoneOn(nn.Module):
-    """A model whose own tau is None by default, and which passes it on."""
+    """A model whose argument tau is None by default. It passes tau on to its layer."""
 
     @nn.compact
     def __call__(self, x, tau=None, train=False):
@@ -144,7 +144,7 @@ class PassesNoneOn(nn.Module):
 
 
 def test_none_beside_the_tau_of_with_tau_is_an_error():
-    """Otherwise a model that passes on its own default would train without the tau of `with_tau`."""
+    """Without the error, a model that passes on its default None would train without the tau of `with_tau`."""
     model = PassesNoneOn()
     variables = model.init(jax.random.key(0), X)
     with pytest.raises(UserError, match=r"dense trains with tau=None, and recu_jax.with_tau .*recu_jax.NOT_GIVEN"):
@@ -182,7 +182,7 @@ def test_mistakes_are_named():
 
 
 class ForeignNNX(nnx.Module):
-    """A plain layer, three that are scanned, and a normalization, which are called with nothing but x."""
+    """A binary convolution, a batch norm and three scanned binary dense layers. They are called with x alone."""
 
     def __init__(self, rngs):
         @nnx.split_rngs(splits=3)

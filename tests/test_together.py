@@ -1,4 +1,4 @@
-"""Trains models whose layers get their 1-bit weights from one computation for all layers."""
+"""Compares two ways to get 1-bit weights: one computation for all layers of a model, and one for each layer."""
 
 import flax.linen as nn
 import jax
@@ -14,7 +14,7 @@ X = jax.random.normal(jax.random.key(0), (2, 4, 4, 8), jnp.float32)
 
 
 class Passed(nn.Module):
-    """Passes tau on to its layers: to the last one, another tau."""
+    """Passes tau on to its layers. The last layer gets another tau, so it binarizes its weights itself."""
 
     weights: binarizers.WeightBinarizer
 
@@ -27,7 +27,7 @@ class Passed(nn.Module):
 
 
 class Left(nn.Module):
-    """Takes no tau, so that `with_tau` gives it to the layers."""
+    """Takes no tau, so `with_tau` gives tau to its layers."""
 
     weights: binarizers.WeightBinarizer
 
@@ -51,7 +51,7 @@ class Pair(nn.Module):
 
 
 class Scanned(nn.Module):
-    """Has layers within `nn.scan`, which binarize their weights themselves, and three others."""
+    """Has layers within `nn.scan` and three others. Those within the scan binarize their weights themselves."""
 
     weights: binarizers.WeightBinarizer
 

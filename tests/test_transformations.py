@@ -13,10 +13,10 @@ from jax.sharding import Mesh, PartitionSpec
 import recu_jax
 import recu_jax.nnx
 
-# Layers with 4 input and 4 output channels, and the shape of one sample.
+# The shape of one sample for each kind of layer. All layers have 4 input and 4 output channels.
 SAMPLES = {"conv": (6, 6, 4), "grouped": (6, 6, 4), "dense": (5, 4)}
 GROUPS = {"conv": 1, "grouped": 2}
-# The programs are small: most of their time goes into compiling them.
+# Compiling takes most of the time of these small programs, so it skips optimizations.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -210,7 +210,7 @@ def test_nnx_transformations(kind):
         return nnx.to_pure_dict(found)
 
     def without(f):
-        """Returns the gradients of `f` for layers that are split before anything is mapped."""
+        """Returns the gradients of `f`, which gets a list of the three layers instead of stacked layers."""
         apart = [jax.tree.map(lambda p: p[i], state) for i in range(3)]
         found = jit(jax.grad(lambda states: (f([nnx.merge(structure, one) for one in states]) ** 2).sum()))(apart)
         return stack([nnx.to_pure_dict(one) for one in found])

@@ -1,4 +1,4 @@
-"""Tests files of other people's weights: other content beside the weights, their entry, prefixes of names."""
+"""Tests files of other people's weights: what else they hold, the entry with the weights, prefixes of names."""
 
 import argparse
 import os
@@ -75,7 +75,7 @@ class Call:
 
 
 def test_nothing_is_run_for_it(tensors, tmp_path):
-    """A file may call the stand-ins for types with any arguments. Types that are not on the list are refused."""
+    """A file may call harmless stand-ins for known types with any arguments. All other functions are refused."""
     trace = tmp_path / "ran"
     scalar, reconstruct = np.float64(1).__reduce__()[0], np.arange(3).__reduce__()[0]
     calls = [
@@ -104,7 +104,7 @@ def test_weights_within_an_entry_are_found(variables, tensors, tmp_path, capsys)
     path = save({"checkpoint": {"state_dict": tensors, "epoch": 2}, "config": {"lr": 0.1}}, tmp_path)
     assert_equal(load_variables(path, MODEL), variables)
     assert read(path).key == "checkpoint/state_dict"
-    # The file's own entry goes first. The one within another entry is taken by its key.
+    # A state_dict at the top level goes first. One within another entry is chosen by its key.
     path = save({"model": tensors, "ema": {"shadow": doubled}}, tmp_path)
     assert_equal(load_variables(path, MODEL), variables)
     assert_equal(read(path, "ema/shadow").state_dict["linear.bias"], doubled["linear.bias"])
@@ -143,7 +143,7 @@ def test_one_common_prefix_is_left_out_and_said(variables, tensors, tmp_path, ca
 
 @pytest.mark.parametrize("prefix", ["module.", "module.model."])
 def test_averages_of_a_wrapped_network_have_a_prefix(variables, arrays, prefix):
-    """`torch.optim.swa_utils.AveragedModel` adds `module.` to all names, and a count without it."""
+    """`torch.optim.swa_utils.AveragedModel` adds `module.` to all names, and a counter without this prefix."""
     averaged = {"n_averaged": np.int64(3), **{prefix + k: v for k, v in arrays.items()}}
     assert common_prefix(averaged) == prefix
     assert_equal(from_torch(MODEL, averaged), variables)

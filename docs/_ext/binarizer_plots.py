@@ -1,7 +1,8 @@
-"""Plots a binarizer's forward function and gradient, computed by the code itself: `{binarizer-plot} weights.recu`.
+"""Defines the directive `{binarizer-plot} weights.recu`, which plots a binarizer's forward function and gradient.
 
-The gradient's plot shows the diagonal of the Jacobian: the slope of each output with respect to its own input, by
-`jax.grad`. The inputs are 1,000 quantiles of a distribution. Together they are one channel of weights or one sample of
+Both are computed by calls of the binarizer. The gradient's plot shows the diagonal of the Jacobian: the slope of each
+output with respect to its own input, by `jax.grad`. The inputs are 1,000 quantiles of a Laplace distribution for
+weights, and of a normal distribution for activations. Together they are one channel of weights or one sample of
 activations, because some binarizers use statistics of the whole channel or sample.
 """
 
@@ -20,7 +21,7 @@ _SCHEMES = {"light": ("#374151", "#ffffff"), "dark": ("#d1d5db", "#131416")}
 _INPUTS = {"weights": "w, the latent weight", "activations": "x, the activation"}
 _FOLDER = "_generated"
 
-# The curves of a plot: label, and the arguments of the binarizer in which they differ.
+# For each curve of a plot: its label, and the binarizer's arguments that differ between the curves.
 _PROGRESS = [(f"progress {p}", {"progress": p}) for p in (0.0, 0.5, 1.0)]
 _TAU = [(f"tau {tau}", {"tau": tau}) for tau in (0.85, 0.95)] + [("tau 1: no clamp", {"tau": 1.0})]
 _SHIFT = [(f"shift {shift}", {"shift": shift}) for shift in (0.0, 0.5)]
@@ -64,7 +65,10 @@ def curves(name: str) -> list[tuple[str, Any, Any, Any]]:
 
 
 def draw(name: str, scheme: str, folder: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
-    """Writes both plots for a light or dark page as SVG. Returns ("forward" or "gradient", file) for each."""
+    """Writes two plots of a binarizer as SVG: forward and gradient. Returns ("forward" or "gradient", file) for each.
+
+    `scheme` is "light" or "dark", for the colors of the page.
+    """
     import matplotlib
 
     matplotlib.use("Agg")

@@ -128,7 +128,7 @@ class _FromCode(SphinxDirective):
 
 
 def setup(app):
-    """Registers the directive."""
+    """Registers the directive, and `_from_root` for links that Sphinx cannot resolve."""
     app.add_directive("from-code", _FromCode)
     app.connect("missing-reference", _from_root)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

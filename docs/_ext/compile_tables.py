@@ -1,4 +1,4 @@
-"""Makes the table of steps compiled for GPUs and TPUs without such a device, from experiments/results/compile_only."""
+"""Makes tables from experiments/results/compile_only: steps compiled for GPUs and TPUs on machines without them."""
 
 import json
 import pathlib
@@ -20,13 +20,16 @@ _IMAGES, _EPOCHS = 1_281_167, 200
 
 
 def compile_only() -> str:
-    """Returns the table with a row for each record, sorted by device and model, training before evaluation."""
+    """Returns the table with a row for each record.
+
+    Rows are sorted by number of devices, device, model, batch and dtype. Training comes before evaluation.
+    """
     records = _records()
     return f"{table(_HEADER, map(_row, records), names=2)}\n\n{_made_by(records)}"
 
 
 def scale() -> str:
-    """Returns the table of ImageNet's ResNet-18 on TPUs, with a row for each number of chips and each batch."""
+    """Returns the table of training steps of `imagenet_resnet18` on TPUs, with a row for each record."""
     of_tpus = [r for r in _records() if r["kernels"] is None and r["kind"] == "train"]
     return table(_SCALE_HEADER, [_scale_row(r) for r in of_tpus if r["model"] == "imagenet_resnet18"], names=2)
 

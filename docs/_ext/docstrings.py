@@ -138,13 +138,13 @@ def _signature(app, what, name, obj, options, signature, returned):
 
 
 def _skip(app, what, name, obj, skip, options):
-    """Skips fields whose default has a docstring of its own, and the method that Flax adds to its dataclasses."""
+    """Skips Flax's method `replace`, and `_FIELDS`, for which autodoc would show the docstrings of the defaults."""
     del app, obj, options
     return True if what == "class" and (name in _FIELDS or name == "replace") else skip
 
 
 def _whole_returns(self, preprocess_types=False):
-    """Returns a Returns section as it is written. Napoleon would read the text before a colon as the type."""
+    """Keeps a Returns section as it is written. Napoleon would read the text before a colon as the type."""
     del preprocess_types
     return [("", "", self._dedent(self._consume_to_next_section()))]
 

@@ -1,4 +1,7 @@
-"""Links every picture to its file in full size, which is needed on a phone."""
+"""Links pictures to their full-size files, for readers on a phone.
+
+Skips pictures that have a width, and plots for light or dark pages.
+"""
 
 from docutils import nodes
 
@@ -11,6 +14,6 @@ def _link(app, doctree):
 
 
 def setup(app):
-    """Registers the change."""
+    """Registers `_link`."""
     app.connect("doctree-read", _link)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

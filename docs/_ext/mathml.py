@@ -15,7 +15,7 @@ def _block(translator, node):
 
 
 def setup(app):
-    """Registers the renderer and chooses it."""
+    """Registers the renderer, and makes Sphinx use it."""
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
     app.config.html_math_renderer = "mathml"
     return {"parallel_read_safe": True, "parallel_write_safe": True}

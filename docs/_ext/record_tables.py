@@ -1,4 +1,4 @@
-"""Makes tables from the recorded results in experiments/results, so that no figure is copied by hand."""
+"""Makes tables from the recorded results in experiments/results, so that no number is copied by hand."""
 
 import json
 import pathlib
@@ -23,7 +23,7 @@ def _spread(value, digits=2):
 
 
 def _flat(versions):
-    """Formats the versions of one side, or those of recu_jax and then those of PyTorch."""
+    """Formats versions on one line: of one program, or of all sides of a comparison, with PyTorch last."""
     if not all(isinstance(side, dict) for side in versions.values()):
         return ", ".join(f"{name} {version}" for name, version in versions.items())
     ours: dict[str, str] = {}
@@ -36,7 +36,7 @@ def _flat(versions):
 
 
 def made_by(name: str) -> str:
-    """Returns a line with the date, hardware and versions of a record, and a link to it."""
+    """Returns a line with the date, hardware and versions of a record, and a link to the record."""
     record = _read(name)
     said = [record["date"][:10]] if "date" in record else []
     machine = record.get("machine", {})
@@ -221,7 +221,10 @@ def exports() -> str:
 
 
 def devices() -> str:
-    """Exported C on emulated devices: predictions against the file's own, and the network's flash and RAM."""
+    """Returns the table of exported C on emulated devices.
+
+    A differing prediction is one that differs from `predict` of the exported file. Flash and RAM are the network's.
+    """
     rows = []
     for path in sorted((_RESULTS / "devices").glob("*.json"), reverse=True):
         record = json.loads(path.read_text())
@@ -233,7 +236,10 @@ def devices() -> str:
 
 
 def said_by(name: str) -> str:
-    """Returns the text of a record, such as `RECORD/README.md`, without its title. Links lead to its folder."""
+    """Returns the text of a record, such as `RECORD/README.md`, without the title.
+
+    Links lead to the folder of the record.
+    """
     path = _RESULTS / name
     folder = f"../experiments/results/{path.parent.relative_to(_RESULTS)}"
     text = re.sub(r"^# .*\n", "", path.read_text(), count=1)
@@ -244,13 +250,13 @@ def said_by(name: str) -> str:
 
 
 def _file(match, folder, shown):
-    """Makes a name in a text a link to download the file, if the record has a file of that name."""
+    """Returns a download link for a file name in a text, or the name as it is if the record has no such file."""
     there = (folder / match[1]).is_file()
     return f"{{download}}`{match[1].rpartition('/')[2]} <{shown}/{match[1]}>`" if there else match[0]
 
 
 def binarizers() -> str:
-    """Returns the table of each binarizer's accuracy, without its last column, the single seeds."""
+    """Returns the recorded table of each binarizer's accuracy, without the last column, which lists single seeds."""
     folder = _RESULTS / "binarizers"
     lines = [re.sub(r"[^|]*\|$", "", line) if line.startswith("|") else line for line in
              (folder / "table.md").read_text().splitlines()]  # fmt: skip
@@ -264,7 +270,7 @@ class _Said(SphinxDirective):
 
     def run(self):
         path = _RESULTS / self.arguments[0]
-        # Records are not among Sphinx's sources. Without this it would not notice that one changed.
+        # Records are not among Sphinx's sources. Without this call, Sphinx would not notice that a record changed.
         self.env.note_dependency(str(path))
         return self.parse_text_to_nodes(said_by(self.arguments[0]))
 

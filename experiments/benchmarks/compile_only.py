@@ -93,7 +93,7 @@ def jitted(model, dtype, kind, batch, devices):
 def over_processes(function, devices, mapped, donate):
     """Does what `step.parallel` does, for devices of several processes.
 
-    `jax.pmap` maps over the devices of this process only, unless all processes call it.
+    `step.parallel` calls `jax.pmap`, which maps over the devices of this process only, unless all processes call it.
     """
     import jax
     from jax.sharding import Mesh, PartitionSpec
@@ -225,7 +225,7 @@ def main():
     parser.add_argument("--programs", type=Path, metavar="FOLDER", help="also write the compiled programs there")
     parser.add_argument("--again", action="store_true", help="also compile rows that have a file")
     parser.add_argument("--list", action="store_true", help="print the names of targets and models")
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # the process of one row
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # the process compiles one row
     arguments = parser.parse_args()
     if arguments.list:
         print("targets:", *TARGETS, "\nmodels:", *MODELS)

@@ -1,4 +1,4 @@
-"""Lists the devices that `compile_only.py` compiles for: names, descriptions for XLA, and makers' figures.
+"""Lists the devices that `compile_only.py` compiles for: names, descriptions for XLA, and the makers' numbers.
 
 Peaks and bandwidths are from cloud.google.com/tpu/docs and NVIDIA's data sheets, for dense matrices. A TPU multiplies
 float32 in passes of bfloat16, so float32 has the peak of bfloat16 here. On GPUs the peak of float32 is that of TF32, in
@@ -15,12 +15,12 @@ class Target:
     Attributes:
       name: name on the command line.
       platform: "tpu" or "cuda".
-      topology: name of the smallest topology that XLA builds and that has these devices; "" for a GPU.
+      topology: name of the smallest topology that XLA builds and that has at least these devices; "" for a GPU.
       devices: number of devices that run the step.
       memory: bytes per device.
-      bandwidth: bytes per second and device.
+      bandwidth: bytes per second of each device's memory.
       links: bytes per second that a device can send to other chips; 0 for a single chip.
-      peaks: operations per second and device, by dtype.
+      peaks: operations per second of each device, by dtype.
       description: a GPU as text of XLA's GpuTargetConfigProto; "" for a TPU.
     """
 
@@ -44,7 +44,8 @@ _TPUS = {
     "v5p": (95 * 2**30, 2.765e12, 0.6e12, 459e12, 3, 1),
     "v6e": (32 * 2**30, 1.64e12, 0.4e12, 918e12, 2, 1),
 }
-# By number of chips, the slice that holds them, in 2 and in 3 dimensions. XLA builds no slice smaller than a machine.
+# By number of chips, the slice that holds them, in 2 and in 3 dimensions. XLA builds no slice of fewer chips than one
+# host has, which is four. So one chip is a part of a slice of four.
 _SLICES = {
     1: ("2x2", "2x2x1"),
     4: ("2x2", "2x2x1"),

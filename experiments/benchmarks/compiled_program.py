@@ -79,8 +79,8 @@ class Program:
     def bytes_moved(self) -> int:
         """Returns the bytes that all kernels read from and write to the main memory of the device.
 
-        If a fused kernel only gathers from an operand or slices it, the part that it reads counts. Arrays that a TPU
-        keeps in the memory beside its compute units do not count.
+        If a fused kernel only gathers from an operand or slices it, only the part that the kernel reads counts. Arrays
+        that a TPU keeps in the memory beside its compute units do not count.
         """
         shapes = {line.name: line.shape for lines in self.computations.values() for line in lines}
         total = 0.0
@@ -139,7 +139,7 @@ def size(shape: str, main_memory_only: bool = False) -> float:
 
 
 def _arrays(shape):
-    """Yields the bytes of each array of a shape, and whether it lies beside the compute units."""
+    """Yields the bytes of each array of a shape, and whether the array lies beside the compute units."""
     for dtype, axes, layout in _SHAPE.findall(shape):
         each = _BYTES.get(dtype) or (0 if dtype in _BYTES else 1 if dtype.startswith("f8") else int(dtype[1:]) / 8)
         yield each * math.prod(int(n) for n in axes.split(",") if n), _BESIDE in layout

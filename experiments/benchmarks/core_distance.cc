@@ -1,5 +1,5 @@
-// Prints how many nanoseconds pass until a core sees the store of another core. The time is short if the cores share a
-// cache. On a virtual machine it changes over time. It decides how much a second thread gains.
+// Prints how many nanoseconds pass until a core sees the store of another core. This latency is short if the cores
+// share a cache. On a virtual machine, this latency changes over time. It decides how much a second thread gains.
 
 #include <pthread.h>
 #include <sched.h>

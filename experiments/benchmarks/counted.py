@@ -15,7 +15,7 @@ from experiments.benchmarks import steps
 
 
 def count(model):
-    """Returns, by kind of step, its floating-point operations and the bytes that its compiled program moves.
+    """Returns the floating-point operations of each kind of step, and the bytes that the compiled step moves.
 
     1-bit operations count as the float operations that they stand for, so that all programs for a step have the same
     number of operations. Bytes are those of recu_jax's program, its compiled kernels included.

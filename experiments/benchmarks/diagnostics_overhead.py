@@ -4,8 +4,8 @@
         [--dataset=npz --data_dir=FILE]
 
 Trains as `recu_jax.main` does, in a temporary folder. Times all that is done between the end of an epoch's evaluation
-and the start of its checkpoint, and divides it by the time of the epoch's training and evaluation. Reports the share of
-the diagnostics alone, too, from the seconds in diagnostics.jsonl. Reports the first epoch separately, because it
+and the start of its checkpoint, and divides this time by that of the epoch's training and evaluation. Also reports the
+share of the diagnostics alone, from the seconds in diagnostics.jsonl. Reports the first epoch separately, because it
 compiles.
 """
 

@@ -3,13 +3,16 @@
     python experiments/benchmarks/gpu.py --out=experiments/results/benchmarks/gpu.json
 
 The CIFAR models run at batch 256, and `imagenet_resnet18` runs at batch 512. Images are noise: for recu_jax a uint8
-data set on the device, for PyTorch one float32 batch. PyTorch runs eagerly in float32, and with `torch.compile` in
-bfloat16, channels last: in its default mode, and in the mode `reduce-overhead`, which replays CUDA graphs. Each side
-runs in a process of its own. They compile first, and then take turns. Each round of turns gives the ratios of images a
-second of recu_jax in bfloat16 to the sides of PyTorch. The model-flops utilization is the operations a second
-of recu_jax's bfloat16 step, divided by those of a large bfloat16 matrix product on the same device. XLA counts the
-operations. A 1-bit operation counts as the float operation that it stands for. `--rehearse` runs all of this on a CPU,
-with small inputs.
+data set on the device, for PyTorch one float32 batch.
+
+There are five sides. recu_jax runs in bfloat16 and in float32. PyTorch runs eagerly in float32, and with
+`torch.compile` in bfloat16, channels last, in two modes: the default, and `reduce-overhead`, which replays CUDA graphs.
+Each side runs in a process of its own. All sides compile first, and then take turns. Each round of turns gives the
+images a second of recu_jax in bfloat16, divided by those of each side of PyTorch.
+
+The model-flops utilization is the operations a second of recu_jax's bfloat16 step, divided by those of a large bfloat16
+matrix product on the same device. XLA counts the operations. A 1-bit operation counts as the float operation that it
+stands for. `--rehearse` runs all of this on a CPU, with small inputs.
 """
 
 import argparse
@@ -47,7 +50,7 @@ PEERS = [name for name, (side, _) in SIDES.items() if side == "torch"]
 def measure(model, arguments, quietly=contextlib.nullcontext):
     """Returns the images a second of each round by side, and the versions by side.
 
-    All turns that count are within one `with quietly():`, which can stop other work on the GPU.
+    The timed turns are within one `with quietly():`. A caller can give a `quietly` that stops other work on the GPU.
     """
     batch, device, images = BATCH_SIZES[model], "gpu", []
     if arguments.rehearse:
@@ -61,12 +64,12 @@ def measure(model, arguments, quietly=contextlib.nullcontext):
             platform="cuda" if device == "gpu" else "cpu",
         )  # fmt: skip
         if side == "torch":
-            workers[name].ask(f"train {count}")  # compiles on the CPU, while recu_jax does
+            workers[name].ask(f"train {count}")  # compiles on the CPU, beside recu_jax's compilation
     for name, worker in workers.items():
         if name in PEERS:
             worker.answer()
         else:
-            worker.turn(f"train {count}")  # compiles one after the other: XLA times variants on the device
+            worker.turn(f"train {count}")  # one at a time: to compile, XLA times variants on the device
     with quietly():
         for worker in workers.values():  # once more, now with nothing else on the device; this turn is not counted
             worker.turn(f"train {count}")

@@ -5,8 +5,8 @@
 The layers are those of the networks, at the batch sizes of `gpu.py`. Their sums are integers below 2^24, so a dtype
 whose products are added in float32 or int32 should give exact sums. The script compares the sums of each dtype with
 those of float32. A timed call does what a train step does: it takes the signs of bfloat16 activations and weights,
-convolves the signs in the dtype, and converts the sums to bfloat16. Dtypes take turns. `--rehearse` runs on a CPU, with
-small batches.
+convolves the signs in the dtype, and converts the sums to bfloat16. Dtypes take turns. `--rehearse` uses small
+batches, for a machine without a GPU.
 """
 
 import argparse
@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from experiments.benchmarks.counted import best
 
-# Name: batch, height and width, channels in and out.
+# By name: batch, height (which is also the width), input channels, output channels.
 LAYERS = {
     "cifar_resnet20, 16": (256, 32, 16, 16),
     "cifar_resnet20, 32": (256, 16, 32, 32),
@@ -67,7 +67,10 @@ def forward(operands, name):
 
 
 def measure(shape, repeats):
-    """Returns by dtype whether the sums equal float32's and the milliseconds of each turn, or JAX's error message."""
+    """Returns, for each dtype, whether its sums equal those of float32, and the milliseconds of each turn.
+
+    For a dtype that JAX refuses, returns JAX's error message instead.
+    """
     batch, size, channels, features = shape
     r = np.random.default_rng(0)
     x = jnp.asarray(r.standard_normal((batch, size, size, channels), np.float32), jnp.bfloat16)

@@ -3,9 +3,9 @@
     python experiments/benchmarks/gpu_profile.py --model=cifar_resnet20 --dtype=float32 --out=FILE.json
 
 It traces one dispatch of `steps.GPU_STEPS_PER_DISPATCH` steps of the trainer, on images of noise, after one dispatch
-that compiles. The record gives, for a step: the milliseconds from the first kernel to the end of the last, the
-milliseconds in which some kernel ran, and for each kernel its name, how often it ran, and its milliseconds.
-`--rehearse` traces a small step on a CPU, which has no kernels to list.
+that compiles. The record gives, per step: the milliseconds from the start of the first kernel to the end of the last
+one, the milliseconds in which some kernel ran, and for each kernel its name, how often it ran, and its milliseconds.
+`--rehearse` traces a small step on a machine without a GPU, where the trace has no kernels.
 """
 
 import argparse

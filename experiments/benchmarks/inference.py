@@ -7,7 +7,7 @@ The cases are 3x3 binary layers of 64 to 512 channels at ResNet-18's sizes, and 
 - `layer` computes what a layer does in a network. It takes packed signs, and applies the convolution, alpha and batch
   norm. It returns the real results and their packed signs.
 - `sums_layer` returns the integer sums of the convolution alone.
-- `real_layer` begins with real activations, whose signs it packs first.
+- `real_layer` packs the signs of real activations, and then does what `layer` does.
 - A network computes logits from uint8 pixels; in PyTorch from float32 noise.
 
 A layer is compared with the bare float32 convolution, and a network with its twin of real weights and activations.
@@ -55,8 +55,8 @@ def seconds_of(run, least=0.02):
     return min(times)
 
 
-# Each `prepare_*` runs in the process of a side. It returns versions, and a dict from each case to the function that
-# runs it.
+# Each `prepare_*` runs in the process of a side. It returns versions, and a dict from each case to a function that runs
+# the case.
 
 
 def prepare_torch(cores):

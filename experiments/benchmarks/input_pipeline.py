@@ -2,8 +2,8 @@
 
     python experiments/benchmarks/input_pipeline.py --data_dir=$HOME/tensorflow_datasets --out=input_pipeline.json
 
-Both sides read the same records in the same order, draw the same crops, run in the same Grain worker processes, and
-yield the same uint8 batches. They differ in what they do to an image:
+Both sides read the same records in the same order, draw the same crops, run in as many Grain worker processes, and
+yield uint8 batches of the same shape. They differ in what they do to an image:
 
 - recu_jax uses `recu_jax.data.transform`: OpenCV decodes the rows down to the end of the crop, resizes and flips.
 - pillow opens the image, converts it to RGB, crops, resizes with the antialiased BILINEAR filter and flips, as
@@ -13,8 +13,9 @@ The sides take turns (recu_jax, pillow, recu_jax, ...), so that a busy machine s
 other side sleep on full buffers. A turn begins when all buffers are full and all workers sleep. It first takes as many
 batches as may be ready, untimed. Each pair of successive turns gives a ratio of throughputs and a ratio of processor
 times (main process and workers). The medians over the pairs are reported. Other load on the machine changes the second
-ratio less. The script then measures the throughput of recu_jax with 0 to --num_workers workers, and how much memory its
-processes gain over 20,000 images. Needs Linux: it reads /proc to tell whether other processes disturbed the comparison.
+ratio less. The script then measures the throughput of recu_jax with 0 to --num_workers workers, and how much memory
+recu_jax's processes gain over 20,000 images. Needs Linux: the script reads /proc to tell whether other processes
+disturbed the comparison.
 """
 
 import argparse
@@ -65,7 +66,7 @@ class PillowTransform(Transform):
 
 
 class Side:
-    """An endless stream whose workers have started."""
+    """One side: an endless stream of training batches whose workers have started."""
 
     def __init__(self, records, transform, arguments, num_workers):
         self._arguments = arguments
@@ -167,7 +168,7 @@ def spread(values):
 
 
 def by_workers(records, arguments):
-    """Measures images a second of recu_jax with 0 to --num_workers workers. Returns all repeats, by workers."""
+    """Returns the images a second of recu_jax with 0 to --num_workers workers: all repeats, by number of workers."""
     rates = {n: [] for n in range(arguments.num_workers + 1)}
     for _ in range(WORKER_REPEATS):
         for num_workers in rates:
@@ -177,7 +178,7 @@ def by_workers(records, arguments):
 
 
 def growth(records, arguments):
-    """Measures the bytes by which the main process and its workers, at most two, grow from image 2,000 to 22,000."""
+    """Returns the bytes by which the main process and at most two workers grow from image 2,000 to image 22,000."""
     with contextlib.closing(Side(records, Transform(), arguments, min(2, arguments.num_workers))) as side:
         batches, sizes = -(-2000 // arguments.batch_size), []
         for count in (batches, 10 * batches):

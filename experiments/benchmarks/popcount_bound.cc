@@ -1,6 +1,6 @@
 // Measures how many 64-bit words a second xor, popcount and add can process on this processor, with all operands in
-// registers. No kernel of these operations can exceed it. Prints a line for each instruction set: its name and the
-// words a second. inference.py builds and runs it.
+// registers. No kernel of these operations can exceed this speed. Prints a line for each instruction set: its name and
+// the words a second. inference.py builds and runs it.
 
 #include <immintrin.h>
 

@@ -1,4 +1,4 @@
-"""Measures the speed and memory of recu_jax on the CPU, and writes one table and one JSON file.
+"""Measures the speed and memory of recu_jax on the CPU. Prints a table, and writes a JSON file with `--out`.
 
 Most rows are ratios to a peer that is measured in the same run.
 
@@ -44,7 +44,7 @@ from experiments.benchmarks import startup, steps
 from experiments.benchmarks.turns import Worker, cpu_model, environment
 
 GROUPS = (*steps.KINDS, "memory", "import", "first_step", "input_pipeline")
-# The least value that a row is to reach. AT_MOST has the largest values of rows that are to be small.
+# The least values that rows must reach. `AT_MOST` has the largest values that other rows may have.
 BARS = {
     "train cifar_resnet20": 2.0,
     "train cifar_resnet18": 1.8,

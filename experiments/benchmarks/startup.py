@@ -30,7 +30,7 @@ def heavy_imports(python=sys.executable):
 
 
 def first_step_seconds(cache, python=sys.executable):
-    """Returns the seconds until `recu_jax.main` reports its first step on the digits, with `cache` as program cache."""
+    """Returns the seconds until `recu_jax.main` reports its first step on the digits. `cache`: compilation cache."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             python, "-m", "recu_jax.main", "--config=configs/digits.py", f"--workdir={folder}/run",

@@ -25,7 +25,7 @@ from experiments.benchmarks.turns import answers, others_busy
 BATCH_SIZES = {"cifar_resnet20": 256, "cifar_resnet18": 64, "cifar_vgg_small": 64, "imagenet_resnet18": 16}
 KINDS = ("train", "eval")
 # Number of images, by their height. 32: as many as CIFAR-10 has, so that picking a batch misses the processor's caches
-# as often as in training on CIFAR-10. 224: 77 MB.
+# as often as in training on CIFAR-10. 224: 77 MB of images.
 IMAGES = {32: 50_000, 224: 512}
 # Training steps that the trainer runs in one call on a GPU, as in `recu_jax.ops.backend`.
 GPU_STEPS_PER_DISPATCH = 64
@@ -57,7 +57,7 @@ class Case:
       device: "cpu" or "gpu".
       dtype: "float32" or "bfloat16", in which steps compute.
       compiled: mode of `torch.compile`, "default" or "reduce-overhead" (which replays CUDA graphs); None runs eagerly.
-      channels_last: whether PyTorch has this layout.
+      channels_last: whether PyTorch keeps arrays in this layout.
       instructions: which of `native.instruction_sets()` recu_jax's kernels use; None takes the fastest.
     """
 
@@ -124,11 +124,10 @@ def random_dataset(model_name, count):
 
 
 def jax_steps(case, dataset):
-    """Returns the trainer's first state and, by kind, a jitted step and a function that returns its next arguments.
+    """Returns the trainer's first state and, by kind of step, a jitted step and a function that returns its arguments.
 
-    The arguments are those after the state.
-
-    On a GPU, a call of the train step runs `GPU_STEPS_PER_DISPATCH` steps.
+    The function returns the arguments of the next call, without the state, which is the first argument. On a GPU, a
+    call of the train step runs `GPU_STEPS_PER_DISPATCH` steps.
     """
     import jax
     import numpy as np

@@ -76,7 +76,7 @@ def fastest(module, size, channels, time):
                 return module(x)
 
         functions.append(run)
-    # `to` converts in place: each layout is timed while the module has it.
+    # `to` converts the module in place, so each function is timed while the module has its layout.
     module.to(memory_format=torch.contiguous_format)
     plain = time(functions[0])
     module.to(memory_format=torch.channels_last)

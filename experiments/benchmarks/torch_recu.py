@@ -3,8 +3,8 @@
 Written from the paper's formulas (Xu et al., "ReCU: Reviving the Dead Weights in Binary Neural
 Networks", ICCV 2021, arXiv:2103.12369) the way a PyTorch user would write them: stock modules,
 autograd for everything but the two signs, nothing fused by hand and nothing slowed down. Parameter
-names and shapes are those of the authors' checkpoints. One difference: `sign(0)` is +1, not 0, so
-that weights and activations take two values only.
+names and shapes of the CIFAR models are those of the authors' checkpoints. One difference from the
+authors' code: `sign(0)` is +1, not 0, so that weights and activations take two values only.
 
     from torch_recu import build, make_optimizer, train_step
 
@@ -12,8 +12,8 @@ that weights and activations take two values only.
     optimizer = make_optimizer(model)
     loss = train_step(model, optimizer, images, labels, tau=0.85)  # images: (N, 3, height, width)
 
-Tensors are NCHW. Parameters are float32; `model.double()` makes comparisons sharp, because float32
-rounding now and then flips a sign.
+Tensors are NCHW. Parameters are float32. Use `model.double()` to compare results with another
+implementation, because float32 rounding now and then flips a sign.
 """
 
 import functools
@@ -86,7 +86,7 @@ class BinaryConv2d(nn.Conv2d):
         self.alpha = nn.Parameter(torch.rand(out_channels, 1, 1))
 
     def forward(self, x, tau):
-        # Scaling by a positive number changes the gradient but no sign, so evaluation leaves it out.
+        # Division by a positive number changes the gradient but no sign, so evaluation leaves it out.
         if self.training:
             x = x / torch.sqrt(x.var((1, 2, 3), keepdim=True) + VARIANCE_EPSILON)
         weight = WeightSign.apply(recu(standardize(self.weight), tau))
@@ -139,7 +139,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """CIFAR ResNet: first convolution and last linear layer in full precision, the rest 1-bit."""
+    """CIFAR ResNet: first convolution and last linear layer in full precision, all other convolutions 1-bit."""
 
     def __init__(self, depths, widths, shortcut_per_conv, stem_hardtanh, num_classes=10):
         super().__init__()

@@ -37,8 +37,9 @@ const DIGITS_WASM = `
 def digest(files) -> str:
     """Returns the SHA-256 of what the program is made of.
 
-    This is the network's file, its C without comments and weights, page.c, and the flags of the compiler. The weights
-    in C are left out, because their text may depend on the processor. The network's file holds the same weights.
+    These are the network's file, the network's C and page.c without comments, and the flags of the compiler. The C
+    file of the weights is left out, because its text may depend on the processor. The network's file holds the same
+    weights.
     """
     texts = [files[name] for name in sorted(files) if not name.endswith("_weights.h")]
     code = re.sub(r"/\*.*?\*/", "", "".join([*texts, PROGRAM.read_text()]), flags=re.DOTALL)

@@ -61,7 +61,7 @@ def missing(device: str) -> str | None:
 
 
 def logits_on(device: str, folder: pathlib.Path, images: np.ndarray) -> tuple[np.ndarray, dict]:
-    """Compiles `folder`/network for a device and runs it there.
+    """Compiles `folder`/network for a device, and runs the program on `images`.
 
     Returns:
       The logits, float32, (images, classes), and what is recorded: the kernels, the versions of compiler and emulator,

@@ -1,8 +1,8 @@
-"""Compares a learned alpha (the authors' code) with alpha as the mean of the clamped weights (the paper).
+"""Compares a learned alpha (the authors' code) with the mean magnitude of the clamped weights as alpha (the paper).
 
     python experiments/paper/alpha.py [--budget=paper --data_dir=DIR]
 
-`sweep` describes the options.
+`sweep.py` describes the options.
 """
 
 import pathlib

@@ -2,7 +2,7 @@
 
     python experiments/paper/cifar10_table.py --budget=paper --data_dir=DIR
 
-`sweep` describes the options. Top-1 in the paper, after 600 epochs: ResNet-20 87.4, ResNet-18 92.8,
+`sweep.py` describes the options. Top-1 in the paper, after 600 epochs: ResNet-20 87.4, ResNet-18 92.8,
 VGG-small 92.2 (SPEC.md section 8).
 """
 

@@ -5,7 +5,7 @@
 The networks are the runs of the recipe, which the other experiments share. The latent weights of their best checkpoints
 are standardized and clamped at each tau, and measured as in training (`recu_jax.diagnostics.measures`).
 
-`sweep` describes the options.
+`sweep.py` describes the options.
 """
 
 import functools

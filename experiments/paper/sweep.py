@@ -44,8 +44,8 @@ class Experiment:
     Attributes:
       name: folder of the results.
       title: headline of the table.
-      variants: by label, the config fields that the variant changes. The others are compared with the first variant.
-      measures: by heading, a function of a run for a further column; it returns None if the run has no such number.
+      variants: by label, the config fields that the variant changes. All other variants are compared with the first.
+      measures: by heading, a function that returns a run's number for a further column, or None if the run has none.
       draw: draws the right panel of the figure, from its axes and the runs by label. None draws test top-1 by epoch.
       datasets: names of the data sets that the experiment can run on.
     """
@@ -81,7 +81,7 @@ def arguments_of(experiment: Experiment, argv: Sequence[str] | None = None) -> a
 
 
 def workdir_of(chosen: argparse.Namespace, fields: Mapping[str, Any], seed: int) -> pathlib.Path:
-    """Returns the folder of the run with `fields`. It does not name the experiment, so experiments share runs."""
+    """Returns the folder of a run. Its name does not contain the experiment, so experiments share runs."""
     changes = ",".join(f"{k}={v}" for k, v in sorted(fields.items())) or "recipe"
     return chosen.runs / f"{chosen.dataset}-{chosen.epochs}" / f"{changes}-{seed}"
 
@@ -111,7 +111,7 @@ def finished(chosen: argparse.Namespace, fields: Mapping[str, Any], seed: int) -
 
 
 def complete(experiment: Experiment, chosen: argparse.Namespace) -> dict[str, list[Run]]:
-    """Trains the missing runs, seed by seed. Returns by label the runs of the seeds that all variants have finished."""
+    """Trains missing runs, seed by seed. Returns by label the runs of the seeds that all variants have finished."""
     wanted = [(seed, fields) for seed in range(chosen.seeds) for fields in experiment.variants.values()]
     missing = [(seed, fields) for seed, fields in wanted if finished(chosen, fields, seed) is None]
     for seed, fields in missing[: chosen.most_runs]:
@@ -173,7 +173,10 @@ def mean_over_epochs(key: str) -> Callable[[Run], float | None]:
 
 
 def table(experiment: Experiment, by_label: Mapping[str, Sequence[Run]], chosen: argparse.Namespace) -> str:
-    """Returns Markdown: mean and deviation over the seeds, and whether the difference from the first row is noise."""
+    """Returns the README.md: a table of mean and standard deviation over the seeds for each variant.
+
+    The last column says whether the difference from the first row is within the noise.
+    """
     measures = {
         "test top-1 (%)": lambda run: run.rows[-1]["test_top1"],
         "best (%)": lambda run: run.best["test_top1"],
@@ -217,7 +220,7 @@ def row(cells: Sequence[Any]) -> str:
 
 
 def _spread(values):
-    """Formats mean and deviation. If some seeds lack the number, also says how many have it."""
+    """Formats mean and standard deviation. If some seeds lack the number, also says how many have it."""
     there = [v for v in values if v is not None]
     if not there:
         return "none"

@@ -2,7 +2,7 @@
 
     python experiments/paper/tau.py [--budget=paper --data_dir=DIR]
 
-`sweep` describes the options.
+`sweep.py` describes the options.
 """
 
 import pathlib

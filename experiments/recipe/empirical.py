@@ -1,6 +1,6 @@
-"""ReCU with the quantile of the weights themselves in place of that of a Laplace distribution.
+"""Defines variants of ReCU that clamp to a quantile of the weights themselves, not of a fitted Laplace distribution.
 
-python -m recu_jax.main --config.weight_binarizer=experiments.recipe.empirical:PerLayer
+python -m recu_jax.main --config=configs/cifar10.py --config.weight_binarizer=experiments.recipe.empirical:PerLayer
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ class PerLayer(weights.ReCU):
 
 @dataclasses.dataclass(frozen=True)
 class PerChannel(PerLayer):
-    """The same for each output channel."""
+    """Clamps as `PerLayer` does, but with a magnitude of its own for each output channel."""
 
     @staticmethod
     def _axes(standardized):

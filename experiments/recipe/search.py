@@ -1,11 +1,11 @@
-"""Searches a recipe that trains `cifar_resnet20` in few epochs. Each trial changes one thing.
+"""Searches for a recipe that trains `cifar_resnet20` in few epochs. Each trial changes one thing.
 
     python experiments/recipe/search.py --data=FILE.npz --runs=DIR --out=trials.jsonl [--parallel=6] [--epochs=20]
 
-A trial is a run of `recu_jax.main` of its own. It trains on 45,000 of the images of CIFAR-10 and is tested on the other
-5,000 training images (`config.held_out`), so the test set stays unseen. `TRIALS` says for each trial what it changes
-and what was expected of it, in points of held-out top-1. The same command continues where it was stopped.
-`--names` chooses trials, and `--also` gives config fields to all of them.
+A trial is a run of `recu_jax.main` of its own. It trains on 45,000 training images of CIFAR-10 and is tested on the
+other 5,000 (`config.held_out`), so the test set stays unseen. `TRIALS` says for each trial what it changes and what was
+expected of it, in points of held-out top-1. The same command continues where it was stopped. `--names` chooses trials,
+and `--also` sets config fields in all of them.
 """
 
 import argparse
@@ -27,7 +27,7 @@ COMMON = {
 }  # fmt: skip
 _EMPIRICAL = "experiments.recipe.empirical"
 _ADAM = {"latent_optimizer": "adam", "latent_weight_decay": 0.0}
-# Name: the fields that it changes, and what was expected before it ran.
+# By name of a trial: the config fields that it changes, and the result that was expected before it ran.
 TRIALS = {
     "paper": ({"warmup_epochs": 5}, "the paper's recipe; 70"),
     "one epoch of warm-up": ({}, "+1: more epochs at a high rate. The trials below have it too"),
@@ -56,7 +56,7 @@ TRIALS = {
 
 
 def run(name, fields, arguments):
-    """Trains a trial, from its checkpoint if it has one. Returns its row, or None if it was not finished."""
+    """Trains a trial, from its checkpoint if it has one. Returns its row, or None if the trial did not finish."""
     workdir = arguments.runs / f"{name.replace(' ', '_')}-{arguments.epochs}-{arguments.seed}"
     workdir.parent.mkdir(parents=True, exist_ok=True)
     values = {**COMMON, **arguments.also, **fields, "epochs": arguments.epochs, "seed": arguments.seed}

@@ -26,8 +26,8 @@ def weight_binarizer(reference: str) -> WeightBinarizer:
       reference: `"package.module:name"`.
 
     Raises:
-      UserError: the name does not exist or is not a binarizer of weights, the binarizer is not hashable, or its call
-        fails or returns arrays of wrong shapes.
+      UserError: `reference` cannot be loaded or is not a binarizer of weights, the binarizer is not hashable, or its
+        call fails or returns arrays of wrong shapes.
     """
     binarizer = _load("weight binarizer", reference, WeightBinarizer)
     kernel = jax.ShapeDtypeStruct(_KERNEL, jnp.float32)
@@ -50,8 +50,8 @@ def activation_binarizer(reference: str) -> ActivationBinarizer:
       reference: `"package.module:name"`.
 
     Raises:
-      UserError: the name does not exist or is not a binarizer of activations, the binarizer is not hashable, or its
-        call fails or returns an array of another shape than its input.
+      UserError: `reference` cannot be loaded or is not a binarizer of activations, the binarizer is not hashable, or
+        its call fails or returns an array of another shape than its input.
     """
     binarizer = _load("activation binarizer", reference, ActivationBinarizer)
     x = jax.ShapeDtypeStruct(_INPUT, jnp.float32)
@@ -86,7 +86,7 @@ def _load(what: str, reference: str, kind: type) -> Any:
 
 
 def _fits(function, *arguments):
-    """Tells whether `function` can be called with these arguments; True if it has no signature."""
+    """Tells whether `function` can be called with these arguments; True if Python cannot find its signature."""
     try:
         inspect.signature(function).bind(*arguments)
     except TypeError:

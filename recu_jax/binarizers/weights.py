@@ -93,7 +93,7 @@ class ClippedSign(WeightBinarizer):
 
 @dataclasses.dataclass(frozen=True)
 class XNORNet(WeightBinarizer):
-    """Forward `a sign(w)`, `a = mean|w|`; backward `g (1 / n + a [|w| <= 1])`.
+    """Forward `a sign(w)`, `a = mean|w|`; backward `g (1 / n + a)` where `|w| <= 1`, else `g / n`.
 
     The term 1 / n comes from the scale, as in the paper: it is `sign(w_i) da / dw_i`. The paper and this class
     leave out another effect: through a, w_i also changes the products `a sign(w_j)` of the other weights.

@@ -1,4 +1,4 @@
-"""Holds one module for each command of `recu`. A module parses arguments, calls the library, and prints.
+"""Holds the modules of the commands of `recu`. They parse arguments, call the library, and print.
 
-`recu_jax.__main__` lists the commands.
+`recu_jax.__main__` lists the commands. The module `train` has both `recu train` and `recu eval`.
 """

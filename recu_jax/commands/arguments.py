@@ -68,19 +68,19 @@ def local_path(text: str) -> str:
 
 
 def run_path(text: str) -> str:
-    """Calls `paths.of_run` on a workdir. Arguments that name an existing run have this function as their `type`."""
+    """Calls `paths.of_run` on a workdir. Arguments that may name a run have this function as their `type`."""
     return _typed(lambda path: paths.of_run(path, "the path"), text)
 
 
 def _typed(function, text):
     try:
         return function(text)
-    except UserError as error:  # a UserError is a ValueError; for a ValueError argparse prints its own message
+    except UserError as error:  # a ValueError, whose message argparse would replace
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def end_with_reader(function: Callable[[], Any]) -> None:
-    """Calls `function`. Ends the process silently if the reader of its output ends, as in `recu --help | head -1`.
+    """Calls `function`. If the reader of stdout ends, as in `recu --help | head -1`, ends the process silently.
 
     At Control-C, ends the process with one line.
     """
@@ -101,9 +101,9 @@ def end_with_reader(function: Callable[[], Any]) -> None:
 def control_c_ends() -> Iterator[None]:
     """Within the block, Control-C ends the process at once, with one line. The block should write no files.
 
-    Python would raise KeyboardInterrupt. Modules in C turn this exception into other errors while they are imported,
-    and Python ignores it in callbacks, such as JAX's callback of the garbage collector. Outside the main thread this
-    function does nothing, because Python sets no signal handlers there.
+    Otherwise Python would raise KeyboardInterrupt. Modules in C turn this exception into other errors while they are
+    imported, and Python ignores it in callbacks, such as JAX's callback of the garbage collector. Outside the main
+    thread this function does nothing, because Python sets no signal handlers there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -117,7 +117,7 @@ def control_c_ends() -> Iterator[None]:
 
 def _end_interrupted() -> NoReturn:
     print("stopped by SIGINT", file=sys.stderr, flush=True)
-    os._exit(EXIT_INTERRUPTED)  # XLA crashes if the interpreter ends while XLA compiles
+    os._exit(EXIT_INTERRUPTED)  # not sys.exit: XLA crashes if the interpreter ends while XLA compiles
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -132,9 +132,9 @@ def _check_loaded(path: str | None) -> None:
 
 
 def _read_none(config: ConfigDict) -> None:
-    """Sets text fields to None that were given as `--config.FIELD=None` and whose default is None.
+    """Replaces the text "None" by None in the fields whose default is None.
 
-    ml_collections reads the word as text.
+    ml_collections reads `--config.FIELD=None` as the text "None".
     """
     for name, default in base_config().items():
         if default is None and config.get(name) == "None":
@@ -142,7 +142,10 @@ def _read_none(config: ConfigDict) -> None:
 
 
 def _flag_error(error: flags.Error) -> str:
-    """Returns the last line of absl's message. The lines before it may be the traceback of a config file."""
+    """Returns the last line of absl's message, with a hint if it names a config field as a flag.
+
+    The lines before it may be the traceback of a config file.
+    """
     line = str(error).strip().splitlines()[-1].removeprefix("FATAL Flags parsing error:").strip()
     name = re.search(r"Unknown command line flag '(\w+)'", line)
     if name and name[1] in base_config():

@@ -21,8 +21,8 @@ def export(workdir: str | pathlib.Path, path: str | pathlib.Path) -> str:
       One line that describes the file.
 
     Raises:
-      UserError: there is no checkpoint, the authors' code lacks the run's model, its form of alpha, its binarizers or
-        its nonlinearity, `path` exists already or cannot be written, or PyTorch is not installed.
+      UserError: there is no checkpoint; the authors' code lacks the model, the form of alpha, the binarizers or the
+        nonlinearity of the run; `path` exists already or cannot be written; or PyTorch is not installed.
     """
     # This imports Orbax. `--help` does not need it, so the import is not at the top.
     from recu_jax.training import bucket

@@ -41,16 +41,16 @@ def _main(args) -> None:
 
 
 def _network(given):
-    """Returns the network of a run, of a file, or of those that come with recu_jax."""
+    """Returns the network of a run, the network in a file, or a network that comes with recu_jax."""
     if os.path.isdir(given) or paths.in_bucket(given):
         return _of_run(given)
-    # Neither a file nor a path: a name, perhaps with a mistake.
+    # No such file exists, and the text is not the form of a path: a network's name, perhaps misspelled.
     is_name = not os.path.exists(given) and given == pathlib.Path(given).stem
     return load(networks.file(given) if is_name else given)
 
 
 def _of_run(workdir):
-    # These import Flax and Orbax, which a file does not need.
+    # These modules import Flax and Orbax. A network in a file needs neither.
     from recu_jax.deploy.flax_model import FlaxModel
     from recu_jax.deploy.trained import read_trained
 

@@ -1,4 +1,4 @@
-"""Trains or evaluates a config, for `recu_jax.main`, `recu train` and `recu eval`."""
+"""Trains or evaluates the network of a config, for `recu_jax.main`, `recu train` and `recu eval`."""
 
 import functools
 import logging as std_logging
@@ -32,8 +32,8 @@ def train_or_evaluate(config: ml_collections.ConfigDict, workdir: str, mode: str
       config: of the run.
       workdir: folder of the run, or its address in a bucket.
       mode: "train" or "eval".
-      several_processes: whether this process is one of several. `distributed.initialize` says how they connect. Not
-        needed if JAX_COORDINATOR_ADDRESS is set.
+      several_processes: whether this process is one of several. `distributed.initialize` says how they connect. May be
+        False if JAX_COORDINATOR_ADDRESS is set.
 
     Raises:
       jax.errors.JaxRuntimeError: JAX fails in a run of one process.
@@ -161,5 +161,5 @@ def _end(status: int, several_processes: bool) -> None:
         watchdog.start()
         sys.exit(status)
     # `sys.exit` is not enough. XLA may still run or compile a step, and it crashes if the interpreter ends meanwhile. A
-    # thread that hangs, or that waits for an ended process, would keep the program alive.
+    # thread that hangs, or that waits for an ended process, would keep the process alive.
     os._exit(status)

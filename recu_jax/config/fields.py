@@ -39,8 +39,8 @@ class Field:
       default: value of the CIFAR-10 recipe (SPEC.md section 7). None means that `kind` gives the type.
       about: description in one line.
       kind: type of the values if `default` is None.
-      free: whether a resumed run may change the field. A free field affects neither the parameters nor the order of the
-        data.
+      free: whether a resumed run may change the field. A free field, except `resume_on_other_devices`, affects neither
+        the parameters nor the order of the data.
     """
 
     name: str
@@ -167,7 +167,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
 def with_local_paths(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Returns a copy of the config in which `~` at the start of each path is replaced by the home folder.
 
-    A field of `RUNS` may also hold the address of a run in a bucket. It is left unchanged.
+    A field of `RUNS` may also hold the address of a run in a bucket. A `/` at the end of this address is removed.
 
     Raises:
       UserError: a field holds any other address; or a path begins with `~USER`, and that user has no home folder.

@@ -44,7 +44,7 @@ def find(path: str) -> str:
 
 
 def search_beside(file: str) -> None:
-    """Lets a user's own config name models and binarizers in modules beside it, as `"module:name"`."""
+    """Lets a user's config `file` refer to objects in modules beside the file, as `"module:name"`."""
     if pathlib.Path(file) not in shipped().values():
         references.search(pathlib.Path(file).resolve().parent)
 

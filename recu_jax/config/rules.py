@@ -36,7 +36,7 @@ CHOICES = {
     "model": models.MODELS,
     "teacher_model": models.MODELS,
 }
-# Fields of the latent weights alone.
+# Fields that apply only to the latent weights.
 LATENT_FIELDS = ("latent_optimizer", "latent_learning_rate", "latent_weight_decay")
 # Fields that also take an object of the user's own, as `module:name`.
 OWN = ("model", "weight_binarizer", "activation_binarizer", "tracker")

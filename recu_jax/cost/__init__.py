@@ -1,4 +1,4 @@
-"""Counts the cost of any Flax model without training it: its size in bits, and its multiply-accumulates by precision.
+"""Counts the cost of any Flax model without training it: its size in bytes, and its multiply-accumulates by precision.
 
     cost = model_cost(create_model("imagenet_resnet18", 1000), jax.ShapeDtypeStruct((1, 224, 224, 3), "float32"))
     cost.bytes, cost.compression, cost.macs

@@ -21,7 +21,7 @@ class _Call:
     kind: str
     output_shape: tuple[int, ...]
     layer: BinaryLayer | None
-    products: int  # products per output of a 1-bit layer; 0 for other modules
+    products: int  # number of products in each output value of a 1-bit layer; 0 for other modules
 
 
 class Calls:
@@ -46,7 +46,7 @@ class Calls:
         return jax.tree.unflatten(self._tree, leaves)
 
     def shapes(self, function: Callable[..., Any]) -> Any:
-        """Returns the shapes of `function(*args, **kwargs)`."""
+        """Returns the shapes and dtypes of the result of `function(*args, **kwargs)`."""
 
         def run(arrays):
             args, kwargs = self._arguments(arrays)
@@ -84,7 +84,7 @@ class Calls:
         Returns:
           The result of `call()`.
         """
-        if self._within and self._within[-1] == path:  # a method that calls another method of its module
+        if self._within and self._within[-1] == path:  # one method of the module calls another
             return call()
         with layer_scope(self._numbers.setdefault(path, len(self._numbers))):
             self._within.append(path)
@@ -109,7 +109,8 @@ class Calls:
         """Computes the cost of the traced model. The layers are in the order of their calls.
 
         Args:
-          parameters, statistics: arrays or abstract arrays of the model, by the path of their module and their name.
+          parameters, statistics: arrays or abstract arrays of the model. Each key is the path of a module and the name
+            of the array.
         """
         owned: dict[Path, tuple[dict[str, Any], dict[str, Any]]] = defaultdict(lambda: ({}, {}))
         for kind, arrays in enumerate((parameters, statistics)):
@@ -136,7 +137,7 @@ class Calls:
             binary = kernel.size
             if call.layer.alpha == "mean":
                 # Alpha is computed from the real weights and from the tau in `batch_stats`. Inference keeps alpha, one
-                # number per output channel, instead of both.
+                # number per output channel, instead of tau and the real weights.
                 constants = kernel.size // call.products
         total = sum(array.size for array in parameters.values())
         shape = None if kernel is None else tuple(kernel.shape)

@@ -42,7 +42,10 @@ def _arrays(state: Any) -> dict[Path, Any]:
 
 @contextlib.contextmanager
 def _recorded(types: set[type], calls: Calls) -> Iterator[None]:
-    """Records the calls of modules of these types within the block. Replaces `__call__`, as `nnx.tabulate` does."""
+    """Records the calls of modules of these types within the block.
+
+    Replaces the `__call__` of these types during the block, as `nnx.tabulate` does.
+    """
     callable_types = [t for t in types if any(_CALL in parent.__dict__ for parent in t.__mro__)]
     own = {t: t.__dict__[_CALL] for t in callable_types if _CALL in t.__dict__}
     recording = {t: _recording(getattr(t, _CALL), calls) for t in callable_types}

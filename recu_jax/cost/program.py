@@ -47,11 +47,11 @@ def declare_products(y: jax.Array, products: int, weight_bits: int, activation_b
 
 
 def count_macs(jaxpr: Jaxpr) -> dict[int | None, Macs]:
-    """Counts the multiply-accumulates of a program by layer. Operations outside the scopes of layers are under None.
+    """Counts the multiply-accumulates of a program by layer. The key None has the operations outside all layers.
 
-    Convolutions and matrix products count, in the precision of their operands. The body of a `scan` counts as often as
-    it runs, and the body of a `while` once. A `cond` counts as its most expensive branch. A convolution's products with
-    padding count too.
+    Convolutions and matrix products count, in the precision of their operands. 1-bit layers count as declared by
+    `declare_products`. The body of a `scan` counts as often as it runs, and the body of a `while` once. A `cond`
+    counts as its most expensive branch. A convolution's products with padding count too.
     """
     found: dict[int | None, Counter] = defaultdict(Counter)
     declared: dict[int | None, Counter] = defaultdict(Counter)
@@ -71,7 +71,7 @@ def _operations(jaxpr: Jaxpr, layer: int | None = None, times: int = 1) -> Itera
     for eqn in jaxpr.eqns:
         scope, primitive = str(eqn.source_info.name_stack), eqn.primitive.name
         # In a sub-program, such as the body of a `scan`, the name stack of an operation may lack the scopes around the
-        # sub-program. If it names no layer, the operation belongs to the layer of the enclosing operation.
+        # sub-program. If the name stack names no layer, the operation belongs to the layer of the enclosing operation.
         inner = int(marks[-1]) if (marks := _LAYER.findall(scope)) else layer
         if primitive == "optimization_barrier" and (said := _PRODUCTS.search(scope)):
             products, weight_bits, activation_bits = map(int, said.groups())

@@ -72,8 +72,8 @@ def load_test(
     Args:
       name, data_dir, num_workers: as for `load`.
       info: describes the data set that the network was trained on. With None, classes and normalization come from the
-        data set `name`. A file of `npz` must then hold the training images too: mean and deviation are computed from
-        them.
+        data set `name`. A file of `npz` must then hold the training images too: mean and standard deviation are
+        computed from them.
 
     Returns:
       The data set without training images.

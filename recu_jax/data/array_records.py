@@ -24,7 +24,7 @@ class ArrayRecords:
 
     Args:
       split: TFDS's name of the split, for error messages.
-      shards: (path, first record, number of records) of each file.
+      shards: (path, index of the first record within the file, number of records) of each file.
       num_classes: labels must be smaller than this; None allows any label.
     """
 

@@ -71,8 +71,8 @@ class TrainBatch:
 class EvalBatch:
     """Makes this process's images of an evaluation step: `batch = EvalBatch(...)(step)`.
 
-    Attributes are as in `TrainBatch`, except that `records` are the test images and `may_drop` is True. A corrupt image
-    gets weight 0.
+    `transform`, `batch_size` and `share` are as in `TrainBatch`. `records` are the test images, and `may_drop` is True.
+    A corrupt image gets weight 0.
     """
 
     records: Records

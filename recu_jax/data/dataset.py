@@ -1,4 +1,4 @@
-"""Defines and checks a data set in memory: images, labels, and the mean and deviation that normalize the images."""
+"""Defines and checks a data set in memory: images, labels, and the mean and std that normalize the images."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Dataset:
       mean: mean of each channel, for pixels scaled to [0, 1].
       std: standard deviation of each channel, for pixels scaled to [0, 1].
       class_names: one for each class; () if the classes have only numbers.
-      train_records: index of each training image in the data set's file, if `hold_out` took some away; None otherwise.
+      train_records: index of each training image before `hold_out` took some away; None if none were taken.
       in_memory: True. `Photos` has False.
     """
 
@@ -57,9 +57,9 @@ class Dataset:
         return len(self.test_images)
 
     def hold_out(self, count: int) -> "Dataset":
-        """Returns the data set with `count` of its training images, drawn at random, as its test images.
+        """Returns the data set with other test images: `count` of the training images, drawn at random.
 
-        The draw is always the same. The other training images remain. With a count of 0 nothing changes.
+        The draw is always the same. The other images stay training images. With a count of 0 nothing changes.
 
         Raises:
           UserError: no training image would remain.

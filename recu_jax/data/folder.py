@@ -24,7 +24,7 @@ class FolderRecords:
     One block of bytes holds all paths. A million Python strings would take 100 MB in every worker process.
 
     Attributes:
-      labels: int32, (files,).
+      labels: the class of each file, int32, (files,).
     """
 
     def __init__(self, folder: pathlib.Path, paths: list[str], labels: list[int]):
@@ -144,9 +144,10 @@ def _images(folder, name):
 
 
 def _annotated(folder, classes, whose):
-    """Lists the test images of Tiny-ImageNet.
+    """Returns the records of Tiny-ImageNet's test images.
 
-    All of them lie in one folder, `images`. The annotation file has a line `file<TAB>class<TAB>box` for each image.
+    All these images lie in one folder, `images`. The annotation file has a line `file<TAB>class<TAB>box` for each
+    image.
     """
     paths, labels = [], []
     for file, name in _annotations(folder):

@@ -83,7 +83,7 @@ def from_record(record: Mapping[str, Any], workdir: str | pathlib.Path) -> Datas
 
 
 def for_network(dataset: Dataset | Photos, name: str, info: DatasetInfo) -> Dataset | Photos:
-    """Gives a data set the number of classes and the normalization with which a network was trained.
+    """Returns a copy of a data set with the number of classes and the normalization that a network was trained with.
 
     Args:
       dataset: the data set that holds the test images.

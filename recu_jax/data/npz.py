@@ -23,7 +23,7 @@ def load(path: str, test_only: bool = False) -> Dataset:
     With `test_only`, the file needs no training images, and mean and standard deviation are ().
 
     The images must be uint8, (n, height, width, channels) or (n, height, width). The labels must be integers from 0.
-    `dataset.checked` checks both afterwards.
+    `dataset.checked` checks these rules afterwards.
 
     Raises:
       UserError: the file does not exist, is not a .npz file, or unpacks to too many bytes. Or an array is missing,

@@ -83,8 +83,8 @@ def load(
 
     Args:
       name: one of `NAMES`.
-      data_dir: for `imagenet2012`, TFDS's folder; None for TFDS's default. For the others, the folder that holds
-        `train` and `val`.
+      data_dir: for `imagenet2012`, TFDS's folder; None for TFDS's default. For the other data sets, the folder that
+        holds `train` and `val`.
       test_only: leaves out the training images. They may then be missing.
       class_names: for folders, names of the classes in the order of their ids. None takes the classes of `train`,
         or those of `val` if there is no `train`.

@@ -1,7 +1,8 @@
 """Makes batches of photographs from the disk. Grain runs the worker processes, and OpenCV decodes.
 
-A batch depends only on (seed, step), not on the number of workers and processes, so a run can resume at any step.
-The module `order` selects the images of a batch. An image's crop depends only on (seed, epoch, record).
+For the same images and settings, a batch depends only on (seed, step), not on the number of workers and processes. So
+a run can resume at any step. The module `order` selects the images of a batch. An image's crop depends only on (seed,
+epoch, record).
 """
 
 import copy
@@ -123,7 +124,7 @@ class Batches:
         self.step = start
         self._make_batch, self._end, self._num_workers, self._on_corrupt = make_batch, end, num_workers, on_corrupt
         self._reader: Any = None  # Grain's iterator
-        self._first: dict[str, Any] = {}  # the step and the state in which the iterator started
+        self._first: dict[str, Any] = {}  # the step and Grain's state when the iterator started
 
     def __len__(self) -> int:
         """Returns the number of batches that remain."""
@@ -196,9 +197,9 @@ class Batches:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
-            # Grain's iterator holds a batch in a reference cycle, which only the garbage collector frees. After this, a
-            # thread of Grain frees the shared memory, and the sleep gives the thread time. If the program ends before
-            # the thread is done, Python warns of a leak.
+            # Grain's iterator holds a batch in a reference cycle, which only the garbage collector frees. After the
+            # collection, a thread of Grain frees the shared memory, and the sleep gives the thread time. If the program
+            # ends before the thread is done, Python warns of a leak.
             gc.collect()
             time.sleep(0.05)
 
@@ -215,7 +216,7 @@ class Batches:
         if not is_corrupt.any():
             return
         records, corrupt = self._make_batch.records, batch["corrupt"][is_corrupt].tolist()
-        batch.clear()  # the traceback of the exception would keep the shared memory in use
+        batch.clear()  # otherwise the traceback of the exception keeps the shared memory in use
         self.close()
         named = first_few(corrupt, _NAMED_AT_MOST, name=lambda i: f"{records.name(i)}: {_reason(records, i)}")
         if self._on_corrupt == "error":

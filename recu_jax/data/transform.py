@@ -23,10 +23,10 @@ class Transform:
     Attributes:
       image_size: height and width of the result, in pixels.
       crop: `random_resized` or `resize`. `random_resized` is ImageNet's recipe: training takes a random part of the
-        image; evaluation resizes the image and takes its center. `resize` is Tiny-ImageNet's recipe: both resize the
-        whole image to the square.
+        image; evaluation resizes the image and takes its center. `resize` is Tiny-ImageNet's recipe: training
+        and evaluation resize the whole image to the square.
       area: smallest and largest area of a random crop, as shares of the image's area.
-      ratio: smallest and largest width / height of a random crop. Its logarithm is uniform.
+      ratio: smallest and largest width / height of a random crop. The logarithm of width / height is uniform.
       flip: whether training mirrors left and right with probability 1/2.
       rotation_degrees: training rotates an image by an angle that is uniform on [-rotation_degrees, rotation_degrees].
         The empty corners are 0.
@@ -142,9 +142,9 @@ def random_box(
 
     This is Inception's crop (Szegedy et al. 2015), as defined by `RandomResizedCrop` of torchvision.
 
-    The area is uniform on `area` times the image's area. log(width / height) is uniform between the logarithms of
-    `ratio`. The position is uniform. If none of ten draws fits into the image, the result is the largest centered
-    part with an allowed ratio.
+    The part's share of the image's area is uniform between the two numbers of `area`. log(width / height) is uniform
+    between the logarithms of `ratio`. The position is uniform. If none of ten draws fits into the image, the result is
+    the largest centered part with an allowed ratio.
 
     Args:
       rng: draws the random numbers.
@@ -178,7 +178,7 @@ def resize_antialiased(image: np.ndarray, size: int) -> np.ndarray:
 
     The result is close to Pillow's antialiased BILINEAR and takes a quarter of its time. If a side shrinks by a factor
     above 1.15, the image is blurred over three pixels and then sampled. Above 2.75 OpenCV's INTER_AREA resizes it. The
-    mean distance from Pillow's pixels, which are 0 to 255, at the shrink factors 1.25 / 1.5 / 1.75 / 2 / 2.35 is:
+    mean difference from Pillow's pixels (0 to 255) at the shrink factors 1.25 / 1.5 / 1.75 / 2 / 2.35 is:
 
     - this function: 0.8 / 0.5 / 0.5 / 0.3 / 0.7, in 0.13 to 0.3 ms
     - sampling alone, which aliases: 1.4 / 2.0 / 2.1 / 2.8 / 4

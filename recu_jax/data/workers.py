@@ -61,11 +61,11 @@ def reader(make_batch: Callable[[int], dict], nbytes: int, start: int, end: int,
 
 
 def leave_stop_signals_to_other_threads() -> None:
-    """Blocks Control-C and SIGTERM in this thread. Workers that it starts inherit this.
+    """Blocks Control-C and SIGTERM in this thread. Worker processes that this thread starts inherit the block.
 
     Control-C on a terminal and a cluster's SIGTERM reach all processes. A program that saves its work before it stops
-    needs its workers until then. A worker's own handler is too late: a worker imports JAX for seconds before it runs
-    any of our code.
+    needs its workers until the work is saved. A handler that the worker sets itself is too late: a worker imports JAX
+    for seconds before it runs any code of recu_jax.
     """
     if hasattr(signal, "pthread_sigmask"):  # Windows has none
         # Start the resource tracker before the signals are blocked. Otherwise Python starts it with the first worker,

@@ -37,7 +37,8 @@ class BlockParts:
 class Builder:
     """Collects the operations and arrays of a file.
 
-    Methods that add operations take the numbers of the input operations and return the number of the last new one.
+    The number of an operation is its index in `operations`. Methods that add operations take the numbers of the input
+    operations and return the number of the last new one.
     """
 
     def __init__(self, variables: Mapping[str, Any], parts: BlockParts):
@@ -93,10 +94,10 @@ class Builder:
         return "shift" in self._parts.input_binarizer.parameters
 
     def signs(self, x: int, path: str) -> int:
-        """Returns the number of the binary input of the convolution `path`.
+        """Returns the number of the operation that gives the binary input of the convolution `path`.
 
-        This is `x` itself if its output is bits. Otherwise it is an operation that takes the signs of `x`, after the
-        learned shift of the convolution if the binarizer has one. The operation is added only once.
+        This is `x` itself if the output of `x` is bits. Otherwise it is a `sign` operation. If the binarizer has a
+        learned shift, a `shift` operation comes before it. Both operations are added only once.
         """
         if self._is_bits[x]:
             return x

@@ -1,4 +1,4 @@
-"""Predicts with a run's best checkpoint and its Flax model, for runs of any model, a user's own too."""
+"""Predicts with a run's best checkpoint and its Flax model, for runs of any model, including a user's own."""
 
 from typing import Any
 

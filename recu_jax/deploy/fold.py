@@ -1,6 +1,6 @@
 """Folds the batch norm after a binary convolution into four numbers for each channel, or into a threshold.
 
-A binary convolution gives an integer sum s. Alpha and batch norm turn it into `(alpha s - mean) * factor + bias` with
+A binary convolution gives an integer sum s. Alpha and batch norm turn s into `(alpha s - mean) * factor + bias` with
 `factor = scale / sqrt(var + 1e-5)`, one affine function for each channel. An exported file keeps alpha, mean, factor
 and bias. Two numbers would be enough for an affine function, but they change the rounding, and so the signs after the
 shortcut. A trained cifar_resnet20 computes 369 million signs for 2,000 test images. With two numbers, 381 of them
@@ -28,10 +28,10 @@ def norm_rows(scale: np.ndarray, bias: np.ndarray, mean: np.ndarray, var: np.nda
 
 
 def thresholds(alpha: np.ndarray, rows: np.ndarray, largest_sum: int) -> np.ndarray:
-    """Finds the sums s for which `(alpha s - mean) * factor + bias >= 0`, computed in float64.
+    """Finds the threshold on a sum s that decides whether `(alpha s - mean) * factor + bias >= 0`, in float64.
 
-    The function of s is monotone, even with rounding. So the result is all sums from a threshold up, or all sums from a
-    threshold down. The threshold is found by computing the function for every possible sum.
+    The function of s is monotone, even with rounding. So the condition holds for all sums from a threshold up, or for
+    all sums from a threshold down. The threshold is found by computing the function for every possible sum.
 
     Args:
       alpha: (channels,).

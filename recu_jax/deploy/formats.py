@@ -29,7 +29,8 @@ class Format:
       write: writes a network to a path. Takes the path, and the header and arrays from `deploy.trained.network`.
       predictor: takes the path of a file and returns a function that runs it. That function takes uint8 images,
         (batch, height, width, channels), and returns logits.
-      size: takes the path of a file and returns its size in bytes. For a folder of C it is the size of the weights.
+      size: takes the path of a file and returns the size of the file in bytes. For a folder of C it returns the size of
+        the weights.
     """
 
     about: str

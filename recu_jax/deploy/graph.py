@@ -1,9 +1,9 @@
 """Checks the operations of a file. A file stores a network as a list of operations.
 
 An operation is a JSON object. It has "op" (its name), "inputs" (numbers of earlier operations), attributes, and
-"arrays" (for each role, the name of an array of the file). The first operation is "image". The last one gives the
-logits. The output of an operation is of one of three kinds: "real" (float32), "bits" (packed signs) or "sums" (int32).
-Shapes are without the batch dimension.
+"arrays" (for each role, such as "kernel", the name of an array of the file). The first operation is "image". The last
+one gives the logits. The output of an operation is of one of three kinds: "real" (float32), "bits" (packed signs) or
+"sums" (int32). Shapes are without the batch dimension.
 
 Files may come from strangers, so `check` runs before execution. It verifies the shapes of all operations and keeps
 their memory and time within the limits below.
@@ -22,14 +22,14 @@ from recu_jax.errors import UserError
 from recu_jax.ops.geometry import Geometry
 from recu_jax.ops.packing import kernel_word_count
 
-# Limit on the output of one operation for one image: 256 MB of float32. imagenet_resnet34 has at most 0.8 million
+# Limit on the output of one operation for one image: 256 MiB of float32. imagenet_resnet34 has at most 0.8 million
 # elements.
 MAX_ELEMENTS = 1 << 26
 # Limits on the operations of a file, and on its products for one image. A file at both limits takes some minutes to
 # compile and seconds to run. imagenet_resnet34 has 174 operations and 3.6 billion products.
 MAX_OPERATIONS = 2048
 MAX_PRODUCTS = 1 << 38
-# Limit on the height and on the width of a window.
+# Limit on the height and the width of a window, and on each stride.
 _MAX_WINDOW = 64
 
 
@@ -104,7 +104,7 @@ def _binary_conv(r):
 
 
 def _channels(role, rows, dtype, kinds, gives):
-    """Makes the check of an operation that has an array of (rows, channels), or of (channels,) if `rows` is 0."""
+    """Returns a function that checks an operation with an array of (rows, channels), or (channels,) if `rows` is 0."""
 
     def check(r):
         x = r.input(*kinds)
@@ -134,7 +134,7 @@ def _add(r):
 def _max_pool(r):
     x = r.input("real", "bits", rank=3)
     if x.kind == "bits":
-        # `least` marks the channels that take the smallest bit of the window. `fold.least_of_window` finds them.
+        # `least` marks the channels that take the smallest bit of a window, not the largest (`fold.least_of_window`).
         r.array("least", np.uint32, (kernel_word_count(x.shape[2]),))
     return Value(x.kind, _windowed(r, x, r.counts("window", 2, 1, _MAX_WINDOW), x.shape[2]))
 
@@ -227,7 +227,8 @@ def check(entries: Any, arrays: Mapping[str, np.ndarray]) -> list[Node]:
 def _products(node: Node) -> int:
     """Counts the work of an operation for one image.
 
-    This is the products of a convolution or linear layer, the elements that a pooling reads, or else the outputs.
+    Counts the products of a convolution or linear layer, the elements that a pooling reads, and the output elements of
+    any other operation.
     """
     if (kernel := node.arrays.get("kernel")) is not None:
         bits = 32 if kernel.dtype == np.uint32 else 1

@@ -22,8 +22,8 @@ class Header:
     Attributes:
       model: name of the model.
       class_names: one name for each logit; () if the file has none.
-      preprocessing: for networks of photographs, `crop` and `eval_resize` of `recu_jax.data.transform.Transform`. Empty
-        for networks of small images.
+      preprocessing: `crop` and `eval_resize` of `recu_jax.data.transform.Transform`, if the network classifies
+        photographs. Empty if it classifies small images.
       versions: versions of the packages that wrote the file, by package.
     """
 
@@ -90,8 +90,8 @@ def load(path: str | os.PathLike, backend: str | None = None) -> Model:
 
     Args:
       path: a file that `recu export` wrote. It may come from a stranger.
-      backend: the kernels that compute the binary layers, as for `deploy.ops.arrange_kernel`. None chooses the fastest
-        kernels for the device.
+      backend: the kernels that compute the binary layers, as in `recu_jax.ops.packed.arrange_kernel`. None chooses
+        the fastest kernels for the device.
 
     Raises:
       UserError: the file is missing, damaged, or of a newer version. The message is one line.

@@ -52,8 +52,8 @@ class Writer:
 
         Args:
           op: name of the operator.
-          x: (batch, channels, height, width) if the rank is 3, or (batch, channels) if it is 1.
-          values: one number for each channel.
+          x: name of the input, (batch, channels, height, width) if the rank is 3, or (batch, channels) if it is 1.
+          values: one number for each channel, or one number for all channels.
           rank: rank of x, without the batch.
         """
         columns = np.asarray(values, np.float32).reshape(-1, *[1] * (rank - 1))
@@ -70,7 +70,7 @@ class Writer:
         return self.at_least(x, [0])
 
     def at_least(self, x: str, thresholds: npt.ArrayLike) -> str:
-        """Returns +1 for x >= threshold, else -1. There is one threshold, or one for each channel."""
+        """Adds nodes that compute +1 for x >= threshold, else -1. There is one threshold, or one for each channel."""
         reached = self.per_channel("GreaterOrEqual", x, thresholds)
         return self.add("Where", reached, *(self.constant(np.float32(one), "one") for one in (1, -1)))
 
@@ -82,13 +82,13 @@ class Writer:
         """Protects the sums of a binary convolution from the optimizers of runtimes.
 
         If a product with a constant follows a convolution, onnxruntime multiplies the constant into the kernel. Then
-        the sums are no longer exact, and signs may differ. A `Round` between them prevents this. It does not change
-        integers.
+        the sums are no longer exact, and signs may differ. A `Round` node after the convolution prevents this. It does
+        not change the sums, which are integers.
         """
         return self.add("Round", x)
 
     def clip(self, x: str, shape: Sequence[int]) -> str:
-        """Limits x to [-1, 1]. `shape`, (height, width, channels) or (channels,), is for `qonnx_export`."""
+        """Limits x to [-1, 1]. `shape` is (height, width, channels) or (channels,). Only `qonnx_export` uses it."""
         return self.add("Clip", x, self.constant(np.float32(-1), "low"), self.constant(np.float32(1), "high"))
 
     def prelu(self, x: str, slopes: npt.ArrayLike) -> str:

@@ -26,8 +26,8 @@ def pack(model: Any, variables: Mapping[str, Any] | None = None, *args: Any, **k
     """Packs the binary kernels of a model into bits, which take 1/32 of the bytes of float32.
 
     A packed layer has one scale for each output channel in place of alpha. All other variables stay. Outputs in
-    evaluation stay the same, bit for bit. On CPUs the compiled kernels of this library count bits. Elsewhere, and in
-    programs of `jax.export`, XLA convolves +1 and -1.
+    evaluation stay the same, bit for bit. On CPUs with the compiled kernels of this library, packed layers count bits.
+    Elsewhere, and in programs of `jax.export`, XLA convolves +1 and -1.
 
     Args:
       model: a Linen module, `pack(model, variables, images)`, or an `nnx.Module`, `pack(model)`.
@@ -39,8 +39,9 @@ def pack(model: Any, variables: Mapping[str, Any] | None = None, *args: Any, **k
       Linen: variables for `model.apply`. NNX: a copy of the model, in evaluation mode.
 
     Raises:
-      UserError: the model has no binary layer whose weights are 1 bit, the variables do not fit it or are packed
-        already, a kernel holds NaN, or the call of the model fails.
+      UserError: the model has no binary layer with 1-bit weights, the variables do not fit the model, the variables or
+        the NNX model are packed already, a kernel holds NaN, the call of the model fails, or an NNX model is given
+        together with other arguments.
     """
     if isinstance(model, nn.Module):
         return _linen(model, {} if variables is None else variables, args, kwargs)

@@ -12,8 +12,8 @@ from recu_jax.errors import UserError, require
 def read_image(path: str, model: Any) -> np.ndarray:
     """Reads a picture and prepares it for the network.
 
-    For a network of photographs, the picture is resized and cropped as in the evaluation. For a network of small
-    images, the whole picture is resized to the network's image size. If the network takes one channel, the picture is
+    If the network classifies photographs, the picture is resized and cropped as in the evaluation. If it classifies
+    small images, the whole picture is resized to the network's image size. If it takes one channel, the picture is
     converted to gray.
 
     Args:

@@ -22,13 +22,13 @@ class _QonnxWriter(Writer):
     """Writes only nodes that hls4ml can read."""
 
     def per_channel(self, op, x, values, rank=3):
-        """Writes `op` as BatchNormalization, because hls4ml does not read Mul, Add or Sub of images and constants."""
+        """Writes `op` as BatchNormalization, because hls4ml reads no Mul, Add or Sub of feature maps and constants."""
         values = np.asarray(values, np.float32)
         factor, bias = {"Mul": (values, 0), "Add": (1, values), "Sub": (1, -values)}[op]
         return self._affine(x, np.full(values.shape, factor), np.full(values.shape, bias))
 
     def _affine(self, x, factor, bias):
-        """Computes `factor * x + bias`, with one factor and one bias per channel."""
+        """Adds a node that computes `factor * x + bias`, with one factor and one bias per channel."""
         rows = np.stack([factor, bias, np.zeros_like(bias), np.ones_like(bias)]).astype(np.float32)
         return self.add("BatchNormalization", x, *(self.constant(row, "norm") for row in rows), epsilon=0.0)
 
@@ -37,17 +37,18 @@ class _QonnxWriter(Writer):
         return self._affine(IMAGES, 1 / (255 * std), -mean / std)
 
     def _two_bits(self, x, scale=()):
-        """Rounds to -1, 0 or 1. `scale` is the shape of the Quant node's scale, an array of ones."""
+        """Adds a Quant node that rounds x to -1, 0 or 1. `scale` is the shape of its scale, an array of ones."""
         constants = [np.ones(scale, np.float32), np.zeros((), np.float32), np.full((), 2, np.float32)]
         attributes = {"signed": 1, "narrow": 1, "rounding_mode": "ROUND"}
         return self.add("Quant", x, *(self.constant(c, "quant") for c in constants), domain=_DOMAIN, **attributes)
 
     def sign(self, x):
-        # The scale is 2, because hls4ml would turn +1 and -1 into bits. The Quant node makes +1 and -1 of +2 and -2.
+        # BipolarQuant has the scale 2, so it returns +2 and -2. With the scale 1 hls4ml would turn its +1 and -1 into
+        # bits. The Quant node then limits +2 and -2 to +1 and -1.
         return self._two_bits(self.add("BipolarQuant", x, self.constant(np.float32(2), "scale"), domain=_DOMAIN))
 
     def at_least(self, x, thresholds):
-        # Sums and thresholds are integers, so the argument 2 x + 1 - 2 threshold is odd and never 0.
+        # x and the thresholds are integers, so `2 x + 1 - 2 threshold` is odd, not 0. The Quant node limits it to +-1.
         return self._two_bits(self._affine(x, np.full(len(thresholds), 2.0), 1 - 2 * thresholds))
 
     def binary_kernel(self, signs):
@@ -85,7 +86,7 @@ class _QonnxWriter(Writer):
 
 
 def serialize(model: Model) -> bytes:
-    """Makes the bytes of an ONNX file of the network.
+    """Makes the bytes of a QONNX file of the network, for one image at a time.
 
     Raises:
       UserError: onnx is not installed.

@@ -1,6 +1,6 @@
 """Executes the operations of a file as one function for `jit`.
 
-One kernel call does a binary convolution and the operations after it.
+Where possible, one call of a compiled kernel computes a binary convolution and the operations after it.
 """
 
 import dataclasses
@@ -30,8 +30,8 @@ class Step:
       node: the first operation.
       inputs: indices of the input values.
       output: index of the output value.
-      signs: for "conv_affine", index of a second output value, the signs of the first; None if no sign operation
-        follows. The other kinds have one output value.
+      signs: for "conv_affine", index of a second output value, which holds the signs of the first; None if no sign
+        operation follows. The other kinds have one output value.
       after: for a joined convolution, the array of its threshold or affine operation.
       clamp: for "conv_affine", whether a hard tanh bounds the output.
     """
@@ -49,9 +49,11 @@ def plan(nodes: Sequence[Node]) -> list[Step]:
     """Groups operations into steps.
 
     A binary convolution becomes one step with a threshold or an affine operation after it. The addition of a shortcut,
-    a hard tanh and a sign after the affine operation join its step. A batch norm and a sign become one step. An
-    operation is joined only if no other operation uses its input. The exception is the sign after an affine operation.
-    Joining operations saves passes over memory, which helps small networks most.
+    a hard tanh and a sign after the affine operation join its step. A batch norm and a sign become one step.
+
+    An operation joins a step only if no other operation uses the step's last value. There is one exception: other
+    operations may also use the values whose signs "conv_affine" takes. Joining operations saves passes over memory,
+    which helps small networks most.
     """
     users: list[list[int]] = [[] for _ in nodes]
     for number, node in enumerate(nodes):
@@ -82,8 +84,8 @@ def plan(nodes: Sequence[Node]) -> list[Step]:
             steps[end] = Step("conv_thresholds", node, node.inputs, end, after=nodes[end].arrays["threshold"])
         elif (end := only_user(number, "affine")) is not None:
             inputs, chain, clamp, after = node.inputs, [end], False, nodes[end].arrays["affine"]
-            # The shortcut may be computed after the convolution. So the step stands where its last real number is
-            # computed: at the affine operation, the addition or the hard tanh.
+            # The shortcut may be computed after the convolution. So the step takes the position of its last operation
+            # before the sign: the affine operation, the addition or the hard tanh.
             if (total := only_user(end, "add")) is not None and nodes[total].inputs[0] != nodes[total].inputs[1]:
                 inputs += tuple(i for i in nodes[total].inputs if i != end)
                 chain.append(total)
@@ -104,16 +106,16 @@ def plan(nodes: Sequence[Node]) -> list[Step]:
 def compile_steps(
     nodes: Sequence[Node], backend: str, watched: Sequence[int] | None = None, place: Callable = np.asarray
 ) -> tuple[Callable, list[dict[str, Any]]]:
-    """Returns a function that runs the operations and, as a second result, arrays for its first argument.
+    """Returns a function that runs the operations, and the arrays to pass as its first argument.
 
     The function takes these arrays and uint8 images, (batch, height, width, channels). It returns float32 logits,
     (batch, classes). It can be compiled by `jit`.
 
     Args:
       nodes: the operations.
-      backend: the kernels that compute the binary layers, as for `deploy.ops.arrange_kernel`.
+      backend: the kernels that compute the binary layers, as in `recu_jax.ops.packed.arrange_kernel`.
       watched: indices of values. If given, the function returns a list of these values instead of the logits. A value
-        that a joined step does not compute is None.
+        that is only computed inside a joined step is None.
       place: function that is applied to packed weights before they are arranged for the backend. With `jnp.asarray`
         inside a trace, the compiled program itself arranges the weights, so it stores only one bit per weight.
     """

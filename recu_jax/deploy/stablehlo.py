@@ -20,7 +20,7 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 def serialize(model: Model) -> bytes:
     """Makes the artifact of a function from uint8 images, (batch, height, width, channels), to logits.
 
-    The returned `data` is used by
+    Call the artifact, the returned bytes `data`, like this:
 
         logits = jax.export.deserialize(bytearray(data)).call(images)
 

@@ -152,8 +152,8 @@ def write(trained: Trained, path: str | pathlib.Path, kind: str = "recu") -> str
       kind: format of the file, a key of `FORMATS`.
 
     Returns:
-      One line of text: the model, the size of the file in bytes, and how many times smaller it is than the float32
-      parameters. If the run did not compute in float32, the line says that the file does.
+      One line of text: the path, the model, the size in bytes (`Format.size`), and how many times smaller this is than
+      the float32 parameters. If the run did not compute in float32, the line says that the file does.
 
     Raises:
       UserError: a file cannot hold the model or its activation binarizer, the path cannot be written, or a package for

@@ -16,9 +16,8 @@ def measure_inputs(
 ) -> dict[str, dict[str, jax.Array]]:
     """Measures the inputs of each binary layer on one batch.
 
-    The forward pass is `model.apply(variables, *inputs, **options)`. In evaluation, the default of the models of
-    recu_jax, batch norm uses its running statistics, so no mapped axis is needed. The function is pure and can be
-    jitted.
+    The forward pass is `model.apply(variables, *inputs, **options)`. The models of recu_jax evaluate by default. Their
+    batch norm then uses its running statistics, and needs no mapped axis. The function is pure and can be jitted.
 
     Args:
       model: any Linen module with layers of recu_jax. It needs no preparation, because `nn.intercept_methods` records
@@ -52,7 +51,7 @@ def measure_inputs(
 def activation_windows(
     model: nn.Module, variables: Mapping[str, Any], *inputs: Any, **options: Any
 ) -> dict[str, jax.Array]:
-    """Returns only `in_window` of `measure_inputs`, a scalar by path of the layer. It takes the same arguments."""
+    """Returns `in_window` of `measure_inputs` as `{path of the layer: scalar}`. The arguments are the same."""
     found = measure_inputs(model, variables, *inputs, **options)
     return {name: measures["in_window"] for name, measures in found.items()}
 

@@ -3,8 +3,8 @@
     print(recu_jax.check_model(model, variables, images))    # Linen
     print(recu_jax.check_model(model, images))               # NNX
 
-A layer is **dead** if its signs are the same for every example of the batch, if no gradient passes through its inputs,
-or if its inputs hold NaN. The network then cannot learn, although no error is raised.
+A layer is **dead** if the signs of its inputs are the same for every example of the batch, if no gradient passes
+through its inputs, or if its inputs hold NaN. The network then cannot learn, although no error is raised.
 """
 
 import dataclasses
@@ -135,7 +135,7 @@ def problem(measures: Mapping[str, Any]) -> str:
 
 
 def dead_layers(measured: Mapping[str, Mapping[str, Any]]) -> str:
-    """Names the dead layers, and says what is wrong with the first of them.
+    """Names up to three dead layers, counts the rest, and says what is wrong with the first.
 
     Args:
       measured: measures (`measure_inputs`) by path of the layer.
@@ -154,9 +154,9 @@ def dead_layers(measured: Mapping[str, Mapping[str, Any]]) -> str:
 def check_model(model: Any, *args: Any, **kwargs: Any) -> ModelCheck:
     """Runs one batch through a model and checks each binary layer.
 
-    `print` shows the result. A table has one row for each call of a layer. The row gives the share of +1 among the
-    signs of its inputs, the number of channels whose signs are the same for every example, the share of its inputs
-    through which a gradient passes, and the share of NaN. The lines below the table say what is wrong and what to do.
+    `print` shows the result. A table has one row for each call of a layer. The row describes the layer's inputs: the
+    share of +1 among their signs, the number of channels whose signs are the same for every example, the share through
+    which a gradient passes, and the share of NaN. The lines below the table say what is wrong and what to do.
 
     The model is not changed. The call compiles the forward pass once.
 
@@ -165,7 +165,8 @@ def check_model(model: Any, *args: Any, **kwargs: Any) -> ModelCheck:
         first call `recu_jax.set_tau`, or switch the mode with `model.eval()`.
       *args: for a Linen module its variables and the arguments of its call, `check_model(model, variables, images)`;
         for an NNX module the arguments of its call. Give a batch of several different examples.
-      **kwargs: keyword arguments of `model.apply`, such as `train=True, mutable=["batch_stats"]`, or of the call.
+      **kwargs: keyword arguments; for a Linen module of `model.apply`, such as `train=True, mutable=["batch_stats"]`,
+        for an NNX module of its call.
 
     Raises:
       UserError: the model has no binary layer, a Linen module is given without its variables, or the batch has only
@@ -237,7 +238,10 @@ def _path(module):
 
 
 def _runner(model, args, kwargs):
-    """Returns `run, arrays, expected`: `run(arrays)` runs the model; the modules at the paths `expected` must run."""
+    """Returns `run`, `arrays` and `expected`.
+
+    `run(arrays)` runs the model. `expected` holds paths of modules, all of which it must call.
+    """
     if isinstance(model, nn.Module):
         if not args or not isinstance(args[0], Mapping):
             raise UserError("check_model: a Linen module needs its variables: check_model(model, variables, images)")
@@ -246,7 +250,7 @@ def _runner(model, args, kwargs):
         function, arguments = model.apply, (variables, *inputs)
         expected = {"/".join(path[:-1]) for path in flat}
     else:
-        from flax import nnx  # imported here for the reason that `nnx_layers` gives
+        from flax import nnx  # imported here, because the import is slow
 
         copy = nnx.clone(model)
         for path, layer in nnx_layers(copy):

@@ -1,4 +1,4 @@
-"""Computes measures of the standardized latent weights of one layer. `theory` has the values to expect.
+"""Computes measures of the standardized latent weights of one layer. `theory` predicts their values.
 
 Arguments named `weights` are arrays of any shape, float32 or wider, before the clamp. `scale` is their `b = mean|w|`.
 """

@@ -1,4 +1,4 @@
-"""Implements ReCU by pure functions, SPEC.md sections 1 to 3 (Xu et al., "ReCU", ICCV 2021, arXiv 2103.12369).
+"""Implements ReCU as pure functions, SPEC.md sections 1 to 3 (Xu et al., "ReCU", ICCV 2021, arXiv 2103.12369).
 
 Arrays are channels last. A kernel is (*window, in_features / groups, features): its last axis is the output channel.
 Results have the dtype of the input, except that `laplace_scale` returns float32 or wider. Statistics of bfloat16 and

@@ -2,8 +2,8 @@
 
     y = BinaryConv(64, (3, 3))(x, tau=tau, train=True)
 
-Both layers hold real latent weights (`kernel`) and, by default, one learned scale per output channel (`alpha`). They
-binarize as ReCU does, or with other binarizers of `recu_jax.binarizers`.
+`BinaryConv` and `BinaryDense` hold real latent weights (`kernel`) and, by default, one learned scale per output channel
+(`alpha`). They binarize as ReCU does, or with other binarizers of `recu_jax.binarizers`.
 
 Training with ReCU needs `tau`; `tau=None` turns the clamp off. Tau changes the gradients. It does not change the
 outputs, except with `alpha="mean"`. If a model does not pass tau to its layers, use `recu_jax.with_tau`. It gives

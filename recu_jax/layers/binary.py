@@ -27,7 +27,7 @@ class BinaryConv(OneBitLayer):
     - `params` also holds the parameters that the input binarizer learns, such as `shift`: (in_features,).
     - After `recu_jax.pack`, `params` holds `kernel_bits` and `kernel_scale` in place of the kernel and of alpha.
 
-    The layer has all arguments of `nn.Conv`. It refuses values of some arguments with a UserError that gives the
+    The layer has all arguments of `nn.Conv`. For a value that it does not support, it raises a UserError that gives the
     reason.
 
     Attributes:
@@ -42,13 +42,14 @@ class BinaryConv(OneBitLayer):
       feature_group_count: groups of channels; `in_features` groups make a depthwise convolution.
       use_bias: whether to add a bias. The default is False, unlike in `nn.Conv`, because a normalization usually
         follows a 1-bit layer.
-      mask, conv_general_dilated, conv_general_dilated_cls: must be None; any other value raises UserError.
+      mask, conv_general_dilated, conv_general_dilated_cls: must be None. `lax.conv_general_dilated` is accepted too.
+        Any other value raises UserError.
       dtype: dtype of the computation; None infers it from the input and `param_dtype`.
       param_dtype: dtype of the parameters. Weights are standardized in this dtype even if `dtype` is bfloat16.
       precision: as in `nn.Conv`. It matters only with `binary_weights=False` and in gradients, because sums of signs
         are exact.
       promote_dtype: function that casts the inputs, as in `nn.Conv`. If `preferred_element_type` is None, the signs of
-        the inputs and of the kernel have the dtype that results.
+        the inputs and of the kernel have the dtype of the cast inputs.
       preferred_element_type: floating dtype of the products and of the outputs, as in `nnx.Conv`; None means `dtype`.
       kernel_init, bias_init, alpha_init: initializers.
       alpha: scale of each output channel. `"learned"`: a parameter (the authors' code). `"mean"`: the mean magnitude of
@@ -139,9 +140,10 @@ class BinaryConv(OneBitLayer):
 
 
 class BinaryDense(OneBitLayer):
-    """1-bit dense layer over the last axis. Attributes and variables are as in `BinaryConv`.
+    """1-bit dense layer over the last axis. The kernel is (in_features, features).
 
-    `dot_general` and `dot_general_cls` must be None; any other value raises UserError.
+    Attributes and variables are those of `BinaryConv`, without the attributes that only a convolution has.
+    `dot_general` and `dot_general_cls` must be None or `lax.dot_general`; any other value raises UserError.
     """
 
     use_bias: bool = False

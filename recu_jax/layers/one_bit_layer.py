@@ -54,7 +54,7 @@ class OneBitLayer(nn.Module):
             )
 
     def _training(self, tau: Tau, train: bool | None, progress: Any) -> tuple[Any, bool, Any]:
-        """Returns tau, train and progress of a call. Takes missing ones from the variables of `recu_jax.with_tau`."""
+        """Returns tau, train and progress of a call. Takes a missing tau or progress from `recu_jax.with_tau`."""
         kept = self.get_variable("params", TAU).ravel()[0] if self.has_variable("params", TAU) else None
         if train is None:
             train = kept is not None and (tau is None or tau is NOT_GIVEN)
@@ -114,7 +114,7 @@ class OneBitLayer(nn.Module):
     def _weights_and_alpha(
         self, shape: tuple[int, ...], tau: Any, progress: Any, train: bool
     ) -> tuple[jax.Array | BitKernel, jax.Array | None, jax.Array]:
-        """Returns what the layer multiplies with, for a kernel of `shape`.
+        """Returns the weights and the scale with which the layer computes, for a kernel of `shape`.
 
         Returns:
           The weights; the scale of each output channel, (features,), or None; a parameter, whose dtype decides

@@ -35,7 +35,7 @@ def num_classes_of(params: Mapping[str, Any]) -> int | None:
 def create_model(
     name: str, num_classes: int = 10, dtype: Any = None, param_dtype: Any = jnp.float32, **kwargs: Any
 ) -> nn.Module:
-    """Creates a model of SPEC.md section 6.
+    """Creates a model of `MODELS` (SPEC.md section 6), or a user's own model.
 
         model = create_model("cifar_resnet20")
         variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))

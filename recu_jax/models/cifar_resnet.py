@@ -84,8 +84,8 @@ class CifarResNet(nn.Module):
       conv: convolution of the blocks; `recu_jax.layers.Conv` makes the model full precision.
       norm_axis: name of the mapped axis over which batch norm averages; with None each device has its own statistics.
       nonlinearity: nonlinearity of the blocks, one of `parts.NONLINEARITIES`.
-      fused: whether each convolution is computed together with its batch norm, shortcut and hardtanh, by the
-        compiled CPU kernels of `recu_jax.ops.unit`. Use it on CPUs alone.
+      fused: whether each 1-bit convolution is computed together with its batch norm, shortcut and hardtanh, by the
+        compiled CPU kernels of `recu_jax.ops.unit`. Use it only on CPUs.
     """
 
     stage_sizes: Sequence[int]

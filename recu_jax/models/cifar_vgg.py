@@ -31,7 +31,7 @@ class CifarVgg(nn.Module):
       norm_axis: name of the mapped axis over which batch norm averages; with None each device has its own statistics.
       nonlinearity: nonlinearity after all convolutions except the first, one of `parts.NONLINEARITIES`.
       fused: whether each 1-bit convolution that no pooling follows is computed together with its batch norm and
-        hardtanh, by the compiled CPU kernels of `recu_jax.ops.unit`. Use it on CPUs alone.
+        hardtanh, by the compiled CPU kernels of `recu_jax.ops.unit`. Use it only on CPUs.
     """
 
     widths: Sequence[int] = (128, 128, 256, 256, 512, 512)

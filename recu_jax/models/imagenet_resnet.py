@@ -26,8 +26,8 @@ from recu_jax.models.parts import (
 )
 from recu_jax.models.unit import conv_of_units, unit
 
-# Initial scale of every batch norm except the one over the features (SPEC.md 6). It is so small that at first all
-# activations of the stem and the blocks are near 0, and hardtanh clips none.
+# Initial scale of every batch norm except the last one, after the global mean (SPEC.md 6). It is so small that at first
+# all activations of the stem and the blocks are near 0, and hardtanh clips none.
 SMALL_SCALE = 1e-8
 
 
@@ -65,8 +65,8 @@ class ImagenetResNet(nn.Module):
       conv: convolution of the blocks; `recu_jax.layers.Conv` makes the model full precision.
       norm_axis: name of the mapped axis over which batch norm averages; with None each device has its own statistics.
       nonlinearity: nonlinearity of the blocks, one of `parts.NONLINEARITIES`.
-      fused: whether each convolution is computed together with its batch norm, shortcut and hardtanh, by the
-        compiled CPU kernels of `recu_jax.ops.unit`. Use it on CPUs alone.
+      fused: whether each 1-bit convolution is computed together with its batch norm, shortcut and hardtanh, by the
+        compiled CPU kernels of `recu_jax.ops.unit`. Use it only on CPUs.
     """
 
     stage_sizes: Sequence[int]

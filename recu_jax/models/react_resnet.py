@@ -1,7 +1,7 @@
 """Defines ReActNet-style networks for 224x224 images (SPEC.md section 6): `react_resnet18` and `react_resnet34`.
 
-Each block has one convolution. It adds learned shifts to the input of the convolution, and to the input and the output
-of the PReLU. Submodules have the names of the official state_dicts, with `_` instead of `.` before a number.
+Each block has one convolution. Learned shifts are added to the input of the convolution, and to the input and output of
+the PReLU. Submodules have the names of the official state_dicts, with `_` instead of `.` before a number.
 
 Stage 1 of two-stage training needs real weights and binary activations:
 `conv=partial(BinaryConv, binary_weights=False)`. `conv=recu_jax.layers.Conv` makes the activations real too.

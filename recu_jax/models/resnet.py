@@ -22,7 +22,10 @@ _fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class BasicBlock(nn.Module):
-    """Computes `relu(BN(conv(relu(BN(conv(x))))) + short(x))` with two 3x3 convolutions."""
+    """Computes `relu(BN(conv(relu(BN(conv(x))))) + short(x))` with two 3x3 convolutions.
+
+    `short` is a projection where the shape changes, and otherwise the identity.
+    """
 
     features: int
     stride: int

@@ -23,8 +23,8 @@ from recu_jax.models.own import in_training
 def with_signs(model: nn.Module, variables: Mapping[str, Any], x: jax.Array, tau: Any, progress: Any) -> dict[str, Any]:
     """Returns `variables` with the 1-bit weights of the layers added to `params`.
 
-    Use the result as the variables of one call of `in_training` with the same other arguments. The call then has the
-    same results and gradients as with `variables`, up to rounding.
+    Pass the result to one call of `in_training` in place of `variables`, with the same `model`, `x`, `tau` and
+    `progress`. The results and gradients are then those of `variables`, up to rounding.
 
     A layer still binarizes its weights itself if
 
@@ -55,7 +55,7 @@ def with_signs(model: nn.Module, variables: Mapping[str, Any], x: jax.Array, tau
 
 
 def _layers(model, variables, x, tau, progress):
-    """Returns the binarizers of the layers that get the given tau and progress, by path."""
+    """Returns `{path: kernel binarizer}` of the layers whose weights may be binarized together."""
     found: dict[tuple[str, ...], Any] = {}
     others = set()
 

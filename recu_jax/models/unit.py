@@ -1,7 +1,7 @@
 """Computes a 1-bit convolution, its batch norm, the shortcut and the nonlinearity as one unit of a model.
 
-With the convolution of `conv_of_units`, a model computes its units by the compiled kernels of `recu_jax.ops.unit`. The
-variables stay the same, and the results stay the same up to rounding.
+With the convolution of `conv_of_units(conv, fused=True)`, a model computes its units by the compiled kernels of
+`recu_jax.ops.unit`. The variables stay the same, and the results stay the same up to rounding.
 """
 
 from collections.abc import Callable

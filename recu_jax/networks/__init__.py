@@ -23,7 +23,7 @@ NAMES = tuple(sorted(path.stem for path in _FOLDER.glob("*.recu")))
 
 
 def is_name(path: Any) -> bool:
-    """Tells whether `path` is the name of a network here, and no file or folder of this name is in the current folder.
+    """Tells whether `path` is one of `NAMES`, and no file or folder of this name is in the current folder.
 
     A file of the user's own comes first, so that a new network in a later version changes no command.
     """

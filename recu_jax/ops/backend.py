@@ -59,7 +59,7 @@ def keep_compiled_programs(folder: str | None) -> None:
             f"config.compilation_cache_dir={folder} cannot be written to: {error.strerror}; give another folder"
         ) from error
     jax.config.update("jax_compilation_cache_dir", folder)
-    # By default JAX skips programs that compile in less than a second: nearly all programs of a run on the digits.
+    # By default JAX skips programs that compile in less than a second, as nearly all programs of configs/digits.py do.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 

@@ -62,7 +62,7 @@ class BitKernel(Generic[AnyArray]):
     def signs(self, dtype: jax.typing.DTypeLike) -> jax.Array:
         """Returns +1 and -1 of `dtype`, in the shape of the kernel."""
         one = jnp.ones((), dtype)
-        # Without the barrier XLA would unpack constant bits at compile time, and the program would hold the numbers.
+        # Without the barrier XLA would unpack constant bits at compile time. The program would hold the unpacked signs.
         bits = unpack_bits(lax.optimization_barrier(jnp.asarray(self.bits)), math.prod(self.shape)).reshape(
             self._stored_shape
         )
@@ -105,7 +105,7 @@ class BitKernel(Generic[AnyArray]):
             words = pack_batch(spec, backend, x)
             arranged = arrange_kernel(kernel.words(), self.shape[-2], spec.feature_group_count, backend)
             sums = count_bits(words, arranged, x, jax.ShapeDtypeStruct(self.shape, x.dtype), spec)
-            # Bits cannot hold a NaN.
+            # Bits cannot hold a NaN, so NaN is added to all sums of a sample that holds one.
             return sums.astype(x.dtype) + lax.expand_dims(nan_of_samples(x), range(1, x.ndim))
 
         def unpacked(x, *bits):

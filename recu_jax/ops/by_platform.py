@@ -29,9 +29,8 @@ def by_platform(*args: Any, cpu: Callable, default: Callable, gpu: Callable | No
 
     Args:
       *args: trees of arrays.
-      cpu, default, gpu: forms of one function, whose arguments are all arrays. Their results have the same shapes and
-        dtypes, and are equal up to rounding. JAX differentiates `default`, for CPUs and GPUs too. Without `gpu`, GPUs
-        run `default`.
+      cpu, default, gpu: forms of one function of `*args`. Their results have the same shapes and dtypes, and are equal
+        up to rounding. JAX differentiates `default`, for CPUs and GPUs too. Without `gpu`, GPUs run `default`.
 
     Outside of `jax.jit`, GPUs run `default`. If `jax.export` makes a program for several platforms, CPUs run `cpu` and
     all others run `default`. GPUs run `gpu` only if all of these platforms are GPUs.
@@ -47,8 +46,8 @@ def compiled_or_xla(*args: Any, compiled: Callable, xla: Callable) -> Any:
 
     Args:
       *args: trees of arrays.
-      compiled: function of the backend, which is an instruction set of `native.instruction_sets()`, and of the arrays.
-        It is not traced on a machine without compiled kernels.
+      compiled: function of the backend and `*args`. The backend is an instruction set of `native.instruction_sets()`.
+        The function is not traced on a machine without compiled kernels.
       xla: as `default` of `by_platform`.
     """
 
@@ -61,10 +60,10 @@ def compiled_or_xla(*args: Any, compiled: Callable, xla: Callable) -> Any:
 
 @functools.cache
 def _needs_devices():
-    """Returns a jaxpr that contains `custom_partitioning`, to be a parameter of `by_platform`.
+    """Returns a jaxpr that contains `custom_partitioning`, to be a parameter of the primitive `by_platform`.
 
     JAX passes the devices to the lowering of a program only if its jaxpr, or a parameter in it, contains a primitive
-    that needs them. `compiled` functions may need them, because `over_batch` uses `custom_partitioning`.
+    that needs them. `compiled` functions may need them, because `partitioned.over_batch` uses it.
     """
     call = custom_partitioning(lambda x: x)
     call.def_partition(None)

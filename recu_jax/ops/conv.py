@@ -123,7 +123,10 @@ def convolve(x: jax.Array, kernel: jax.Array, spec: ConvSpec) -> jax.Array:
 
 
 def wrap_padding(x: jax.Array, window: Sequence[int], spec: ConvSpec) -> tuple[jax.Array, ConvSpec]:
-    """Pads x if the padding is `"CIRCULAR"` or `"REFLECT"`. Returns x and the spec, without padding if x was padded."""
+    """Pads x if the padding is `"CIRCULAR"` or `"REFLECT"`.
+
+    Returns x and the spec. If x was padded, the returned spec has no padding.
+    """
     if spec.padding not in _PAD_MODES:
         return x, spec
     spans = [(k - 1) * d for k, d in zip(window, spec.kernel_dilation, strict=True)]

@@ -1,8 +1,8 @@
 """Halves images by max pooling: windows of 3x3, stride 2, padding 1.
 
 XLA's gradient of max pooling is slow on GPUs. For a batch of 512 images in the first layers of ImageNet's ResNet-18 it
-writes 3.8 GB: four index arrays of 32 bits and two padded images. Instead of these, this module's gradient writes one
-byte per window.
+writes 3.8 GB: four index arrays of 32 bits and two padded images. On GPUs, the gradient of this module instead writes
+one byte per window. On other devices it is XLA's gradient.
 """
 
 import itertools
@@ -20,7 +20,8 @@ from recu_jax.ops.reverse_mode import reverse_mode
 def max_pool(x: jax.Array) -> jax.Array:
     """Pools x, (batch, height, width, channels), to (batch, ceil(height / 2), ceil(width / 2), channels).
 
-    The gradient of a window goes to the first of its largest elements, by rows, as in `nn.max_pool`.
+    The gradient of a window goes to its largest element. If several are equal, it goes to the first of them in row
+    order, as in `nn.max_pool`.
     """
     return _max_pool(x)
 
@@ -64,7 +65,7 @@ def _gradient(x, dy):
 
 
 def _largest(x, shape):
-    """Returns the number, 0 to 8, of the first largest element of each window, int8, in `shape`."""
+    """Returns for each window the index, 0 to 8, of its first largest element: int8, of shape `shape`."""
     batch, height, width, channels = shape
     lowest = jnp.array(-jnp.inf, x.dtype)
     padded = lax.pad(x, lowest, ((0, 0, 0), (1, 1, 0), (1, 1, 0), (0, 0, 0)))

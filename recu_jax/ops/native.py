@@ -34,11 +34,12 @@ TARGETS = (
 def instruction_sets() -> tuple[str, ...]:
     """Lists the instruction sets for which kernels are compiled and which this processor has, fastest first.
 
-    The first call registers the kernels with XLA. If there are no kernels, they were built from other sources, or they
-    cannot be used, the first call logs a warning and the list is empty.
+    The first call registers the kernels with XLA. If there are no kernels built from the current sources, the first
+    call logs a warning, and the result is empty. `load` describes when the result is empty for another reason.
     """
     folder = pathlib.Path(__file__).parent
-    # A checkout may hold one for each version of Python, built at different times. Any of them serves.
+    # A checkout may hold one library for each version of Python, built at different times. Every version of Python can
+    # load any of them.
     found = sorted(folder.glob("_kernels*.so"))
     if current := [path for path in found if is_of_its_sources(path)]:
         return load(current[0])

@@ -35,7 +35,8 @@ class Kernel:
     """Weights in the layout of a backend, created by `arrange_kernel`.
 
     Attributes:
-      arrays: for "xla" the weights as int8, +1 and -1; otherwise their words, and one sum per tap and output channel.
+      arrays: for "xla", the weights as int8, +1 and -1. For other backends, the packed weights, and for each tap and
+        output channel the number that `arrange_kernel` calls `minus`.
       backend: name of the backend.
     """
 
@@ -48,7 +49,7 @@ def pack(x: jax.Array, groups: int = 1, backend: str | None = None, norm: jax.Ar
 
     Args:
       x: (..., channels).
-      groups: groups of channels; each begins a new word.
+      groups: number of groups of channels. Each group begins a new word.
       backend: an instruction set of `native.instruction_sets()`, or "xla"; None means the fastest backend of the device
         that the program is compiled for.
       norm: (3, channels), mean, factor and bias of a `batch_norm` that is applied to x first, or None; only with one
@@ -94,7 +95,7 @@ def arrange_kernel(words: AnyArray, channels: int, groups: int, backend: str | N
     Args:
       words: uint32, (features, *window, words), the result of `pack_kernel` or `pack_signs_of_kernel`.
       channels: input channels of a group.
-      groups: groups of channels.
+      groups: number of groups of channels.
       backend: an instruction set of `native.instruction_sets()`, or "xla"; None means the fastest backend of this
         machine's CPU.
     """
@@ -140,7 +141,7 @@ def conv_sums(x: jax.Array, kernel: Kernel, geometry: Geometry) -> jax.Array:
 
     Args:
       x: packed activations, uint32, `geometry.input_shape`.
-      kernel: packed weights.
+      kernel: result of `arrange_kernel`.
       geometry: geometry of the convolution.
 
     Returns:
@@ -178,7 +179,7 @@ def conv_thresholds(x: jax.Array, kernel: Kernel, geometry: Geometry, thresholds
 
     Args:
       x, kernel, geometry: as in `conv_sums`; one group.
-      thresholds: int32, (2, features): thresholds and directions, +1 or -1.
+      thresholds: int32, (2, features): the thresholds, and the directions, each +1 or -1.
 
     Returns:
       uint32, `geometry.bits_shape`.
@@ -203,7 +204,7 @@ def conv_affine(
       clamp: whether to clamp the result to [-1, 1].
 
     Returns:
-      The result, float32, `geometry.output_shape`, and its signs, uint32, `geometry.bits_shape`.
+      The result, float32, `geometry.output_shape`, and its packed signs, uint32, `geometry.bits_shape`.
     """
     if kernel.backend != "xla":
         shapes = (
@@ -226,7 +227,7 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, geometry: Geometry, backend: st
 
     Args:
       x: packed activations, uint32, `geometry.input_shape`.
-      dy: float32, `geometry.output_shape`.
+      dy: gradient of the output, float32, `geometry.output_shape`.
       geometry: geometry of the convolution.
       backend: an instruction set of `native.instruction_sets()`.
 

@@ -56,7 +56,7 @@ def pack_groups(x: jax.Array, groups: int = 1) -> jax.Array:
 
 
 def unpack_groups(words: jax.Array, channels: int, groups: int = 1, dtype: Any = jnp.float32) -> jax.Array:
-    """Unpacks activations into +-1 of `dtype`, (..., channels); `channels` counts all groups."""
+    """Unpacks a result of `pack_groups` into +1 and -1 of `dtype`, (..., channels), the channels of all groups."""
     grouped = words.reshape(*words.shape[:-1], groups, words.shape[-1] // groups)
     bits = unpack_bits(grouped, channels // groups)
     one = jnp.ones((), dtype)
@@ -77,6 +77,6 @@ def pack_kernel(kernel: np.ndarray) -> np.ndarray:
 
 
 def unpack_kernel(words: np.ndarray, channels: int) -> np.ndarray:
-    """Unpacks a result of `pack_kernel`. Returns int8, +1 and -1, (*window, in_features / groups, features)."""
+    """Unpacks a result of `pack_kernel` into +1 and -1: int8, (*window, channels, features)."""
     bits = np.moveaxis(unpack_bits(np.asarray(words), channels), 0, -1)
     return np.where(bits, np.int8(1), np.int8(-1))

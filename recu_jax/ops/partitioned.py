@@ -50,8 +50,8 @@ def over_batch(
 def _partitioned(function, args, mapped, batched, summed):
     """Computes `function(*args)`, each device on its part of the batch.
 
-    `function` is mapped over the first axis of the arguments that are `mapped`. If such an argument has a batch
-    (`batched`), the batch is its second axis. The rest is as in `over_batch`.
+    `mapped` says for each argument whether `function` is mapped over the argument's first axis. If such an argument
+    also has a batch, as `batched` says, the batch is its second axis. The rest is as in `over_batch`.
     """
 
     def whole(*args):
@@ -106,7 +106,7 @@ def _partitioned(function, args, mapped, batched, summed):
 
 
 def _rule(args, mapped, batched, summed, result_ndim):
-    """Returns Shardy's rule, and the names of the axes that are not sharded.
+    """Returns the sharding rule for Shardy, XLA's partitioner, and the names of the axes that are not sharded.
 
     `a` is the mapped axis and `b` the batch. Every other axis has a name of its own and is not sharded.
     """

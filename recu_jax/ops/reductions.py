@@ -4,8 +4,8 @@ XLA's CPU compiler turns a long reduction into a tree of `reduce-window` operati
 `cifar_resnet20` train step they took 560 of 3,600 milliseconds of processor time. On the CPU the sums are therefore
 products with a vector of ones, which are vectorized and use all cores. On GPU and TPU they stay reductions, because XLA
 fuses a reduction with the operations before it. A GPU takes some microseconds to start a kernel, so on GPUs one
-reduction computes two sums over the same elements. A TPU would write the operands of such a reduction to memory, so on
-TPUs each sum is a reduction of its own.
+reduction computes two sums at once. A TPU would write the operands of such a reduction to memory, so on TPUs each sum
+is a reduction of its own.
 """
 
 import functools

@@ -1,10 +1,10 @@
 """Convolves signs, with one scale per output channel and a hand-written backward pass.
 
 If `x` and `kernel` are signs, and compiled CPU kernels support the convolution, the forward pass counts bits, which
-gives the exact sums. In float32 the backward pass computes both gradients from the bits, which take a 32nd of the
-memory.
+gives the exact sums. In float32 the backward pass computes the gradients of `x` and `kernel` from the bits, which take
+1/32 of the memory of floats.
 
-Otherwise the forward pass is `lax.conv_general_dilated`. The backward pass is hand-written for the speed on CPUs. XLA's
+Otherwise the forward pass is `lax.conv_general_dilated`. The backward pass is hand-written for speed on CPUs. XLA's
 CPU compiler would fuse the operations before the convolution (normalization, sign) into the layout change that the
 kernel gradient needs. It would then recompute them with strided access, which took 60% of a train step. An
 `optimization_barrier` on the saved arrays prevents this.
@@ -120,8 +120,9 @@ def count_bits(
 def _nan_marks(x, kernel):
     """Returns NaN where a sample of `x` or an output channel of `kernel` holds a NaN, and 0 elsewhere.
 
-    The result broadcasts to the output of the convolution. It is added there, because bits cannot hold a NaN. It is a
-    product with zeros, because 0 times NaN is NaN. On the CPU a product reads an array faster than a reduction.
+    The result broadcasts to the output of the convolution. It is added to the output, because bits cannot hold a NaN.
+    Products with zeros find the NaN, because 0 times NaN is NaN. On the CPU a product reads an array faster than a
+    reduction.
     """
     columns = kernel.reshape(-1, kernel.shape[-1])
     of_channels = lax.optimization_barrier(jnp.zeros(columns.shape[0], x.dtype)) @ columns
@@ -145,8 +146,8 @@ def _backward(spec, signs, saved, dy):
         )  # fmt: skip
     if alpha is None:
         return dx, dkernel, None
-    # Thousands of products may be summed. `dkernel` may be bfloat16, which is too coarse for the sums. Alpha has the
-    # dtype of the parameters, usually float32.
+    # Thousands of products may be summed. `dkernel` may be bfloat16, which is too coarse for the sums. So they are
+    # computed in the dtype of alpha, which is usually float32.
     products = dkernel.astype(alpha.dtype) * kernel.astype(alpha.dtype)
     dalpha = products.sum(axis=tuple(range(kernel.ndim - 1)))
     return dx, dkernel * per_channel(alpha, kernel), dalpha

@@ -1,9 +1,11 @@
-"""Computes a unit, `hardtanh(batch_norm(alpha * conv(sign(x), sign(w))) + shortcut)`, in training on CPUs.
+"""Computes a unit, `hardtanh(batch_norm(alpha * conv(sign(x), sign(w))) + shortcut)`, on CPUs.
 
-XLA reads and writes each activation some twenty times between two convolutions. The compiled kernels go through the
-activations less often. A new pass is needed only after a sum over the batch: after the statistics of the batch norm,
-and after the sums in its gradient. The sums of a convolution are integers. They are stored as int16, and their
-statistics are exact.
+In training, XLA reads and writes each activation some twenty times between two convolutions. The compiled kernels go
+through the activations less often. They need a new pass only after a sum over the batch: after the statistics of the
+batch norm, and after the sums in the gradient of the batch norm. The sums of a convolution are integers. They are
+stored as int16, and their statistics are exact.
+
+In evaluation, the compiled kernels compute a unit in one pass.
 """
 
 import functools
@@ -19,8 +21,8 @@ from recu_jax.ops import packed as ops
 from recu_jax.ops.conv import ConvSpec, per_channel
 from recu_jax.ops.geometry import Geometry, is_compiled
 
-# Largest number of products that are summed in an output value of the convolution. The kernel adds the squares of up
-# to 16 output values in int32: at most 16 * 8192**2 = 2**30.
+# Largest number of products that are summed in an output value of the convolution. The compiled kernels add the squares
+# of up to 16 output values in int32: at most 16 * 8192**2 = 2**30.
 LARGEST_SUM = 8192
 
 
@@ -54,7 +56,8 @@ def unit(
     Args:
       x: float32, (batch, *spatial, in_features).
       kernel: +1 and -1, (*window, in_features / groups, features), float32.
-      alpha, scale, bias: (features,), float32.
+      alpha: scale of the convolution, (features,), float32.
+      scale, bias: of the batch norm, (features,), float32.
       shortcut: (batch, *out_spatial, features), float32; "identity", which is x itself; or None.
       spec: geometry.
       epsilon: number that batch norm adds to the variance.
@@ -125,7 +128,7 @@ def _sums(x: jax.Array, kernel: ops.Kernel, geometry: Geometry) -> tuple[jax.Arr
 
     Returns:
       The packed activations, uint32, `geometry.input_shape`; the sums, int16, `geometry.output_shape`; mean and biased
-      variance of the sums per channel, float32, (2, groups * features), which are NaN where x holds a NaN.
+      variance of the sums per channel, float32, (2, groups * features). If x holds a NaN, all of these moments are NaN.
     """
     features = geometry.groups * geometry.features
     shapes = (
@@ -144,10 +147,10 @@ def unit_in_evaluation(
     shortcut: jax.Array | Literal["identity"] | None,
     spec: ConvSpec,
 ) -> jax.Array:
-    """Computes a unit in evaluation, in one pass over the activations. It has no gradient.
+    """Computes a unit in evaluation, in one pass over the activations. This function has no gradient.
 
-    The roundings are those of the layers one by one, as XLA compiles them on processors with FMA. A sample of x that
-    holds a NaN gives NaN.
+    The roundings are those of the separate layers, as XLA compiles them on processors with FMA. If a sample of x holds
+    a NaN, all results of this sample are NaN.
 
     Args:
       x, kernel, alpha, shortcut, spec: as in `unit`; one group of channels.

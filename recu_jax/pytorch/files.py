@@ -27,8 +27,8 @@ _BEST_KEYS = ("best_prec1", "best_acc1")
 _LONGEST_NAME = 300
 # The state_dict may be in a dict within a dict, down to this depth.
 _DEPTH = 3
-# Allowed bytes in memory per byte of the file: 4, because 8-bit numbers become float32, times 4, because entries may
-# share a tensor.
+# Allowed bytes in memory per byte of the file: 4, because 8-bit floats become float32, times 4, because several entries
+# may share a tensor.
 _BYTES_A_BYTE = 16
 
 
@@ -114,7 +114,7 @@ def _chosen(path, content, key):
             f"{path} holds {len(candidates)} state_dicts: {', '.join(map(one_line, candidates))}; choose one with recu "
             "import-torch --key=NAME, and start from the workdir that it makes"
         )
-    # Without candidates, the usual key gives the most helpful error message.
+    # Without candidates, the key `state_dict` leads to the most helpful error message.
     return key or next(iter(candidates), "state_dict" if "state_dict" in entries else None)
 
 
@@ -239,7 +239,7 @@ def _array(path: str | pathlib.Path, name: Any, value: Any) -> np.ndarray:
 
 
 def _number(value: Any) -> float | None:
-    """Converts a number, or a tensor of one element, to a float. Returns None for anything else, NaN or infinity."""
+    """Converts a number, or a tensor of one element, to a float. Returns None for NaN, infinity and anything else."""
     if hasattr(value, "numel"):
         try:
             value = value.item()

@@ -79,7 +79,7 @@ def _variables(name: str, conv: str, num_classes: int, in_channels: int) -> dict
 
 
 def _paths_and_shapes(name: str, conv: str, state_dict: Mapping[str, np.ndarray]) -> dict[str, tuple[Path, tuple]]:
-    """Returns path and official shape of each variable by official name.
+    """Maps the official name of each variable to its path here and its official shape.
 
     The shapes of `state_dict` give the number of classes and of input channels.
     """
@@ -117,7 +117,7 @@ def common_prefix(state_dict: Mapping[str, Any]) -> str:
 
 
 def differences(name: str, state_dict: Mapping[str, Any], conv: str = "binary") -> list[str]:
-    """Lists entries of a state_dict that are missing, extra or misshapen for model `name`; empty if it fits."""
+    """Lists the missing, extra and misshapen entries of a state_dict for model `name`; empty if there are none."""
     given = without_wrappers(state_dict)
     expected = {k: shape for k, (_, shape) in _paths_and_shapes(name, conv, given).items()}
     return [

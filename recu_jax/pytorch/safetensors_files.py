@@ -9,7 +9,7 @@ from recu_jax.errors import UserError, one_line
 
 
 def is_one(path: str | pathlib.Path) -> bool:
-    """Tells by its name, or else by its first bytes, whether a file is a safetensors file."""
+    """Tells whether a file is a safetensors file, by its name or else by its first bytes."""
     if pathlib.Path(path).suffix == ".safetensors":
         return True
     try:

@@ -42,7 +42,7 @@ class _Dtype(Ignored):
 
 
 def _scalar(dtype: Any = None, data: Any = b"", *_: Any) -> Any:
-    """Stands for NumPy's function `scalar`. Returns the number that `data` holds."""
+    """Stands for NumPy's function `scalar`. Returns the number that `data` holds, or `Ignored()` if it holds none."""
     if isinstance(dtype, _Dtype) and isinstance(data, bytes) and dtype.text[:1] in _NUMBERS:
         with contextlib.suppress(TypeError, ValueError):
             numbers = np.frombuffer(data, np.dtype(dtype.order + dtype.text))

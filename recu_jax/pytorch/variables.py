@@ -51,7 +51,7 @@ def conv_of(file: torch_files.TorchFile) -> str:
 
 
 def variables_of(path: str | pathlib.Path, file: Any, name: str, conv: str) -> dict[str, Any]:
-    """Converts `file`, the result of `pytorch.files.read(path)`. Else as `load_variables`, but `conv` is not None."""
+    """Does the same as `load_variables`, with `file`, the result of `pytorch.files.read(path)`. `conv` is not None."""
     if name not in MODELS:
         raise unknown("model", name, sorted(MODELS))
     problems = differences(name, file.state_dict, conv)

@@ -79,7 +79,7 @@ def _line(run, key, color, name=None, dash="solid"):
 
 def _trace(x, y, color, name, dash="solid"):
     y = [_short(v) for v in y]
-    # A line of one point would be invisible without markers.
+    # Short lines have markers, because a line of one point would be invisible without them.
     mode = "lines+markers" if len(x) < 40 else "lines"
     return {
         "type": "scatter", "mode": mode, "name": name, "x": x, "y": y,

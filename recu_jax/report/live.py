@@ -12,7 +12,7 @@ from recu_jax.report.page import render
 from recu_jax.report.runs import Run
 
 FILE = "report.html"
-# Largest share of a run's time that the report may take. So it is not always rewritten after a short epoch.
+# Largest share of a run's time that the report may take. So the report is not always rewritten after a short epoch.
 MOST = 0.005
 
 

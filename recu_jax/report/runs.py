@@ -36,7 +36,7 @@ class Run:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The row with the best test top-1; of equal rows, the last."""
+        """The row with the best test top-1. If several rows have it, the last of them."""
         return max(self.rows, key=lambda row: (row.get("test_top1", 0), row["epoch"]))
 
     @functools.cached_property

@@ -37,7 +37,8 @@ _LOGINS = {"s3": "aws configure", "gs": "gcloud auth application-default login"}
 # s3fs retries by itself. Without these limits it would take minutes to report that a server is gone.
 _OPTIONS = {"s3": {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}}}
 _RECORD = re.compile(rf"{FOLDER}/(\d+)/record/metadata")
-# A file in the copy, with the digest of the record of the bucket's newest checkpoint at the last upload or download.
+# Name of a file in the copy. The file holds the digest of the record of the newest checkpoint that the bucket had at
+# the last upload or download.
 _MARK = ".in_bucket"
 _NOT_COPIED = {LOCK, f"{LOCK}.holder", _MARK}
 _LOOK_EVERY_SECONDS = 0.5
@@ -67,9 +68,9 @@ def fetched(workdir: str) -> str:
 
 @contextlib.contextmanager
 def mirrored(workdir: str) -> Iterator[str]:
-    """Downloads a run as `fetched` does. Uploads what is new after each checkpoint, and at the end of the block.
+    """Downloads a run as `fetched` does. Uploads new files after each checkpoint, and at the end of the block.
 
-    If an upload fails during the block, a line on stderr says so, and the next checkpoint tries again.
+    If an upload fails during the block, a line on stderr says so, and the upload after the next checkpoint tries again.
 
     Args:
       workdir: workdir of the run. If it is not in a bucket, nothing is copied.
@@ -104,7 +105,7 @@ def mirrored(workdir: str) -> Iterator[str]:
     finally:
         ended.set()
         follower.join()
-        if not isinstance(failed, UserError):  # after a UserError there is nothing new
+        if not isinstance(failed, UserError):  # after a UserError there is nothing new to upload
             problem = bucket.problem_of_copying()
         if problem and failed:
             say(problem, sys.stderr)
@@ -121,8 +122,9 @@ class _Bucket:
         import fsspec  # comes with s3fs and gcsfs
 
         self._address, self._scheme, self.folder = address, scheme, pathlib.Path(folder_of(address))
-        # Size and time of each file outside checkpoints when it was sent; digests of records that are in the bucket.
+        # For each file outside the checkpoints: the size and modification time that it had when it was sent.
         self._sent: dict[str, tuple[int, int]] = {}
+        # Digests of the records that are in the bucket.
         self._same: dict[str, str] = {}
         with self._failing("read"):
             options = {"skip_instance_cache": True, "use_listings_cache": False, **_OPTIONS.get(scheme, {})}
@@ -141,7 +143,8 @@ class _Bucket:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(f"{self.folder}.lock"):
                 here = self._digests_here()
-                # A copy with the bucket's newest checkpoint, now or (by the mark) once, is no older than the bucket.
+                # A copy that has the bucket's newest checkpoint is no older than the bucket. Neither is a copy that had
+                # this checkpoint at the last upload or download, as the mark says.
                 if there is not None and (not here or there not in {self._mark(), *here.values()}):
                     self._download()
                 elif here and max(here) > step:
@@ -209,7 +212,8 @@ class _Bucket:
             if (self.folder / record).exists():
                 raise
             return
-        # If Orbax has begun to delete this checkpoint, its record is not sent, and so it is not valid in the bucket.
+        # If Orbax has begun to delete this checkpoint, its record is not sent. The checkpoint is then not valid in the
+        # bucket.
         if parts and parts == self._parts(step):
             self._files.pipe_file(f"{self._root}/{record}", data)
             self._same[record] = _digest(data)
@@ -218,7 +222,10 @@ class _Bucket:
         return sorted(n for n in self._here(f"{FOLDER}/{step}") if n != _record(step))
 
     def _download(self):
-        """Replaces the copy. The old copy is kept under a new name if its newest checkpoint was never uploaded."""
+        """Replaces the copy.
+
+        If the newest checkpoint of the old copy was never in the bucket, the old copy is kept under a new name.
+        """
         aside = self.folder.with_name(f"{self.folder.name}.fetching")
         for tried in range(1, _TRIES + 1):
             shutil.rmtree(aside, ignore_errors=True)

@@ -25,9 +25,9 @@ _RECORDS_SHOWN = 8
 NOT_FINITE_FILE = "not_finite.json"
 
 _NAMES = ("loss", "top1")
-# Largest number of unfinished dispatches, running or queued, with which the host goes on to the next dispatch. With a
-# smaller number, a device would be idle whenever the host is late. With a much larger number, a run that is asked to
-# stop would go on for minutes.
+# A dispatch is one call to the devices, of one or more steps. The host goes on to the next dispatch while at most this
+# many are unfinished, running or queued. With a smaller number, a device would be idle whenever the host is late. With
+# a much larger number, a run that is asked to stop would go on for minutes.
 _IN_FLIGHT = 2
 
 
@@ -132,7 +132,7 @@ class EpochRunner:
         self._recipe, self._feed, self._teacher = recipe, feed, teacher
         self._stop, self._recorder = stop, recorder
         self._step = feed.step(recipe)
-        # Each number of steps in a dispatch is compiled on its own. These numbers are compiled.
+        # Dispatches with different numbers of steps are compiled separately. These numbers are compiled so far.
         self._compiled: set[int] = set()
 
     def run(self, state: TrainState, epoch: int, done: StepMetrics) -> tuple[TrainState, dict[str, float] | None]:
@@ -199,10 +199,10 @@ class EpochRunner:
         }
 
     def check(self, done: StepMetrics, epoch: int) -> None:
-        """Fetches the metrics of all steps and checks that every loss is finite.
+        """Fetches the metrics of the unchecked steps and checks that every loss is finite.
 
-        If a loss is not finite, process 0 writes `not_finite.json` into the workdir. The file gives the epoch and
-        the step (both from 1), the loss, the learning rate, tau and the indices of the batch's training images.
+        If a loss is not finite, process 0 writes `not_finite.json` into the workdir. The file gives the epoch and the
+        step (both counted from 1), the loss, the learning rate, tau and the indices of the batch's training images.
 
         Args:
           done: metrics of the steps of the epoch so far.

@@ -47,10 +47,10 @@ class Gradients(NamedTuple):
 def gradients(
     variables: Mapping[str, Any], teacher: Mapping[str, Any], step: jax.Array, batch: Batch, recipe: Recipe
 ) -> tuple[Gradients, Any]:
-    """Computes the gradient of the loss over a batch, in `recipe.micro_batches` parts of equal size.
+    """Computes the gradient of the mean loss of a batch.
 
-    The gradient is the mean over the parts. Batch norm normalizes each part with the statistics of that part, and each
-    part updates the running statistics.
+    The batch is split into `recipe.micro_batches` parts of equal size. The gradient is the mean over the parts. Batch
+    norm normalizes each part with the statistics of that part, and each part updates the running statistics.
 
     Args:
       variables: `{"params": ..., "batch_stats": ...}`.
@@ -104,7 +104,7 @@ def _of_part(params, teacher, step, recipe, batch_stats, batch):
     targets = None if recipe.teacher is None else wide(recipe.teacher.apply(teacher, x))
 
     def of_labels(function):
-        """Returns `function(labels)`; with mixup, its mean over both labels of each image, weighted by their shares."""
+        """Returns `function(labels)`. With mixup, averages it over the two labels of each image, weighted by share."""
         if not mixed:
             return function(labels)
         return shares * function(labels) + (1 - shares) * function(augment.partners(labels))

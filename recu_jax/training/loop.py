@@ -25,8 +25,8 @@ from recu_jax.training.run import GivenVariables, Run, find_start, prepare, prep
 from recu_jax.training.step import TrainState, replicate, state_shapes
 from recu_jax.training.stopping import StopRequests
 
-# With `config.ema_decay`, a run tests the averaged weights. It then also tests the weights without averaging, and
-# records these three metrics of them as `raw_NAME`.
+# With `config.ema_decay`, a run tests the averaged weights. It also tests the weights without averaging, and records
+# these three metrics of the weights without averaging as `raw_NAME`.
 RAW = ("test_loss", "test_top1", "test_top5")
 
 
@@ -52,15 +52,15 @@ def train(
 ) -> Result:
     """Trains to the last epoch. If `workdir` holds undamaged checkpoints, training continues from the newest of them.
 
-    A run can be stopped at any moment and continued. It ends with bitwise the same parameters as a run without a stop,
-    because data order, augmentation, tau and learning rate are functions of the seed and the step.
+    A run can be stopped at any moment and continued. A continued run ends with bitwise the same parameters as a run
+    without a stop, because data order, augmentation, tau and learning rate depend only on the config and the step.
 
     Args:
       config: has the fields of `base_config`.
       workdir: folder for checkpoints, metrics.jsonl and TensorBoard events. It is created if missing. With several
         processes, all of them must see the same folder. With one process, it may also be a folder in a bucket.
       end_process: called with the name of a signal that comes before the end of the first dispatch. With None, this
-        signal raises `Stopped`. `StopRequests` says why commands give it.
+        signal raises `Stopped`. The docstring of `StopRequests` says why commands pass `end_process`.
 
     Returns:
       The metrics of the last and of the best epoch, and the final state.
@@ -119,7 +119,8 @@ def _train(run: Run, workdir: pathlib.Path, given: GivenVariables, stop: StopReq
 def _tested(evaluate_state, state, stop):
     """Computes the test metrics of an epoch. Returns None if the run was asked to stop.
 
-    With `config.ema_decay`, these are the metrics of the averaged weights. `raw_test_...` are those without averaging.
+    With `config.ema_decay`, these are the metrics of the averaged weights. The metrics `raw_test_...` are then added,
+    for the weights without averaging.
     """
     tested = evaluate_state(state.result, stop.due_between_steps)
     if tested is None or state.ema is None:
@@ -131,9 +132,10 @@ def _tested(evaluate_state, state, stop):
 def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dict[str, Any]:
     """Evaluates the best checkpoint of `workdir` on the test set of `config.dataset`.
 
-    The data set need not be the one that the run was trained on, and it may lack its training images. Images are
-    normalized as in the training of the run. For imported weights, they are normalized with the mean and deviation of
-    `config.dataset`. In this case a file of `npz` must hold training images, from which both are computed.
+    The data set need not be the one that the run was trained on, and its training images may be missing. Images are
+    normalized as in the training of the run. For imported weights, images are normalized with the mean and standard
+    deviation of `config.dataset`. For the data set `npz`, these are computed from the training images, so the file must
+    then hold training images.
 
     Returns:
       `epoch` (of the checkpoint), `test_loss`, `test_top1` and `test_top5` (percent), `test_images` (number of images
@@ -141,8 +143,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> 
 
     Raises:
       UserError: a config field is invalid; the data set is missing, or its image shape or classes do not fit the run;
-        or `workdir` cannot be read, or holds no checkpoint of a whole epoch, a damaged checkpoint, or one of
-        another model.
+        `workdir` cannot be read, holds no checkpoint of a whole epoch, or holds a damaged checkpoint; or the best
+        checkpoint is of another model.
     """
     check_config(config)
     workdir = bucket.fetched(paths.of_run(workdir))

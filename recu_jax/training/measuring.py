@@ -1,7 +1,7 @@
 """Measures a run's binary layers after each epoch, for `diagnostics.jsonl`.
 
-Some measures compare the weights with those of the previous epoch. The values that they need from the previous epoch
-are called the memory. Each checkpoint holds the memory, so that a continued run gives the same numbers.
+Some measures compare the weights with those of earlier epochs. The values that are kept for this are called the memory.
+Each checkpoint holds the memory, so a continued run measures the same as a run without a stop.
 """
 
 import functools
@@ -31,16 +31,15 @@ IMAGES = 32
 class EpochDiagnostics:
     """Measures the binary layers of a run after each epoch, on the first device of each process.
 
-    Some measures compare the weights with those of earlier epochs. For these measures the class keeps a
-    `diagnostics.weights.Memory`, which each checkpoint holds. So a continued run measures the same as a run without a
-    stop. If the checkpoint has no memory, a new memory starts from the checkpoint's weights.
+    The class keeps the memory, a `diagnostics.weights.Memory`. If a continued run's checkpoint has no memory, a new one
+    starts from the checkpoint's weights.
     """
 
     def __init__(self, run: Run, start: Start):
         recipe, found = run.recipe, start.resumed
         image = jax.ShapeDtypeStruct((1, *run.feed.image_shape), recipe.dtype)
         layers = binary_layers(recipe.model, image)
-        # In stage 1 of two-stage training only the activations are binary. Such layers have no binary weights to
+        # In stage 1 of two-stage training, only the activations are binary. The layers then have no binary weights to
         # measure.
         self._layers = [layer for layer in layers if layer.binary_weights]
         self._has_activations = bool(layers)

@@ -32,11 +32,11 @@ _LISTED = 6
 def read_init_from(
     config: ml_collections.ConfigDict, recipe: Recipe, image_shape: Sequence[int]
 ) -> dict[str, Any] | None:
-    """Reads the variables of `config.init_from`, and checks that they fit the model. None if the field is not set.
+    """Reads the variables of `config.init_from`, and checks that they fit the model. Returns None without the field.
 
     Raises:
-      UserError: as in `load_variables`, `merge` and `optimizers.frozen_mask`. Or `config.fresh_head` is False and the
-        source has another number of classes. Or `config.fresh_head` is True and no layer of the model has a name in
+      UserError: as in `load_variables`, `merge` and `optimizers.frozen_mask`; `config.fresh_head` is False and the
+        source has another number of classes; or `config.fresh_head` is True and no layer of the model has a name in
         `LAST_LAYERS`.
     """
     if config.init_from is None:
@@ -70,7 +70,7 @@ def first_state(
       config: of the run.
       recipe: of the run.
       image_shape: (height, width, channels).
-      given: the result of `read_init_from`.
+      given: the result of `read_init_from`; None for a newly initialized state.
 
     Raises:
       UserError: as in `optimizers.frozen_mask`.
@@ -86,7 +86,7 @@ def _afresh(config):
 
 
 def teacher_variables(config: ml_collections.ConfigDict, recipe: Recipe, image_shape: Sequence[int]) -> dict[str, Any]:
-    """Reads the variables of `recipe.teacher` from `config.teacher`; empty without a teacher.
+    """Reads the variables of `recipe.teacher` from `config.teacher`. Returns an empty dict without a teacher.
 
     Raises:
       UserError: as in `load_variables` and `merge`; or `config.teacher` is the name of a network that comes with
@@ -128,7 +128,7 @@ def load_variables(path: str | pathlib.Path, model: str | None = None, conv: str
 
 
 def _given(path: str, model: str) -> dict[str, Any]:
-    """Reads variables as `load_variables` does. Prints the prefix that was removed from their names, if any."""
+    """Reads variables as `load_variables` does. If their names had a common prefix, prints that it was removed."""
     variables, prefix = _read(path, model)
     if prefix and distributed.is_main():
         say(f"{path}: names without their prefix {prefix!r}")
@@ -203,7 +203,7 @@ def check_fit(
 
     Raises:
       UserError: `given` lacks a leaf that it must have, has a leaf that `fresh` lacks, or has a leaf of another shape.
-        The message lists the first few.
+        The message lists the first few of these leaves.
     """
     want, have = flatten_dict(dict(fresh)), _without(given, afresh)
     problems = [
@@ -244,8 +244,8 @@ def import_torch_file(
     `pytorch.files.read`.
 
     Returns:
-      The record: `model`, `conv`, `file`, `key`, `prefix`, and `epoch` and `best_prec1`, each None if the file lacks
-      it. Also `parameters`, the number of parameters.
+      The record: `model`, `conv`, `file`, `key`, `prefix`, `epoch` and `best_prec1`. The last two are None if the file
+      lacks them. The result also has `parameters`, the number of parameters.
 
     Raises:
       UserError: as in `pytorch.load_variables`; or `workdir` already holds checkpoints or cannot be written to. The

@@ -12,15 +12,15 @@ from tqdm import tqdm
 
 from recu_jax.training import distributed
 
-# After about this many seconds the bar moves, or without a terminal a line is printed, even if fewer than
-# `log_every_steps` steps were done in this time.
+# If `log_every_steps` steps take longer than this, the bar moves after about `_BAR_SECONDS`, and without a terminal a
+# line is printed after about `_LINE_SECONDS`.
 _BAR_SECONDS, _LINE_SECONDS = 1.0, 30.0
 
 
 def say(line: str, file: Any = None) -> None:
     """Prints `line` to `file` (default: stdout) and flushes it. A progress bar on the screen stays below the line.
 
-    If `file` is a terminal, a line longer than its width is broken between words.
+    If `file` is a terminal, a line longer than the terminal's width is broken between words.
     """
     file = file or sys.stdout
     if file.isatty():
@@ -47,11 +47,11 @@ def close_bars() -> None:
 class _Bar(tqdm):
     """A bar that counts images, and shows loss and top-1 of the last displayed step, the speed and the time left.
 
-    It fits 80 columns; tqdm's own format does not.
+    The bar fits 80 columns; a bar in tqdm's own format does not.
     """
 
     FORMAT = "{desc}:{percentage:4.0f}%|{bar}| {state}"
-    # `doing`: what the run does while it runs no steps; `since`: when that began. `shown`: loss and top-1 of the last
+    # `doing`: what the run does while it runs no steps. `since`: when that began. `shown`: loss and top-1 of the last
     # displayed step.
     doing, since, shown = "", 0.0, ""
 
@@ -89,12 +89,12 @@ class _Bar(tqdm):
 class Progress:
     """Progress over all epochs of a run.
 
-    On a terminal, each epoch has a bar with loss, top-1, images per second and the time left in the epoch. It moves
-    every `log_every_steps` steps, or every second if they take longer. Elsewhere, a line with the same numbers comes
-    every `log_every_steps` steps, or every 30 seconds if they take longer. With several processes, numbers are
-    shown only every `log_every_steps` steps. After each epoch comes a line with its result and the time left in the
-    run. Rates and times exclude compilations. Compilations are announced, since they take long. With `silent`, nothing
-    is shown.
+    On a terminal, each epoch has a bar with loss, top-1, images per second and the time left in the epoch. The bar
+    moves every `log_every_steps` steps, or every second if these steps take longer. Elsewhere, a line with the same
+    numbers is printed every `log_every_steps` steps, or every 30 seconds if these steps take longer. With several
+    processes, numbers are shown only every `log_every_steps` steps. After each epoch, a line with its result and the
+    time left in the run is printed. Rates and times left exclude compilations. Compilations are announced, since they
+    take long. With `silent`, nothing is shown.
     """
 
     def __init__(
@@ -151,18 +151,18 @@ class Progress:
             self._bar.unpause()
 
     def due(self, steps: int) -> bool:
-        """Returns whether to show loss and top-1 after `steps` more steps. To fetch them, the host must wait."""
+        """Returns whether to show loss and top-1 after `steps` more steps. The host must wait to fetch them."""
         not_shown = self._step + steps - self._shown
         if not_shown >= self._every:
             return True
-        # The clocks below differ between processes, and all processes must fetch at the same steps: one that fetches a
-        # loss that is not finite stops, and the others would wait for it.
+        # All processes must fetch at the same steps, but the clocks below differ between processes. A process that
+        # fetches a loss that is not finite stops. Processes that did not fetch it would wait for this process.
         if distributed.several():
             return False
         if self._bar is None:
             return time.monotonic() - self._shown_at >= _LINE_SECONDS
-        # The host runs ahead of the devices. So the time since the last fetch does not tell how many steps they have
-        # done, and the measured time per step is used.
+        # The measured time per step is used, not the time since the last fetch: the host runs ahead of the devices, so
+        # that time does not tell how many steps the devices have done.
         return not_shown * self._seconds_per_step >= _BAR_SECONDS
 
     def advance(self, steps: int, loss: float | None = None, top1: float | None = None) -> None:
@@ -214,10 +214,11 @@ class Progress:
         self._tested = True
         now = time.monotonic()
         if self._ended_first is None:
-            # The first epoch of a process also compiles the evaluation and the diagnostics, so only its steps count.
+            # The first epoch of a process also compiles the evaluation and the diagnostics. So only the time of its
+            # steps is used for the time left.
             images = self._steps_per_epoch * self._batch_size
             mean = images / row["images_per_second"] if row["images_per_second"] else 0.0
-            # If an earlier process did all steps of this epoch, the next epoch compiles them.
+            # If an earlier process did all steps of this epoch, the next epoch compiles the step and counts as first.
             self._ended_first = now if self._compiled else None
         else:
             self._epochs_done += 1

@@ -39,7 +39,7 @@ _MIXUP = 2**32 - 1
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The constants of a run that a training step needs. Variables and images are not part of it.
+    """The constants of a run that a training step needs. Variables and images are not among them.
 
     Attributes:
       model: the network.
@@ -49,11 +49,11 @@ class Recipe:
       tau: function of the step.
       progress: training progress, from 0 to 1, as a function of the step; None if no binarizer is annealed.
       micro_batches: number of parts of a device's batch. One optimizer step uses the mean of their gradients.
-      ema_decay: of the exponential averages; 0 without them.
+      ema_decay: decay of the exponential moving averages; 0 without them.
       label_smoothing: as in `losses.cross_entropy`.
       mixup_alpha: of the Beta distribution of `augment.mixup_shares`; 0 without mixup.
-      mixup_key: key of the shares that mixup draws.
-      augment_key: key of the augmentation on the devices. `gradients` folds the step number into it.
+      mixup_key: random key of the shares that mixup draws.
+      augment_key: random key of the augmentation on the devices. `gradients` folds the step number into it.
       crop_padding: pixels of zero padding before a random crop; 0 if the step does not crop.
       flip: whether the step flips images at random.
       mean: of the data set, by channel.
@@ -189,7 +189,7 @@ def conv_of(config: Any) -> Callable[..., nn.Module]:
         return layers.Conv
     of_kernels, of_inputs = binarizers_of(config)
     if config["conv"] == "binary_activations":
-        # Real weights need no alpha. The second stage of two-stage training has an alpha, and initializes it.
+        # Real weights need no alpha. The second stage of two-stage training initializes its own alpha.
         return functools.partial(layers.BinaryConv, alpha="none", binary_weights=False, input_binarizer=of_inputs)
     return functools.partial(
         layers.BinaryConv, alpha=config["alpha"], kernel_binarizer=of_kernels, input_binarizer=of_inputs

@@ -104,7 +104,7 @@ class RunRecorder:
         """
         self._epoch_began = time.monotonic()
         if self._started and not self._compiled:
-            # An earlier process did all steps of the epoch before this one, so this epoch compiles the step.
+            # An earlier process did all steps of the previous epoch, so this process compiles the step only now.
             self._compiling_since = self._epoch_began
             announce_compilation()
         self._started = True

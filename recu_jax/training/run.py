@@ -31,7 +31,7 @@ class Run:
       devices: the devices in use, of all processes.
       feed: gives the batches.
       recipe: the constants of a step.
-      info: describes the data set.
+      info: describes the data set that the network is or was trained on.
       ready_at: creation time of this object, in seconds of `time.monotonic`.
     """
 
@@ -131,7 +131,8 @@ def _checked(config):
 
 def _made(config, dataset, devices, info):
     feed = make_feed(config, dataset, devices)
-    # An evaluation has no training images, so its `steps_per_epoch` is 0. The schedules, which it does not use, need 1.
+    # An evaluation has no training images, so its `steps_per_epoch` is 0. The schedules need at least 1, although an
+    # evaluation does not use them.
     recipe = make_recipe(config, dataset, max(feed.steps_per_epoch, 1))
     if devices[0].platform == "cpu":
         recipe = for_cpus(recipe)
@@ -141,7 +142,7 @@ def _made(config, dataset, devices, info):
 def read_given_variables(run: Run, workdir: str | pathlib.Path) -> GivenVariables:
     """Reads the variables of the teacher and makes the first state of a new run.
 
-    Before that, it checks that `workdir` holds no checkpoints of another run.
+    First checks that the checkpoints in `workdir`, if there are any, are of this run.
 
     Raises:
       UserError: the newest readable checkpoint was imported or has another config, or variables are missing or do not

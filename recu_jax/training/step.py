@@ -1,8 +1,8 @@
 """Defines the state of a run, its training and evaluation steps, and `parallel`, which runs a step on several devices.
 
 Each step is a pure function of the data on one device. The module `gradients` computes the gradients of a training
-step. Only `parallel` maps a step over devices. Every device holds the same state. The copies are never stacked into one
-array.
+step. Only `parallel` maps a step over devices. The state is replicated: every device holds the same copy. The copies
+are never stacked into one array.
 """
 
 import functools
@@ -35,8 +35,8 @@ class TrainState:
       step: int32, (): optimizer steps done.
       params: of the model.
       batch_stats: running statistics of the model.
-      opt_state: of the optimizer.
-      ema: `{"params": ..., "batch_stats": ...}`, the exponential averages of both; None without `config.ema_decay`.
+      opt_state: state of the optimizer.
+      ema: exponential moving averages, `{"params": ..., "batch_stats": ...}`; None without `config.ema_decay`.
     """
 
     step: jax.Array
@@ -52,11 +52,11 @@ class TrainState:
 
     @property
     def result(self) -> "TrainState":
-        """The state with the variables to evaluate and export: the exponential averages, if the state has them."""
+        """The state with the variables to evaluate and export: the moving averages, if the state has them."""
         return self if self.ema is None else self.replace(**self.ema)  # type: ignore[attr-defined]
 
     def starting_from(self, variables: Mapping[str, Any]) -> "TrainState":
-        """Returns the state with other variables. The exponential averages, if any, start from them too."""
+        """Returns the state with `variables`. The moving averages, if there are any, start from them too."""
         return self.replace(**variables, ema=None if self.ema is None else dict(variables))  # type: ignore[attr-defined]
 
 
@@ -129,7 +129,7 @@ def _in_order(gradients):
 
 
 def _moved(state, params, batch_stats, decay):
-    """Computes the exponential averages after a step: `d average + (1 - d) value`, where d is the decay."""
+    """Computes the exponential moving averages after a step: `d average + (1 - d) value`, where d is the decay."""
     if state.ema is None:
         return None
     # In the first steps d is smaller. Otherwise the averages of a short run would consist mostly of the initial values.

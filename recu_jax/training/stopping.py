@@ -47,9 +47,9 @@ class StopRequests:
     `Stopped`. Outside the main thread no signal is handled, because Python allows signal handlers in the main thread
     only.
 
-    Commands give `end_process`, because Python runs a signal handler only between two bytecode instructions. While XLA
-    compiles, which takes up to minutes, no handler can raise `Stopped`. And if the handler runs within a callback
-    of XLA, Python prints the exception and ignores it.
+    Commands pass `end_process`, because a handler that raises `Stopped` is not enough. Python runs a signal handler
+    only between two bytecode instructions. So while XLA compiles, which may take minutes, no handler can raise
+    `Stopped`. And if the handler runs within a callback of XLA, Python prints the exception and ignores it.
 
     With several processes, JAX's preemption service handles SIGTERM. It passes a notice from any process to all others.
     The processes then agree on the step at which they stop. A process that gets SIGINT or SIGUSR1 sends itself SIGTERM.

@@ -43,7 +43,7 @@ class TrackedRun:
 
 
 class Tracker:
-    """The interface of a tracker. A user's own class has both methods, and is called with a `TrackedRun`."""
+    """The interface of a tracker. A user's own class has both methods, and its constructor takes a `TrackedRun`."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Records the numbers of an epoch. Called after each epoch.
@@ -144,7 +144,7 @@ def check(name: str | None) -> None:
 
 
 class Trackers:
-    """The trackers of a run. A tracker that fails is left out from then on, and one line says so. The run goes on."""
+    """The trackers of a run. If a tracker fails, a line says so, and the run goes on without this tracker."""
 
     def __init__(self, config: ml_collections.ConfigDict, workdir: pathlib.Path, first_step: int, resumed: bool):
         """Starts the trackers that `config` names.
@@ -153,8 +153,8 @@ class Trackers:
           config: of the run.
           workdir: of the run.
           first_step: as in `TrackedRun`.
-          resumed: whether the run is resumed. `config.tracker` then gets the id of the earlier process again, if the
-            workdir still holds the id.
+          resumed: whether the run is resumed. The tracker `config.tracker` then gets the id that the run had before, if
+            the workdir still holds it.
         """
         self._open: dict[str, Any] = {}
         run = TrackedRun(workdir, plain(config), config.tracker_project, "", first_step)
@@ -193,7 +193,7 @@ class Trackers:
         """
         try:
             self._open[name] = function() or self._open.get(name)
-        # Errors may be of any type, because trackers use the network, disks and users' code. Without a login, some
+        # Errors may be of any type, because trackers use the network, the disk and users' code. Without a login, some
         # trackers raise SystemExit.
         except (Exception, SystemExit) as error:
             self._open.pop(name, None)

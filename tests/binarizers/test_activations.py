@@ -10,7 +10,7 @@ from recu_jax.binarizers import ACTIVATIONS, activations, weights
 from recu_jax.functional import sign
 from tests.support.slopes import GRID, approx, clipped, ede, o_of, reste, slope, swish, t_of
 
-# What to call with x, and the slope.
+# The binarizer, the formula of its slope and, for an annealed binarizer, the training progress.
 SLOPES = {
     "clipped_sign": (activations.ClippedSign(), clipped),
     "clipped_sign at 0.1": (activations.ClippedSign(clip=0.1), lambda x: clipped(x, 0.1)),
@@ -75,5 +75,5 @@ def test_layers_hand_on_activations_progress_and_parameters(name):
     np.testing.assert_allclose(y, z, rtol=1e-6)
     np.testing.assert_allclose(pull(y)[0], expected(y)[0], rtol=1e-6)
     assert (np.asarray(pull(y)[0]) != 0).any()
-    # Evaluation gets no progress, and has the same signs.
+    # In evaluation, no progress is given, and the result is the same.
     np.testing.assert_array_equal(layer.apply({"params": params}, x), y)

@@ -21,7 +21,8 @@ def test_rprelu():
     }  # fmt: skip
     params = {"move1": {"bias": before}, "nonlinear": {"slope": slopes}, "move2": {"bias": after}}
     z, pull = jax.vjp(lambda p, x: layer.apply({"params": p}, x), params, x)
-    # The paper's form: with gamma = -before, x - gamma + zeta above gamma, beta (x - gamma) + zeta else.
+    # In the paper's letters: x - gamma + zeta where x > gamma, otherwise beta (x - gamma) + zeta. gamma is `-before`,
+    # beta is `slopes`, and zeta is `after`.
     above = x > -before
     np.testing.assert_allclose(z, np.where(above, x + before + after, slopes * (x + before) + after), atol=1e-15)
     dparams, dx = pull(jnp.asarray(cotangent))

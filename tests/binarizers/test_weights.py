@@ -12,7 +12,7 @@ from tests.support.slopes import GRID, clipped, ede, t_of
 
 
 def latent(seed=0):
-    """Returns three channels of the numbers in GRID, in three orders and scales."""
+    """Returns three channels with the numbers of GRID in random order. The second is scaled, the third is shifted."""
     r = np.random.default_rng(seed)
     values = GRID[: GRID.size // 2 * 2]
     return np.stack([r.permutation(values), 0.3 * r.permutation(values), 1.5 + r.permutation(values)], 1).reshape(
@@ -21,7 +21,7 @@ def latent(seed=0):
 
 
 def expected_weights(name, w, g, progress):
-    """Returns scale * signs, and the gradient with respect to w if `g` is that with respect to scale * signs."""
+    """Returns `scale * signs`, and the gradient with respect to w. `g` is the gradient of `scale * signs`."""
     n, plus = w[..., 0].size, np.where(w >= 0, 1.0, -1.0)
     mean = abs(w).mean((0, 1))
     if name == "clipped_sign":
@@ -70,7 +70,7 @@ def test_weights(name, progress):
 @pytest.mark.parametrize("alpha", ["none", "learned"])
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_layers_give_the_weights_their_gradient(name, alpha):
-    """Compares with a float convolution of the expected kernel. The formula maps its gradient to the latent weights."""
+    """Compares with a float convolution of the expected kernel. The formula maps that gradient to latent weights."""
     r = np.random.default_rng(2)
     x, kernel, dy = r.normal(size=(2, 5, 5, 4)), r.normal(size=(3, 3, 4, 6)), r.normal(size=(2, 5, 5, 6))
     params = {"kernel": kernel} | ({"alpha": r.uniform(0.5, 1.5, 6)} if alpha == "learned" else {})

@@ -1,4 +1,4 @@
-"""Provides an imported workdir, and calls commands in this process."""
+"""Provides an imported workdir, and a function that calls commands in this process."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.support.bad_files import OFFICIAL
 
 @pytest.fixture
 def refusal(capsys):
-    """Returns a function that calls a command, which must refuse with one line, and returns the line."""
+    """Returns a function that calls a command, checks that it fails with one line, and returns this line."""
 
     def call(main, *arguments):
         with pytest.raises(SystemExit) as ended:

@@ -1,4 +1,4 @@
-"""Tests `--config`: which file it names, and which folder of the run follows."""
+"""Tests `--config`: which file it names, and which default workdir follows from it."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Exports a run and predicts with its file, each in a process, and tests mistakes."""
+"""Exports a run and predicts with its file, each command in its own process. Tests mistakes, too."""
 
 import json
 import re
@@ -58,7 +58,7 @@ def test_from_a_run_to_a_prediction(workdir, tmp_path):
     for line, picture, label in zip(lines, pictures, data.test_labels, strict=False):
         assert line.startswith(f"{picture}: ") and line.count("%") == 5
         right += line.split(": ")[1].startswith(f"{label} ")
-    assert len(lines) == 12 and right >= 9  # two epochs
+    assert len(lines) == 12 and right >= 9  # after only two epochs of training
 
 
 @pytest.mark.slow
@@ -78,7 +78,7 @@ def test_c(workdir, tmp_path):
     assert wrote.startswith(f"{folder}/ holds digits_resnet8 in ") and ", 22." in wrote
     assert json.loads((tmp_path / "digits.check.json").read_text())["differing_predictions"] == 0
     assert checked.startswith("360 test images: 0 differing predictions")
-    # The file's own runtime, image by image.
+    # Compare with the runtime of .recu files, for each image.
     command("export", workdir, f"--out={tmp_path / 'digits.recu'}")
     images = digits.load().test_images
     theirs = np.asarray(deploy.load(tmp_path / "digits.recu").predict(images))

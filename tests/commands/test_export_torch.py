@@ -1,4 +1,4 @@
-"""Exports runs to PyTorch files of the authors' form, and tests runs that have no such form."""
+"""Exports runs to PyTorch files of the authors' form, and tests a run that does not fit this form."""
 
 import json
 import subprocess
@@ -34,7 +34,7 @@ def test_what_is_exported_is_what_the_official_code_writes(imported, official, t
 
 @pytest.mark.slow
 def test_a_run_with_another_alpha_is_not_exported(imported, tmp_path):
-    # Only the record decides, so no other run is needed.
+    # The command reads alpha from the record, so a copy with a changed record is enough.
     copy = tmp_path / "w"
     subprocess.run(["cp", "-r", imported, copy], check=True)
     (record,) = copy.glob("checkpoints/0/record/metadata")

@@ -55,7 +55,7 @@ def test_the_workdir_is_evaluated(imported, official, tmp_path):
     result = commands.run("eval", *common)
     assert (result.returncode, result.stderr) == (0, "")
 
-    # The loss in PyTorch, on images normalized as by the data set `npz`.
+    # Compute the loss in PyTorch. The data set `npz` normalizes images by their own mean and standard deviation.
     model = torch_recu.build("cifar_resnet20").double().eval()
     model.load_state_dict(official["state_dict"], strict=False)
     x = (images / 255 - (images / 255).mean((0, 1, 2))) / (images / 255).std((0, 1, 2))
@@ -113,7 +113,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path):
         with pytest.raises(UserError, match="not loaded: only tensors"):
             read(tmp_path / name)
     assert not trace.exists() and not (tmp_path / "w").exists()
-    pickle.loads((tmp_path / "plain.pth").read_bytes())  # the trap works
+    pickle.loads((tmp_path / "plain.pth").read_bytes())  # the file does run code if it is loaded
     assert trace.exists()
 
 
@@ -137,7 +137,7 @@ def test_mistakes_get_one_line_and_leave_nothing(tmp_path, refusal):
 
 
 def test_an_import_that_fails_half_way_leaves_nothing(tmp_path):
-    """The system refuses to write more than a few bytes to a file."""
+    """In this test, the system refuses to write more than 4096 bytes to a file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     for there in (False, True):
         if there:

@@ -1,4 +1,4 @@
-"""Tests the exit status and last line of a run. `tests/robustness/test_faults.py` does so with whole runs."""
+"""Tests the exit status and last line of a run, without training. `tests/robustness/test_faults.py` trains."""
 
 import errno
 
@@ -15,7 +15,7 @@ LOST = OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
 
 @pytest.fixture
 def ends(monkeypatch, tmp_path, capsys):
-    """Returns a function of an error: exit status and line of a run in which it is raised."""
+    """Returns a function that raises the given error in a run. It returns the run's exit status and line."""
     statuses = []
     monkeypatch.setattr(train, "_end", lambda status, several: statuses.append(status))
     monkeypatch.setattr(train, "_hush_failed_saves", lambda: None)

@@ -1,4 +1,4 @@
-"""Provides folders of photographs, without and with corrupt ones, and all batches of those with corrupt ones."""
+"""Provides a folder of photographs, a folder with corrupt photographs, and all training batches of the second."""
 
 import pytest
 
@@ -30,6 +30,6 @@ def broken(broken_root):
 
 @pytest.fixture(scope="session")
 def uninterrupted(broken):
-    """Returns all batches of a folder with corrupt images, made in this process."""
+    """Returns all training batches of the folder with corrupt images, made in this process."""
     with train_batches(broken, **TRAIN, num_workers=0, on_corrupt="skip") as batches:
         return kept(batches)

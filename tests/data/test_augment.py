@@ -23,7 +23,7 @@ def test_crops_and_flips_are_those_of_a_padded_image():
         ]
         assert len(matches) == 1
         seen.add(matches[0])
-    assert len(seen) > 45  # of 50; 200 draws miss one with probability 2%
+    assert len(seen) > 45  # of 50; 200 draws miss a given one with probability 2%
 
 
 def test_an_images_augmentation_depends_on_its_key_alone():
@@ -53,5 +53,5 @@ def test_shares_are_of_the_beta_distribution():
     keys = jax.random.split(jax.random.key(0), 4000)
     shares = np.asarray(mixup_shares(keys, 0.2))
     assert 0 <= shares.min() and shares.max() <= 1
-    # Mean 1/2, variance 1 / (4 (2 alpha + 1)); the deviations of both over 4,000 draws are below 0.01.
+    # The mean is 1/2, the variance 1 / (4 (2 alpha + 1)). With 4,000 draws, the standard error of each is below 0.01.
     np.testing.assert_allclose([shares.mean(), shares.var()], [0.5, 0.25 / 1.4], atol=0.03)

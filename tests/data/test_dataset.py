@@ -16,7 +16,8 @@ def test_held_out_images_are_tested_and_not_trained_on():
     whole = dataset(4)
     part = whole.hold_out(5)
     assert (part.train_count, part.test_count) == (whole.train_count - 5, 5)
-    # Each image and its label is in one of the two, once. The test images of the data set are in neither.
+    # Each training image, with its label, is either held out or still trained on. The test images of the data set are
+    # gone.
     images = np.concatenate([part.train_images, part.test_images])
     labels = np.concatenate([part.train_labels, part.test_labels])
     order, before = (np.lexsort(a.reshape(len(a), -1).T) for a in (images, whole.train_images))

@@ -1,4 +1,4 @@
-"""Tests folders of images and Tiny-ImageNet: which records they have, and the errors if they have none."""
+"""Tests folders of images and Tiny-ImageNet: which records they have, and the errors if they do not fit."""
 
 import pickle
 
@@ -19,7 +19,7 @@ def write(path, value=0, size=8):
 
 
 def folders(root, test="val"):
-    """Writes images of three classes. Each image has one gray value. Returns the bytes of the files by name."""
+    """Writes images of three classes, each image in one gray value. Returns the bytes of the files by name."""
     files = {}
     for value, name in [(21, "train/b/0.png"), (11, "train/Zebra/x.JPEG"), (22, "train/b/deep/er/1.jpg")]:
         files[name] = write(root / name, value)

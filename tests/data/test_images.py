@@ -46,7 +46,7 @@ def test_jpeg_is_what_pillow_decodes(photo, options):
 )
 def test_other_colours_are_what_pillow_converts(photo, format, mode):
     data = encoded(photo.convert(mode), format, **({"lossless": True} if format == "WEBP" else {}))
-    # CMYK to RGB is (255 - ink) (255 - black) / 255, which the two round differently.
+    # CMYK to RGB is (255 - ink) (255 - black) / 255, which OpenCV and Pillow round differently.
     assert np.abs(decode(data) - by_pillow(data)).max() <= 2
 
 

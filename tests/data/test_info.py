@@ -1,4 +1,4 @@
-"""Tests test images for a network trained elsewhere: no other images are needed, and classes match the network's."""
+"""Tests the loading of test images for a trained network: without training images, and with the network's classes."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ def test_folders_of_test_images_alone(tmp_path):
         assert found.train_count == 0 and found.class_names == ("Zebra", "a b", "b")
         assert found.test.read(0) == (files["val/a b/1.webp"], 1) and found.test.read(1)[1] == 2
     assert (alone.mean, alone.std) == (NAMED.mean, NAMED.std)
-    # Without a run, the folders are the classes.
+    # Without the information of a run, the folders in `val` are the classes.
     bare = data.load_test("image_folder", str(tmp_path))
     assert (bare.num_classes, bare.class_names, bare.test.read(0)[1]) == (2, ("a b", "b"), 0)
     write(tmp_path / "val/bird/3.png")
@@ -74,7 +74,7 @@ def test_arrays_of_test_images_alone(tmp_path):
     found = data.load_test("npz", str(path), info=info)
     assert (found.train_count, found.test_count, found.num_classes) == (0, 6, 5)
     assert (found.mean, found.std) == (info.mean, info.std)
-    with pytest.raises(UserError, match="lacks train_images, train_labels"):  # which the mean would be computed from
+    with pytest.raises(UserError, match="lacks train_images, train_labels"):  # to compute the mean
         data.load_test("npz", str(path))
     with pytest.raises(UserError, match="test_labels run from -1"):
         data.load_test("npz", str(bad_files.npz(tmp_path, test_labels=np.arange(6) - 1)), info=info)

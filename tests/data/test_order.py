@@ -25,7 +25,7 @@ def test_any_two_of_seed_and_epoch_have_two_orders(one, other):
 
 
 def test_no_two_of_seed_and_epoch_share_an_order():
-    """With seed + epoch in one number, the second epoch of seed 0 would be the first of seed 1."""
+    """If seed + epoch seeded the order, the second epoch of seed 0 would equal the first epoch of seed 1."""
     orders = {train_order(seed, epoch, 50, 10).tobytes() for seed in range(4) for epoch in range(4)}
     assert len(orders) == 16
 
@@ -37,5 +37,5 @@ def test_eval_order_counts_every_image_once(images, batch):
     counted = np.zeros(images)
     np.add.at(counted, indices.ravel(), weights.ravel())
     np.testing.assert_array_equal(counted, 1)
-    # The padding is image 0 at weight 0. All callers share the arrays.
+    # The padding is image 0 with weight 0. All callers share the arrays, so the arrays must be read-only.
     assert (indices[weights == 0] == 0).all() and not (indices.flags.writeable or weights.flags.writeable)

@@ -1,4 +1,4 @@
-"""Tests batches from disk: their content, resuming from any of them, and independence of the number of workers."""
+"""Tests batches from the disk: the parts of several processes, resuming at every batch, any number of workers."""
 
 import itertools
 import json
@@ -38,7 +38,7 @@ def test_resuming_in_this_process_at_every_batch(broken, uninterrupted):
             next(batches)
         saved.append(json.dumps(batches.get_state()))
         for step in np.random.default_rng(0).permutation(STEPS + 1).tolist():
-            batches.set_state(json.loads(saved[step]))  # of a running iterator
+            batches.set_state(json.loads(saved[step]))  # while the iterator is in use
             assert len(batches) == STEPS - step
             assert_same([next(batches)] if step < STEPS else list(batches), uninterrupted[step : step + 1])
     for step in range(STEPS + 1):
@@ -57,7 +57,7 @@ def test_resuming_with_workers_at_every_batch(broken, uninterrupted, num_workers
     monkeypatch.setattr(workers, "_SHARED_FROM", 4 * 24 * 24 * 3)  # bytes of the images of a batch
     if num_workers == 1:  # as in a container whose /dev/shm is full
         monkeypatch.setattr(workers, "_free_shared_memory", lambda: 0)
-    # Workers end when they have made the last batch, in advance. With so many epochs they do not end.
+    # Workers make batches in advance, and end after the last batch. With so many epochs, they do not end in this test.
     options = {**TRAIN, "epochs": 1000, "num_workers": num_workers, "on_corrupt": "skip"}
     saved = []
     with train_batches(broken, **options, start_step=2) as batches:
@@ -75,7 +75,7 @@ def test_resuming_with_workers_at_every_batch(broken, uninterrupted, num_workers
             assert_same([next(batches)], uninterrupted[2 + i : 3 + i])
         assert {child.pid for child in multiprocessing.active_children()} == processes
     assert not {child.pid for child in multiprocessing.active_children()} & processes
-    # A new run, from a position that was saved with another number of workers.
+    # A new iterator starts from a position that was saved with another number of workers.
     with train_batches(broken, **options) as batches:
         batches.set_state(json.loads(saved[12]) | {"num_workers": 3 - num_workers})
         assert_same(kept(itertools.islice(batches, STEPS - 14)), uninterrupted[14:])

@@ -59,7 +59,8 @@ def test_random_box_has_area_and_ratio_as_asked():
     assert (boxes[:, :2] >= 0).all() and (top + height <= 600).all() and (left + width <= 700).all()
     share = height * width / (600 * 700)
     assert share.min() > 0.079 and share.max() <= 1
-    # Small shares always fit: among them area and logarithm of the ratio are uniform.
+    # A box of less than half of the area always fits. So among these boxes, the area and the logarithm of the ratio are
+    # uniformly distributed.
     small = share < 0.5
     np.testing.assert_allclose(np.quantile(share[small], [0.25, 0.5, 0.75]), [0.185, 0.29, 0.395], atol=0.02)
     log_ratio = np.log(width / height)[small] / math.log(4 / 3)
@@ -105,7 +106,7 @@ def test_training_is_crop_resize_flip(photos, size, allowed):
         got = transform.train(data, np.random.default_rng(seed))
         distances.append([np.abs(image - expected).mean() for image in (got, got[:, ::-1])])
     right, mirrored = np.transpose(distances)
-    assert right.max() < allowed and (right < mirrored / 2).all()  # of pixel values from 0 to 255
+    assert right.max() < allowed and (right < mirrored / 2).all()  # pixel values are from 0 to 255
     assert 4 < flipped < 16
 
 

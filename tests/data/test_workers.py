@@ -48,7 +48,7 @@ def test_workers_of_a_plain_script_end_with_it_even_when_it_is_killed(broken_roo
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as script:
         worker = int(script.stdout.readline())
         assert running(worker)
-        os.kill(worker, signal.SIGTERM)  # a cluster signals all processes; the main one decides
+        os.kill(worker, signal.SIGTERM)  # a cluster signals all processes; workers ignore it
         os.kill(worker, signal.SIGINT)
         time.sleep(0.2)
         assert running(worker)

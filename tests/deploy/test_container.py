@@ -1,4 +1,4 @@
-"""Tests files: the safetensors package reads them, and damaged ones give errors."""
+"""Tests exported files: the safetensors package reads them, and damaged files give errors."""
 
 import copy
 import json
@@ -51,7 +51,7 @@ def test_a_file_that_is_not_there(tmp_path):
 
 
 def _with_header(data, change):
-    """Returns the file with a changed header, a dict in the format's own form, and a corrected header length."""
+    """Returns the file after `change` has edited its header, a dict. The length of the header is corrected."""
     length = int.from_bytes(data[:8], "little")
     index = json.loads(data[8 : 8 + length])
     change(index)

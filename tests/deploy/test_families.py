@@ -19,9 +19,10 @@ from tests.support import golden_values as golden
 from tests.support.random_networks import CONVS, file_of, flax_outputs, variables_of
 
 COMPILED = compiled_kernels.instruction_sets()[0]
-# One model of each family. The others differ in sizes alone, and take half a minute.
+# Models that are also computed by XLA: one of each family. The other models differ only in their sizes, and would take
+# half a minute.
 ALSO_BY_XLA = ("digits_resnet8", "cifar_resnet18a", "cifar_vgg_small", "imagenet_resnet18", "react_resnet18")
-# Image sizes. Deep networks get one at which they compile and run in seconds, except for imagenet_resnet18.
+# Sizes of the photographs: `PHOTO_SIZE`, at which deep networks compile and run in seconds, for models not in `SIZES`.
 SIZES = {"imagenet_resnet18": 224, "digits_resnet8": 8}
 PHOTO_SIZE = 64
 UNCENTERED, PLAIN = weights.ReCU(b=1.0, center=False), weights.ReCU(standardize=False, clamp=False)
@@ -56,7 +57,8 @@ def watched(nodes, backend, images):
 def each_model():
     """Yields each binary model as a test parameter.
 
-    Three are compiled with all of XLA's optimizations, as users compile them: rounding of sums can decide signs.
+    Three models are compiled with all of XLA's optimizations, as users compile them, because the rounding of sums can
+    decide signs.
     """
     for name in sorted(set(MODELS) - FULL_PRECISION):
         optimised = name in ("cifar_resnet20", "cifar_vgg_small", "imagenet_resnet18")
@@ -81,7 +83,7 @@ def test_every_binary_activation_is_the_flax_models(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(FULL_PRECISION - {"resnet34"}))  # which has the blocks of resnet18
+@pytest.mark.parametrize("name", sorted(FULL_PRECISION - {"resnet34"}))  # resnet34 has the blocks of resnet18
 def test_full_precision_models(name):
     images = real_images(name)
     net, variables = variables_of(name, images.shape[1:])

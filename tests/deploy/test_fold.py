@@ -1,4 +1,4 @@
-"""Compares thresholds with exact arithmetic, for every sum."""
+"""Compares thresholds with folding in float64, for every sum, and with exact arithmetic where the two differ."""
 
 import numpy as np
 
@@ -10,10 +10,11 @@ def test_thresholds_are_float64_folding_for_every_sum():
     largest, channels = 4608, 200
     alpha, mean, factor, bias = r.standard_normal((4, channels)).astype(np.float32)
     alpha, mean = alpha / 20, mean * 3
-    alpha[:2], factor[2:4], mean[4], bias[4] = 0, 0, 0, 0  # channels 0 to 3 are constant; channel 4 is 0 at the sum 0
+    # Channels 0 to 3 have the same value at every sum. Channel 4 has the value 0 at the sum 0.
+    alpha[:2], factor[2:4], mean[4], bias[4] = 0, 0, 0, 0
     bias[:4] = 1, -1, 1, -1
-    alpha[5:7], bias[5:7], factor[5:7] = 1e-6, (50, -50), 1  # one sign throughout
-    alpha[7], mean[7], factor[7], bias[7] = 0.5, 1, 2, 0  # 0 at the sum 2 exactly
+    alpha[5:7], bias[5:7], factor[5:7] = 1e-6, (50, -50), 1  # the same sign at every sum
+    alpha[7], mean[7], factor[7], bias[7] = 0.5, 1, 2, 0  # the value is exactly 0 at the sum 2
     threshold, direction = fold.thresholds(alpha, np.stack([mean, factor, bias]), largest)
     assert set(direction) == {-1, 1}
     sums = np.arange(-largest, largest + 1)

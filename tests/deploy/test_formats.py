@@ -1,4 +1,4 @@
-"""Checks that every format of `recu export` writes a file that runs, or says which package is missing."""
+"""Tests what the formats of `recu export` share: they refuse wrong paths and files, and the help and docs list them."""
 
 import re
 

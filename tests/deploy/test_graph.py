@@ -1,4 +1,4 @@
-"""Tests files from elsewhere whose operations do not fit."""
+"""Tests that network files whose operations do not fit are refused."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Tests a loaded network: what it needs, and which images it refuses."""
+"""Tests a loaded network: which packages it needs, and which images it refuses."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from recu_jax import UserError, deploy
 from tests.support.random_networks import IMAGES
 
 
-@pytest.mark.as_users_compile  # as the process that it starts does
+@pytest.mark.as_users_compile  # as in the process that the test starts
 def test_it_needs_jax_and_numpy_alone(path):
     program = f"""
 import sys

@@ -1,4 +1,4 @@
-"""ONNX files in onnxruntime and OpenVINO, where they are installed: pip install 'recu_jax[onnx]' openvino."""
+"""Runs ONNX files in onnxruntime and OpenVINO, where these are installed: pip install 'recu_jax[onnx]' openvino."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from tests.support.random_networks import file_of, variables_of
 
 onnx = pytest.importorskip("onnx", reason="pip install 'recu_jax[onnx]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'recu_jax[onnx]'")
-# onnx's own.
+# Warnings of onnx are not errors.
 pytestmark = pytest.mark.filterwarnings("default")
 
 SHAPES = {
@@ -22,7 +22,7 @@ SHAPES = {
 
 
 def written(name, path):
-    """Writes the network to the ONNX file `path`. Returns it as `deploy` runs it, images, and its logits for these."""
+    """Writes a random network to the ONNX file `path`. Returns its `deploy` model, images, and the logits of these."""
     loaded = model.parse(*file_of(name, variables_of(name, SHAPES[name])[1], SHAPES[name]))
     container.write_bytes(path, onnx_export.serialize(loaded))
     images = np.random.default_rng(0).integers(0, 256, (5, *SHAPES[name]), np.uint8)
@@ -30,7 +30,7 @@ def written(name, path):
 
 
 def binary_kernels(file):
-    """Kernels of +1 and -1 of a file's convolutions."""
+    """Returns those kernels of a file's convolutions that hold only +1 and -1."""
     graph = onnx.load(file).graph
     constants = {array.name: onnx.numpy_helper.to_array(array) for array in graph.initializer}
     made_by = {node.output[0]: node for node in graph.node}
@@ -48,7 +48,7 @@ def test_the_same_logits(name, tmp_path):
     onnx.checker.check_model(str(file), full_check=True)
     assert {node.domain for node in onnx.load(file).graph.node} == {""}
     most = 1e-5 * max(1, abs(logits).max())
-    # Any batch size.
+    # The file takes any batch size.
     run = onnx_export.predictor(file)
     np.testing.assert_allclose(run(images), logits, rtol=0, atol=most)
     np.testing.assert_allclose(run(images[:1]), logits[:1], rtol=0, atol=most)
@@ -63,7 +63,7 @@ def test_the_same_logits(name, tmp_path):
 
 
 def test_the_optimizer_leaves_binary_kernels_alone(tmp_path):
-    """With alpha in a kernel the sums are no integers."""
+    """If onnxruntime multiplied alpha into a kernel, the sums would not be integers."""
     loaded, *_ = written("digits_resnet8", tmp_path / "network.onnx")
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
@@ -73,7 +73,7 @@ def test_the_optimizer_leaves_binary_kernels_alone(tmp_path):
 
 
 def test_zero_has_the_sign_plus_one(tmp_path):
-    """Also minus zero, as everywhere in recu_jax."""
+    """Minus zero has the sign +1, too, as everywhere in recu_jax."""
     writer = onnx_export.Writer()
     writer.add("Identity", writer.sign("images"))
     writer.nodes[-1].output[0] = "logits"

@@ -26,7 +26,7 @@ def initial(model, *args, **kwargs):
 
 
 def check_equal(model, variables, *args, jit=True, **kwargs):
-    """Packs, and compares outputs bit for bit. Returns the packed variables."""
+    """Packs the variables and compares the outputs before and after, bit for bit. Returns the packed variables."""
     packed = pack(model, variables, *args, **kwargs)
     apply = functools.partial(model.apply, **kwargs)
     for call in (jax.jit(apply),) if jit == "only" else (jax.jit(apply), apply) if jit else (apply,):
@@ -86,7 +86,7 @@ def test_dtypes(kind, dtype, param_dtype):
     check_equal(layer, initial(layer, x), x)
     wider = layer.clone(dtype=None, param_dtype=jnp.float32, preferred_element_type=jnp.float32)
     check_equal(wider, initial(wider, x), x)
-    # Parameters that were cast decide the dtype of the outputs.
+    # If the parameters were cast, the outputs have their dtype.
     plain = layer.clone(dtype=None, param_dtype=jnp.float32, alpha="none")
     cast = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), initial(plain, x))
     check_equal(plain, cast, x.astype(jnp.bfloat16))
@@ -111,7 +111,7 @@ def test_every_activation_binarizer(name):
 
 
 class Strange(nn.Module):
-    """A stranger's model: an odd name, a list of layers, a shared layer, remat, jit, and a flag without a default."""
+    """A user's model: odd names, a list of layers, a shared layer, remat, jit, and a flag without a default."""
 
     @nn.compact
     def __call__(self, x, train):
@@ -140,18 +140,18 @@ def test_a_model_of_a_stranger():
     }  # fmt: skip
     binary = sum(bits.nbytes for bits in kernels(packed).values())
     assert binary == 4 * (3 * 450 + 450 + 50 + 25 + 7) and 32 * binary - 4 * (4 * 14400 + 1600 + 800 + 200) < 32 * 4
-    # All else stays, and no latent weight does.
+    # Latent weights and alpha of packed layers are gone. All other variables stay.
     before, after = (flatten_dict(v, sep="/") for v in (variables, packed))
     kept = {name for name in before if name.split("/")[-1] not in ("kernel", "alpha")}
     kept |= {"params/kernel/kernel", "params/real/kernel", "params/real/alpha"}
     assert {name for name in after if "kernel_" not in name} == kept
     assert all(after[name] is before[name] for name in kept)
-    # A flag by position reaches the model too.
+    # A flag that is passed by position reaches the model too.
     jax.tree.map(np.testing.assert_array_equal, pack(model, variables, x, False), packed)
 
 
 class Stack(nn.Module):
-    """Four layers of four features, whose kernels nn.scan or nn.vmap stack."""
+    """Four layers of four features. nn.scan or nn.vmap stacks their kernels."""
 
     around: str
     axis: int = 0
@@ -179,7 +179,7 @@ class Stack(nn.Module):
 @pytest.mark.parametrize("dense", [False, True])
 @pytest.mark.parametrize(("around", "axis"), [("scan", 0), ("scan", 1), ("scan", -1), ("vmap", 0), ("vmap", -1)])
 def test_stacked_layers(around, axis, dense):
-    """All axes of the stacked kernels have four entries, or some have three: sizes do not tell the stacked axis."""
+    """The stacked axis and the axes of features have one size, so sizes do not tell which axis is stacked."""
     model, x = Stack(around, axis, dense), normal((2, 5, 5, 4))
     packed = check_equal(model, initial(model, x), x, jit="only")
     assert sum(bits.nbytes for bits in kernels(packed).values()) == 4 * 4 * (1 if dense else 5)
@@ -205,7 +205,7 @@ def test_nan_gradients_vmap_and_shards():
     y = jax.jit(layer.apply)(packed, shards)
     np.testing.assert_array_equal(y, layer.apply(variables, x))
     assert not y.sharding.is_fully_replicated
-    # A gradient with respect to the inputs, such as a saliency map has.
+    # The gradient with respect to the inputs, as saliency maps use it.
     of_input = [jax.grad(lambda x, v=v: (layer.apply(v, x) ** 2).sum())(x) for v in (packed, variables)]
     np.testing.assert_allclose(*of_input, rtol=1e-4, atol=1e-4)
     assert abs(of_input[0]).max() > 0

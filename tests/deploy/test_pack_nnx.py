@@ -45,7 +45,7 @@ def test_nnx():
     for call in (lambda m, x: m(x), nnx.jit(lambda m, x: m(x))):
         np.testing.assert_array_equal(call(packed, x), call(model, x))
     sizes = [sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(m, nnx.Param))) for m in (model, packed)]
-    # The 40 are the computed alpha, which is no parameter before.
+    # The 40 numbers are the alpha of layer `mean`. Before packing, this alpha is computed and not a parameter.
     assert sizes[0] - sizes[1] == (3 * 14400 + 400) * 4 - (3 * 450 + 13 + 40) * 4
     assert packed.mean is packed.shared[0] and packed.mean.kernel is None
     with pytest.raises(UserError, match="packed already"):

@@ -1,4 +1,4 @@
-"""Saves packed models, loads them, and exports them; also in a process that never had the latent weights."""
+"""Saves, loads and exports packed models. Runs them also in processes that never had the latent weights."""
 
 import os
 import subprocess
@@ -43,7 +43,7 @@ def test_linen_in_a_new_process(tmp_path):
     for a, b in zip(jax.tree.leaves(read), jax.tree.leaves(packed), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
-    with safetensors.safe_open(file, framework="numpy") as opened:  # any reader of the format
+    with safetensors.safe_open(file, framework="numpy") as opened:  # a reader without recu_jax
         assert opened.get_tensor("params/50%25 a%2Fb/kernel_bits").dtype == np.uint32
     np.save(tmp_path / "x.npy", X)
     code = (

@@ -1,4 +1,4 @@
-"""Tests that trained networks predict what their cards say, by `recu_jax.pretrained` and by `recu predict`."""
+"""Tests that pretrained networks have the accuracy of their model cards, and that `recu predict` takes their names."""
 
 import io
 import pathlib
@@ -20,7 +20,7 @@ def said(name):
 
 @pytest.fixture(scope="module")
 def photographs():
-    """The first 100 test images of CIFAR-10 (JPEG q75), as files of JPEG, and their labels."""
+    """Returns the first 100 test images of CIFAR-10 as JPEG files (quality 75), and their labels."""
     with np.load(pathlib.Path(__file__).with_name("cifar10_sample.npz")) as file:
         return np.split(file["bytes"], np.cumsum(file["sizes"].astype(int))[:-1]), file["labels"]
 
@@ -33,7 +33,7 @@ def test_digits_as_the_card_says():
 
 
 def test_photographs(photographs):
-    """All 10,000 gave 83.55%, of these 100 it was 86. Another machine may round a sign at 0 otherwise."""
+    """The top-1 of all 10,000 was 83.55%, that of these 100 was 86%. Other machines may round a sign at 0 otherwise."""
     image = pytest.importorskip("PIL.Image", reason="the package pillow is needed")
     files, labels = photographs
     images = np.stack([np.asarray(image.open(io.BytesIO(file.tobytes())).convert("RGB")) for file in files])

@@ -29,7 +29,7 @@ NETWORKS = [pytest.param(name, marks=[pytest.mark.slow] * (name != "digits_resne
 
 
 def written(name, path):
-    """Writes the network to the QONNX file `path`. Returns it as `deploy` runs it, images, and its logits for these."""
+    """Writes a random network to the QONNX file `path`. Returns its `deploy` model, images, and the logits of these."""
     header, arrays = file_of(name, variables_of(name, SHAPES[name])[1], SHAPES[name])
     loaded = model.parse(header, arrays)
     container.write_bytes(path, qonnx_export.serialize(loaded))
@@ -45,7 +45,7 @@ def test_the_same_logits(name, tmp_path):
     loaded, images, logits = written(name, file)
     found = qonnx_export.predictor(file)(images)
     np.testing.assert_allclose(found, logits, rtol=0, atol=1e-5 * abs(logits).max())
-    # Each binary convolution has signs of two bits on both sides.
+    # A Quant node gives two bits to the kernel of each binary convolution, and of each convolution that pads channels.
     onnx_graph = ModelWrapper(str(file)).graph
     made_by = {output: node.op_type for node in onnx_graph.node for output in node.output}
     convs = [[made_by.get(i) for i in node.input] for node in onnx_graph.node if node.op_type == "Conv"]
@@ -86,7 +86,7 @@ def test_transformations_of_qonnx(name, tmp_path):
 
 @pytest.mark.slow
 def test_hls4ml_compiles_it_and_predicts_the_same(tmp_path, monkeypatch):
-    """A narrow VGG-small of the digits, in fixed point."""
+    """Runs a narrow VGG-small, trained on the digits, in fixed point."""
     hls4ml = pytest.importorskip("hls4ml", reason="pip install hls4ml")
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.transformation.channels_last import ConvertToChannelsLastAndClean
@@ -98,9 +98,9 @@ def test_hls4ml_compiles_it_and_predicts_the_same(tmp_path, monkeypatch):
         export.main([str(tmp_path / "run"), f"--out={tmp_path / kind}", f"--format={kind}"])
 
     network = cleanup_model(ModelWrapper(str(tmp_path / "qonnx")))
-    # The second time it names the nodes that the transformation has made.
+    # The second cleanup names the nodes that the transformation has made.
     network = cleanup_model(network.transform(ConvertToChannelsLastAndClean(make_input_channels_last=True)))
-    # Of real numbers; signs have two bits. Factors such as 1 / 255 need many bits after the point.
+    # The precision of real numbers. Signs have two bits. Factors such as 1 / 255 need many bits after the point.
     precision = "fixed<48,14>"
     config = hls4ml.utils.config.config_from_onnx_model(
         network, granularity="name", backend="Vitis", default_precision=precision, max_precision=precision

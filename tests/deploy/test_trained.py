@@ -26,7 +26,7 @@ TINY = {
 @pytest.mark.parametrize(
     "name,fields",
     [
-        # Between the two convolutions of a one-shortcut block, some pairs have thresholds and others have none.
+        # With some of these pairs of binarizers, the first convolution of a one-shortcut block gets thresholds.
         ("one_shortcut", {"weight_binarizer": "xnor_net", "activation_binarizer": "rsign"}),
         ("one_shortcut", {"weight_binarizer": "dorefa", "activation_binarizer": "reste", "alpha": "none"}),
         ("pooled", {"weight_binarizer": "magnitude_aware_sign", "nonlinearity": "rprelu", "alpha": "none"}),

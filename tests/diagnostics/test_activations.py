@@ -1,4 +1,4 @@
-"""Compares windows of activations with NumPy, and with the gradient itself."""
+"""Compares the share of activations through which a gradient passes with NumPy, and with the gradient itself."""
 
 import functools
 
@@ -25,7 +25,7 @@ class Net(nn.Module):
 
 @pytest.mark.slow
 def test_windows_are_those_in_which_a_gradient_passes():
-    """The first layer is compared with NumPy, and a later one with the gradient itself."""
+    """The first binary layer is compared with NumPy, and the last one with the gradient itself."""
     r = np.random.default_rng(0)
     x = (r.normal(size=(4, 6, 6, 3)) * 3).astype(np.float32)
     variables = jax.jit(Net().init)(jax.random.key(0), x)

@@ -20,7 +20,7 @@ X = np.random.default_rng(0).standard_normal((16, 6, 6, 3)).astype("float32")
 
 
 class Net(nn.Module):
-    """A network with relu before a convolution that is an argument, as in flax/examples/imagenet."""
+    """A network with relu before a convolution, whose class is an argument, as in flax/examples/imagenet."""
 
     conv: type[nn.Module] = nn.Conv
     nonlinearity: str = "relu"
@@ -42,7 +42,7 @@ def test_a_relu_before_a_binary_layer():
     check = checked(Net(BinaryConv))
     conv, dense = check.layers
     assert (conv.path, conv.positive_signs, conv.constant_channels, conv.channels) == ("conv", 1, 1, 8)
-    # If the outputs of a layer are equal for all examples, those of the next layer are, too.
+    # If the outputs of a layer are equal for all examples, so are the inputs of the next layer.
     assert dense.constant_channels == 1 and dense.positive_signs < 1 and check.dead == [conv, dense]
     assert conv.problem.startswith("all its inputs are >= 0, as after a relu") and "BatchNorm" in conv.problem
     text = str(check)
@@ -66,7 +66,7 @@ def test_the_ways_out(options):
 
 @pytest.mark.slow
 def test_a_shift_keeps_relu():
-    """With shifts a gradient reaches the first layer in spite of relu. Shifts of 0 are enough, as they are learned."""
+    """With shifts, a gradient reaches the first layer in spite of relu. Learned shifts may start at 0."""
     for shift in (0.0, 0.5):
         model = Net(functools.partial(BinaryConv, input_binarizer=activations.RSign(initial_shift=shift)))
         variables = model.init(jax.random.key(0), X)
@@ -119,7 +119,7 @@ def test_layers_within_transformations(kind):
 
     x = X - X.mean()
     variables = jax.jit(Model().init)(jax.random.key(0), x)
-    for _ in range(2):  # what `nn.jit` traced is not traced again
+    for _ in range(2):  # the second call does not trace the function of `nn.jit` again
         found = [(layer.path, layer.call, layer.dead) for layer in check_model(Model(), variables, x).layers]
         calls = 3 if kind == "scan" else 1
         assert found == [("block/conv", call, call > 1) for call in range(1, calls + 1)]

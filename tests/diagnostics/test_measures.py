@@ -1,4 +1,4 @@
-"""Tests histograms, and their distance from the Laplace fit."""
+"""Tests the bins of histograms."""
 
 import jax.numpy as jnp
 import numpy as np

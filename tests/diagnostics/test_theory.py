@@ -1,4 +1,4 @@
-"""Compares theory with integrals over the clamped density, and with measures of samples of it."""
+"""Compares theory with integrals over the clamped density, and with the numbers in SPEC.md section 5."""
 
 import numpy as np
 import pytest

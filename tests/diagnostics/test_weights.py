@@ -14,7 +14,7 @@ from recu_jax.binarizers import activations, weights
 
 
 def layer_of(alpha="learned", **recu):
-    """Returns a layer as `binary_layers` lists it, with attributes of ReCU. Measures do not use its kernel's shape."""
+    """Returns a layer as `binary_layers` lists it, with options of ReCU. Measures do not use its kernel shape, ()."""
     return BinaryLayer("conv", "conv", (), alpha, True, weights.ReCU(**recu), activations.ReCU())
 
 
@@ -55,9 +55,9 @@ def test_laplace_weights_are_as_theory_says(tau, b):
     assert m["clipped_theory"] == pytest.approx(2 * (1 - tau), abs=1e-6)
     assert m["laplace_distance"] < 2 / np.sqrt(n)
     assert m["quantile"] == pytest.approx(float(stats.laplace.ppf(tau, scale=m["scale"])), rel=1e-4)
-    # Most noise of the error is that of the mean of w^2, whose standard deviation is b^2 sqrt(20 / n).
+    # Most noise of the quantization error is that of the mean of w^2, with standard deviation b^2 sqrt(20 / n).
     assert abs(m["quantization_error"] - m["quantization_error_theory"]) < 5 * b * b * np.sqrt(20 / n)
-    # A histogram with bins of b / 4 smooths the density: at most h^2 / 24 = 0.003.
+    # Bins of width h = 1/4, in units of b, smooth the density. This adds at most h^2 / 24 = 0.003 to the entropy.
     assert abs(m["entropy"] - m["entropy_theory"]) < 0.006
     assert m["histogram"].sum() == n
 
@@ -71,7 +71,7 @@ def test_normal_weights_are_no_laplace_weights():
 
 
 def numpy_diagnostics(kernel, previous, tau, rate, b=2.0, standardize=True, center=True):
-    """Computes the definitions with NumPy in float64. `previous` has the kernels of the earlier epochs."""
+    """Computes the measures by definition, in NumPy and float64. `previous` has the kernels of the earlier epochs."""
 
     def standardized(kernel):
         kernel = np.asarray(kernel, np.float64)
@@ -92,7 +92,7 @@ def numpy_diagnostics(kernel, previous, tau, rate, b=2.0, standardize=True, cent
     unflipped = np.zeros(w.shape, int)
     for flip in flips:
         unflipped = np.where(flip, 0, unflipped + 1)
-    # At this pace, and the full rate, epochs until the weight is 0.
+    # Epochs until the weight is 0, if it moves as in the last epoch, but at the full learning rate.
     with np.errstate(divide="ignore"):
         epochs_to_zero = abs(w) / (abs(w - standardized(previous[-1])) / rate)
     inside = w[abs(w) < q]
@@ -117,7 +117,7 @@ def numpy_diagnostics(kernel, previous, tau, rate, b=2.0, standardize=True, cent
 
 @pytest.mark.parametrize("standardize,center", [(True, True), (True, False), (False, True)])
 def test_seven_epochs_against_numpy(standardize, center):
-    """Some weights jump about, some creep, and some hardly move."""
+    """Some weights move far, some a little, and some hardly at all."""
     r = np.random.default_rng(1)
     kernels = [r.laplace(size=(3, 3, 8, 16))]
     speed = r.choice([1e-4, 0.05, 1.0], size=kernels[0].shape, p=[0.5, 0.2, 0.3])
@@ -145,7 +145,7 @@ def test_dead_needs_both_no_flip_and_little_movement():
     for epoch in range(1, 4):
         kernel = start.copy()
         kernel[:, :, moving] *= 1 + 0.2 * epoch
-        kernel[:, :, flipping] *= 1 if epoch == 3 else -1  # back in epoch 3: two epochs since are too few
+        kernel[:, :, flipping] *= 1 if epoch == 3 else -1  # their signs flip in epoch 1 and flip back in epoch 3
         got, memory = measure(kernel, before=memory, dead_epochs=3, dead_crossing=20)
         assert got["dead"] == pytest.approx(0.25 if epoch == 3 else 0)
         assert got["flipped"] == pytest.approx(0.25 if epoch in (1, 3) else 0)
@@ -153,11 +153,11 @@ def test_dead_needs_both_no_flip_and_little_movement():
     for _ in range(300):
         memory["conv"]["unflipped"] = np.minimum(memory["conv"]["unflipped"].astype(int) + 1, 255).astype(np.uint8)
     _, memory = measure(kernel, before=memory)
-    assert int(memory["conv"]["unflipped"].max()) == 255  # counts on, and does not begin anew
+    assert int(memory["conv"]["unflipped"].max()) == 255  # stays at the largest uint8, and does not wrap to 0
 
 
 def test_a_rate_that_goes_to_zero_kills_no_weight():
-    """Weights move by a fifth of themselves at the full rate, and in proportion to the rate at lower rates."""
+    """The weights that move change by a fifth of their value at the full learning rate, and by less at lower rates."""
     r = np.random.default_rng(0)
     kernel = r.laplace(size=(3, 3, 8, 8)).astype(np.float32)
     asleep = r.uniform(size=kernel.shape) < 0.3

@@ -43,7 +43,7 @@ def test_the_table_has_means_and_deviations():
 
 
 def test_what_is_recorded_is_not_run_again(tmp_path):
-    """All runs of a group are recorded, and their data set is missing. The command trains nothing."""
+    """All runs of a group are recorded, so the command trains nothing. The prefix `false` would make training fail."""
     pytest.importorskip("matplotlib")
     rows = [
         {"dataset": "digits", "name": p.name, "seed": s, "epochs": 3, "fields": p.fields, "test_top1": [50.0 + s] * 3}

@@ -1,4 +1,4 @@
-"""Tests reading of compiled programs, and the command that compiles for devices that the machine does not have."""
+"""Tests how compiled programs are read, and the command that compiles for devices that the machine does not have."""
 
 import json
 import subprocess
@@ -14,7 +14,8 @@ from experiments.benchmarks.steps import image_size
 from tests.support import ROOT
 
 RECORDS = [json.loads(p.read_text()) for p in sorted(ROOT.glob("experiments/results/compile_only/*.json"))]
-# At most so many kernels, GB of traffic and GB of temporaries in a training step. A change that needs more says why.
+# Limits of a training step by target, model and batch size: kernels, GB of memory traffic, GB of temporaries. If a
+# change needs more, its author raises the limit and says why.
 BUDGETS = {
     ("h100", "cifar_resnet20", 256): (759, 2.73, 0.27),
     ("h100", "cifar_resnet18", 256): (729, 8.05, 0.79),
@@ -28,7 +29,7 @@ BUDGETS = {
     ("v5e-256", "imagenet_resnet18", 512): (None, 0.33, 0.07),
 }
 
-# The kernels are `m` in a loop of three iterations, the fused `rows`, which reads a part of `a`, then `ar` and `conv`.
+# The kernels are: `m`, in a loop of three iterations; `rows`, a fusion that reads a part of `a`; `ar`; and `conv`.
 # `done` only waits for `ar`.
 TEXT = """
 HloModule example
@@ -64,14 +65,15 @@ ENTRY %main (a: bf16[100,8], i: s32[4], f: (f32[2])) -> bf16[4,8] {
 def test_kernels_bytes_and_collectives_of_a_program():
     program = Program(TEXT)
     assert [line.name for line in program.kernels()] == ["m"] * 3 + ["rows", "ar", "conv"]
-    # m: 8 written, 2 x 8 read, three times. rows: 64 written, 64 of a and 16 of i read. ar: 64 and 64.
-    # conv: 64 + 32 written, 2 x 64 read.
+    # In bytes: `m` writes 8 and reads 2 x 8, three times. `rows` writes 64, and reads 64 of `a` and 16 of `i`. `ar`
+    # writes 64 and reads 64. `conv` writes 64 + 32 and reads 2 x 64.
     assert program.bytes_moved() == 3 * 24 + 144 + 128 + 224
     assert program.collectives() == {"all-reduce": {"count": 1, "bytes": 64}}
     assert program.convolutions() == {"bf16": 1}
 
 
-# `near` is copied into the memory beside the compute units, and read from there; a quarter of `far` is sliced into it.
+# `near` is a copy of `far` in the memory beside the compute units, S(1). `sum` reads it there. `slice` copies a quarter
+# of `far` into the same memory.
 OF_A_TPU = """
 ENTRY %main (far: f32[8,128]) -> f32[8,128] {
   %far = f32[8,128]{1,0:T(8,128)} parameter(0)
@@ -86,7 +88,7 @@ ENTRY %main (far: f32[8,128]) -> f32[8,128] {
 def test_what_lies_beside_a_tpus_compute_units_costs_no_bandwidth():
     program = Program(OF_A_TPU)
     assert [line.opcode for line in program.kernels()] == ["copy-start", "slice-start", "add"]
-    # 4096 bytes are read by the copy, 1024 by the slice, and 4096 written by the sum.
+    # The copy reads 4096 bytes, the slice reads 1024, and the sum writes 4096.
     assert program.bytes_moved() == 4096 + 1024 + 4096
 
 
@@ -94,10 +96,10 @@ def test_what_lies_beside_a_tpus_compute_units_costs_no_bandwidth():
 def test_recorded_programs_stay_within_their_budgets(row):
     memory, share = row["memory"], row["batch"] // row["devices"]
     assert memory["needed"] < memory["of_device"]
-    # Images, labels and metrics alone are no part of the donated state. A TPU pads small arrays.
+    # Only the arguments images, labels and metrics are not donated. A TPU pads small arrays.
     data = share * (3 * image_size(row["model"]) ** 2 + 8)
     assert 0 <= memory["arguments"] - memory["aliased"] <= 1.2 * data
-    # Nothing widens the activations between their signs and a convolution.
+    # In bfloat16 every convolution reads bfloat16: nothing widens the signs before it.
     assert row["dtype"] != "bfloat16" or set(row["convolutions"]) == {"bf16"}
     assert "f64" not in row.get("dtypes", []) and not row.get("host_transfers")
     kernels, moved, temporaries = BUDGETS[row["target"], row["model"], row["batch"]]

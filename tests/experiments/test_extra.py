@@ -22,7 +22,7 @@ def test_what_the_scripts_import_is_installed_by_the_command():
                 imported.add((node.module or "").partition(".")[0])
     text = (ROOT / "experiments" / "README.md").read_text()
     extras, others = re.search(r"`pip install -e '\.\[([\w,]+)\]' ([\w ]+)`", text).groups()
-    # `torch_recu.py` alone compares with PyTorch, which has an extra of its own. JAX needs scipy.
+    # Only `torch_recu.py` needs PyTorch, which the extra `torch` installs. scipy comes with JAX.
     named = {"torch", "scipy", *others.split(), *packages(None, *extras.split(","))}
     lacking = {
         module

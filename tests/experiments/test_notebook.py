@@ -133,7 +133,7 @@ def test_it_trains_on_all_devices(executed, cell, run, epochs, batch_size):
     last_line = f"runs/{run}: test top-1 {metrics[-1]['test_top1']:.2f}%, best {best:.2f}%"
     assert text(outputs[cell]).splitlines()[-1] == last_line
     config = json.loads((folder / "runs" / run / "run.json").read_text())["config"]
-    # 18 images do not divide over the devices.
+    # A batch of 18 does not divide over 4 devices, so the notebook rounds it down to 16.
     assert (config["num_devices"], config["batch_size"]) == (DEVICES, batch_size)
 
 

@@ -38,7 +38,7 @@ def write_wheel(folder, name, version, *requires):
 def test_installation_adds_what_is_missing_and_leaves_jax_alone(tmp_path):
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
-    (tmp_path / "recu_jax").mkdir()  # as a clone in the notebook's folder has
+    (tmp_path / "recu_jax").mkdir()  # a clone in the notebook's folder would have this name
     for name, version in (("jax", "0.7.2"), ("jax", "0.8.0"), ("plotly", "6.0.0")):
         write_wheel(tmp_path, name, version)
 
@@ -48,7 +48,7 @@ def test_installation_adds_what_is_missing_and_leaves_jax_alone(tmp_path):
     )
 
     def versions():
-        # -I: a checkout that was installed from lists itself where it is the current folder.
+        # Without -I, pip would also list a checkout in the current folder from which recu_jax was installed.
         listed = subprocess.run(
             [python, "-I", "-m", "pip", "freeze"], check=True, capture_output=True, text=True
         ).stdout
@@ -64,6 +64,6 @@ def test_installation_adds_what_is_missing_and_leaves_jax_alone(tmp_path):
     done = install(python, tmp_path, str(wheel))
     assert done.returncode == 0, done.stderr
     assert versions() == before | {"recu_jax", "plotly==6.0.0"}
-    # Now there is nothing to do, whatever the form says.
+    # Now recu_jax is installed, so the cell does nothing, even if `install_from` is empty.
     done = install(python, tmp_path, "")
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""What the notebook's cells train, compiled for a v5e chip, Colab's: their programs are read, none runs."""
+"""Compiles what the notebook's cells train for a TPU v5e chip, as Colab has. Reads the programs and runs none."""
 
 import hashlib
 import os
@@ -12,12 +12,16 @@ from tests.experiments.test_notebook import read_notebook, with_settings, write_
 from tests.support import tpu_chip
 
 pytestmark = [pytest.mark.slow, tpu_chip.needs_compiler]
-# Those that train, and those that they need. `settings` is followed by a cell of ours, without an id in this list.
+# The cells that train, and the cells that these need. `with_settings` adds another cell after `settings`. The id of
+# that cell is not in this list.
 CELLS = ("settings", "devices", "digits", "data", "cifar10", "layer")
 
 
 def programs():
-    """Runs the cells with a trainer that compiles a dispatch and trains nothing. In a process of `tpu_chip.answer`."""
+    """Runs the cells with a trainer that only compiles one dispatch. Returns {name: facts of the program}.
+
+    Must run in a process that `tpu_chip.answer` started.
+    """
     import jax
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -57,7 +61,7 @@ def programs():
 
 
 def dispatch(config, devices):
-    """The lowered steps of a dispatch of the trainer on `devices`, and the state's bytes."""
+    """Returns the lowered program of one dispatch (several training steps on `devices`), and the state's bytes."""
     import jax
 
     from recu_jax import data
@@ -125,5 +129,5 @@ def test_a_dispatch_stays_on_the_chip(found):
 
 
 def test_in_bfloat16_every_convolution_reads_bfloat16(found):
-    """A sign is not widened to float32 on its way to its convolution."""
+    """Signs are not widened to float32 before their convolution."""
     assert set(found["digits in bfloat16"]["convolutions"]) == {"bf16"}

@@ -1,4 +1,4 @@
-"""The page on which one draws a digit: its WebAssembly, its JavaScript in node, and the page itself in Chromium."""
+"""Tests the page on which one draws a digit: its WebAssembly and JavaScript in node, and the page in Chromium."""
 
 import importlib.util
 import json
@@ -17,7 +17,8 @@ _spec = importlib.util.spec_from_file_location("page", ROOT / "experiments" / "d
 page = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(page)
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="no node; apt-get install nodejs")
-# Digits as one draws them: lists of strokes of points, in a square of 256. The seven has a bar, as in the data set.
+# Digits as people draw them. Each is a list of strokes, and a stroke is a list of points in a square of 256x256. The
+# seven has a bar, as in the data set.
 DRAWN = {
     0: [[(128, 40), (90, 60), (78, 128), (90, 196), (128, 216), (166, 196), (178, 128), (166, 60), (128, 40)]],
     1: [[(100, 80), (135, 40), (135, 216)]],
@@ -35,19 +36,19 @@ DRAWN = {
 
 @pytest.fixture(scope="module")
 def counts():
-    """The ink of the pixels of all test images, 0 to 16, (360, 64)."""
+    """Returns the ink of each pixel of all test images, integers from 0 to 16, (360, 64)."""
     images = digits.load().test_images
     return np.round(images.reshape(len(images), 64) * (16 / 255)).astype(int)
 
 
 @pytest.fixture(scope="module")
 def want():
-    """What the library predicts of them."""
+    """Returns the logits that the library predicts for all test images."""
     return np.asarray(deploy.load(page.NETWORK).predict(digits.load().test_images))
 
 
 def in_node(folder, script):
-    """Runs JavaScript after that of the page. Returns what it prints as JSON."""
+    """Runs the page's JavaScript and then `script`. Returns the JSON value that `script` prints."""
     parts = [page.SCRIPT.read_text(), (page.STATIC / "draw.js").read_text(), script]
     (folder / "script.js").write_text("\n".join(parts))
     done = subprocess.run(["node", folder / "script.js"], capture_output=True, text=True, timeout=120)

@@ -1,4 +1,4 @@
-"""Tests `experiments.paper.sweep`: which runs are missing, and the table, against formulas written out."""
+"""Tests `experiments.paper.sweep`: it finds missing runs, and its table agrees with formulas written out here."""
 
 import json
 

@@ -1,1 +1,1 @@
-"""A mutation run: changes the code in one place, many times over, and asks whether a test notices."""
+"""Mutation testing: changes the code in one place at a time, and checks whether a test then fails."""

@@ -23,7 +23,7 @@ from tests.mutation.scores import latest, markdown
 from tests.support import ROOT
 
 FOLDER = ROOT / "build" / "mutation"
-# The rooms where a wrong result is hardest to see.
+# The groups of modules, or rooms (targets.py), where a wrong result is hardest to see.
 CORE = ("method", "step", "checkpoint")
 
 
@@ -73,7 +73,7 @@ def main(argv: list[str]):
 
 
 def _by_room(what):
-    """Returns the modules that are named by a path or by their room, by room."""
+    """Returns {room: modules} for the paths of modules and the rooms in `what`."""
     found: dict[str, list[str]] = {}
     for name in what:
         for module in targets.modules():
@@ -85,13 +85,13 @@ def _by_room(what):
 
 
 def _count(killers, record):
-    """Counts a killed mutant for the function of the test that failed."""
+    """If a test killed the mutant, counts the mutant for the function of that test."""
     if record["test"]:
         killers[record["module"]][record["test"].partition("[")[0]] += 1
 
 
 def _copy(root):
-    """Copies the files that git knows or could know, and the compiled kernels."""
+    """Copies all files that git does not ignore, and the compiled kernels. Then compiles Python files to bytecode."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()
@@ -130,7 +130,8 @@ def _run(server: Server, notes: Notes, root: pathlib.Path, mutant: Mutant, kille
     files = list(dict.fromkeys(test.partition("::")[0] for test in tests))
     began = time.monotonic()
     with _mutated(root / mutant.module, mutant.code):
-        # On processor and on real time. The latter is for a mutant that waits forever; the machine may be busy.
+        # Seconds of processor time and of real time. The second limit is for a mutant that waits forever. It is long,
+        # because the machine may be busy.
         limits = 4 * expected + 60, 60 * expected + 1800
         status, seconds = server.run(["-x", "-m", "slow or not slow", *files], task, *limits)
     failure = json.loads(result.read_text()) if result.exists() else {}
@@ -143,7 +144,10 @@ def _run(server: Server, notes: Notes, root: pathlib.Path, mutant: Mutant, kille
 
 
 def _run_faults(server: Server, root: pathlib.Path):
-    """Runs the test of each fault without and with it. Raises SystemExit unless all pass without and fail with it."""
+    """Runs the test of each fault twice: on the right code and on the code with the fault.
+
+    Raises SystemExit unless every test passes on the right code and fails on the other.
+    """
     wrong = 0
     for fault in FAULTS:
         path, result = root / "recu_jax" / fault.module, root.parent / "result.json"
@@ -163,7 +167,7 @@ def _run_faults(server: Server, root: pathlib.Path):
 
 @contextlib.contextmanager
 def _mutated(path, code):
-    """Writes a mutant in the place of a module. Restores the module with its times, so that its bytecode is valid."""
+    """Writes a mutant over a module. Then restores the module and its file times, so that its bytecode stays valid."""
     original, times = path.read_bytes(), path.stat()
     path.write_text(code)
     try:

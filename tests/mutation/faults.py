@@ -1,6 +1,6 @@
 """Faults that no test noticed once, each with the test that now fails: `python -m tests.mutation --faults`.
 
-They are subtler than the operators' mutants: each is a line that a person could write.
+They are subtler than the mutants of `mutants.py`: each is a mistake that a person could make.
 """
 
 import dataclasses
@@ -8,7 +8,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """A wrong line.
+    """A fault: a text in a module, and a wrong text that takes its place.
 
     Attributes:
         what: what is wrong.

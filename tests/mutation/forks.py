@@ -1,6 +1,6 @@
-"""Runs pytest in processes that are forked from one that has imported the libraries, and none of recu_jax.
+"""Runs pytest in forks of a process that has imported the libraries, but nothing of recu_jax.
 
-The imports take as long as most of a mutant's tests.
+Otherwise each mutant would need the imports again. They take as long as most of its tests.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ _MOST_MEMORY = 12 * 2**30
 
 
 class Server:
-    """The process that forks.
+    """A process that forks itself for each call of pytest.
 
     Args:
         root: the checkout whose tests run.
@@ -38,7 +38,7 @@ class Server:
     """
 
     def __init__(self, root: pathlib.Path, cache: pathlib.Path):
-        # A mutant that removes a folder above its own removes none but these.
+        # If a mutant removes folders above its temporary folder, these nested folders are all that it removes.
         self._temporary = root.parent / "temporary" / "of" / "mutants"
         self._temporary.mkdir(parents=True)
         environment = {
@@ -47,7 +47,7 @@ class Server:
             "PYTHONDONTWRITEBYTECODE": "1",
             "TMPDIR": str(self._temporary),
             ONE_THREAD: "1",
-            # JAX reads them when it is imported; tests/conftest.py sets the others later.
+            # JAX reads these variables when it is imported. tests/conftest.py sets the others later.
             "JAX_PLATFORMS": "cpu",
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             **COMPILATION_CACHE,
@@ -127,7 +127,8 @@ def _become(request):
 
     status = 70
     try:
-        # Libraries that are imported already have plugins, whose assertions pytest can no longer rewrite.
+        # Some of the imported libraries have pytest plugins. Pytest warns that it can no longer rewrite their
+        # assertions.
         ours = ["-p", "no:cacheprovider", "-p", "no:xdist", "-p", "tests.mutation.plugin"]
         status = pytest.main([*ours, "-W", "ignore::pytest.PytestAssertRewriteWarning", *request["arguments"]])
     except BaseException:

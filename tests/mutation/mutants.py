@@ -13,9 +13,9 @@ from cosmic_ray.operators.provider import OperatorProvider
 
 from tests.support import ROOT
 
-# These need a name that a person chooses.
+# Operators that need the name of a variable, which a person would have to choose.
 _NEED_ARGUMENTS = {"VariableReplacer", "VariableInserter"}
-# `is` and `==` give one result on what this code compares, and so do `+1` and `1`.
+# Operators that change no result: `is` and `==` agree on what this code compares, and `+1` is `1`.
 _EQUIVALENT = re.compile(r"Comparison.*_(Is_Eq|Eq_Is|IsNot_NotEq|NotEq_IsNot)$|UnaryOperator_UAdd")
 _FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -27,7 +27,7 @@ class Mutant:
     Attributes:
         module: path of the module, relative to the root of the repository.
         line, column: where the change is; the first line is 1, the first column 0.
-        lines: the lines of the innermost statement that holds the change; of a compound statement, its head alone.
+        lines: the lines of the innermost statement that holds the change. Of a compound statement, only the header.
         at_import: whether the statement runs when the module is imported.
         operator: name of cosmic-ray's operator.
         before, after: the changed line as it was, and as it is in the mutant.
@@ -46,14 +46,14 @@ class Mutant:
 
     @property
     def name(self) -> str:
-        """The module, the line without its indentation before and after, and the column; the same in later versions."""
+        """The module, the line before and after the change, and the column. It is the same at another line number."""
         return f"{self.module}:{self.before} -> {self.after} @{self.column}"
 
 
 def sample(module: str, share: float, seed: int) -> list[Mutant]:
     """Draws a share of the places of a module that an operator can change, and one mutant for each of them.
 
-    The draw depends on the module's path and text alone, and so not on what changes in other modules.
+    The draw depends only on `seed` and on the module's path and text. Changes in other modules do not affect it.
     """
     text = (ROOT / module).read_text()
     tree = ast.parse(text)
@@ -65,7 +65,7 @@ def sample(module: str, share: float, seed: int) -> list[Mutant]:
 
 
 def _places(text, tree):
-    """Returns [(operator, occurrence)] for each place (line, column) that is not left out."""
+    """Returns {(line, column): [(operator, occurrence)]} for the places that are not left out."""
     operators = OperatorProvider()
     left_out = _left_out(tree)
     nodes = list(ast_nodes(get_ast(text)))
@@ -81,7 +81,7 @@ def _places(text, tree):
 
 
 def _left_out(tree):
-    """Returns the spans of types, texts and errors, of `__repr__`, and of parameters' stars: ((line, column), end)."""
+    """Returns spans that no mutant changes, ((line, column), end): types, f-strings, `raise`, `__repr__`, `__str__`."""
     spans = []
     for node in ast.walk(tree):
         if isinstance(node, _FUNCTIONS):
@@ -105,17 +105,17 @@ def _is_union(value):
 
 
 def _mutant(module, text, tree, place, choices):
-    """Returns the first of `choices` that gives other code that compiles, or None."""
+    """Returns the mutant of the first of `choices` that changes the code into code that compiles, or None."""
     for name, occurrence in choices:
         code = mutate_code(text, OperatorProvider()[name](), occurrence)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", SyntaxWarning)  # `is` with a number
+                warnings.simplefilter("ignore", SyntaxWarning)  # about `is` with a number
                 mutated = ast.parse(code)
                 compile(mutated, module, "exec")
         except (SyntaxError, TypeError):
             continue
-        # A star between parameters is no product.
+        # The star between parameters is no product, so a mutant that changes or removes it is left out.
         if ast.dump(mutated) != ast.dump(tree) and _signatures(mutated) == _signatures(tree):
             lines, at_import = _statement(tree, place[0])
             return Mutant(module, *place, lines, at_import, name, *_difference(text, code), code)
@@ -129,7 +129,7 @@ def _signatures(tree):
 
 
 def _difference(text, code):
-    """Returns the first line that differs, in both texts. It is empty in the second where a decorator is gone."""
+    """Returns the first line that differs, from both texts. The second is "" if the mutant lacks a decorator."""
     lines, others = text.splitlines(), code.splitlines()
     for line, other in zip(lines, others, strict=False):
         if line != other:
@@ -165,5 +165,5 @@ def _statement(tree, line):
 
 
 def _statements_of(node):
-    """Returns the statements of an `except` or a `case`."""
+    """Returns the statements of an `except` or a `case`, and [] for other nodes."""
     return node.body if isinstance(node, ast.ExceptHandler | ast.match_case) else []

@@ -1,4 +1,4 @@
-"""What each test executes: a first run of all tests without a mutant, and the tests to ask about a mutant."""
+"""Notes what each test executes, in a run without a mutant, and chooses the tests to run for a mutant."""
 
 import collections
 import hashlib
@@ -9,13 +9,15 @@ from tests.mutation import targets
 from tests.mutation.forks import Server
 from tests.mutation.mutants import Mutant
 
-# Seconds of processor time, as the tests took without a mutant: those that execute the changed statement, and the
-# others that execute its module.
+# Limits on the tests of a mutant: the sum of their processor seconds without a mutant. Tests that execute the changed
+# statement are chosen up to the first sum, and other tests that execute its module up to the second.
 _OF_STATEMENT, _OF_MODULE = 60.0, 20.0
 
 
 class Notes:
-    """What each test executes. It is kept in a file and made anew for test files whose code has changed.
+    """Notes on what each test executes, kept in a file.
+
+    The notes on a test file are made anew if the file, or a module that its tests execute, has changed.
 
     Args:
         root: the checkout whose tests run.
@@ -49,10 +51,10 @@ class Notes:
             self._path.write_text(json.dumps(self._of_files))
 
     def tests_for(self, mutant: Mutant, killers: collections.Counter) -> tuple[list[str], float]:
-        """Returns the tests to ask about a mutant, the likely ones first, and the seconds that they took without it.
+        """Returns the tests to run for a mutant, the likely killers first, and the seconds that they took without it.
 
-        Tests that execute the changed statement come before those that execute its module. Of the tests of one
-        function with many arguments, only the first comes early.
+        Tests that execute the changed statement come before those that execute only its module. The first tests of all
+        functions come before the second tests of parametrized functions.
 
         Args:
             killers: how many mutants of the module each test function has killed.

@@ -1,4 +1,4 @@
-"""A plugin of pytest for a mutation run: notes what each test executes, or runs chosen tests in a given order.
+"""A plugin of pytest for mutation testing: notes what each test executes, or runs chosen tests in a given order.
 
 The task is JSON in the environment variable RECU_MUTATION_TASK, with the keys
     log: file of pytest's output;
@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_runtest_logstart(nodeid):
-    # What ran since the last test ran on import.
+    # Lines that ran between two tests ran during imports. They belong to no test.
     _lines.clear()
     _began[nodeid] = time.process_time()
     if _TASK["notes"]:

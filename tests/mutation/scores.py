@@ -1,4 +1,4 @@
-"""Reads the results of a mutation run, and writes the scores and the mutants that lived as Markdown."""
+"""Reads the results of mutation testing, and lists the scores and the mutants that lived as Markdown."""
 
 import json
 import pathlib
@@ -11,7 +11,7 @@ def latest(results: pathlib.Path) -> dict[str, dict]:
 
 
 def markdown(records: dict[str, dict]) -> str:
-    """Returns a table of the scores by room, and the mutants that lived, by module."""
+    """Returns a table of the scores by room (targets.py), and a table of the mutants that lived, sorted by module."""
     rooms: dict[str, list[dict]] = {}
     for record in records.values():
         rooms.setdefault(record["room"], []).append(record)

@@ -1,11 +1,11 @@
-"""Which modules are mutated, and which tests are asked about each."""
+"""Lists which modules are mutated, and which tests run for the mutants of each."""
 
 import fnmatch
 
 from tests.support import ROOT
 
-# Patterns of modules within recu_jax/, by the room that the score is given for, with the tests that cover the room. The
-# first pattern that fits a module counts.
+# A room is a group of modules that get one score. By room: patterns of its modules within recu_jax/, and patterns of
+# the test files within tests/ that cover it. A module belongs to the first room that fits.
 ROOMS = {
     "method": (
         ("functional/*", "binarizers/*", "layers/*"),

@@ -1,4 +1,4 @@
-"""Compiles the C++ kernels for 64-bit Arm, and runs them in an emulator. What is not installed is skipped."""
+"""Compiles the C++ kernels for 64-bit Arm, and runs them in an emulator. Tests whose tools are missing are skipped."""
 
 import functools
 import os
@@ -28,7 +28,7 @@ def compiler():
 
 
 def compile_with(*arguments):
-    # Static programs need no libraries of Arm. zig has none of glibc, but all of musl.
+    # Static programs need no shared libraries for Arm. zig has a static musl, but no static glibc.
     command = [part.replace("gnu.2.28", "musl") for part in compiler()] if "ziglang" in compiler() else compiler()
     flags = "-std=c++17 -O1 -Wall -Wextra -Werror -ffp-contract=off -pthread"
     subprocess.run([*command, *flags.split(), f"-I{SOURCES}", *arguments], check=True)
@@ -48,7 +48,7 @@ def kernels(tmp_path_factory):
 
 @pytest.mark.parametrize("test, shapes", [("binary_conv_test", 40), ("gradients_test", 20), ("unit_test", 20)])
 def test_neon_gives_the_bits_of_plain_cpp(test, shapes, kernels, tmp_path):
-    """Each program compares the sets with each other bit for bit, and with loops over +-1."""
+    """Each program compares the instruction sets with each other bit for bit, and with loops over +-1."""
     compile_with("-static", *kernels, ROOT / "tests" / "ops" / "csrc" / f"{test}.cc", "-o", tmp_path / test)
     command = ["qemu-aarch64", tmp_path / test, "1", str(shapes)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
@@ -56,7 +56,7 @@ def test_neon_gives_the_bits_of_plain_cpp(test, shapes, kernels, tmp_path):
 
 
 def test_setup_builds_the_library(tmp_path):
-    """setup.py builds the library of a wheel for aarch64 from the sources and with the flags of that for x86."""
+    """setup.py builds the library of an aarch64 wheel, from the same sources and with the same flags as for x86."""
     pytest.importorskip("setuptools")
     if shutil.which("readelf") is None:
         pytest.skip("no readelf to read the library; apt-get install binutils")

@@ -44,5 +44,5 @@ def test_compiled_programs_are_kept_in_a_folder_that_can_be_written(tmp_path):
 def test_one_step_a_dispatch_on_cpus_and_many_elsewhere():
     assert [backend.steps_per_dispatch(100, platform) for platform in ("cpu", "gpu", "tpu")] == [1, 50, 50]
     assert backend.steps_per_dispatch(195, "gpu") == 39  # five calls of one length
-    assert backend.steps_per_dispatch(101, "gpu") == 64  # no divisor
+    assert backend.steps_per_dispatch(101, "gpu") == 64  # 101 is a prime
     assert [backend.steps_per_dispatch(10, platform) for platform in ("cpu", "gpu", "tpu")] == [1, 10, 10]

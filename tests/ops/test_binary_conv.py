@@ -1,4 +1,4 @@
-"""Compares convolutions and products of bits, on every backend, with those of +-1."""
+"""Compares convolutions and matrix products of bits, on every backend, with those of +-1."""
 
 import itertools
 
@@ -58,7 +58,7 @@ def check(x_shape, window, features, strides, padding, dilation, groups, seed):
 
 
 def cases(size):
-    """Lists cases for a window of `size`: every stride with every dilation. The other options take turns."""
+    """Yields cases for a window of `size`: every stride and dilation, depthwise or not. Other options take turns."""
     turns = itertools.count(size)
     for stride, dilation, depthwise in itertools.product((1, 2), (1, 2), (False, True)):
         turn = next(turns)

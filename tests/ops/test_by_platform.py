@@ -1,4 +1,4 @@
-"""Tests functions that are traced once for all platforms: what runs where, derivatives and maps."""
+"""Tests functions that are traced once for all platforms: what runs where, derivatives and `vmap`."""
 
 import jax
 import jax.export

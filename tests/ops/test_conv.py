@@ -1,4 +1,4 @@
-"""Compares the geometry of convolutions, and of layers, with `nn.Conv`."""
+"""Compares convolutions of signs, and layers, with `nn.Conv` and with a slow convolution in NumPy."""
 
 import functools
 import itertools
@@ -66,7 +66,7 @@ def test_forward_equals_flax_conv_of_signs(window, strides, padding, dilation, g
     [pytest.param(*case, marks=[pytest.mark.slow] * (i % 3 > 0)) for i, case in enumerate(MORE_GEOMETRIES)],
 )
 def test_layers_equal_flax_conv_of_signs(window, strides, padding, dilation, groups, spatial):
-    """Compares outputs, and gradients: those of `nn.Conv` with respect to signs, times the slopes of the signs."""
+    """Expects the gradients of `nn.Conv` with respect to signs, times alpha, and for x also times the signs' slopes."""
     x, kernel, alpha = arrays((window,) if isinstance(window, int) else window, groups, spatial)
     options = {"padding": padding, "kernel_dilation": dilation, "feature_group_count": groups}
     plain = nn.Conv(8, window, strides, use_bias=False, **options)

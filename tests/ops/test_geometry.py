@@ -14,7 +14,7 @@ from tests.support.geometries import GEOMETRIES
 @pytest.mark.parametrize("window,strides,padding,dilation,groups,spatial", GEOMETRIES)
 def test_the_output_is_laxs(window, strides, padding, dilation, groups, spatial):
     if padding in ("CIRCULAR", "REFLECT"):
-        padding = "VALID"  # what `wrap_padding` leaves of them
+        padding = "VALID"  # `wrap_padding` pads x before the convolution
     geometry = Geometry.create(2, spatial, window, 4, 8, strides, padding, dilation, groups)
     spec = ConvSpec.create(window, strides, padding, dilation, groups)
     y = jax.eval_shape(
@@ -32,7 +32,7 @@ def test_words_blocks_and_numbers_of_a_convolution():
     geometry = Geometry.create(3, (9, 7), (3, 2), 140, 34, (2, 1), ((1, 1), (0, 2)), 1, 2)
     assert (geometry.channels, geometry.features, geometry.taps, geometry.blocks) == (70, 17, 6, 2)
     assert geometry.largest_sum == 6 * 70
-    assert geometry.input_shape == (3, 9, 7, 2 * 4)  # 70 bits are three words, made even
+    assert geometry.input_shape == (3, 9, 7, 2 * 4)  # 70 bits need three words, rounded up to an even number
     assert geometry.out == (5, 8) and geometry.output_shape == (3, 5, 8, 34)
     assert geometry.bits_shape == (3, 5, 8, 2)
     assert geometry.numbers().tolist() == [

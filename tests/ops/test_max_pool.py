@@ -1,4 +1,4 @@
-"""Compares the gradient of max pooling on GPUs with XLA's."""
+"""Compares the gradient of max pooling that GPUs use with XLA's gradient."""
 
 import flax.linen as nn
 import jax

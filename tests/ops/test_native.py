@@ -1,4 +1,4 @@
-"""Checks that kernels of other sources are not used: XLA computes instead, and one line says so."""
+"""Checks that kernels that were built from other sources are not used: XLA computes instead, and one line says so."""
 
 import shutil
 import subprocess

@@ -39,7 +39,7 @@ def test_packing_after_batch_norm(backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype,tiny", [("float64", 1e-300), ("float32", 2e-38), ("bfloat16", 2e-38)])
 def test_a_tiny_negative_number_is_negative(backend, dtype, tiny):
-    """A cast to a narrower dtype could round it to 0, whose sign is +1. On CPUs XLA treats subnormal numbers as 0."""
+    """A cast to a narrower dtype could round it to 0, of sign +1. XLA on CPUs takes subnormals as 0: none is used."""
     x = jnp.array([-tiny, tiny, -1.0, 0.0], dtype)
     words = jax.jit(lambda x: ops.pack(x, backend=backend))(x[None])
     np.testing.assert_array_equal(words, [[0b1010, 0]])

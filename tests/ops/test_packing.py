@@ -12,7 +12,7 @@ NUMBERS = st.sampled_from([-1.5, -0.0, 0.0, 2.0, -1e-30])
 
 
 def bits(signs, words):
-    """Packs booleans, (..., channels), with bit c % 32 of word c // 32 for channel c, into (..., words)."""
+    """Packs booleans, (..., channels), into (..., words). Channel c becomes bit c % 32 of word c // 32."""
     bytes_ = np.packbits(signs, axis=-1, bitorder="little")
     bytes_ = np.pad(bytes_, [(0, 0)] * (signs.ndim - 1) + [(0, 4 * words - bytes_.shape[-1])])
     return bytes_.view("<u4")

@@ -32,7 +32,7 @@ def scanned(variables, x):
 
 GRADIENTS = jax.grad(loss, (0, 1))
 SPLIT, WHOLE = PartitionSpec("data"), PartitionSpec()
-# A function, and the placement of its results.
+# A function, and the partition specs of its results.
 CASES = {
     "gradients": (GRADIENTS, (WHOLE, SPLIT)),
     "forward": (forward, SPLIT),
@@ -64,7 +64,7 @@ def test_a_sharded_batch_stays_sharded(name):
     program, got = compiled.as_text(), compiled(*arguments)
     assert "all-gather" not in program
     sums = re.findall(r"s32\[(\d+),6,6,4\].* custom-call\(.*recu_conv_sums", program)
-    # A device has two of the eight examples. In cases with "each" and in "vmap" it takes them one by one.
+    # A device has two of the eight examples. In "gradients of each example" and "vmap", it takes them one by one.
     each = "each" in name or name == "vmap"
     assert sums and set(sums) == {"1" if each else "2"}
     for spec, part in zip(*((placement, got) if isinstance(placement, tuple) else ([placement], [got])), strict=True):

@@ -1,4 +1,4 @@
-"""Checks that long sums, computed as products with ones, are the same sums."""
+"""Compares sums that are computed as products with ones, and moments in one pass, with float64."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def test_moments_of_one_pass(axis):
     exact = np.asarray(x, np.float64)
     for mean, squares in (reductions.moments(x, axis), reductions._moments_in_one_pass(x, axis)):
         np.testing.assert_allclose(mean, exact.mean(axis), rtol=3e-6)
-        # Sums of squares without a shift would be wrong by 10%.
+        # If x were not shifted before it is squared, these sums would be wrong by 10%.
         np.testing.assert_allclose(squares, exact.var(axis) * x.shape[axis], rtol=1e-3)
 
 

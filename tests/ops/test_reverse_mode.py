@@ -1,4 +1,4 @@
-"""Checks that forward mode is refused in one line, and that JAX's errors about other functions are unchanged."""
+"""Checks that forward-mode derivatives are refused in one line, and that errors about other functions are unchanged."""
 
 import jax
 import jax.numpy as jnp

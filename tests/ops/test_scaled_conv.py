@@ -19,7 +19,7 @@ from tests.support.geometries import GEOMETRIES, arrays
 @pytest.mark.parametrize("scaled", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_gradients_equal_those_of_lax(window, strides, padding, dilation, groups, spatial, scaled):
     if padding in ("CIRCULAR", "REFLECT"):
-        padding = "VALID"  # the rest is jnp.pad, whose gradient is JAX's
+        padding = "VALID"  # these are padded with jnp.pad before the convolution
     x, kernel, alpha = arrays(window, groups, spatial)
     spec = ConvSpec.create(window, strides, padding, dilation, groups)
 
@@ -91,7 +91,7 @@ def test_signs_as_bits_are_taken():
 
 
 def test_the_gradient_of_alpha_is_summed_in_the_dtype_of_alpha():
-    """A bfloat16 sum over 9 x 256 products, those of a window, would be wrong by 0.2%."""
+    """A bfloat16 sum over the 9 x 256 products of a window would be wrong by 0.2%."""
     r = np.random.default_rng(0)
     x, kernel = (jnp.asarray(r.choice([-1.0, 1.0], shape), jnp.bfloat16) for shape in ((2, 6, 6, 256), (3, 3, 256, 4)))
     alpha, dy = jnp.ones((4,), jnp.float32), jnp.ones((2, 6, 6, 4), jnp.bfloat16)

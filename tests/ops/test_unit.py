@@ -1,4 +1,4 @@
-"""Compares the compiled kernels' training unit (convolution, batch norm, shortcut) with its parts in float64."""
+"""Compares the compiled kernels' unit (convolution, batch norm, shortcut, hard tanh) with its parts in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ def arguments(batch, side, in_features, features, stride, shortcut):
 
 
 def with_gradients(function, numbers, shortcut, dz):
-    """Returns the results of `function`, and the gradients of all arrays."""
+    """Returns ((loss, results of `function`), gradients with respect to all arrays)."""
     arrays = [*numbers, *([] if shortcut is None or isinstance(shortcut, str) else [shortcut])]
 
     def loss(*arrays):
@@ -70,7 +70,7 @@ def test_equals_its_parts_in_float64(shape, instructions, x64, monkeypatch):
     for a, b in zip(got, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6 * np.abs(b).max())
     for i, (a, b) in enumerate(zip(gradients, slopes, strict=True)):
-        # The gradient of alpha is nearly 0, because batch norm undoes a scale. It is a sum of larger terms.
+        # Alpha's gradient is nearly 0, because batch norm undoes a scale. Its error is relative to the summed terms.
         atol = 1e-6 * np.abs(slopes[1]).sum((0, 1, 2)).max() if i == 2 else 1e-5 * np.abs(b).max()
         np.testing.assert_allclose(a, b, atol=atol, err_msg=f"argument {i}")
 
@@ -139,6 +139,6 @@ def test_what_is_served():
     assert is_served(x, (3, 3, 4, 6), spec)
     assert not is_served(x.astype(jnp.bfloat16), (3, 3, 4, 6), spec)
     assert not is_served(x[:0], (3, 3, 4, 6), spec)
-    # The squares of such sums would not fit into int32.
+    # The kernel adds up squares of sums in int32. Sums of 9000 products would be too large.
     assert not is_served(x, (3, 3, 1000, 6), spec)
     assert not is_served(x, (3, 3, 4, 6), ConvSpec.create((3, 3), 1, ((1, 1), (1, 1)), 1, 1, 2))

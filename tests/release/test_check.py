@@ -1,4 +1,4 @@
-"""Runs the checks of a release that read files, in a small repository of its own."""
+"""Runs those checks of a release that only read files, in a small repository made for each test."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def _commit(folder):
 
 
 def check(folder, *names):
-    """Returns the exit status and, by the name of a check, its line and its record."""
+    """Runs the checks `names`. Returns the exit status, {check: its line of output} and {check: its record}."""
     command = [sys.executable, "release/check.py", *names]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     lines = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith(("ok ", "FAILED "))}
@@ -45,7 +45,7 @@ def check(folder, *names):
 def test_checks_are_recorded_one_by_one(repository):
     status, lines, record = check(repository, "tree", "version")
     assert status == 0 and list(lines) == ["tree", "version"] == list(record)
-    # The record of the first call does not make the tree unclean, and stays.
+    # The record of the first call does not make the git tree unclean, and the second call keeps it.
     status, lines, record = check(repository, "changelog", "licences", "tree")
     assert status == 0 and list(record) == ["tree", "version", "changelog", "licences"]
     assert "1 changes, 2026-11-26" in lines["changelog"]

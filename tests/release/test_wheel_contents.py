@@ -1,4 +1,4 @@
-"""Checks a wheel without kernels by the command of a release, and spoilt copies of it."""
+"""Runs `release/wheel_contents.py` on a wheel without kernels, and on spoilt copies of this wheel."""
 
 import importlib.util
 import os
@@ -84,7 +84,7 @@ def test_a_spoilt_wheel_is_refused(change, added, words, wheel, tmp_path):
 
 @pytest.mark.skipif(importlib.util.find_spec("lief") is None, reason="no lief; pip install lief")
 def test_a_library_of_another_platform_is_refused(wheel, tmp_path):
-    """The interpreter's own library of sums is no compiled kernel of this project."""
+    """The library of Python's own module `_struct` takes the place of the compiled kernels."""
     import _struct
 
     name = wheel.name.replace("-any", "-manylinux_2_17_aarch64")

@@ -1,7 +1,7 @@
 """Calls the kernels of built wheels as XLA does, without Python: those for x86-64 here, those for aarch64 in QEMU.
 
-`RECU_JAX_DIST` names a folder of wheels that `release/build_wheels.py` built; without it the tests build theirs, which
-takes minutes.
+`RECU_JAX_DIST` names a folder of wheels that `release/build_wheels.py` built. Without it, the tests build the wheels,
+which takes minutes.
 """
 
 import importlib.util
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 
 def wheel_of(platform_tag, target, tmp_path_factory):
-    """Returns the wheel with this platform tag, which is built if there is none."""
+    """Returns the wheel with this platform tag, from RECU_JAX_DIST or, if that is not set, newly built."""
     given = os.environ.get("RECU_JAX_DIST")
     dist = pathlib.Path(given) if given else tmp_path_factory.mktemp("dist")
     if not given:
@@ -57,7 +57,7 @@ def call_kernels(wheel, folder, zig_target, *emulator):
 def test_kernels_of_the_x86_64_wheel(tmp_path, tmp_path_factory):
     wheel = wheel_of("manylinux_2_17_x86_64", "linux_x86_64", tmp_path_factory)
     printed = call_kernels(wheel, tmp_path, "x86_64-linux-gnu.2.17")
-    # 0.1 is the version of jaxlib 0.7.2's headers, so that every jaxlib since then takes the kernels.
+    # 0.1 is the version of XLA's FFI in jaxlib 0.7.2, so every jaxlib since then takes the kernels.
     assert printed.startswith(f"FFI 0.1, {len(native.TARGETS)} functions, ") and "portable" in printed
     # The wheel has all instruction sets that a library built on this machine has.
     flags = pathlib.Path("/proc/cpuinfo").read_text()

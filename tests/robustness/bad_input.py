@@ -1,10 +1,11 @@
-"""Runs the table of wrong input: what is wrong, the command that gets it, and the line that it must print.
+"""Runs a table of wrong input. Each row names what is wrong, the command, and the line that it must print.
 
     python -m tests.robustness.bad_input
 
-The command runs every row in a process of its own, forked from one that has imported everything. It prints the table,
-what is wrong, the line and the exit status, and the number of rows. `test_bad_input` asserts for each row that the
-command prints exactly one line, `error: ...`, that the exit status is 2, and that nothing new is on the disk.
+The command runs every row in a process of its own, forked from one that has imported everything. A row with
+environment variables gets a new Python instead. The command prints a table of what is wrong, the line and the exit
+status, and then the number of rows. `test_bad_input` asserts for each row that its command prints exactly one line,
+`error: ...`, that the exit status is 2, and that no file in the row's folder is new or changed.
 """
 
 import dataclasses
@@ -45,7 +46,7 @@ def the_command(wrong, line, *arguments, config="configs/digits.py"):
 
 
 def field(name, value, line, config="configs/digits.py", **others):
-    """Returns a row for one field of the config, and for `others` with which it is not allowed."""
+    """Returns a row for a value of one config field that is wrong, or wrong together with the fields `others`."""
     given = [f"--config.{k}={v}" for k, v in {name: value, **others}.items()]
     what = ", ".join(f"{k}={v}" for k, v in {name: value, **others}.items())
     where = "" if config == "configs/digits.py" else f" in {config}"
@@ -74,7 +75,7 @@ def npz(wrong, line, make):
     return source(wrong, line, make, dataset="npz", batch_size=4, eval_batch_size=4)
 
 
-# A config for small images and a small model. num_workers is 0: the process itself decodes.
+# Fields for small images. With num_workers=0, the process itself decodes.
 PHOTOS = {
     "image_size": 16, "eval_resize": 16, "batch_size": 8, "eval_batch_size": 4, "num_workers": 0, "epochs": 1,
 }  # fmt: skip
@@ -104,7 +105,7 @@ def reason_to_leave_out(row: Row) -> str | None:
 
 
 def tree(folder: pathlib.Path) -> dict[str, bytes | None]:
-    """Returns every path below `folder` and the content of the file."""
+    """Returns {path below `folder`: content of the file, or None for a folder}."""
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
 
 
@@ -138,7 +139,7 @@ def run(row: Row, folder: pathlib.Path, from_nothing: bool = False) -> Answer:
 
 
 def problems(row: Row, answer: Answer) -> list[str]:
-    """Lists everything that is wrong with the answer: nothing, if the answer is right."""
+    """Lists everything that is wrong with the answer. Returns [] if the answer is right."""
     found = []
     lines = answer.stderr.splitlines()
     if len(lines) != 1 or not lines[0].startswith("error: ") or row.line not in lines[0]:

@@ -1,4 +1,4 @@
-"""Defines rows of `bad_input`: arrays, data sets on the disk, and records, which are checked when they are read."""
+"""Defines rows of `bad_input`: arrays, data sets on the disk, and single records, whose faults show when read."""
 
 import zipfile
 

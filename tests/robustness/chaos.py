@@ -1,12 +1,13 @@
-"""Injects faults into training runs, restarts them by the same command, and compares their ends bit for bit.
+"""Injects faults into training runs, restarts them by the same command, and compares their final states bit for bit.
 
     python -m tests.robustness.chaos --faults=200 --data_dir=DIR --out=experiments/results/chaos
 
-Each kind of run (digits, CIFAR-10 from arrays, photographs through Grain's workers) first runs once without faults.
-Then further runs of this kind get random faults that apply to them, one after another, until the runs end. Parameters,
-statistics, optimizer state and metrics must equal those of the run without faults. If a run differs or fails, all its
-faults count as lost, the others as survived. The fault "full disk" needs root and Linux. There each run has a small
-disk of its own, in a separate mount namespace.
+Each kind of run (digits, CIFAR-10 from arrays, photographs through Grain's workers) first runs twice without faults.
+The first of these runs fills the compilation cache. Then further runs of this kind get random faults that apply to
+them, one after another, until the runs end. Parameters, statistics, optimizer state and metrics must equal those of the
+second run without faults. If a run differs or fails, all its faults count as lost. The faults of all other runs count
+as survived. The fault "disk full" needs root and Linux. With these, each run has a small disk of its own, in a separate
+mount namespace.
 
 --data_dir: TFDS's folder with cifar10 and imagenet2012. A fixed part of cifar10 and all of imagenet2012 are used.
 Without it, only runs on the digits get faults.
@@ -38,7 +39,7 @@ _DISK_BYTES = 64 << 20
 
 
 def workloads(arguments, folder):
-    """Returns by name (arguments of the command, faults that apply)."""
+    """Returns {kind of run: (arguments of the command, {name: fault} of the faults that apply)}."""
     own_disk = faults.ON_OWN_DISK if arguments.own_disks else {}
     fits = {**faults.ANY, **own_disk}
     found = {"digits": (["--config=configs/digits.py", "--config.epochs=4", *_COMMON], fits)}
@@ -85,7 +86,7 @@ class Lane:
             subprocess.run(["umount", run.workdir.parent], check=True)
 
     def left_alone(self, arguments, cache):
-        """Runs without faults. Returns the state and rows of the run, and its seconds."""
+        """Runs twice without faults. Returns the second run's state, (metrics, diagnostics), and seconds."""
         first = self.new_run(arguments, cache, 0)
         first.start().wait()  # fills the cache
         self.end(first)
@@ -98,7 +99,7 @@ class Lane:
         return state, kept, seconds
 
     def harm(self, name, arguments, fitting, cache, expected, kinds, r):
-        """Injects faults of `kinds` into one run, in turn, until it ends. Returns a row for each fault."""
+        """Takes faults from the end of `kinds` and injects them into one run until it ends. Returns a row per fault."""
         state, (metrics, layers), seconds = expected
         run, done = self.new_run(arguments, cache, seconds), []
         lost = None

@@ -1,7 +1,7 @@
-"""Defines the faults of a training run. Each starts or resumes the run, harms it, and waits for its end.
+"""Defines the faults of a training run. Each starts or resumes the run, harms it, and waits until its process ends.
 
-A fault is called as `fault(run, random)` and returns in a few words what happened. It raises `Lost` if the run did not
-end as it should, or in time.
+A fault is called as `fault(run, random)` and returns in a few words what happened. It raises `Lost` if the process did
+not end as it should, or not in time.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class Run:
       workdir: folder of the run, whose output goes to WORKDIR.log.
       cache: folder of compiled programs.
       seconds: seconds of the run without faults.
-      cpus: cores that the run may use. All its processes have the same, because their number changes the order of sums.
+      cpus: cores that the run may use. All its processes use the same, because the number changes the order of sums.
     """
 
     arguments: list[str]
@@ -67,7 +67,7 @@ def _end(process: subprocess.Popen, statuses: set[int]) -> None:
 
 
 def _run_for(process: subprocess.Popen, seconds: float) -> bool:
-    """Waits for so many seconds. Returns whether the run is still alive."""
+    """Waits for so many seconds, or until the process ends. Returns whether the process is still alive."""
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -85,7 +85,7 @@ def kill(run: Run, r: random.Random) -> str:
 
 
 def kill_while_saving(run: Run, r: random.Random) -> str:
-    """Sends SIGKILL while Orbax writes a checkpoint, before it renames it."""
+    """Sends SIGKILL while Orbax writes a checkpoint under a temporary name, or right after."""
     process = run.start()
     folder, began = run.workdir / "checkpoints", time.monotonic()
     skipped = r.randrange(3)  # not always the first save of the process
@@ -213,7 +213,7 @@ def failing_write(run: Run, r: random.Random) -> str:
 
 
 def full_disk(run: Run, r: random.Random) -> str:
-    """Fills the disk of `run.workdir`, which is a small one of its own that this process may resize."""
+    """Fills the disk of `run.workdir`. It must be a small disk for this run alone."""
     disk, before = run.workdir.parent, log(run.workdir)
     filler = disk / "filler"
     space = shutil.disk_usage(disk).free - r.randrange(1 << 12, 1 << 20)

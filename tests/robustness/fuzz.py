@@ -2,9 +2,9 @@
 
     python -m tests.robustness.fuzz --cases=10000 [--out=experiments/results/fuzz] [--targets=npz,decode] [--seed=0]
 
-`--cases` is the number of cases for each target. Slow targets get a fifth or a half of it. Every case must give a valid
-value or the declared exception, within 20 s and 1.5 GiB. Anything else is printed, and the exit status is then 1. Needs
-Linux, because memory is read from /proc.
+`--cases` is the number of cases for each target. Slow targets get a fifth of it. Every case must give a valid value or
+a declared exception, within 20 s and 1.5 GiB. Anything else is printed, and the exit status is then 1. Needs Linux,
+because memory is read from /proc.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Loads mutated files of a 1-bit network and, where one loads, runs it: no crash, no hang, and errors of one line.
+"""Loads mutated files of 1-bit networks and runs networks that load: no crash, no hang, and errors of one line.
 
     python -m tests.robustness.fuzz_files --mutants=10000 --out=experiments/results/fuzz_files/result.json
 
-Mutations change bits and bytes anywhere or in the header alone, replace numbers and words of the header, swap, double
-or drop operations, cut, double or move parts, and cut off the end. If a file loads and its operations differ from the
+Mutations change bits anywhere and bytes of the header, replace numbers of the header, swap, double, drop or change
+operations, double, move or remove parts, and cut off the end. If a file loads and its header differs from the
 original's, its network is run. At most --runs networks are run, because each is compiled anew.
 
 --kernels=FILE.so takes the compiled kernels from FILE, such as a build with -fsanitize=address. Start Python with

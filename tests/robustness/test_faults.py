@@ -27,7 +27,7 @@ def run_of(arguments, folder, seconds=0.0):
 
 
 def left_alone(arguments, folder):
-    """Runs without faults. Returns the seconds, the state, and the rows of metrics and diagnostics."""
+    """Runs twice without faults. Returns the second run's seconds, state, and rows of metrics and diagnostics."""
     assert run_of(arguments, folder / "fills_the_cache").start().wait(PATIENCE_SECONDS) == 0
     run, began = run_of(arguments, folder / "left_alone"), time.monotonic()
     assert run.start().wait(PATIENCE_SECONDS) == 0, log(run.workdir)
@@ -55,7 +55,7 @@ def digits(tmp_path_factory):
 
 
 def after_an_epoch(number, status, send=os.kill):
-    """Returns a fault: the signal, once an epoch is written, so that there is something to save."""
+    """Returns a fault: a signal after an epoch, so that there is something to save. It checks the exit status."""
 
     def fault(run, r):
         before = len(rows(run.workdir))
@@ -143,7 +143,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(digits):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Writes 40 training and 10 test photographs, and runs on them without faults."""
+    """Writes 40 training and 10 test photographs. Returns a run's arguments, the folder, and what `left_alone` gave."""
     folder = tmp_path_factory.mktemp("photos")
 
     def photograph(r):
@@ -162,7 +162,7 @@ def photos(tmp_path_factory):
 def test_photographs_end_as_those_left_alone(photos):
     arguments, folder, expected = photos
     run = run_of(arguments, folder / "harmed", expected[0])
-    # Control-C on a terminal reaches the workers too. Those of the second epoch may still start.
+    # Control-C on a terminal reaches the workers too. The workers of the second epoch may still be starting.
     control_c = after_an_epoch(signal.SIGINT, 130, os.killpg)
     harm(run, [after_an_epoch(signal.SIGTERM, 75), control_c, faults.kill_while_saving], expected)
 

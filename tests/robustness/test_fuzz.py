@@ -1,4 +1,4 @@
-"""Gives a few hundred damaged and random files to each reader, as `fuzz.py` does, and tests what it found."""
+"""Gives up to 250 damaged and random files to each reader, as `fuzz.py` does. Tests the faults that fuzzing found."""
 
 import contextlib
 import importlib.util
@@ -46,7 +46,7 @@ def test_a_reader_that_fails_is_seen(failure):
     assert outcome.counts.total() == 8 and outcome.counts[RIGHT] == 8 - len(outcome.bad)
 
 
-# Faults that the fuzzing, and a reading of the code, have found.
+# The rest tests faults that fuzzing, or reading the code, has found.
 
 
 def test_a_record_is_refused_where_it_ends_too_early_or_never():
@@ -56,7 +56,7 @@ def test_a_record_is_refused_where_it_ends_too_early_or_never():
         with pytest.raises(CorruptImage):
             dict(example_fields(whole[:keep] or b"\x0a"))
     with pytest.raises(CorruptImage, match="a number without an end"):
-        dict(example_fields(b"\xff" * 10**6))  # took minutes: a number of a million bytes, byte by byte
+        dict(example_fields(b"\xff" * 10**6))  # once took minutes: a number of a million bytes
 
 
 def field(number, content):
@@ -67,11 +67,11 @@ def field(number, content):
     "example",
     [
         b"\x08\x05",  # a number for the features
-        field(1, b"\x08\x05"),  # for a feature
+        field(1, b"\x08\x05"),  # a number for a feature
         field(1, field(1, field(1, b"\xff\xfe") + field(2, field(3, field(1, b"\1"))))),  # a name that is no text
         field(1, field(1, field(1, b"image") + field(2, field(1, b"\x08\x05")))),  # a number for the bytes
         field(1, field(1, field(1, b"label") + field(2, field(3, field(1, b""))))),  # a packed list of no number
-        b"\x0b",  # a wire type that is no more
+        b"\x0b",  # a wire type that is no longer used
     ],
 )
 def test_messages_that_are_no_example(example):
@@ -102,12 +102,12 @@ def test_a_size_that_the_bytes_cannot_hold(kind):
 
     data = bad.photograph(40, kind)
     if kind == ".jpg":
-        data = bad.of_stated_size(data, 10_000)  # 300 MB, of 2 KB
+        data = bad.of_stated_size(data, 10_000)  # 2 KB that state 300 MB
     elif kind == ".png":
         data = data[:16] + (20_000).to_bytes(4, "big") * 2 + data[24:]
     elif kind == ".bmp":
         data = data[:18] + (10_000).to_bytes(4, "little") * 2 + data[26:]
-    else:  # lossy: 14 bits each
+    else:  # lossy WebP has 14 bits for each side
         data = cv2.imencode(kind, np.zeros((40, 40, 3), np.uint8), [cv2.IMWRITE_WEBP_QUALITY, 80])[1].tobytes()
         data = data[:26] + (16_000).to_bytes(2, "little") * 2 + data[30:]
     with pytest.raises(CorruptImage, match="pixels, more than its"):
@@ -120,7 +120,7 @@ def test_the_stated_size_is_the_decoded_one(kind, height, width):
     import cv2
 
     image = np.full((height, width, 3), 100, np.uint8)
-    for quality in (80, 101):  # WebP has a form for each
+    for quality in (80, 101):  # lossy and lossless, for which WebP has two formats
         data = cv2.imencode(kind, image, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
         assert images.stated_size(data) == (height, width) == decode(data).shape[:2]
 
@@ -129,7 +129,7 @@ def test_a_png_whose_chunk_states_to_be_longer_than_the_file():
     data = bad.photograph(40, ".png")
     at = data.index(b"IDAT") - 4
     with pytest.raises(CorruptImage, match="a PNG without its end"):
-        decode(data[:at] + (2**31 - 1).to_bytes(4, "big") + data[at + 4 :])  # took 2.4 GB
+        decode(data[:at] + (2**31 - 1).to_bytes(4, "big") + data[at + 4 :])  # once took 2.4 GB
 
 
 def test_what_no_data_set_has_is_not_decoded():
@@ -148,7 +148,7 @@ def test_a_line_of_an_image_is_evaluated_in_little_memory():
 
     data = cv2.imencode(".png", np.full((1, 60_000, 3), 90, np.uint8))[1].tobytes()
     tracemalloc.start()
-    assert (Transform(224).evaluate(data) == 90).all()  # was resized to 256 x 15,360,000 pixels first, 12 GB
+    assert (Transform(224).evaluate(data) == 90).all()  # once was first resized to 256 x 15,360,000 pixels, 12 GB
     tracemalloc.stop()
 
 
@@ -173,7 +173,7 @@ def test_no_pickle_is_loaded(tmp_path):
         with pytest.raises(UserError, match="without pickles"):
             npz.load(str(path))
     assert not trace.exists()
-    pickle.loads((tmp_path / "b.npz").read_bytes())  # the trap works
+    pickle.loads((tmp_path / "b.npz").read_bytes())  # here the code runs
     assert trace.exists()
 
 

@@ -1,4 +1,4 @@
-"""Makes the faulty files of `bad_input`. A function makes one in the folder that it is given, and returns its path."""
+"""Makes the faulty files of `bad_input`. Most functions write to the folder that they get, and return a path in it."""
 
 import io
 import pickle
@@ -62,7 +62,7 @@ def cut(path, keep=0.5):
 
 
 def npz_with_header(folder, count=10**12, data=64, packing=zipfile.ZIP_STORED):
-    """Writes arrays whose headers state `count` elements, with `data` bytes each."""
+    """Writes a .npz file of arrays whose headers state `count` elements. Each array has `data` bytes."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (count, 1, 1, 1)})
     path = folder / "data.npz"
@@ -94,7 +94,7 @@ def of_stated_size(data, side):
 
 
 def image_folder(folder, train=None, val=None):
-    """Writes two classes of four training and two test photographs. `train` and `val` replace all files of a split."""
+    """Writes two classes, each of four training and two test photos. `train`, `val`: content of a split's files."""
     for split, n, content in (("train", 4, train), ("val", 2, val)):
         for name in ("cat", "dog"):
             (folder / split / name).mkdir(parents=True)
@@ -127,7 +127,7 @@ def tiny_imagenet(folder, annotations):
 
 
 def tfds(folder, name="cifar10", damage=None):
-    """Writes a few images as TFDS prepares CIFAR-10 or ImageNet, and calls `damage` with the version's folder."""
+    """Writes a few images as TFDS prepares CIFAR-10 or ImageNet. Then calls `damage` with the folder of the version."""
     import tensorflow_datasets
 
     from tests.support import prepared_tfds
@@ -146,7 +146,7 @@ def tfds(folder, name="cifar10", damage=None):
 
 
 def overwrite_shards(content):
-    """Returns a damage for `tfds` that overwrites part of every training shard with `content`."""
+    """Returns a function for `damage` of `tfds`. It overwrites part of every training shard with `content`."""
 
     def damage(version):
         for shard in version.glob("*-train.array_record*"):
@@ -218,7 +218,7 @@ def damaged(folder):
 
 
 def empty_run(folder, *parts):
-    """Makes a folder that looks like a workdir but has no checkpoint."""
+    """Makes a folder that looks like a workdir but has no checkpoint. `parts` names an empty folder in checkpoints/."""
     (folder / "run_before").mkdir()
     (folder / "run_before" / "lock").touch()
     (folder / "run_before" / "checkpoints").joinpath(*parts).mkdir(parents=True)

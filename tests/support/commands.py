@@ -19,7 +19,7 @@ def module_and_arguments(command: str | None, arguments) -> tuple[str, list[str]
 
 
 def run(command: str, *arguments, cwd=ROOT, **environment: str) -> subprocess.CompletedProcess:
-    """Runs a command. It has one device, however many this process has, unless `environment` says otherwise."""
+    """Runs a command in a process with one device, even if this process has more. `environment` can change that."""
     module, arguments = module_and_arguments(command, arguments)
     given = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(

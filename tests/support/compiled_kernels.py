@@ -1,4 +1,4 @@
-"""Builds the compiled kernels of this checkout beside their sources, if they are missing or older than these."""
+"""Builds the compiled kernels of this checkout, if they are missing or were built from other sources."""
 
 import fcntl
 import shutil
@@ -17,7 +17,7 @@ KERNELS = sorted(path.name for path in SOURCES.glob("*.cc") if not path.name.sta
 
 
 def build():
-    """Builds the kernels, if there is a compiler and they were not built from the present sources."""
+    """Builds the kernels, if there is a compiler, unless they were built from the present sources."""
     # If the tests run without the sources, an installed wheel has the kernels.
     if COMPILER is None or not SOURCES.is_dir():
         return

@@ -1,7 +1,8 @@
-"""Runs commands in processes that are forked from one that has imported their modules, which saves seconds for each.
+"""Runs commands in forked processes. Their parent has already imported the modules, which saves seconds per command.
 
-Each command has a real exit status, real streams and real files. Only the imports happen earlier, in the process that
-forks. That process uses no device. A check makes sure that it has no second thread, which a fork would lack.
+Each command has a real exit status, real streams and real files. Only the imports happen earlier, in the parent. The
+parent uses no device. It must have only one thread, because a forked process would lack the others:
+`import_installed` checks this.
 """
 
 import atexit
@@ -18,8 +19,8 @@ from tests.support import ROOT
 from tests.support.commands import SECONDS, module_and_arguments
 from tests.support.forking import ONE_THREAD, import_installed, redirect
 
-# Modules to import, if they are installed. PyTorch is only for commands that read its files: it has an OpenMP of its
-# own.
+# Modules that a parent imports, if they are installed: `OF_TORCH` for commands that read files of PyTorch, and `OF_ALL`
+# for all other commands. There are two parents, because PyTorch brings its own OpenMP.
 OF_ALL = (
     "recu_jax.training.loop",
     "recu_jax.report.live",
@@ -43,7 +44,7 @@ class Ended:
 def run(command: str | None, arguments: list[str], torch: bool = False, without: str | None = None) -> Ended:
     """Runs a command as `commands.run` does, but always on one device and in the root of the repository.
 
-    With `without`, the module of that name cannot be imported, as if its package were not installed.
+    The module named `without` cannot be imported, as if its package were not installed.
     """
     server = _server(OF_TORCH if torch else OF_ALL)
     with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +57,7 @@ def run(command: str | None, arguments: list[str], torch: bool = False, without:
 
 
 def _server(modules):
-    """Returns the process that forks. Starts it if it does not run, or no longer."""
+    """Returns the process that has imported `modules` and forks. Starts it if it does not run."""
     if modules not in _servers or _servers[modules].poll() is not None:
         _servers[modules] = _start(modules)
     return _servers[modules]
@@ -84,7 +85,7 @@ def _end(server):
 
 
 def _serve(modules):
-    """Forks for each line of stdin. Returns in the forked process alone: the module and arguments that it is to run."""
+    """Forks once for each line of stdin. Returns only in a forked process: the module and arguments that it runs."""
     import_installed(modules)
     del os.environ[ONE_THREAD]
     for line in sys.stdin:
@@ -111,7 +112,7 @@ if __name__ == "__main__":
     import runpy
 
     name, given = _serve(sys.argv[1:])
-    # As `python -m` sets it.
+    # `python -m` also puts the working directory first.
     sys.path[0] = os.getcwd()
     sys.argv = [name, *given]
     runpy.run_module(name, run_name="__main__", alter_sys=True)

@@ -1,6 +1,6 @@
-"""What the processes share that import libraries once and then fork: `tests.support.forked` and `tests.mutation.forks`.
+"""Code that `tests.support.forked` and `tests.mutation.forks` share: both import libraries once, and then fork.
 
-An import of JAX, Flax, Orbax and Grain takes seconds. A process that is forked after the import saves them.
+An import of JAX, Flax, Orbax and Grain takes seconds. A process that is forked after the import needs no import.
 """
 
 import importlib
@@ -8,7 +8,8 @@ import importlib.util
 import os
 from collections.abc import Iterable, Sequence
 
-# BLAS starts its threads when NumPy is imported, and a fork would lack them. This variable keeps it from starting any.
+# OpenBLAS starts threads when NumPy is imported, and a forked process would lack them. With this variable at 1, it
+# starts none.
 ONE_THREAD = "OPENBLAS_NUM_THREADS"
 
 
@@ -22,7 +23,7 @@ def import_installed(modules: Iterable[str]) -> None:
 
 
 def redirect(outputs: Sequence[str | os.PathLike]) -> None:
-    """Gives this process an empty stdin, and two files, whose paths are given, as stdout and stderr."""
+    """Makes stdin of this process empty. Appends its stdout and stderr to the two files in `outputs`."""
     for descriptor, path in enumerate((os.devnull, *outputs)):
         opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(opened, descriptor)

@@ -1,7 +1,7 @@
-"""Reads the official code's recorded numbers, and makes the parameters that its models had for them.
+"""Reads numbers that were recorded from the official code, and makes the parameters that its models had then.
 
-The numbers were recorded in float64, so that rounding differences flip no signs. A projection is the sum of an array
-times standard normal numbers, whose generator is seeded with the array's name.
+The numbers were recorded in float64, so that rounding differences flip no signs. A projection of an array is the sum of
+its products with standard normal numbers. The generator of these numbers is seeded with the array's name.
 """
 
 import json
@@ -36,7 +36,7 @@ def value(name, shape):
 
 
 def load(name):
-    """Returns the JSON of a model, and the arrays of its .npz file if it has one."""
+    """Returns a model's JSON, and the arrays of its .npz file. Without this file, the arrays are an empty dict."""
     path = FOLDER / f"{name}.npz"
     return json.loads((FOLDER / f"{name}.json").read_text()), dict(np.load(path)) if path.exists() else {}
 

@@ -7,7 +7,10 @@ import numpy as np
 
 
 def write(root: pathlib.Path, train: int, val: int, suffix: str, image) -> pathlib.Path:
-    """Writes `train` and `val` images, in turn of one class and the other. `image(generator)` returns an image."""
+    """Writes `train` training images and `val` validation images to `root`, and returns `root`.
+
+    The classes are `a` and `b`, in turn. `image(generator)` must return an image.
+    """
     r = np.random.default_rng(0)
     for split, count in (("train", train), ("val", val)):
         for i in range(count):

@@ -28,7 +28,7 @@ def metadata() -> email.message.Message:
 
 
 def packages(*extras: str | None) -> set[str]:
-    """Returns the names of the packages that `extras` bring, in small letters. None stands for those always needed."""
+    """Returns the lower-case names of the packages that `extras` install. None stands for those that need no extra."""
     found = set()
     for line in metadata().get_all("Requires-Dist"):
         name, extra = re.fullmatch(r"([\w.-]+)[^;]*(?:; extra == \"(\w+)\")?", line).groups()

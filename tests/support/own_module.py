@@ -89,7 +89,7 @@ class Fixed(Net):
 
 
 class WithLayerNorm(nn.Module):
-    """A model that takes all that a config sets, and compiles in a second."""
+    """A model that takes every argument that a config sets, and compiles in a second."""
 
     num_classes: int
     conv: type = BinaryConv
@@ -143,7 +143,7 @@ class Remembers(Net):
 
 
 class Kept:
-    """A tracker that keeps all that it gets in a list of its class."""
+    """A tracker that appends all that it gets to `calls`, a list of its class."""
 
     calls: ClassVar[list[tuple]] = []
 

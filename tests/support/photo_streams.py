@@ -1,4 +1,4 @@
-"""Writes folders of parts of two photographs, some of them corrupt, and states how tests stream them."""
+"""Writes folders of images cut from two photographs, some corrupt. Has the settings with which tests stream them."""
 
 import cv2
 import numpy as np

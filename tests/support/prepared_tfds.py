@@ -8,13 +8,13 @@ import tensorflow_datasets as tfds
 
 
 def prepare(data_dir, name, version, images, labels):
-    """Writes a data set of this name as TFDS itself would. Its last five images are for testing."""
+    """Writes a data set of this name as TFDS itself would. The last five images are its test split."""
     features = {"image": tfds.features.Image(shape=images[0].shape), "label": tfds.features.ClassLabel(num_classes=10)}
 
     def examples(part):
         for i, (image, label) in enumerate(zip(images[part], labels[part], strict=True)):
             png = cv2.imencode(".png", image if image.shape[-1] == 1 else image[..., ::-1])[1].tobytes()
-            yield i, {"image": io.BytesIO(png), "label": int(label)}  # an array would need TensorFlow
+            yield i, {"image": io.BytesIO(png), "label": int(label)}  # an array instead of bytes would need TensorFlow
 
     methods = {
         "VERSION": tfds.core.Version(version),
@@ -29,7 +29,10 @@ def prepare(data_dir, name, version, images, labels):
 
 
 def prepare_imagenet(data_dir, per_split):
-    """Writes ImageNet as TFDS itself would. `per_split` has (file name, bytes, label) of each image."""
+    """Writes images as TFDS itself would write ImageNet, and returns the builder.
+
+    `per_split` maps each split to its images, as (file name, JPEG bytes, label).
+    """
     features = {
         "file_name": tfds.features.Text(),
         "image": tfds.features.Image(encoding_format="jpeg"),

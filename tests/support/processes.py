@@ -1,4 +1,4 @@
-"""Starts training runs in the background. `conftest.py` ends those of a test after the test."""
+"""Starts training runs in the background. After each test, `conftest.py` ends the runs that the test started."""
 
 import atexit
 import contextlib
@@ -18,7 +18,7 @@ _started: list[subprocess.Popen] = []
 
 
 def start(*arguments, prefix: Sequence[str] = (), **options) -> subprocess.Popen:
-    """Calls `experiments.runs.start`. The process leads its own group, so that `end_all` reaches its children."""
+    """Calls `experiments.runs.start`. The process leads its own group, so that `end_all` also kills its children."""
     process = runs.start(*arguments, prefix=[*_OWN_GROUP, *prefix], **options)
     _started.append(process)
     return process

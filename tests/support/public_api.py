@@ -1,7 +1,8 @@
-"""Lists the public names and their signatures, as the source has them: `python -m tests.support.public_api` writes it.
+"""Lists the public names and their signatures. `python -m tests.support.public_api` writes the list to its file.
 
-Public is what the API reference has: the modules that docs/api names, and in them what has no underscore in front. The
-list is made from the source and not by imports, so it is the same with every version of JAX and Flax.
+Public are the names that `recu_jax` re-exports, and in the modules that docs/api names all names without a leading
+underscore. `__init__` and `__call__` are public, too. The list is made from the source and not by imports, so it is the
+same with every version of JAX and Flax.
 """
 
 import ast
@@ -58,7 +59,7 @@ def _members(body: list[ast.stmt]) -> Iterator[str]:
                 yield f"class {name}({', '.join(map(ast.unparse, node.bases))})"
                 yield from (f"    {line}" for line in _members(node.body))
             else:
-                # A field has its default. Long tables, such as that of all models, are named alone.
+                # The list has a value unless it is long, such as the table of all models.
                 default = ast.unparse(node.value) if node.value else ""
                 kind = f": {ast.unparse(node.annotation)}" if isinstance(node, ast.AnnAssign) else ""
                 yield f"{name}{kind}" + (f" = {default}" if 0 < len(default) <= 60 else "")

@@ -22,7 +22,10 @@ def statistics(channels):
 
 
 def variables_of(name, image_shape, num_classes=10, seed=0, **fields):
-    """Returns a network and variables that use every path: alpha and batch norm's scale are negative in places."""
+    """Returns a network and random variables.
+
+    Some values of alpha and of batch norm's scale are negative, so that the code for negative values runs, too.
+    """
     net = create_model(name, num_classes, **fields)
     shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
     r = np.random.default_rng(seed)
@@ -42,7 +45,7 @@ def variables_of(name, image_shape, num_classes=10, seed=0, **fields):
 
 
 def flax_outputs(net, variables, images):
-    """Returns logits, and the signs (booleans) that go into each binary convolution, as one jitted program."""
+    """Returns the logits, and the input signs of each binary convolution: True for +1. Runs one jitted program."""
     mean, std = statistics(images.shape[-1])
 
     @jax.jit
@@ -62,7 +65,7 @@ def flax_outputs(net, variables, images):
 
 
 def file_of(name, variables, image_shape, parts=None, num_classes=10):
-    """Returns header and arrays of a file of the network."""
+    """Returns the header and the arrays of the network's file for `container.write`."""
     entries, arrays = families.operations(
         name, variables, parts or build.BlockParts(), image_shape, *statistics(image_shape[-1])
     )
@@ -71,7 +74,7 @@ def file_of(name, variables, image_shape, parts=None, num_classes=10):
 
 
 def sizes(name, image_shape, num_classes, path):
-    """Writes the network's file to `path`. Returns the bytes of the file, and of the parameters in float32."""
+    """Writes the network's file to `path`. Returns the size in bytes of the file, and of the parameters in float32."""
     _, variables = variables_of(name, image_shape, num_classes)
     container.write(path, *file_of(name, variables, image_shape, num_classes=num_classes))
     return path.stat().st_size, sum(leaf.nbytes for leaf in jax.tree.leaves(variables["params"]))

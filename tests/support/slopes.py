@@ -1,11 +1,11 @@
-"""Defines the papers' slopes in NumPy, and a grid with numbers on both sides of every kink."""
+"""Defines in NumPy the slopes that papers give to sign, and a grid with numbers on both sides of every kink."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 KINKS = np.array([0.1, 1.0, 1.5])
-# None is subnormal, because XLA treats subnormal numbers as 0.
+# No number is subnormal, because XLA treats subnormal numbers as 0.
 AROUND_ZERO = [0.0, 1e-300, -1e-300, 1e-9, -1e-9]
 BESIDE_KINKS = [s * np.nextafter(KINKS, to) for s in (-1, 1) for to in (-9, 9)]
 GRID = np.unique(np.concatenate([np.linspace(-3, 3, 61), *BESIDE_KINKS, KINKS, -KINKS, AROUND_ZERO]))
@@ -41,6 +41,6 @@ def reste(x, o, near=0.1, far=1.5):
 
 
 def slope(function, x):
-    """Returns what `function` multiplies a cotangent by in the backward pass. The cotangent has many values."""
+    """Returns the factors by which `function` multiplies a cotangent. All elements of the cotangent differ."""
     cotangent = np.arange(1.0, 1 + x.size).reshape(x.shape)
     return jax.vjp(function, jnp.asarray(x))[1](jnp.asarray(cotangent))[0] / cotangent

@@ -1,4 +1,4 @@
-"""Makes configs and data sets of runs that take seconds, and workdirs of runs without the training."""
+"""Makes configs and data sets for runs that take seconds, and writes workdirs of runs without training."""
 
 import jax
 import numpy as np
@@ -28,7 +28,7 @@ def dataset(side, channels=3):
 
 
 def recorded(config, workdir, top1=50.0):
-    """Writes a workdir as a run leaves it after one epoch. Its parameters are the initial ones, changed at random."""
+    """Writes a workdir as a run leaves it after one epoch. Its variables are the initial ones, changed at random."""
     config = config.copy_and_resolve_references()
     config.epochs, config.diagnostics, config.report = 1, False, False
     run = prepare(config)

@@ -20,7 +20,7 @@ def run(command: str, arguments: Sequence[str], columns: int, interrupt_at: str 
     Args:
       command, arguments: as for `commands.run`.
       columns: width of the terminal.
-      interrupt_at: a pattern. Once the output has it, Control-C is pressed.
+      interrupt_at: a regular expression. Once the output matches it, Control-C is pressed.
 
     Returns:
       The exit status, and the lines as they stand on the screen at the end.
@@ -37,7 +37,7 @@ def run(command: str, arguments: Sequence[str], columns: int, interrupt_at: str 
     while select.select([terminal], [], [], SECONDS)[0]:
         try:
             read = os.read(terminal, 4096)
-        except OSError:  # on Linux, the end of the process
+        except OSError:  # on Linux, the process has ended
             break
         if not read:
             break
@@ -49,9 +49,10 @@ def run(command: str, arguments: Sequence[str], columns: int, interrupt_at: str 
 
 
 def screen(written: str, columns: int) -> list[str]:
-    """Returns the lines that a terminal shows. After a carriage return, text replaces the line from its start.
+    """Returns the lines that a terminal shows after it was sent the text `written`.
 
-    Rows of one long line are joined again. The carriage return goes to the start of the last row, as on a terminal.
+    A line that is wider than the terminal takes several rows there, but is one line here. As on a terminal, a carriage
+    return goes to the start of the last row, and the text after it overwrites that row.
     """
     lines = []
     for line in written.split("\n"):

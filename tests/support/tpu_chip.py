@@ -1,4 +1,4 @@
-"""Compiles for a TPU v5e chip, Colab's, on a machine that has none."""
+"""Compiles for a TPU v5e chip, the TPU of Colab, on a machine without a TPU."""
 
 import importlib.util
 import json
@@ -19,14 +19,14 @@ needs_compiler = pytest.mark.skipif(
 
 
 def devices() -> list:
-    """The chip, as a list of one device. Call it in a process that `answer` started."""
+    """Returns the chip, as a list of one device. Call this in a process that `answer` started."""
     from jax.experimental import topologies
 
     return topologies.get_topology_desc(TARGET.topology, platform="tpu").devices[:1]
 
 
 def answer(module: str, function: str) -> Any:
-    """Calls `function` of `module` in a process of its own, and returns what it returned, by way of JSON.
+    """Calls `function` of `module` in a new process. Returns its result, which must be possible in JSON.
 
     libtpu reads the environment when it is loaded, and only one process at a time may load it.
     """

@@ -1,4 +1,4 @@
-"""Runs in buckets of a real S3 server: moto's, in a process of its own."""
+"""Tests runs in buckets, with an S3 server (moto) in a process of its own."""
 
 import pathlib
 import re
@@ -21,7 +21,7 @@ s3fs = pytest.importorskip("s3fs")
 
 
 class Server:
-    """An S3 server with a bucket called `bucket`, which is gone when the server is stopped."""
+    """An S3 server with a bucket called `bucket`. Stopping the server deletes the bucket."""
 
     def __init__(self, folder):
         with socket.socket() as free:
@@ -46,7 +46,7 @@ class Server:
         self._process.wait()
 
     def changes(self, since=0):
-        """What was written and deleted, in order: method and name below the bucket."""
+        """Returns (method, name in the bucket) of all writes and deletions, in order, but for the first `since`."""
         return re.findall(r"(PUT|DELETE|POST) /bucket/?(\S+)", self._log.read_text())[since:]
 
     def wait_for_a_record(self, run):
@@ -62,7 +62,7 @@ def files():
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """Where copies lie; and somebody's credentials, for a server that is not there."""
+    """Returns the folder of the local copies. Sets made-up credentials and the address of a missing server."""
     for name in ("CONFIG_FILE", "SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(f"AWS_{name}", str(tmp_path / "none"))
     for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
@@ -91,7 +91,7 @@ def tiny(folder, **changes):
 
 
 def checkpoint(folder, step, says="this run"):
-    """Writes files as a checkpoint has them. `bucket` looks only at their names and at the record."""
+    """Writes files named as those of a checkpoint, and a row of metrics. `bucket` reads only names and records."""
     for name in ("state/manifest", "state/d/one", "record/metadata"):
         file = folder / "checkpoints" / str(step) / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def steps(folder):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_from_the_bucket(server, cache, tmp_path, capsys):
-    """The machine and its copy are gone; another one continues, to the same result bit for bit."""
+    """Another machine, which has no local copy, continues the run. The result is the same, bit for bit."""
     arguments = [
         *one_block.arguments(tmp_path),
         "--config.epochs=8",
@@ -141,7 +141,7 @@ def test_a_killed_run_goes_on_from_the_bucket(server, cache, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_server_that_goes_away(server, capfd):
-    """The run goes on, says what the bucket lacks, and brings it there when it is started again."""
+    """The run goes on, and says where the files are that the bucket lacks. Started again, it uploads them."""
     address = "s3://bucket/run"
     copy = pathlib.Path(bucket.folder_of(address))
     lacks = f"{address} cannot be written to: Could not connect to .*; what the bucket lacks is in {copy}"
@@ -165,7 +165,7 @@ def test_a_server_that_goes_away(server, capfd):
     assert f"{address} holds no checkpoint; step 2 is taken from {copy}" in capfd.readouterr().out
     kept = files().find("bucket/run")
     assert {"bucket/run/metrics.jsonl", "bucket/run/checkpoints/2/record/metadata"} <= set(kept)
-    # A run that is stopped says it too.
+    # A run that is stopped also says what the bucket lacks.
     with pytest.raises(KeyboardInterrupt), bucket.mirrored(address):
         server.stop()
         raise KeyboardInterrupt
@@ -174,7 +174,7 @@ def test_a_server_that_goes_away(server, capfd):
 
 @pytest.mark.slow
 def test_the_bucket_can_be_resumed_from_at_every_moment(server):
-    """Rows come before the checkpoint that needs them, a record after all else of its checkpoint, deletions last."""
+    """The order is: rows of metrics, the files of a checkpoint, its record, and then deletions."""
     with bucket.mirrored("s3://bucket/run") as folder:
         checkpoint(pathlib.Path(folder), 1)
         pathlib.Path(folder, "lock").touch()
@@ -205,22 +205,22 @@ def test_which_of_bucket_and_copy_is_taken(server, capsys):
         checkpoint(copy, 1)
     files().pipe_file("bucket/run/checkpoints/7/state/manifest", b"the run was killed before it copied the record")
 
-    # Another machine fetches, and goes on.
+    # Another machine fetches the run, and continues it.
     shutil.move(copy, f"{copy}.elsewhere")
     with bucket.mirrored(address):
         assert steps(copy) == [1] and (copy / "metrics.jsonl").read_text() == "1\n"
         checkpoint(copy, 2)
-    # The first one has nothing that the bucket had not: its copy is replaced.
+    # The copy of the first machine has nothing that the bucket lacks, so it is replaced.
     shutil.rmtree(copy)
     shutil.move(f"{copy}.elsewhere", copy)
     assert bucket.fetched(address) == str(copy) and steps(copy) == [1, 2] and "now" not in capsys.readouterr().out
-    # A continuation stays.
+    # A copy that is ahead of the bucket stays.
     checkpoint(copy, 3)
     shutil.rmtree(copy / "checkpoints/1")
     shutil.rmtree(copy / "checkpoints/2")
     bucket.fetched(address)
     assert f"{address} holds step 2; step 3 is taken from {copy}" in capsys.readouterr().out and steps(copy) == [3]
-    # Another run is in the bucket now. The checkpoint that it never had is kept.
+    # Now the bucket holds another run. The copy has a checkpoint that the bucket never had, so it is moved aside.
     files().rm("bucket/run", recursive=True)
     files().pipe_file("bucket/run/checkpoints/2/record/metadata", b"of another run")
     bucket.fetched(address)

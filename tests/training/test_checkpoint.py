@@ -57,7 +57,7 @@ def test_the_middle_of_an_epoch_is_nobodys_best(tmp_path):
         with pytest.raises(UserError, match="no checkpoint of a whole epoch"):
             checkpoints.wait()
             read_best(tmp_path)
-        # Not even a whole epoch without a single hit is worse.
+        # A whole epoch is better than an unfinished one, even with an accuracy of 0.
         checkpoints.save(state_of(4), CONFIG, {"epoch": 1, "test_top1": 0.0})
         for step in (5, 6, 7):
             checkpoints.save(state_of(step), CONFIG, {"epoch": 1}, {"epoch": 1})
@@ -76,7 +76,7 @@ def files_of(checkpoint):
 
 
 def test_every_file_cut_off_missing_or_changed_is_noticed_or_of_no_consequence(workdir):
-    """Damage to some of Orbax's files does not change the contents. Then the contents must be right."""
+    """Damage to some of Orbax's files changes nothing that is read. Then what is read must still be right."""
     whole, (*_, newest) = workdir / "whole", saved(workdir)
     shutil.copytree(newest.folder, whole)
     noticed, r = 0, random.Random(0)

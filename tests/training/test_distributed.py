@@ -1,4 +1,4 @@
-"""Tests a run of two real processes, which have two virtual CPU devices each and meet over loopback."""
+"""Tests a run of two real processes. Each has two virtual CPU devices. They connect over loopback."""
 
 import pathlib
 import shutil
@@ -14,13 +14,13 @@ from tests.support import one_block
 from tests.support.processes import PATIENCE_SECONDS, end_all, start
 
 pytestmark = pytest.mark.slow
-# The batch is 256. With fewer values per channel, the batch norm of sums of signs can be exactly 0. Its sign then
-# depends on the order of sums, which differs with the number of devices (test_step.py says more).
+# The batch has 256 images. With fewer values per channel, batch norm of a sum of signs can be exactly 0. The sign of
+# this 0 depends on rounding, which differs with the number of devices (see `small_recipe` in test_step.py).
 EXACT = [
     "--config.dtype=float64", "--config.global_batch_norm=True", "--config.epochs=1", "--config.batch_size=256",
     "--config.eval_batch_size=360", "--config.log_every_steps=1", "--config.report=False",
 ]  # fmt: skip
-# Collectives take more of a step's time than its arithmetic, so few and large batches are quicker.
+# Collectives take more of a step's time than arithmetic, so few large batches are quicker than many small ones.
 QUICK = ["--config.epochs=8", "--config.batch_size=128", "--config.report=False"]
 PROCESSES, TRIES = 2, 4
 NOT_MET = "Gloo context initialization failed: DEADLINE_EXCEEDED"
@@ -40,9 +40,10 @@ def begin(arguments, workdir, environment, log=None):
 
 
 def start_all(workdir, arguments):
-    """Starts the processes of one run, and returns them when they have met. The log of process i is WORKDIR.i.log.
+    """Starts the processes of one run. Returns them when process 0 has compiled, or when one has ended.
 
-    They have 30 s to meet. On a busy machine this may be too short: then they are started again.
+    The log of process i is WORKDIR.i.log. The processes have 30 s to connect. On a busy machine this may be too short:
+    then all are started again, up to `TRIES` times in total.
     """
     for _ in range(TRIES):
         before = [len(said(workdir, i)) for i in range(PROCESSES)]
@@ -104,13 +105,13 @@ def left_alone(folder, name, arguments):
 
 @pytest.fixture(scope="module")
 def exact(folder):
-    """Runs both processes without faults."""
+    """Returns the workdir of a run of both processes without faults, with the arguments EXACT."""
     return left_alone(folder, "exact", EXACT)
 
 
 @pytest.fixture(scope="module")
 def quick(folder):
-    """Runs both processes without faults, in float32 and with batch norm per device."""
+    """Returns the workdir of a run without faults, with QUICK: in float32, and with batch norm per device."""
     return left_alone(folder, "quick", QUICK)
 
 
@@ -132,7 +133,7 @@ def test_two_processes_equal_one(exact, folder, devices):
         np.testing.assert_allclose([a[k] for k in a], [b[k] for k in a], rtol=1e-9)
     for a, b in zip(measured(exact), measured(alone), strict=True):
         for layer in a.keys() | b.keys():
-            numbers = sorted(a[layer].keys() - {"histogram"})  # a weight at an edge may fall to either side
+            numbers = sorted(a[layer].keys() - {"histogram"})  # a weight at the edge of a bin may fall to either side
             np.testing.assert_allclose([a[layer][k] for k in numbers], [b[layer][k] for k in numbers], 1e-3, 1e-4)
 
 
@@ -143,7 +144,7 @@ def test_one_process_speaks_for_all(quick):
 
 
 def harmed(workdir, number, victim):
-    """Runs both processes, and sends one a signal after the next epoch. Returns how they ended."""
+    """Runs both processes, and sends one of them a signal after the next epoch. Returns both exit statuses."""
     before = len(rows(workdir))
     processes = start_all(workdir, QUICK)
     while len(rows(workdir)) == before:
@@ -154,7 +155,7 @@ def harmed(workdir, number, victim):
 
 
 def test_preemption_and_killed_processes_change_nothing(quick, folder):
-    """Harms one run three times, not three runs once each, to start two processes less often: a start takes long."""
+    """Stops or kills one run three times, not three runs once each, because each start of processes takes long."""
     workdir = folder / "harmed"
     # A notice to one process stops all of them at the same step.
     assert harmed(workdir, signal.SIGTERM, 1) == [75, 75]
@@ -165,7 +166,7 @@ def test_preemption_and_killed_processes_change_nothing(quick, folder):
     for victim, other in ((0, 1), (1, 0)):
         before = len(said(workdir, other))
         statuses = harmed(workdir, signal.SIGKILL, victim)
-        # The status is 3 if a collective notices, and SIGABRT if JAX's runtime notices.
+        # The other process ends with 3 if a collective notices the loss, and with SIGABRT if JAX's runtime does.
         assert statuses[victim] == -signal.SIGKILL and statuses[other] in (3, -signal.SIGABRT)
         if statuses[other] == 3:
             assert (

@@ -47,11 +47,11 @@ def test_the_first_loss_that_is_not_finite(bad):
     add(metrics, [1.0, bad, bad])
     assert metrics.fetch() == 3
     add(metrics, [1.0])
-    assert metrics.fetch() is None  # nothing new
+    assert metrics.fetch() is None  # only losses since the last fetch are checked
 
 
 class Run:
-    """An epoch of ten steps in dispatches of two, with given losses. It stops after a given step."""
+    """A stand-in for a run, with ten steps per epoch, two per dispatch, and given losses. Stops after a given step."""
 
     steps_per_epoch = 10
 
@@ -75,7 +75,7 @@ class Run:
         return {"of_the_feed": 1.0}
 
     def compiled(self):
-        assert self.checks == 0  # after the first dispatch, once
+        assert self.checks == 0  # it is called once, after the first dispatch
 
     def check(self):
         self.checks += 1
@@ -95,7 +95,7 @@ def test_an_epoch_to_its_end(tmp_path):
 
 
 class Later(np.ndarray):
-    """Stands for numbers that a device is still computing. The device is done once somebody waits."""
+    """Stands for numbers that a device is still computing. They are done once `block_until_ready` is called."""
 
     def block_until_ready(self):
         self.done = True
@@ -103,7 +103,7 @@ class Later(np.ndarray):
 
 
 def test_few_dispatches_wait_for_the_devices(tmp_path):
-    """Otherwise a stop, which comes after all that is queued, takes minutes where a step takes seconds."""
+    """A stop waits for all queued dispatches. With many in the queue and slow steps, it would take minutes."""
     run, losses, queued = Run(tmp_path, [1.0] * 10), [], []
 
     def step(state, teacher, new):
@@ -129,7 +129,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_soon_and_says_where(tmp_path):
     run = Run(tmp_path, [1.0, 1.0, 1.0, np.nan, *[1.0] * 6])
     with pytest.raises(RunFailed, match=r"the loss is nan at step 34 \(epoch 4, learning rate 0.1, tau 0") as error:
         run.epochs.run(0, 3, StepMetrics())
-    assert run.checks == 1  # noticed at the second dispatch, of five
+    assert run.checks == 1  # the loss is noticed after the second of five dispatches
     assert "on training images 33, 34, 35, 36, 37, 38, 39, 40, ..." in str(error.value)
     report = json.loads((pathlib.Path(tmp_path) / "not_finite.json").read_text())
     assert (report["step"], report["loss"], report["records"]) == (34, "nan", list(range(33, 45)))

@@ -1,4 +1,4 @@
-"""Compares both feeds: the one with its data set on the device, and the one that streams. Images must be equal."""
+"""Compares `ResidentFeed`, which has its data set on the device, with `StreamFeed`. Their images must be equal."""
 
 import dataclasses
 import time
@@ -155,10 +155,10 @@ def test_the_wait_for_data_is_measured(both):
             feed.take(i, result)
             result = busy(jnp.zeros(()))
             if name == "ready":
-                time.sleep(0.1)  # a long step delays the loop as much
+                time.sleep(0.1)  # stands for a long step
         waits[name] = feed.epoch_metrics(time.monotonic() - began)["data_wait"]
         feed.close()
-    # Decoding in four threads: 8 images of 30 ms are 60 ms a batch at least, and the steps take nothing.
+    # Four threads need at least 60 ms to read a batch of 8 images, 30 ms each. The steps take almost no time.
     assert waits["slow"] > 0.5
     assert waits["ready"] < 0.1
 
@@ -168,7 +168,7 @@ def test_batches_go_straight_to_their_devices():
     placed = place(images, DEVICES)
     np.testing.assert_array_equal(placed, images.reshape(2, 4, 3))
     assert {s.device: s.data.shape for s in placed.addressable_shards} == {d: (1, 4, 3) for d in DEVICES}
-    # A pmapped function takes them without moving them to other devices.
+    # A pmapped function takes the placed images without a transfer between devices.
     double = jax.pmap(partial(jnp.multiply, 2), devices=DEVICES)
     double(placed)
     with jax.transfer_guard("disallow"):
@@ -203,7 +203,7 @@ class OddAreBroken(Slow):
 
 
 def test_the_counters_of_a_stream_are_those_of_one_epoch(both):
-    """They are not sums since the run began."""
+    """Each call of `epoch_metrics` starts the counters anew."""
     streamed, _ = both
     records = OddAreBroken(streamed.train)
     feed = make_feed(config(epochs=6, on_corrupt="skip"), dataclasses.replace(streamed, train=records), DEVICES)

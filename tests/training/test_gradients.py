@@ -1,4 +1,4 @@
-"""Tests micro-batches, label smoothing, mixup and averages in the steps of a run."""
+"""Tests micro-batches, label smoothing, mixup and moving averages in the steps of a run."""
 
 import dataclasses
 
@@ -16,8 +16,8 @@ from recu_jax.training.run import prepare
 from recu_jax.training.step import create_state, replicate
 from tests.support.small_runs import digits
 
-# Without batch norm, and with it.
 SLOW = pytest.mark.slow
+# Models without and with batch norm.
 NET, WITH_NORM = "tests.support.own_module:WithLayerNorm", "tests.support.own_module:WithBatchNorm"
 BOP = {"optimizer": "bop", "weight_binarizer": "clipped_sign", "bop_threshold": 0.0, "bop_gamma": 0.5}
 
@@ -51,7 +51,7 @@ def assert_close(a, b, rtol=1e-9):
 
 def assert_losses_close(a, b):
     np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-9)
-    np.testing.assert_allclose(a["top1"], b["top1"], rtol=1e-6)  # float32
+    np.testing.assert_allclose(a["top1"], b["top1"], rtol=1e-6)  # top1 is float32
 
 
 def first_batch(run):
@@ -97,7 +97,7 @@ def test_micro_batches_in_a_scan_and_in_many_steps_of_a_dispatch():
     fields = {"gradient_accumulation_steps": 2}
     unrolled, losses = steps(prepared(2, **fields))
     run = prepared(2, steps_per_dispatch=2, **fields)
-    assert run.recipe.unrolled and not run.recipe.together  # on the CPU
+    assert run.recipe.unrolled and not run.recipe.together  # the defaults on the CPU
     scanned, losses_scanned = steps(dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, unrolled=False)))
     assert_losses_close(losses_scanned, losses)
     assert_close(scanned[-1].params, unrolled[-1].params)
@@ -157,7 +157,7 @@ def test_label_smoothing_in_a_step():
 
 @pytest.mark.usefixtures("x64")
 def test_mixup_in_a_step(monkeypatch):
-    """The shares are known. Checks images, both labels of the loss, and the hits."""
+    """Sets the mixup shares. Checks the mixed images, the loss with both labels, and top-1."""
     shares = np.random.default_rng(0).random(32)
     monkeypatch.setattr(augment, "mixup_shares", lambda *_: jnp.asarray(shares))
     run = prepared(mixup_alpha=0.2, label_smoothing=0.1, crop_padding=0)

@@ -1,4 +1,4 @@
-"""Trains, resumes, evaluates and exports whole runs in this process, and tests refused ones."""
+"""Trains, resumes, evaluates and exports whole runs in this process, and tests runs that must be refused."""
 
 import shutil
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Trains two epochs with as many parts as possible: a binarizer with a scale and annealing, RPReLU, Bop."""
+    """Trains two epochs with weights that have a scale, an annealed activation binarizer, RPReLU and Bop."""
     folder = tmp_path_factory.mktemp("runs")
     fields = {
         "weight_binarizer": "xnor_net", "activation_binarizer": "ede", "nonlinearity": "rprelu",
@@ -122,7 +122,7 @@ def test_the_averages_are_evaluated_read_and_exported(averaged, tmp_path, capsys
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory):
-    """Trains on an `npz` whose training images are dark, and removes the file."""
+    """Writes a run, without training, on an `npz` whose training images are dark, and removes the `npz`."""
     folder = tmp_path_factory.mktemp("elsewhere")
     d = load_data("digits")
     arrays = {"train_images": d.train_images[:300] // 2, "train_labels": d.train_labels[:300]}
@@ -153,7 +153,7 @@ def test_evaluated_on_another_data_set_with_its_own_normalization(elsewhere, cap
     logits = logits_of(pixels.mean(), pixels.std())
     chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     loss = -np.log(chances[np.arange(360), d.test_labels]).mean()
-    assert abs(logits_of(d.mean[0], d.std[0]) - logits).max() > 0.1  # the other normalization would be another network
+    assert abs(logits_of(d.mean[0], d.std[0]) - logits).max() > 0.1  # the other normalization would give other logits
     found = loop.evaluate(digits(model="digits_resnet8"), folder / "run")
     assert found["test_images"] == 360 and found["test_loss"] == pytest.approx(loss, rel=1e-4)
     assert "evaluating on digits with the normalization of npz, on which the run was trained" in capsys.readouterr().out
@@ -162,7 +162,7 @@ def test_evaluated_on_another_data_set_with_its_own_normalization(elsewhere, cap
 @pytest.mark.slow
 def test_evaluated_and_exported_with_test_images_from_elsewhere(elsewhere, tmp_path):
     folder, arrays = elsewhere
-    trained.write(trained.read_trained(folder / "run"), tmp_path / "run.recu")  # with no data at all
+    trained.write(trained.read_trained(folder / "run"), tmp_path / "run.recu")  # this needs no images
     file = deploy.load(tmp_path / "run.recu")
     right = np.asarray(file.predict(arrays["test_images"])).argmax(1) == arrays["test_labels"]
     np.savez(tmp_path / "test.npz", **{k: v for k, v in arrays.items() if k.startswith("test")})

@@ -35,7 +35,7 @@ def digits(**changes):
 
 
 def small(**changes):
-    """Returns a config for the smallest network, whose programs compile in a third of the time."""
+    """Returns a config for the smallest network. It compiles in a third of the time of `digits_resnet8`."""
     return digits(model=one_block.MODEL, **changes)
 
 
@@ -50,7 +50,7 @@ def started(config):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Trains a full-precision run, a first stage that it teaches, and a second stage that starts from the first."""
+    """Trains a full-precision teacher, and two stages that learn from it. The second starts from the first."""
     folder = tmp_path_factory.mktemp("stages")
     paths = {name: str(folder / name) for name in ("teacher", "stage1", "stage2")}
     taught = {"teacher": paths["teacher"], "teacher_model": "digits_resnet8", "report": False}
@@ -124,7 +124,7 @@ def test_what_does_not_fit_is_named(runs, tmp_path):
     paths, _ = runs
     with pytest.raises(UserError, match="holds a run of model 'digits_resnet8'; it must be 'cifar_resnet20'"):
         load_variables(paths["teacher"], "cifar_resnet20")
-    # A 1-bit run is no full-precision teacher.
+    # A teacher must be full-precision. A 1-bit run is refused.
     config = digits(teacher=str(bad_files.workdir(tmp_path)), teacher_model="digits_resnet8")
     with pytest.raises(UserError, match="alpha is extra"):
         teacher_variables(config, recipe_of(config), IMAGE)
@@ -159,7 +159,7 @@ def test_the_best_checkpoint_is_taken(runs):
 
 
 def of_five_classes(folder):
-    """Writes images of the digits 0 to 4 and a network of all ten classes. Returns the config fields that name them."""
+    """Writes images of the digits 0 to 4 and a network of all ten classes. Returns config fields for a run on them."""
     d = load_data("digits")
     few = {f"{s}_images": getattr(d, f"{s}_images")[getattr(d, f"{s}_labels") < 5][:64] for s in SPLITS}
     few |= {f"{s}_labels": getattr(d, f"{s}_labels")[getattr(d, f"{s}_labels") < 5][:64] for s in SPLITS}
@@ -234,7 +234,7 @@ def test_a_prefix_is_said_where_a_run_starts(tmp_path, capsys):
 
 
 def test_averages_are_read_from_a_run_and_begin_with_what_was_read(tmp_path):
-    """The recorded run has other parameters than averages: its averages are still those of its start."""
+    """`recorded` changes the parameters but not their averages, so the two differ."""
     model = {"model": "tests.support.own_module:WithBatchNorm"}
     workdir = recorded(digits(ema_decay=0.9, **model), tmp_path / "run")
     state, read = saved(workdir)[-1].state(), load_variables(workdir)

@@ -17,7 +17,7 @@ ROW = {"epoch": 1, "train_loss": 1.0, "train_top1": 50.0, "test_loss": 0.5, "tes
 
 @pytest.fixture(autouse=True)
 def no_bar_is_left():
-    """A bar that is open moves the bars of the next tests by a line."""
+    """Closes all bars after a test. An open bar would shift the bars of the next tests by a line."""
     yield
     close_bars()
 
@@ -44,7 +44,7 @@ def test_a_line_every_so_many_steps_and_one_for_the_epoch(capsys):
 def test_a_resumed_epoch_counts_on(capsys):
     epoch(Progress(1, 10, 32, log_every_steps=4), done=5)
     first, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("epoch 1/1, step 9/10: ") and last.endswith("9.0 images/s")  # no time is left
+    assert first.startswith("epoch 1/1, step 9/10: ") and last.endswith("9.0 images/s")  # last epoch: no time is left
 
 
 def test_compilation_is_told_and_left_out_of_the_rate(capsys):
@@ -62,7 +62,7 @@ def test_compilation_is_told_and_left_out_of_the_rate(capsys):
 
 
 def test_the_first_time_left_leaves_out_what_the_epoch_compiled_at_its_end(monkeypatch, capsys):
-    """An epoch of 10 steps of 32 images at 160 images a second takes 2 s; its evaluation compiled for 30 s."""
+    """An epoch of 10 steps of 32 images at 160 images a second takes 2 s. Its evaluation compiles for 30 s."""
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     progress, row = Progress(41, 10, 32, log_every_steps=100), ROW | {"images_per_second": 160.0}
@@ -82,7 +82,7 @@ def test_the_first_time_left_leaves_out_what_the_epoch_compiled_at_its_end(monke
 
 
 def test_the_time_left_leaves_out_a_compilation_in_the_second_epoch(monkeypatch, capsys):
-    """An earlier process did all 10 steps of epoch 1. This one tests them, and compiles for 60 s in epoch 2."""
+    """An earlier process did all 10 steps of epoch 1. This one only tests epoch 1, and compiles for 60 s in epoch 2."""
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     progress = Progress(41, 10, 32, log_every_steps=100)
@@ -124,7 +124,7 @@ def test_a_bar_on_a_terminal(monkeypatch, capsys):
 def test_a_bar_says_all_on_80_columns(monkeypatch, capsys):
     """The numbers are long: epochs as in the paper, a top-1 of 100%, and hours left."""
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    monkeypatch.setattr("tqdm.std._screen_shape_wrapper", lambda: lambda file: (79, 40))  # tqdm uses one less
+    monkeypatch.setattr("tqdm.std._screen_shape_wrapper", lambda: lambda file: (79, 40))  # tqdm uses one column less
     now = [0.0]
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
     progress = Progress(600, 10_000_000, 32, log_every_steps=1)
@@ -169,7 +169,7 @@ def test_a_bar_counts_only_steps_that_the_devices_have_done(monkeypatch, capsys)
     progress.compiled(since=0.0)
     capsys.readouterr()
     for step in range(1, 6):
-        now[0] += 8.0 if step == 5 else 0.2  # the fifth waits for those before it
+        now[0] += 8.0 if step == 5 else 0.2  # the fifth step waits for all before it
         progress.advance(1, **({"loss": 2.0, "top1": 12.5} if step == 5 else {}))
     *before, _, after = [line for line in re.split("[\r\n]", capsys.readouterr().err) if line.strip()]
     assert all(re.fullmatch(r"epoch 1/1:  10%\|.+\| training", line) for line in before), before
@@ -181,7 +181,7 @@ def test_a_bar_counts_only_steps_that_the_devices_have_done(monkeypatch, capsys)
 
 @pytest.mark.parametrize("processes, shown", [(1, [4, 8]), (2, [])])
 def test_slow_steps_have_a_line_every_30_seconds(processes, shown, monkeypatch, capsys):
-    """An epoch of 10 steps of 8 s is shorter than `log_every_steps`."""
+    """An epoch has 10 steps of 8 s each. These are fewer steps than `log_every_steps`."""
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr("jax.process_count", lambda: processes)
@@ -215,7 +215,7 @@ def test_a_line_is_broken_between_words_where_the_terminal_ends(columns, shown):
     ids=["terminal", "several processes", "plain"],
 )
 def test_a_bar_of_slow_steps_moves_each_second(terminal, processes, shown, monkeypatch):
-    """The host dispatches steps of 0.4 s at once, and waits for all of them where loss and top-1 are fetched."""
+    """The host dispatches steps at once, and waits for all of them to fetch loss and top-1. A step takes 0.4 s."""
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)

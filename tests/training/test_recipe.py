@@ -1,4 +1,4 @@
-"""Makes steps from configs: every pair of binarizers with every model, and the progress that a step gets."""
+"""Makes steps from configs: with each binarizer and each family of models, and with the progress of an epoch."""
 
 import collections
 import dataclasses
@@ -21,7 +21,7 @@ DEVICE = jax.local_devices()[:1]
 
 
 def small(recipe):
-    """Returns the recipe with a network of two blocks, of four channels and of eight."""
+    """Returns the recipe with a small network: 4 and 8 channels, or 4, 8 and 8 for VGG."""
     vgg = "pooled" in recipe.model.__dataclass_fields__
     fields = {"widths": (4, 8, 8), "pooled": (1,)} if vgg else {"stage_sizes": (1, 1), "widths": (4, 8)}
     return dataclasses.replace(recipe, model=recipe.model.clone(**fields))
@@ -29,7 +29,7 @@ def small(recipe):
 
 FAMILIES = ("digits_resnet8", "cifar_resnet18", "cifar_vgg_small", "imagenet_resnet18", "react_resnet18")
 WEIGHTS, ACTIVATIONS = list(binarizers.WEIGHTS), list(binarizers.ACTIVATIONS)
-# Each family and each binarizer at least once.
+# COMBINATIONS has each family and each binarizer at least once.
 LISTS = (FAMILIES, WEIGHTS, ACTIVATIONS)
 COMBINATIONS = [tuple(names[i % len(names)] for names in LISTS) for i in range(2 * max(map(len, LISTS)))]
 
@@ -40,7 +40,7 @@ COMBINATIONS = [tuple(names[i % len(names)] for names in LISTS) for i in range(2
     [pytest.param(*pair, marks=[pytest.mark.slow] * (i >= 3)) for i, pair in enumerate(COMBINATIONS)],
 )
 def test_any_pair_with_any_model_makes_a_step(name, weights, activations):
-    """The step is traced and not compiled. Checks shapes and dtypes, and that the gradient has every parameter."""
+    """The step is traced and not compiled. Checks which parameters there are, and that a step keeps their shapes."""
     rprelu = {} if name in OWN_NONLINEARITY else {"nonlinearity": "rprelu"}
     c = digits(model=name, weight_binarizer=weights, activation_binarizer=activations, batch_size=16, **rprelu)
     data = dataset(32)
@@ -61,7 +61,7 @@ def test_any_pair_with_any_model_makes_a_step(name, weights, activations):
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_a_step_sees_the_progress_of_its_epoch():
-    """Of two epochs of two steps, the third step begins the second epoch: half of the training is over."""
+    """There are two epochs of two steps. The third step begins the second epoch: half of the training is over."""
     c = digits(
         weight_binarizer="libra", activation_binarizer="ede", dtype="float64", crop_padding=0, flip=False,
         batch_size=16, epochs=2, warmup_epochs=0, weight_decay=0.0, momentum=0.0,
@@ -91,7 +91,7 @@ def test_a_step_sees_the_progress_of_its_epoch():
         return jax.grad(loss)(params)
 
     kernel = lambda tree: np.asarray(tree["layer1_0"]["conv2"]["kernel"])  # noqa: E731
-    # The optimizer counts its own steps. This is its first.
+    # The optimizer counts its own steps. This is its first, so its rate is that of step 0.
     moved = (kernel(state.params) - kernel(after.params)) / recipe.learning_rate(0)
     np.testing.assert_allclose(moved, kernel(gradient(state.params, 0.5)), rtol=1e-6, atol=1e-9)
     assert abs(moved - kernel(gradient(state.params, 0.0))).max() > 1e-3 * abs(moved).max()

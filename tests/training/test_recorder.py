@@ -78,7 +78,7 @@ def test_a_stop_within_an_epoch_is_saved_and_said_when_it_goes_on(done, tmp_path
     assert f"at step {done} of 176: 0 of 4 epochs are done, and {of_next}\n" in said
     assert ("compiling" in said.partition("of the next")[2]) == (
         done < 44
-    )  # without a step only the test is left, which says so itself
+    )  # after all 44 steps only the test is left, which itself says that it compiles
 
 
 def test_what_is_not_finite_is_not_saved(tmp_path):

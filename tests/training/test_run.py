@@ -20,7 +20,7 @@ def test_the_devices_become_a_part_of_the_config():
 
 
 def test_before_the_images_are_read_it_says_so(tmp_path, capsys, monkeypatch):
-    """They may take a minute, and more from a disk that hangs."""
+    """Reading them may take a minute, or longer from a disk that hangs."""
     few = dataset(8, 1)
     arrays = ("train_images", "train_labels", "test_images", "test_labels")
     np.savez(tmp_path / "a.npz", **{name: getattr(few, name) for name in arrays})

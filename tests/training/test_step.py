@@ -42,9 +42,9 @@ def config(**changes):
 def small_recipe(config, dataset):
     """Returns the recipe with one block of four channels and one of eight, which compiles in seconds.
 
-    There must be many values per channel. Sums of signs are integers. In about one of n channels the mean of n sums is
-    one of these integers, and batch norm of this sum is 0. The sign of this 0 depends on rounding, which differs with
-    the number of devices.
+    The tests need many values per channel. Sums of signs are integers. In about one of n channels, the mean of n sums
+    equals one of these sums, and batch norm of this sum is 0. The sign of this 0 depends on rounding, which differs
+    with the number of devices.
     """
     recipe = make_recipe(config, dataset, steps_per_epoch=2)
     return dataclasses.replace(recipe, model=recipe.model.clone(stage_sizes=(1, 1), widths=(4, 8)))
@@ -138,7 +138,8 @@ def test_one_step_against_the_formula(dataset, optimizer):
                 lambda m, v: (m / (1 - 0.9 ** (t + 1))) / (np.sqrt(v / (1 - 0.999 ** (t + 1))) + 1e-8), first, second
             )
         params = jax.tree.map(lambda p, u: p - 0.1 * u, params, update)
-    # Adam divides the gradients of alpha before batch norm, which are rounding errors, by their own size.
+    # Batch norm undoes alpha, so the gradients of alpha are rounding errors. Adam divides them by their own size, so
+    # with Adam the parameters are not compared.
     if optimizer == "sgd":
         assert_close(after.params, params, 1e-8)
     assert_close(after.batch_stats, stats, 1e-8)

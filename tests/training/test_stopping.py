@@ -1,4 +1,4 @@
-"""Sends real signals to this process. test_faults.py sends them to whole runs."""
+"""Tests requests to stop: sends real signals to this process. test_faults.py sends them to whole runs."""
 
 import hashlib
 import os
@@ -47,7 +47,7 @@ def test_with_nothing_to_save_a_command_ends_while_c_code_runs(number):
 
 
 def test_a_stop_that_a_command_asked_for_is_not_raised():
-    """Where XLA calls Python, for example in a callback of the garbage collector, the exception would be ignored."""
+    """An exception would be ignored where XLA calls Python, such as in a callback of the garbage collector."""
     ended = queue.Queue()
     with StopRequests(end_process=ended.put) as stop:
         send(signal.SIGTERM)

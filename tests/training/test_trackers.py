@@ -1,4 +1,4 @@
-"""Checks that trackers get the numbers of a run, resumed or not, and that no tracker ends a run."""
+"""Checks that trackers get the numbers of a run, resumed or not, and that a tracker that fails does not end a run."""
 
 import contextlib
 import importlib.util
@@ -50,7 +50,7 @@ def write(workdir, epochs, resumed=False, **fields):
 
 
 def events(folder):
-    """Returns all values by (tag, step). Records of the file have a length and checksums around them."""
+    """Returns all values by (tag, step). In the files, each event has its length and checksums around it."""
     found = {}
     for path in sorted(folder.glob("events.*")):
         data, at = path.read_bytes(), 0
@@ -70,13 +70,16 @@ def test_tensorboard_has_the_same_scalars_and_histograms(tmp_path):
     assert found["clipped/layer1_0/conv1", 20].simple_value == 0.25
     histogram = found["weights/layer1_0/conv1", 20].histo
     assert histogram.num == 14
-    # The bin from 0 to b / 4, and its count.
+    # A bin is scale / 4 = 0.5 wide, and its limit is its upper end. So limit 0.5 is the bin from 0 to 0.5.
     limits, counts = np.array(histogram.bucket_limit), np.array(histogram.bucket)
     assert counts[limits == 0.5] == 6 and counts[limits == 0.0] == 5 and counts.sum() == 14
 
 
 def wandb_records(data):
-    """Yields the records of a wandb file: after a header, a LevelDB log, whose 32 KiB blocks have parts of records."""
+    """Yields the records of a wandb file.
+
+    The file is a header of 7 bytes and a LevelDB log: blocks of 32 KiB, in which records are whole or in parts.
+    """
     at, record = 7, b""
     while at + 7 <= len(data):
         if 32768 - at % 32768 < 7:
@@ -85,13 +88,13 @@ def wandb_records(data):
         _, length, kind = struct.unpack_from("<IHB", data, at)
         record += data[at + 7 : at + 7 + length]
         at += 7 + length
-        if kind in (1, 4):  # whole, or the last part
+        if kind in (1, 4):  # a whole record, or the last part of one
             yield record
             record = b""
 
 
 def wandb_history(workdir):
-    """Yields (id, rows) of each part that wandb wrote offline, oldest first."""
+    """Yields (run id, rows) of each folder that wandb wrote offline, oldest first."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     for file in sorted(workdir.glob("wandb/offline-run-*/run-*.wandb")):
@@ -138,7 +141,7 @@ def test_trackio_gets_the_scalars_and_goes_on_with_the_same_run(tmp_path):
 
 @pytest.fixture
 def short_run(tmp_path):
-    """Records two epochs of a run that is not trained; returns what `last_and_best` says."""
+    """Returns a function that records two epochs of a run without training, and returns its last and best rows."""
 
     def record(**fields):
         run = prepare(digits(model=f"{OWN}WithLayerNorm", epochs=2, report=False, diagnostics=False, **fields))

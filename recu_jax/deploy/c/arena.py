@@ -42,7 +42,7 @@ def plan(nodes: Sequence[Node], steps: Sequence[Step], sizes: Mapping[int, int],
     """Finds an offset in one buffer for each stored value of one kind.
 
     If the last step that reads a value reads it pixel by pixel, a result of this step may overwrite the value. The
-    result must have the same size.
+    result must have the same size. The logits get no offset.
 
     Args:
       nodes: the operations.

@@ -30,17 +30,17 @@ class Lines:
 
     Attributes:
       constants: the constant arrays that the statements read, by name.
-      row, sums, patch: sizes in elements of the three C buffers for one pixel. `row` holds its channels, `sums` the
-        sums of a binary convolution, and `patch` the inputs in the window of a convolution.
+      row, sums, patch: sizes, in elements, of the three C buffers for one pixel. `row` holds the channels of the pixel,
+        `sums` the sums of a binary convolution, and `patch` the inputs in the window of a convolution.
     """
 
     def __init__(self, nodes: Sequence[Node], offsets: Mapping[int, int], image_values: np.ndarray):
-        """Starts without statements.
+        """Starts without constants and with buffers of size 0.
 
         Args:
           nodes: the operations.
           offsets: offset of each stored value in its buffer, in elements, by the value's number.
-          image_values: normalized value of each pixel byte in each channel, float32, (channels, 256).
+          image_values: the normalized value of each byte, 0 to 255, in each channel, float32, (channels, 256).
         """
         self.constants: dict[str, np.ndarray] = {}
         self.row = self.sums = self.patch = 0
@@ -86,7 +86,7 @@ class Lines:
     def _pixel(self, number: int, elements: int | None = None) -> str:
         """Returns a C expression for the address of pixel `p` of a value.
 
-        A pixel has `elements` elements; with None, as many as the value has for each pixel.
+        `elements` is the number of elements of a pixel. None takes it from the value.
         """
         node = self._nodes[number]
         return f"{self._value(number)} + p * {elements or elements_of(node) // pixels_of(node)}"

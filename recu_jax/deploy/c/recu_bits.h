@@ -1,7 +1,7 @@
-/* Counts the bits in which the signs of an input and eight kernels differ.
+/* Counts the bits in which the signs of an input differ from each of eight kernels.
 
    The compiler's target chooses one of four versions: AVX2, NEON, the DSP instructions of Cortex-M, or plain C99.
-   All give the same counts. Define RECU_PORTABLE to get plain C99 on every target. */
+   All versions give the same counts. Define RECU_PORTABLE to get plain C99 on every target. */
 #ifndef RECU_BITS_H
 #define RECU_BITS_H
 
@@ -15,7 +15,7 @@
 /* Kernels lie in blocks of eight: eight words, one of each kernel, for each word of the input. */
 enum { RECU_LANES = 8 };
 
-/* A byte counts to 255, and a word adds 8 to it at most. */
+/* Bits are first counted in bytes. A byte holds at most 255, and each word adds at most 8 to it. */
 enum { RECU_WORDS_BEFORE_OVERFLOW = 31 };
 
 #if defined(__AVX2__) && !defined(RECU_PORTABLE)
@@ -82,7 +82,7 @@ static inline void recu_count_differences(const uint32_t *signs, const uint32_t 
 
 #else
 
-/* The number of bits of each byte of a word, in that byte. */
+/* Returns a word in which each byte is the number of 1 bits in the same byte of `word`. */
 static inline uint32_t recu_byte_counts(uint32_t word) {
   word -= (word >> 1) & 0x55555555u;
   word = (word & 0x33333333u) + ((word >> 2) & 0x33333333u);

@@ -19,7 +19,7 @@ typedef struct {
   int in_height, in_width, height, width, stride_y, stride_x, pad_top, pad_left, out_width;
 } recu_window;
 
-/* Where the window of an output pixel begins, and which of its rows and columns lie within the input. */
+/* Where the window of an output pixel begins, and which rows and columns of the window lie within the input. */
 typedef struct {
   int top, left, row, end_row, column, end_column;
 } recu_place;
@@ -35,13 +35,14 @@ static inline recu_place recu_place_of(const recu_window *w, int pixel) {
   return at;
 }
 
-/* The number of the first input pixel in a row of the window. */
+/* The number of the first pixel of the input in a row of the window. */
 static inline int recu_first_pixel(const recu_window *w, const recu_place *at, int row) {
   return (at->top + row) * w->in_width + at->left + at->column;
 }
 
-/* Sums of products of signs, exact. Padding counts 0. Writes a multiple of RECU_LANES sums.
-   kernel: (features / 8, height, width, words, 8). */
+/* Computes the exact sums of products of signs. Padding adds 0.
+   Writes `features` sums, and further sums up to a multiple of RECU_LANES.
+   kernel: (features / 8 rounded up, height, width, words, 8). */
 static inline void recu_binary_conv(const recu_window *w, int pixel, const uint32_t *in, int channels,
                                     const uint32_t *kernel, int features, int32_t *sums) {
   const recu_place at = recu_place_of(w, pixel);
@@ -58,11 +59,12 @@ static inline void recu_binary_conv(const recu_window *w, int pixel, const uint3
   }
 }
 
-/* The three functions below collect the inputs of a window in `patch`, (height, width, channels); padding is 0. */
 static inline void recu_clear(float *row, int count) {
   for (int i = 0; i < count; i++) row[i] = 0.0f;
 }
 
+/* recu_collect, recu_collect_signs and recu_collect_image copy the inputs of a window to `patch`,
+   (height, width, channels). Padding is 0. */
 static inline void recu_collect(const recu_window *w, int pixel, const float *in, int channels, float *patch) {
   const recu_place at = recu_place_of(w, pixel);
   recu_clear(patch, w->height * w->width * channels);
@@ -85,7 +87,7 @@ static inline void recu_collect_signs(const recu_window *w, int pixel, const uin
     }
 }
 
-/* values: (channels, 256), each channel's normalized number for each byte. */
+/* values: (channels, 256), the normalized value of each byte in each channel. */
 static inline void recu_collect_image(const recu_window *w, int pixel, const uint8_t *in, const float *values,
                                       int channels, float *patch) {
   const recu_place at = recu_place_of(w, pixel);
@@ -102,7 +104,8 @@ static inline void recu_image(float *row, const uint8_t *in, const float *values
   for (int c = 0; c < channels; c++) row[c] = values[256 * c + in[c]];
 }
 
-/* Products of real numbers. kernel: (count, features). fmaf rounds once, as the trained model does. */
+/* Multiplies the vector `in` by the matrix `kernel`, (count, features), both real. fmaf rounds once for each
+   multiply-add, as the trained model does. */
 static inline void recu_multiply(const float *in, int count, const float *kernel, int features, float *row) {
   recu_clear(row, features);
   for (int i = 0; i < count; i++, kernel += features)
@@ -120,7 +123,7 @@ static inline void recu_max_pool(const recu_window *w, int pixel, const float *i
     }
 }
 
-/* The largest bit of each window, or the smallest in the channels that `least` marks. */
+/* Takes the largest bit of the window in each channel. In the channels that `least` marks, takes the smallest bit. */
 static inline void recu_max_pool_signs(const recu_window *w, int pixel, const uint32_t *in, int channels,
                                        const uint32_t *least, uint32_t *out) {
   const recu_place at = recu_place_of(w, pixel);

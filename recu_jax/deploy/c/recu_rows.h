@@ -1,6 +1,6 @@
-/* What follows a convolution or pooling: functions of the channels of one pixel, `row` or `sums`.
+/* Operations after a convolution or pooling. Each function works on the channels of one pixel, in `row` or `sums`.
 
-   fmaf stands where the trained model's compiled program rounds once. Signs depend on the last bit. */
+   fmaf stands where the trained model's compiled program rounds once. A different last bit could flip a sign. */
 #ifndef RECU_ROWS_H
 #define RECU_ROWS_H
 
@@ -43,7 +43,7 @@ static inline void recu_copy(float *to, const float *from, int channels) {
   for (int c = 0; c < channels; c++) to[c] = from[c];
 }
 
-/* Zeros before and after the channels. */
+/* Adds channels of zeros before and after the channels of `row`. */
 static inline void recu_pad_channels(float *row, int before, int channels, int after) {
   for (int c = channels - 1; c >= 0; c--) row[before + c] = row[c];
   for (int c = 0; c < before; c++) row[c] = 0.0f;

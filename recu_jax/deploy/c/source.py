@@ -107,7 +107,7 @@ def source(name: str, model: Model) -> Source:
 
 
 def _image_values(image: Node) -> np.ndarray:
-    """Returns the normalized value of each pixel byte in each channel, as the runtime computes it.
+    """Returns the normalized value of each byte, 0 to 255, in each channel, as the runtime computes it.
 
     Returns:
       float32, (channels, 256).

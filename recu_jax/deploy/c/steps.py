@@ -22,8 +22,8 @@ class Step:
 
     Attributes:
       operations: numbers of the operations, in the order of computation.
-      loaded: number of the stored value of which the first operation reads, for each pixel, only that pixel. None if
-        the first operation reads windows, a whole value, or the image.
+      loaded: number of the stored value that the first operation reads pixel by pixel. None if the first operation
+        reads windows, a whole value, or the image.
       reads: numbers of the stored values that the first operation reads by windows or as a whole.
       others: for each `add`, the number of the stored value that it adds; None if it adds its input to itself.
       shifts: for each `sign` of a shifted value, the number of the `shift`. One C function computes both operations.

@@ -36,8 +36,8 @@ class Tile {
     std::fill(outside_count_.begin(), outside_count_.end(), 0);
     any_outside_ = false;
     // Gathers one row of output pixels at a time. Two bounds then tell which pixels have a tap outside the image. The
-    // input pixels of all others are evenly spaced. A test and a copy per pixel took half as much time as the counting
-    // (64 channels).
+    // input pixels of all others are evenly spaced. A test and a copy per pixel took half as much time as the counting,
+    // in a layer of 64 channels.
     for (int64_t pixel = first; pixel < last;) {
       const int64_t at = pixel % g_.out[2];
       const int64_t count = std::min(g_.out[2] - at, last - pixel);
@@ -198,7 +198,7 @@ void BinaryConv(const Geometry& g, const uint64_t* x, const Kernel& kernel, cons
 void PackSigns(const float* x, int64_t rows, int64_t channels, const float* norm, uint64_t* words, const Isa& isa,
                const Workers& workers) {
   const int64_t row_words = (channels + 63) / 64;
-  // It takes less time to pack fewer numbers than to wake another thread.
+  // Packing fewer numbers than this takes less time than waking another thread.
   constexpr int64_t kWorthAThread = 1 << 15;
   const int64_t calls = std::min(rows, 1 + rows * channels / kWorthAThread);
   const auto part = [&](int64_t call, int) {

@@ -1,6 +1,6 @@
 // Counts bits for several pixels. isa_avx2.cc and isa_neon.cc include this file within their target regions and unnamed
-// namespaces. Before it they must define the template CountOf<P>(gathered, pixels, panel, depth, all, sums), which counts
-// for P pixels; their registers hold the counts of two.
+// namespaces. Before that line they must define the template CountOf<P>(gathered, pixels, panel, depth, all, sums). It
+// counts for P pixels, 1 or 2: the registers hold the counts of two pixels.
 
 void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int pixels, int32_t all, int32_t* sums) {
   int p = 0;

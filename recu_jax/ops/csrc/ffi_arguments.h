@@ -65,7 +65,7 @@ inline bool ReadGeometry(ffi::Span<const int64_t> numbers, recu::Geometry* g) {
   return g->batch >= 0 && g->groups >= 1 && g->channels >= 1 && g->features >= 1;
 }
 
-// Finds the instruction set that the argument `isa` names.
+// Finds the instruction set called `name`.
 inline ffi::Error ReadIsa(std::string_view name, const recu::Isa** isa) {
   *isa = recu::FindIsa(std::string(name).c_str());
   if (*isa == nullptr) return Invalid("no instruction set of this name here: " + std::string(name));
@@ -87,7 +87,7 @@ struct Call {
   const recu::Isa* isa;
 };
 
-// Reads all but x.
+// Reads all members of a Call except x.
 inline ffi::Error ReadKernel(Words panels, Ints tap_sums, ffi::Span<const int64_t> geometry, std::string_view isa,
                              Call* call) {
   recu::Geometry& g = call->geometry;

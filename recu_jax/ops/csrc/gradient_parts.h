@@ -16,6 +16,18 @@ constexpr int64_t kQuad = 4;    // numbers of a table, and signs of a code
 
 inline int64_t CeilOf(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// A byte of 0 or 1 for each of eight bits.
+struct SpreadTable {
+  uint64_t bytes[256];
+  // The compiler fills the table.
+  constexpr SpreadTable() : bytes() {
+    for (int i = 0; i < 256; ++i) {
+      for (int bit = 0; bit < 8; ++bit) bytes[i] |= static_cast<uint64_t>(i >> bit & 1) << 8 * bit;
+    }
+  }
+};
+inline constexpr SpreadTable kSpread;
+
 // Zeros that begin at a cache line, so that no table lies in two.
 class Tables {
  public:
@@ -58,8 +70,8 @@ class PixelCodes {
   int64_t blocks_, lead_, columns_;
 };
 
-// Computes what some output rows add to the kernel gradient of 16 features. Sums have the axes (taps, channel blocks, 16
-// features, 16 channels).
+// Computes what some output rows add to the kernel gradient of 16 features. Sums have the axes (taps, channel blocks,
+// 16 features, 16 channels).
 class KernelPart {
  public:
   KernelPart(const Geometry& g, const PixelCodes& pixels) : g_(g), pixels_(pixels) {}

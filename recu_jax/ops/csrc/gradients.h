@@ -1,5 +1,5 @@
-// Computes the gradients of a convolution of signs, which are sums of real numbers times signs. One multiply-add
-// computes 16 products, as in a convolution of floats. Signs are bits instead of floats to save memory traffic.
+// Computes the gradients of a convolution of signs, which are sums of real numbers times signs. Sums of four numbers
+// are looked up (lookup.h). Signs are stored as bits, which saves memory traffic.
 
 #pragma once
 

@@ -43,7 +43,8 @@ struct ThresholdTile {
   int64_t bits_stride;
 };
 
-// Steps of a sum of products, four products each: codes of 16 lanes, and the table of each row. lookup.h describes both.
+// Steps of a sum of products. Each step has four products of each lane: codes of 16 lanes, and a table for each row.
+// lookup.h describes both.
 struct LookupRun {
   const uint8_t* codes;
   const float* tables;
@@ -94,14 +95,14 @@ struct GradientTile {
 struct SignTile {
   const float* x;
   float* dsigns;    // the gradient of the signs; overwritten
-  const float* dz;  // with z as in GradientTile: the gradient of the shortcut, which is added to dx; or null
-  const float* z;
+  const float* dz;  // if the shortcut is x, dz of GradientTile: its gradient is added to dx; otherwise null
+  const float* z;   // z of GradientTile
   float* dx;
 };
 
 struct UnitIsa {
   bool (*has_nan)(const float* x, int64_t count);
-  // The squares of all sums of a tile must fit into int32.
+  // Adds up the squares of a tile's sums in int32, so the total per channel must fit into int32.
   void (*moments)(const MomentTile&);
   // z = (sums - mean) * factor + bias + shortcut, clamped to [-1, 1] if `clamp`.
   void (*normalize)(const NormalizeTile&);

@@ -144,8 +144,8 @@ inline void MakeTable(const float* a, const float* b, const float* c, const floa
 // into 64-bit counters.
 constexpr int64_t kWordsPerByteCounter = 31;
 
-// Each of P pixels has four registers, each with the counters of four output channels. With P = 2 the counters, the
-// table and the mask fill the sixteen registers.
+// Each of P pixels has four registers, each with the byte counters of four output channels. With P = 2 the byte
+// counters, the table and the mask take ten of the sixteen registers. The operands take the others.
 template <int P>
 inline void CountOf(const uint64_t* gathered, int64_t stride, const uint64_t* panel, int64_t depth,
                         int32_t all, int32_t* sums) {
@@ -204,8 +204,8 @@ inline void CountOf(const uint64_t* gathered, int64_t stride, const uint64_t* pa
 #endif
 
 const recu::Isa* recu::Avx2Isa() {
-  static const Isa isa = {"avx2", 8, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, kTable, MakeCodes,
-                          MakeTables, Lookup,
+  static const Isa isa = {"avx2", 8, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, kTable,
+                          MakeCodes, MakeTables, Lookup,
                           {HasNan, AddMoments, NormalizeRun, AddGradientSums, DifferentiateNorm, DifferentiateSigns}};
   static const bool have = FindX86Features().avx2;
   return have ? &isa : nullptr;

@@ -135,8 +135,8 @@ void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int p
 #endif
 
 const recu::Isa* recu::Avx512Isa() {
-  static const Isa isa = {"avx512", kMaxPixels, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, kTable, MakeCodes,
-                          MakeTables, Lookup,
+  static const Isa isa = {"avx512", kMaxPixels, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, kTable,
+                          MakeCodes, MakeTables, Lookup,
                           {HasNan, AddMoments, NormalizeRun, AddGradientSums, DifferentiateNorm, DifferentiateSigns}};
   static const bool have = FindX86Features().avx512;
   return have ? &isa : nullptr;

@@ -16,7 +16,7 @@ struct Vector {
   float32x4_t v[4];
 };
 
-// Calls each(i) for the four registers of a vector.
+// Returns the vector with the four registers each(0) to each(3).
 template <typename Each>
 inline Vector Make(const Each& each) {
   return {{each(0), each(1), each(2), each(3)}};
@@ -53,12 +53,12 @@ inline Vector MultiplySubtract(const Vector& a, const Vector& b, const Vector& c
 inline Vector Add(const Vector& a, const Vector& b) {
   return Make([&](int i) { return vaddq_f32(a.v[i], b.v[i]); });
 }
-// A NaN stays: these minima and maxima are NaN if one number is.
+// A NaN stays NaN: these minima and maxima are NaN if one of the two numbers is NaN.
 inline Vector Clamp(const Vector& x) {
   return Make([&](int i) { return vminq_f32(vdupq_n_f32(1.f), vmaxq_f32(vdupq_n_f32(-1.f), x.v[i])); });
 }
 
-// Bit i is 1 where lane i of the four masks, counted over all of them, has ones.
+// Returns one bit per lane. Bit i is 1 if lane i holds ones. The lanes are numbered through all four masks.
 inline uint16_t BitsOf(const uint32x4_t (&masks)[4]) {
   const uint16x8_t low = vcombine_u16(vmovn_u32(masks[0]), vmovn_u32(masks[1]));
   const uint16x8_t high = vcombine_u16(vmovn_u32(masks[2]), vmovn_u32(masks[3]));
@@ -178,7 +178,7 @@ inline void CountOf(const uint64_t* gathered, int64_t stride, const uint64_t* pa
     }
     for (int p = 0; p < P; ++p) {
       for (int j = 0; j < 8; j += 2) {
-        // Four 16-bit numbers of each channel become two, and then one of 32 bits.
+        // The four 16-bit numbers of each channel are added to two, and these to one 32-bit number.
         const uint16x8_t pairs = vpaddq_u16(vpaddlq_u8(bytes[p][j]), vpaddlq_u8(bytes[p][j + 1]));
         const int32x4_t count = vreinterpretq_s32_u32(vpaddlq_u16(pairs));
         int32_t* to_sums = sums + 16 * p + 2 * j;
@@ -194,8 +194,8 @@ inline void CountOf(const uint64_t* gathered, int64_t stride, const uint64_t* pa
 }  // namespace recu
 
 const recu::Isa* recu::NeonIsa() {
-  static const Isa isa = {"neon", 8, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, kTable, MakeCodes,
-                          MakeTables, Lookup,
+  static const Isa isa = {"neon", 8, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, kTable,
+                          MakeCodes, MakeTables, Lookup,
                           {HasNan, AddMoments, NormalizeRun, AddGradientSums, DifferentiateNorm, DifferentiateSigns}};
   return &isa;
 }

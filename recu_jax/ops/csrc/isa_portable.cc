@@ -116,8 +116,8 @@ void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int p
 }  // namespace
 
 const Isa& PortableIsa() {
-  static const Isa isa = {"portable", 4, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, kTable, MakeCodes,
-                          MakeTables, Lookup,
+  static const Isa isa = {"portable", 4, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, kTable,
+                          MakeCodes, MakeTables, Lookup,
                           {HasNan, AddMoments, NormalizeRun, AddGradientSums, DifferentiateNorm, DifferentiateSigns}};
   return isa;
 }

@@ -14,13 +14,13 @@ namespace recu {
 namespace {
 
 constexpr int64_t kItemsPerThread = 4;
-constexpr int64_t kSlices = 16;        // number of parts into which sums over the batch are split
-constexpr int64_t kRun = 256;          // smallest length of a run, for which coefficients are repeated
+constexpr int64_t kSlices = 16;        // largest number of parts into which a sum over the batch is split
+constexpr int64_t kRun = 256;          // coefficients are repeated to at least this length
 constexpr int64_t kSliceBytes = 1 << 20;  // largest kernel gradient that each slice of the batch sums up for itself
-constexpr int64_t kChunk = 1 << 16;    // numbers of a chunk of samples, which stay in the second-level cache
+constexpr int64_t kChunk = 1 << 16;    // floats of a chunk's input or output; both fit into the second-level cache
 
-// Coefficients per channel, repeated for several pixels. A run of numbers that begins at a pixel thus has one
-// coefficient of each row for each number.
+// Rows of coefficients per channel, repeated for several pixels. Each row thus has one coefficient for each number of a
+// run that begins at the first channel of a pixel.
 class Repeated {
  public:
   Repeated(const float* rows, int64_t count, int64_t channels)
@@ -40,7 +40,7 @@ class Repeated {
   std::vector<float> numbers_;
 };
 
-// Calls run(from, count) for the runs of `length` numbers in [first, last); the first begins at a pixel.
+// Calls run(from, count) for consecutive runs of `length` numbers in [first, last). The last run may be shorter.
 template <typename Run>
 void EachRun(int64_t first, int64_t last, int64_t length, const Run& run) {
   for (int64_t from = first; from < last; from += length) run(from, std::min(length, last - from));
@@ -171,7 +171,7 @@ void UnitGradients(const Geometry& g, const UnitGradientCall& call, const Isa& i
   const int64_t sample_in = g.in[0] * g.in[1] * g.in[2] * g.groups * g.channels;
   const int64_t sample_out = g.out[0] * g.out[1] * g.out[2] * features, words = g.input_words() / g.batch;
   const Repeated repeated(call.coefficients, 4, features);
-  // Computes the gradient of alpha * conv for the samples [first, last).
+  // Computes the gradients of alpha * conv and, if wanted, of the shortcut, for the samples [first, last).
   const auto differentiate_norm = [&](int64_t first, int64_t last, float* d) {
     EachRun(first * sample_out, last * sample_out, repeated.length(), [&](int64_t at, int64_t n) {
       isa.unit.norm({n, call.dz + at, call.z == nullptr ? nullptr : call.z + at, call.sums + at, repeated.row(0)},

@@ -21,19 +21,19 @@ void UnitNormalize(int64_t rows, int64_t features, const int16_t* sums, const fl
                    const float* shortcut, bool clamp, float* z, const Isa& isa, const Workers& workers);
 
 // Computes the unit in evaluation, where nothing depends on sums over the batch: packs x, (batch, *in, channels),
-// convolves, applies `affine` and clamps to [-1, 1]. The results have the same bits as `Affine` gives. affine.out is (pixels,
-// features); affine.bits is not used. `identity` takes x as the shortcut. A sample of x with a NaN gives NaN alone. One
-// group only.
+// convolves, applies `affine` and clamps to [-1, 1]. The results equal those of the epilogue `Affine` bit for bit.
+// affine.out is (pixels, features); affine.bits is not used. With `identity`, the shortcut is x. If a sample of x holds
+// a NaN, all its results are NaN. One group only.
 void UnitEvaluate(const Geometry& geometry, const float* x, const Kernel& kernel, const Affine& affine, bool identity,
                   const Isa& isa, const Workers& workers);
 
-// Sums g and g * (sums - mean) over the rows, out (2, features). g is dz where z is inside (-1, 1), or dz everywhere if
-// z is null. The order of the sums depends only on the sizes, not on the threads.
+// Writes the sums of g and of g * (sums - mean) over the rows to out, (2, features). g is dz where z is inside (-1, 1),
+// and 0 elsewhere. If z is null, g is dz. The order of the sums depends only on the sizes, not on the threads.
 void UnitGradientSums(int64_t rows, int64_t features, const float* dz, const float* z, const int16_t* sums,
                       const float* mean, float* out, const Isa& isa, const Workers& workers);
 
 // Arguments of UnitGradients. d = g * coefficients[1] + (sums - coefficients[0]) * coefficients[2] + coefficients[3] is
-// the gradient of alpha * conv.
+// the gradient of alpha * conv, with the g of UnitGradientSums.
 struct UnitGradientCall {
   const float* x;
   const uint64_t* words;
@@ -43,7 +43,7 @@ struct UnitGradientCall {
   const float* z;             // or null, as in UnitGradientSums
   const int16_t* sums;
   const float* coefficients;  // (4, output_features)
-  bool identity;              // whether the shortcut is x: its gradient is added to dx
+  bool identity;              // whether the shortcut is x; the shortcut's gradient is then added to dx
   float* dx;
   float* dkernel;             // kernel gradient of conv without alpha, (taps, channels, output_features)
   float* dshortcut;           // or null

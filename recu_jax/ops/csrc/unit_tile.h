@@ -19,7 +19,7 @@ inline Vector SomeShorts(const int16_t* x, int n) {
   return FromShorts(part);
 }
 
-// Calls step(i, n) for all runs of n <= 16 numbers.
+// Splits `count` numbers into runs of 16; the last may be shorter. Calls step(i, n) for the n numbers from i on.
 template <typename Step>
 inline void Runs(int64_t count, const Step& step) {
   int64_t i = 0;

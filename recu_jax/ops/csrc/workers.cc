@@ -12,9 +12,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// kLinger: how long a thread waits for the next job before it sleeps. kWait: how long a caller waits for the last items
-// of other threads before it sleeps. XLA cannot use a thread that waits. With a kLinger of 100 us, threads still waited
-// when XLA began the first convolution of the next call of cifar_vgg_small.
+// kLinger: how long a thread waits for the next job before it returns to XLA. kWait: how long a caller waits for the
+// last items of other threads before it sleeps. XLA cannot use a thread that waits. With a kLinger of 100 us, threads
+// still waited when XLA began the first convolution of the next call of cifar_vgg_small.
 constexpr std::chrono::microseconds kLinger(50), kWait(100);
 
 inline void Pause() {
@@ -23,7 +23,7 @@ inline void Pause() {
 #endif
 }
 
-// Waits at most the time `most` until done() is true, and returns its last result.
+// Waits until done() is true, but at most the time `most`. Returns the last result of done().
 template <typename Done>
 bool Spin(std::chrono::microseconds most, const Done& done) {
   if (done()) return true;
@@ -53,8 +53,8 @@ class Job {
     if (holders_.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
   }
 
-  // Returns the number of a helping thread. The caller's number is 0. With two threads, each thread then gets the same
-  // part in every call of the same size, so the memory of this part is in its cache.
+  // Returns the number of a helping thread, from 1 on. The thread that called Each has number 0. With two threads, each
+  // thread thus gets the same part in every call of the same size, so the memory of this part is in its cache.
   int Join() { return helpers_.fetch_add(1, std::memory_order_relaxed); }
 
   // Runs the items of the worker's own part and returns their number, for Report. `item_` lives only until all items
@@ -128,7 +128,7 @@ Job* Nothing() {
   return reinterpret_cast<Job*>(&nothing);
 }
 
-// Gives `job` to waiting threads, and returns their number.
+// Gives `job` to at most `most` waiting threads, and returns their number.
 int GiveToWaiting(Job* job, int most) {
   int given = 0;
   if (seated.load(std::memory_order_relaxed) == 0) return 0;
@@ -145,7 +145,7 @@ int GiveToWaiting(Job* job, int most) {
   return given;
 }
 
-// Takes a free seat and returns it, or null if none is free.
+// Takes a free seat and returns it. Returns null if none is free, or if `most_seated` threads have a seat.
 Seat* SitDown(int most_seated) {
   if (seated.fetch_add(1) < most_seated) {
     for (Seat& seat : seats) {

@@ -1,5 +1,5 @@
-// Asks the processor for x86 instruction sets, and the operating system whether it saves their registers. With zig,
-// __builtin_cpu_supports compiles and always says no.
+// Asks the processor for x86 instruction sets, and the operating system whether it saves their registers. This file
+// replaces __builtin_cpu_supports, which always says no if zig compiles it.
 
 #pragma once
 

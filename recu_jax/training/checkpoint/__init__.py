@@ -5,8 +5,8 @@
 - `state`: the arrays of the training state.
 - `record`: config, metrics and digests.
 - `metrics`: the number by which Orbax ranks checkpoints.
-- `diagnostics`: the memory of the diagnostics: the values that the next measurement is compared with. Only runs that
-  measure their binary layers have this folder.
+- `diagnostics`: the memory of the diagnostics, that is, the values with which the next measurement is compared. Only
+  runs that measure their binary layers have this folder.
 
 `writing` writes checkpoints. `reading` reads them and checks their digests. `newest` finds the checkpoint from which
 a run continues.

@@ -21,7 +21,8 @@ class ResumePoint:
       record: record of the checkpoint.
       state: training state in the checkpoint, as NumPy arrays.
       diagnostics: the memory of the diagnostics (`training.measuring`); None if the checkpoint has none.
-      damaged: the damaged checkpoints of the run, each with the reason.
+      damaged: the checkpoints that were found damaged, each with the reason. Of checkpoints older than `step`, only the
+        records were checked.
     """
 
     step: int

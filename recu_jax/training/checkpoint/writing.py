@@ -24,7 +24,7 @@ from recu_jax.training.checkpoint import digests
 from recu_jax.training.checkpoint.reading import EMA, FOLDER, METRIC, saved
 from recu_jax.training.step import TrainState
 
-# The test top-1 that a checkpoint of an unfinished epoch gets. It ranks below all checkpoints of whole epochs.
+# The test top-1 that a checkpoint of an unfinished epoch gets. Such a checkpoint ranks below those of whole epochs.
 UNRANKED = -1.0
 
 
@@ -42,7 +42,7 @@ class Checkpoints:
     def __init__(self, workdir: str | pathlib.Path):
         self._workdir = workdir
         self._saving = None  # the step of the save in progress
-        # `best_fn` with `max_to_keep` would delete the newest checkpoint if it is not the best.
+        # Without this policy, `best_fn` with `max_to_keep` would delete the newest checkpoint if it is not the best.
         policy = managers.AnyPreservationPolicy(
             [managers.LatestN(n=2), managers.BestN(get_metric_fn=lambda m: m[METRIC], n=1)]
         )
@@ -70,7 +70,7 @@ class Checkpoints:
         Args:
           state: host arrays.
           config: fields of the run's config.
-          metrics: metrics of the epoch that ended, with `METRIC`; of an unfinished epoch, only its number, `epoch`.
+          metrics: metrics of the epoch that ended, with `METRIC`. For an unfinished epoch, only its number, `epoch`.
           unfinished_epoch: number and metrics so far of an epoch that is not finished; None after a whole epoch. The
             checkpoint of an unfinished epoch never counts as the best.
           diagnostics: the memory of the diagnostics, nested dicts of host arrays.
@@ -107,7 +107,7 @@ class Checkpoints:
             )
 
     def check(self) -> None:
-        """Raises `RunFailed` if a save in the background failed. The check is cheap; make it often."""
+        """Raises `RunFailed` if a save in the background failed. Call it often: it is cheap."""
         # Orbax's `check_for_errors` would find nothing here, because a thread of Orbax takes the error first.
         if self._saving is not None and not self._manager.is_saving_in_progress():
             self.wait()

@@ -2,7 +2,7 @@
 
 `ResidentFeed` keeps the whole data set in the memory of every device. `StreamFeed` sends each batch to the devices
 while they run the previous step. Both have the same methods. Among them, `step` makes the training step, `take` returns
-the arguments of the next dispatch, and `evaluator` makes the function that evaluates a state.
+the number of steps and the arguments of the next dispatch, and `evaluator` makes the function that evaluates a state.
 """
 
 from collections.abc import Sequence

@@ -49,7 +49,7 @@ class StreamFeed:
             eval_resize=config.eval_resize,
         )
         # One thread receives the next batch and sends it to the devices while the previous step runs.
-        # It also starts the workers, so that they inherit the signals that the initializer blocks.
+        # The thread also starts the workers, which inherit the signal mask that the initializer sets.
         self._sender = concurrent.futures.ThreadPoolExecutor(
             1, thread_name_prefix="feed", initializer=workers.leave_stop_signals_to_other_threads
         )
@@ -122,8 +122,8 @@ class StreamFeed:
         except TimeoutError as error:
             for worker in multiprocessing.active_children():
                 worker.kill()
-            # Once Grain notices that its workers ended, `_send`, which waits for their batch in the feed's thread,
-            # fails. If `_send` hangs for another reason, nothing can stop it.
+            # In the feed's thread, `_send` waits for a batch of these workers. `_send` fails once Grain notices that
+            # the workers ended. If `_send` hangs for another reason, nothing can stop it.
             self._hangs = not concurrent.futures.wait([coming], _LETS_GO_SECONDS).done
             raise RunFailed(
                 f"no batch came for {seconds} s: an input worker or the disk that it reads hangs; look at data_dir and "
@@ -185,7 +185,7 @@ class StreamFeed:
     def test_sample(self, count: int) -> np.ndarray:
         """Returns at most `count` test images, in the form of `ResidentFeed.test_sample`. Call it after an evaluation.
 
-        The images come from the first test batch, from the part of this process's first device.
+        The images are those of the first test batch that this process's first device got.
         """
         assert self._sample is not None
         return self._sample.reshape(-1, *self.image_shape)[:count]
@@ -193,22 +193,22 @@ class StreamFeed:
     def first_images(self, count: int) -> np.ndarray:
         """Returns at most `count` images of the first batch, augmented, in the form of `ResidentFeed.first_images`.
 
-        Call it after `start` and before the first `take`. It waits for the batch. The images come from the part of this
-        process's first device.
+        Call it after `start` and before the first `take`. It waits for the batch. The images are those that this
+        process's first device got.
         """
         (images, *_), _ = self._arrived(self._next)
         return np.asarray(images.addressable_data(0)).reshape(-1, *self.image_shape)[:count]
 
     def close(self) -> None:
-        """Ends the workers. If a thread hangs, neither waits for it nor closes the batches that it uses."""
+        """Ends the workers. If the feed's thread hangs, does not wait for it, and leaves its batches open."""
         self._sender.shutdown(wait=not self._hangs, cancel_futures=True)
         if self._batches is not None and not self._hangs:
             self._batches.close()
 
     def _settle(self, coming: concurrent.futures.Future) -> None:
-        """Cancels the next batch or waits for it, so that no thread uses the batches when they are closed.
+        """Cancels the next batch or waits for it. After this call, the feed's thread no longer uses the batches.
 
-        It does not wait for a thread that hangs.
+        If the feed's thread hangs, this function does not wait.
         """
         if not coming.cancel() and not self._hangs:
             concurrent.futures.wait([coming])

@@ -1,4 +1,4 @@
-"""Values that are needed at the same time never share memory, and others do."""
+"""Tests the memory plan of exported C: values share memory only if they are needed at different times."""
 
 import numpy as np
 import pytest
@@ -32,12 +32,12 @@ def test_spans_of_other_times_share_their_memory():
 
 @pytest.mark.slow
 def test_resnet20_keeps_one_value_of_a_stage_and_its_signs():
-    """16 channels of 32 x 32 in float32 are 64 kB; the next stage's shortcut is 32 kB."""
+    """A value of 16 channels of 32 x 32 numbers takes 64 kB in float32. The shortcut of the next stage takes 32 kB."""
     shape = (32, 32, 3)
     header, arrays = file_of("cifar_resnet20", variables_of("cifar_resnet20", shape)[1], shape)
     nodes = graph.check(header["operations"], arrays)
     made = steps.steps_of(nodes)
     sizes = {i: lines.elements_of(nodes[i]) for step in made for i in step.stored}
     assert arena.plan(nodes, made, sizes, "real")[1] * 4 == 64 * 1024 + 32 * 1024
-    # A word for a pixel, of the input and of the output.
+    # Signs take a word of 4 bytes for each pixel. A convolution needs the signs of its input and those of its output.
     assert arena.plan(nodes, made, sizes, "bits")[1] * 4 == 2 * 4 * 32 * 32

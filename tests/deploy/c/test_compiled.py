@@ -1,4 +1,4 @@
-"""A folder of C, compiled for this machine, gives what the runtime gives."""
+"""Tests that a folder of C, compiled for this machine, computes the same as the runtime of .recu files."""
 
 import ctypes
 import functools
@@ -55,7 +55,7 @@ static inline void watch(int operation, int pixel, const int32_t *sums, int feat
 
 @needs_cc
 def test_the_sums_of_the_runtime(folder, network, tmp_path, monkeypatch):
-    """All sums of all binary convolutions of an image, against NumPy's of the signs that the runtime has."""
+    """Compares all sums of all binary convolutions with NumPy's. NumPy gets the signs that the runtime computes."""
     header, arrays = network
     nodes = graph.check(header["operations"], arrays)
     convs = [(node, node.inputs[0]) for node in nodes if node.op == "binary_conv"]
@@ -92,7 +92,8 @@ def test_no_warnings_with_any_instructions(folder, path, options):
 
 
 OF_SIGNS = functools.partial(BinaryConv, alpha="none", binary_weights=False)
-# Every operation and kind of convolution: name, shape of its images, fields of the model, what the file says of them.
+# Networks with every kind of convolution: name, shape of the images, arguments of `create_model`, and arguments of
+# `BlockParts` that describe the same network.
 FAMILIES = [
     ("cifar_resnet18", (16, 16, 3), {}, {}),
     ("cifar_resnet18a", (16, 16, 3), {}, {}),
@@ -120,12 +121,15 @@ def test_each_family(name, shape, fields, parts, tmp_path):
 
 
 def rare_operations():
-    """A network of what the families have seldom or not at all: an image that is not only convolved, and so on."""
+    """Returns header and arrays of a network with rare uses of operations, such as a pooling of the image itself."""
     r = np.random.default_rng(0)
     entries, arrays = [], {}
 
     def op(name, *inputs, strides=None, padding=(1, 1, 1, 1), **fields):
-        """Adds an operation and gives its number. Arrays are fields; windows are those with strides."""
+        """Adds an operation and returns its number. Arrays among `fields` become arrays of the operation.
+
+        `padding` is used only together with `strides`.
+        """
         own = {role: fields.pop(role) for role in list(fields) if isinstance(fields[role], np.ndarray)}
         names = {role: f"{len(entries)}.{role}" for role in own}
         arrays.update({names[role]: array for role, array in own.items()})
@@ -143,7 +147,7 @@ def rare_operations():
     x = op("affine", sums, affine=normal(4, 3))
     x = op("add", x, x)
     pooled = op("pad_channels", op("max_pool", image, window=[3, 3], strides=[1, 1]), channels=[1, 0])
-    # x is added pixel by pixel three times. Only the last result may lie over it.
+    # Three additions read x pixel by pixel. Only the result of the last of them may overwrite x.
     y = op("add", pooled, x)
     z = op("add", op("conv", image, kernel=normal(3, 3, 2, 3), strides=[1, 1]), x)
     z = op("add", op("add", op("max_pool", z, window=[3, 3], strides=[1, 1]), x), z)

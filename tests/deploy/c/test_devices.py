@@ -1,4 +1,4 @@
-"""The C of a network on emulated devices predicts as the runtime does. What is not installed is skipped."""
+"""Tests that the C of a network predicts on emulated devices as the runtime does. Skips emulators that are missing."""
 
 import importlib.util
 import os
@@ -45,7 +45,7 @@ def test_the_sanitizers_find_nothing(options, path, tmp_path):
     sources = ["network/network.c", devices.HERE / "predict_file.c", "-lm", "-o", "program"]
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", *devices.WARNINGS]
     subprocess.run(["cc", "-O1", *sanitizers, *options, "-Inetwork", *sources], cwd=tmp_path, check=True)
-    # Nothing that a process preloads comes before the sanitizer.
+    # Without LD_PRELOAD, because the sanitizer refuses to run if another library is loaded before it.
     subprocess.run(["./program"], cwd=tmp_path, check=True, env={"PATH": os.environ["PATH"]})
     logits = np.fromfile(tmp_path / "logits.bin", np.float32).reshape(len(IMAGES), -1)
     np.testing.assert_allclose(logits, loaded.predict(IMAGES), rtol=0, atol=1e-5)
@@ -53,7 +53,7 @@ def test_the_sanitizers_find_nothing(options, path, tmp_path):
 
 @pytest.mark.slow
 def test_resnet20_in_256_kilobytes(tmp_path):
-    """The linker script gives the program no more RAM, for the C library's files and the stack too."""
+    """The linker script gives the program 256 kB of RAM in all, for the C library and the stack too."""
     if lacking := devices.missing("Cortex-M4"):
         pytest.skip(f"not installed: {lacking}")
     shape = (32, 32, 3)

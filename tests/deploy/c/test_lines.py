@@ -1,4 +1,4 @@
-"""The sums of the C are NumPy's, for any shape and each set of instructions that this machine has."""
+"""Tests that the sums of the C equal NumPy's, for several shapes, in plain C99 and with AVX2 if this machine has it."""
 
 import ctypes
 import pathlib
@@ -23,8 +23,8 @@ void sums_of(const recu_window *w, int pixels, const uint32_t *in, int channels,
 }
 """
 VARIANTS = {"C99": ["-DRECU_PORTABLE"], "AVX2": ["-mavx2", "-mfma"]}
-# Channels, features, window, stride, padding (before, after), of 6 x 5 pixels. 1,100 channels are more words than a
-# byte can count bits of.
+# Channels, features, window, stride and padding (before, after), for images of 6 x 5 pixels. The C counts bits in bytes
+# first, and a byte would overflow with the bits of 1,100 channels.
 SHAPES = [
     (1, 8, (1, 1), 1, (0, 0)),
     (16, 5, (3, 3), 1, (1, 1)),
@@ -51,7 +51,7 @@ def library(request, tmp_path_factory):
 
 
 def numpy_sums(signs, kernel, stride, low, high):
-    """Sums of products of +-1; padding counts 0."""
+    """Returns the sums of products of +-1. Padding counts as 0."""
     padded = np.pad(signs, [(low, high), (low, high), (0, 0)])
     height, width = kernel.shape[:2]
     windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(0, 1))[::stride, ::stride]
@@ -63,7 +63,7 @@ def test_the_sums_of_a_binary_convolution(library, channels, features, window, s
     r = np.random.default_rng(channels)
     signs = r.choice([-1, 1], (6, 5, channels))
     kernel = r.choice([-1, 1], (*window, channels, features))
-    if channels == 1100:  # every bit of the first kernel differs
+    if channels == 1100:  # every bit of the first kernel differs from the signs
         signs[:], kernel[..., 0] = 1, -1
     want = numpy_sums(signs, kernel, stride, *padding)
     words = pack_bits(signs > 0, kernel_word_count(channels))

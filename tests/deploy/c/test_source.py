@@ -1,4 +1,4 @@
-"""The files of a network: their names, and the sizes that the header states."""
+"""Tests the C files of a network: their names, and the sizes that the header states."""
 
 import re
 import shutil
@@ -38,7 +38,7 @@ def test_the_sizes_in_the_header_are_those_of_the_object(folder, tmp_path):
         return sum(int(s[1], 16) for s in symbols if s[2].lower() == kind and re.fullmatch(names, s[3]))
 
     sizes = compiled.sizes_of(folder)
-    # The windows of the convolutions, `w`, are constants too, and no weights.
+    # The window descriptions of the convolutions, `w`, are constants too, but not weights.
     assert size("r", r"[a-z]+_\d+") == sizes["WEIGHT_BYTES"]
     assert size("b", ".*") == sizes["RAM_BYTES"]
     assert not [s for s in symbols if s[2].lower() == "d"]

@@ -1,4 +1,4 @@
-"""What is computed pixel by pixel, and what is stored as a whole."""
+"""Tests what the exported C computes pixel by pixel, and what it stores as a whole."""
 
 import copy
 
@@ -20,9 +20,9 @@ def test_what_follows_a_convolution_is_computed_with_it(network):
     stem, first = steps[:2]
     assert ops(nodes, stem.operations) == ["conv", "batch_norm", "hard_tanh", "sign"]
     assert ops(nodes, first.operations) == ["binary_conv", "affine", "add", "hard_tanh", "sign"]
-    # The numbers for the shortcut, and their signs for the convolution.
+    # The real numbers are stored for the shortcut, and their signs for the convolution.
     assert ops(nodes, stem.stored) == ["sign", "hard_tanh"]
-    # The shortcut is read at the pixel that is computed: the result may lie over it.
+    # The shortcut is read only at the pixel that is computed, so the result may overwrite it.
     assert first.by_pixel == (stem.operations[2],)
     assert ops(nodes, steps[-1].operations) == ["dense"]
     computed = [i for step in steps for i in step.operations]
@@ -43,7 +43,7 @@ def test_sums_that_two_operations_take_are_refused(network):
     entries = header["operations"]
     affine = next(i for i, entry in enumerate(entries) if entry["op"] == "affine")
     add = next(entry for entry in entries if affine in entry.get("inputs", ()))
-    # Two operations of the same sums, which are added; nothing else is changed.
+    # A second `affine` takes the same sums, and both results are added. The rest stays as it was.
     entries.append(entries[affine])
     entries.append(dict(add, inputs=[affine, len(entries) - 1]))
     entries.append({"op": "mean", "inputs": [len(entries) - 1]})

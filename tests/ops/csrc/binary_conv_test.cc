@@ -1,5 +1,5 @@
-// Compares every instruction set of the compiled kernels with loops over +-1, on random shapes; tests/ops/test_csrc.py
-// builds it with the address and undefined behaviour sanitizers. Arguments: seed, number of shapes.
+// Compares every instruction set of the compiled kernels with loops over +-1, on random shapes. tests/ops/test_csrc.py
+// builds this program with the address and undefined behaviour sanitizers. Arguments: seed, number of shapes.
 
 #include <cmath>
 
@@ -11,7 +11,7 @@ using namespace recu;
 
 namespace {
 
-// With `opposite`, all bits of the input and the kernel differ.
+// With `opposite`, all inputs are +1 and all weights are -1.
 void Check(const Geometry& g, bool opposite = false) {
   // Signs, and their packed forms.
   const int64_t in_pixels = g.batch * g.in[0] * g.in[1] * g.in[2];
@@ -131,13 +131,13 @@ void CheckPack() {
 int main(int argc, char** argv) {
   rng.seed(argc > 1 ? std::atoi(argv[1]) : 0);
   const int shapes = argc > 2 ? std::atoi(argv[2]) : 200;
-  // One word a pixel and rows longer than any tile: whole tiles are copied at once, which few drawn shapes see.
+  // One word per pixel, and rows longer than any tile. Then whole tiles are copied at once: rare in random shapes.
   Geometry rows;
   rows.in[1] = rows.out[1] = 3, rows.in[2] = rows.out[2] = 40;
   rows.window[1] = rows.window[2] = 3, rows.low[1] = rows.low[2] = 1;
   rows.channels = 64, rows.features = 20;
   Check(rows);
-  // The largest counts, over more words than a counter of one byte can count.
+  // The largest counts: all bits differ, in more words than a counter of one byte can count.
   Geometry words;
   words.batch = 5, words.channels = 64 * 70, words.features = 20;
   Check(words, true);

@@ -1,5 +1,5 @@
-// Compares the gradients of every instruction set with sums over +-1 in double, on random shapes; see
-// binary_conv_test.cc, whose shapes these are too.
+// Compares the gradients of every instruction set with sums over +-1 in double, on random shapes. It is built and
+// called as binary_conv_test.cc is.
 
 #include "gradients.h"
 
@@ -22,7 +22,7 @@ void Check(const Geometry& g) {
   for (float& v : dy) v = Real();
   for (float& v : alpha) v = Real();
 
-  // By definition, and the sum of what is added up, to which rounding is relative.
+  // Gradients by definition. The sizes are sums of absolute values: rounding errors are relative to these.
   std::vector<double> dw(taps * g.channels * all), dw_size(dw), dx(sign_x.size()), dx_size(dx);
   EachTap(g, [&](int64_t out, int64_t tap, int64_t in) {
     for (int64_t f = 0; f < all; ++f) {

@@ -1,4 +1,5 @@
-// Random shapes, and loops over them by definition, for the tests of the compiled kernels. Each test is one source file.
+// Random shapes, a loop over the taps of a convolution, and comparisons, for the tests of the compiled kernels. Each
+// test is one source file.
 
 #pragma once
 
@@ -34,7 +35,7 @@ inline float Real() { return std::normal_distribution<float>()(rng); }
     std::exit(1);                                \
   }
 
-// Memory of exactly the size that is asked for, so that the sanitizer sees a step beyond it.
+// Returns a vector whose memory ends after `size` elements, so that the sanitizer sees an access beyond them.
 template <typename T>
 std::vector<T> Exactly(int64_t size) {
   std::vector<T> v;
@@ -43,7 +44,8 @@ std::vector<T> Exactly(int64_t size) {
   return v;
 }
 
-// Threads of its own for each task that is started; joined with the last copy.
+// Returns workers that start a new thread for each task. Destroying the last copy of the workers joins the
+// threads.
 inline Workers Threads(int count) {
   struct Started {
     std::vector<std::thread> threads;
@@ -68,7 +70,7 @@ inline Geometry DrawGeometry(int64_t most_channels) {
     g.stride[i] = Draw(1, 3);
     g.dilation[i] = Draw(1, 2);
     const int64_t span = (g.window[i] - 1) * g.dilation[i] + 1;
-    g.low[i] = Draw(-1, span + 1);  // also beyond the window, and cropping
+    g.low[i] = Draw(-1, span + 1);  // padding wider than the window, or -1, which crops
     const int64_t high = Draw(-1, span + 1);
     g.in[i] = std::max(Draw(1, 12), span - g.low[i] - high);
     g.in[i] = std::max<int64_t>(g.in[i], 1);
@@ -110,7 +112,7 @@ void EachTap(const Geometry& g, const Each& each) {
   }
 }
 
-// Compares floats with doubles: they may differ by `relative` times a size, and by `absolute`.
+// Compares floats with doubles. Number i may differ by `relative` * size[i] + `absolute`.
 inline void CheckClose(const std::vector<float>& got, const std::vector<double>& expected,
                        const std::vector<double>& size, double relative, double absolute, const char* what,
                        const char* name) {

@@ -1,4 +1,5 @@
-// Compares the training unit of every instruction set with loops over +-1 in double, on random shapes.
+// Compares the unit of every instruction set, in training and evaluation, with loops over +-1 in double, on random
+// shapes.
 
 #include "unit.h"
 
@@ -131,7 +132,7 @@ void Check(const Geometry& g) {
       }
     }
 
-    // Of the gradients z only tells where it was clamped: some numbers on each side.
+    // The gradients use z only to see where it was clamped: here at each bound and between the bounds.
     for (int64_t i = 0; i < out; ++i) z[i] = i % 3 == 0 ? 1.f : i % 3 == 1 ? -1.f : 0.5f;
     const float* mean = coefficients.data();
     std::vector<double> total(2 * all), total_size(2 * all), d(out), g_of(out);
@@ -175,7 +176,7 @@ void Check(const Geometry& g) {
       const double inverse = 1 / std::sqrt(var / others + 1e-5);
       for (int64_t i = first; i < first + sample; ++i) {
         const double slope = std::fmax(0, 2 - 2 * std::fabs(x[i] * inverse));
-        // A slope near its end is a difference of nearly equal numbers.
+        // Where the slope is nearly 0, it is a difference of nearly equal numbers, so its rounding error is large.
         h_size[i] = h_size[i] * slope + std::fabs(h[i]) * 4;
         h[i] *= slope;
         product += h[i] * x[i];

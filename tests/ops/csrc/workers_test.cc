@@ -1,6 +1,6 @@
-// Shares items out over threads from several callers at once; tests/ops/test_csrc.py builds it with the thread sanitizer.
-// Every item is done once and before Each returns, and no two at a time with one worker's number. Arguments: seed,
-// number of rounds.
+// Distributes items over threads, with several callers at once. tests/ops/test_csrc.py builds this program with the
+// thread sanitizer. Checks that every item is done once, before Each returns, and that no two items run at the same
+// time with the same worker's number. Arguments: seed, number of rounds.
 
 #include <atomic>
 
@@ -10,16 +10,17 @@ using namespace recu;
 
 namespace {
 
-// Calls Each with one size of job after the other: what a helping thread waits for after one is the next.
+// Calls Each once for each of `counts`. A helping thread that has finished one call waits for the next.
 void Call(const std::vector<int64_t>& counts, int threads) {
   const Workers workers = Threads(threads);
   for (const int64_t count : counts) {
-    // Plain numbers: the thread sanitizer sees items of one number at a time, and those that are read too early.
+    // Not atomic, so that the thread sanitizer reports two items of one worker at the same time, and reads that come
+    // too early.
     std::vector<int> done(count), last_of_worker(threads, -1);
     std::vector<std::atomic<int>> busy(threads);
     workers.Each(count, [&](int64_t item, int worker) {
       CHECK(worker >= 0 && worker < threads, "worker %d of %d", worker, threads);
-      // Relaxed, or the sanitizer would take this for what orders a worker's items.
+      // Relaxed, because a stronger order would itself order a worker's items and hide a race from the sanitizer.
       CHECK(busy[worker].fetch_add(1, std::memory_order_relaxed) == 0, "two items at a time of worker %d", worker);
       ++done[item];
       last_of_worker[worker] = static_cast<int>(item);

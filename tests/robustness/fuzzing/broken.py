@@ -1,4 +1,4 @@
-"""Defines targets that fail at their fourth case, as a reader must not. Tests check that `cases` notices."""
+"""Defines targets that fail at their fourth case, as no reader may fail. Tests check that `cases` notices."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ def _target(fail):
         numbers = iter(range(10**9))
 
         def read(data):
-            if next(numbers) == 4:  # the first reads the sample
+            if next(numbers) == 4:  # call 0 reads the sample, so call 4 is the fourth case
                 fail()
 
         return [b"a sample of some bytes"], read

@@ -2,9 +2,9 @@
 
     python -m tests.robustness.fuzzing.cases TARGET FIRST LAST RESULTS SEED SECONDS
 
-For each case the child appends `NUMBER begins` and then `NUMBER OUTCOME DETAIL` to RESULTS. `run_cases` starts the
-child. If a case ends the child, `run_cases` starts another child with the next case. A case is a function of (seed,
-target, number).
+The child runs cases FIRST to LAST - 1. For each case it appends `NUMBER begins` to RESULTS, and then `NUMBER OUTCOME`,
+with `: DETAIL` if the case is bad. `run_cases` starts the child. If a case ends the child, `run_cases` starts another
+child with the next case. The bytes of a case depend only on the seed, the target's name and samples, and the number.
 """
 
 import collections
@@ -108,7 +108,7 @@ def main() -> None:
             before = max(before, _peak())
             written.write(f"{number} {outcome}\n")
     sys.stdout.flush()
-    os._exit(0)  # worker threads of the readers have nothing more to say
+    os._exit(0)  # does not wait for worker threads of the readers
 
 
 def _outcome(read, data, declared):
@@ -118,7 +118,7 @@ def _outcome(read, data, declared):
         text = str(error)
         if "\n" in text:
             return f"{UNDECLARED}: a message of several lines {text!r}"
-        # Messages of OpenCV and PyTorch when they reach the process's limit.
+        # Messages of OpenCV and PyTorch at the memory limit of the process.
         if "nsufficient memory" in text or "allocate" in text:
             return f"{MEMORY_OUT}: {text}"
         return REFUSED

@@ -1,4 +1,4 @@
-"""Damages the bytes of real files by flips, cuts, repeats, zeros and wrong lengths, drawn from a generator."""
+"""Damages the bytes of real files by flips, cuts, repeats, zeros and wrong lengths, drawn at random."""
 
 import io
 import zipfile
@@ -26,7 +26,7 @@ LENGTHS = (
 
 
 def mutated(rng: np.random.Generator, samples: list[bytes]) -> bytes:
-    """Returns one of `samples`, damaged one to four times, or, one time in twenty, random bytes."""
+    """Returns one of `samples`, damaged one to four times. One time in twenty, most or all bytes are random instead."""
     data = bytearray(samples[rng.integers(len(samples))])
     if rng.random() < 0.05:
         start = data[: int(rng.choice([0, 0, 4, 16]))]
@@ -115,7 +115,7 @@ def _splice(rng, data, samples):
 
 
 def _digits(rng, data, samples):
-    """Replaces a number that is written as text, such as a shape in NumPy's header."""
+    """Replaces a digit by a number. The digit may be a part of a shape in NumPy's header, which is text."""
     places = [i for i, byte in enumerate(data[:4096]) if 48 <= byte <= 57]
     if places:
         at = places[rng.integers(len(places))]
@@ -130,10 +130,10 @@ _WAYS = (
 
 
 def _member_of_zip(rng, data, samples):
-    """Damages one member and corrects its checksum, so that the damage passes the zip's checks."""
+    """Damages one member and corrects its checksum, so that the zip's checks pass. Now and then leaves out members."""
     with zipfile.ZipFile(io.BytesIO(data)) as file:
         members = {name: file.read(name) for name in file.namelist()}
-    # The small members come first: they are headers and pickles.
+    # Small members come first and are drawn more often: they are headers and pickles.
     names = sorted(members, key=lambda name: len(members[name]))
     name = names[min(int(rng.integers(len(names))), int(rng.integers(len(names))))]
     if rng.random() < 0.5:

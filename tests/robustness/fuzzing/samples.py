@@ -1,4 +1,4 @@
-"""Makes the small real files that cases damage: photographs, records, arrays, checkpoints, folders."""
+"""Makes the small real files that cases damage: photographs, records, arrays, annotations, metrics and checkpoints."""
 
 import io
 import json
@@ -83,7 +83,7 @@ def arrays() -> list[bytes]:
 
 
 def bomb() -> bytes:
-    """Returns a 100 KB file of numpy.savez that unpacks to 100 MB and states 10^12 elements."""
+    """Returns a 100 KB file of numpy.savez that unpacks to 100 MB. Each of its arrays states 10^12 elements."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (10**12, 1, 1, 1)})
     file = io.BytesIO()
@@ -94,19 +94,19 @@ def bomb() -> bytes:
 
 
 def annotations() -> list[bytes]:
-    """Returns val_annotations.txt in Tiny-ImageNet's form, for the files that the target makes."""
+    """Returns contents of Tiny-ImageNet's val_annotations.txt, for images that the target `annotations` writes."""
     lines = [f"val_{i}.JPEG\tn0{i % 3}\t0\t0\t62\t62\n" for i in range(8)]
     return ["".join(lines).encode(), "".join(lines[:3]).encode()]
 
 
 def metrics() -> list[bytes]:
-    """Returns metrics.jsonl of a run."""
+    """Returns the content of a run's metrics.jsonl."""
     rows = [{"epoch": e, "step": 22 * e, "train_loss": 1.5 / e, "test_top1": 90.0 + e} for e in range(1, 9)]
     return ["".join(json.dumps(row) + "\n" for row in rows).encode()]
 
 
 def checkpoints() -> list[bytes]:
-    """Returns PyTorch files in the new and old format, as bare state_dicts and as checkpoints of the authors' form."""
+    """Returns PyTorch files in the new and old format, as bare state_dicts and as checkpoints of ReCU's authors."""
     import jax
     import jax.numpy as jnp
     import torch

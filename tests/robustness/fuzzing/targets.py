@@ -1,4 +1,4 @@
-"""Defines targets: readers of bytes from outside, each with the values and the exception that it may give.
+"""Defines targets: readers of bytes from outside, each with the values that it may return.
 
 A target is a function of an empty folder of its own. It returns the samples that cases damage, and a function that
 reads a case and asserts that its value is valid.
@@ -142,7 +142,7 @@ def metrics(folder):
 
 
 def position(folder):
-    """Reads saved positions of a stream from JSON. Whatever a position has, the next batch must fit its step."""
+    """Reads saved positions of a stream from JSON. If a position is not refused, the next batch is that of its step."""
     from recu_jax.data import photos, stream
 
     for split, n in (("train", 11), ("val", 2)):
@@ -160,7 +160,7 @@ def position(folder):
     def read(data):
         try:
             state = json.loads(data)
-        except (ValueError, RecursionError):  # no JSON, which is for its reader to say
+        except (ValueError, RecursionError):  # any reader of JSON notices this, so another position is read
             state = _changed(np.random.default_rng(zlib.crc32(data)), json.loads(saved[len(data) % len(saved)]))
         batches.set_state(state)
         step = batches.step
@@ -188,7 +188,7 @@ def _changed(rng, state):
 
 
 def tfds_folder(folder):
-    """Reads TFDS's description of a data set: dataset_info.json and features.json, damaged in turn."""
+    """Reads TFDS's description of a data set: dataset_info.json and features.json, one of which is damaged."""
     from recu_jax.data import photos
 
     description = _tfds_description()
