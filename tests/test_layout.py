@@ -152,7 +152,7 @@ def test_dataclasses_are_frozen():
 def test_imports_within_functions_are_few():
     """Such imports hide what a module needs. Each has its reason in a comment."""
     later = {(name, other) for name, found in IMPORTS.items() for other, inside in found if inside}
-    assert len(later) <= 24, sorted(later)
+    assert len(later) <= 25, sorted(later)
 
 
 @pytest.mark.parametrize("name", [n for n, file in MODULES.items() if file.name != "__init__.py"])

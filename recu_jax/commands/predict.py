@@ -51,11 +51,10 @@ def _network(given):
 
 def _of_run(workdir):
     # These modules import Flax and Orbax. A network in a file needs neither.
-    from recu_jax.deploy.flax_model import FlaxModel
-    from recu_jax.deploy.trained import read_trained
+    from recu_jax.deploy import flax_model
 
     try:
-        return FlaxModel(read_trained(workdir))
+        return flax_model.of_run(workdir)
     except UserError as error:
         if workdir in networks.NAMES:
             raise UserError(

@@ -8,8 +8,17 @@ import numpy as np
 
 from recu_jax.data.augment import normalize
 from recu_jax.deploy.model import Header
-from recu_jax.deploy.trained import Trained
+from recu_jax.deploy.trained import Trained, read_trained
 from recu_jax.training.recipe import make_model
+
+
+def of_run(workdir: str) -> "FlaxModel":
+    """Reads the network of a run's best checkpoint.
+
+    Raises:
+      UserError: as in `trained.read_trained` without a data set; or the run's own model or binarizer is not found.
+    """
+    return FlaxModel(read_trained(workdir))
 
 
 class FlaxModel:

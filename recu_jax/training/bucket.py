@@ -37,8 +37,7 @@ _LOGINS = {"s3": "aws configure", "gs": "gcloud auth application-default login"}
 # s3fs retries by itself. Without these limits it would take minutes to report that a server is gone.
 _OPTIONS = {"s3": {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}}}
 _RECORD = re.compile(rf"{FOLDER}/(\d+)/record/metadata")
-# Name of a file in the copy. The file holds the digest of the record of the newest checkpoint that the bucket had at
-# the last upload or download.
+# File in the copy: the digest of the record of the newest checkpoint in the bucket at the last upload or download.
 _MARK = ".in_bucket"
 _NOT_COPIED = {LOCK, f"{LOCK}.holder", _MARK}
 _LOOK_EVERY_SECONDS = 0.5
@@ -122,10 +121,9 @@ class _Bucket:
         import fsspec  # comes with s3fs and gcsfs
 
         self._address, self._scheme, self.folder = address, scheme, pathlib.Path(folder_of(address))
-        # For each file outside the checkpoints: the size and modification time that it had when it was sent.
+        # Size and modification time of each file outside the checkpoints, when it was sent.
         self._sent: dict[str, tuple[int, int]] = {}
-        # Digests of the records that are in the bucket.
-        self._same: dict[str, str] = {}
+        self._same: dict[str, str] = {}  # digests of the records in the bucket
         with self._failing("read"):
             options = {"skip_instance_cache": True, "use_listings_cache": False, **_OPTIONS.get(scheme, {})}
             self._files = fsspec.filesystem(scheme, **options)
@@ -143,8 +141,7 @@ class _Bucket:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(f"{self.folder}.lock"):
                 here = self._digests_here()
-                # A copy that has the bucket's newest checkpoint is no older than the bucket. Neither is a copy that had
-                # this checkpoint at the last upload or download, as the mark says.
+                # A copy that has the bucket's newest checkpoint, or once had it (the mark), is no older than the bucket.
                 if there is not None and (not here or there not in {self._mark(), *here.values()}):
                     self._download()
                 elif here and max(here) > step:
@@ -212,8 +209,7 @@ class _Bucket:
             if (self.folder / record).exists():
                 raise
             return
-        # If Orbax has begun to delete this checkpoint, its record is not sent. The checkpoint is then not valid in the
-        # bucket.
+        # If Orbax has begun to delete this checkpoint, its record is not sent, which makes it invalid in the bucket.
         if parts and parts == self._parts(step):
             self._files.pipe_file(f"{self._root}/{record}", data)
             self._same[record] = _digest(data)
@@ -222,10 +218,7 @@ class _Bucket:
         return sorted(n for n in self._here(f"{FOLDER}/{step}") if n != _record(step))
 
     def _download(self):
-        """Replaces the copy.
-
-        If the newest checkpoint of the old copy was never in the bucket, the old copy is kept under a new name.
-        """
+        """Replaces the copy. An old copy whose newest checkpoint was never in the bucket is kept under a new name."""
         aside = self.folder.with_name(f"{self.folder.name}.fetching")
         for tried in range(1, _TRIES + 1):
             shutil.rmtree(aside, ignore_errors=True)
