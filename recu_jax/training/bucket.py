@@ -141,7 +141,7 @@ class _Bucket:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(f"{self.folder}.lock"):
                 here = self._digests_here()
-                # A copy that has the bucket's newest checkpoint, or once had it (the mark), is no older than the bucket.
+                # A copy that has the bucket's newest checkpoint, or once had it (the mark), is no older than it.
                 if there is not None and (not here or there not in {self._mark(), *here.values()}):
                     self._download()
                 elif here and max(here) > step:
