@@ -88,7 +88,7 @@ def project_urls():
 
 
 class BuildKernels(build_ext):
-    """Builds the compiled kernels if possible. The package also works without them."""
+    """Builds the compiled kernels if possible. The package works without them, unless `WANTED` requires them."""
 
     def run(self):
         try:
@@ -144,9 +144,9 @@ setup(
     else [],
     entry_points={"console_scripts": ["recu = recu_jax.__main__:main"]},
     cmdclass={"build_ext": BuildKernels, "bdist_wheel": OneWheel},
-    # The packages of training are in this list and not in an extra, so that one command installs layers and training.
-    # They cost little: flax itself installs Orbax, rich, optax and TensorStore. Only 12 packages, of 74 MB, are not
-    # installed by jax and flax, which have 718 MB. `tests/test_extras.py` limits the number of these packages.
+    # What training needs is in this list and not in an extra, so that one command installs layers and training. jax and
+    # flax, with all that they install, take 718 MB; Orbax, rich, optax and TensorStore are among that. This list adds
+    # 12 packages and 74 MB. `tests/test_extras.py` limits the number of packages that it adds.
     install_requires=[
         "absl-py",
         # 0.10.2 returns wrong numbers on the CPU and crashes (jax issues 39103, 40412).

@@ -45,7 +45,7 @@ def load(what: str, reference: str) -> Any:
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        # The missing module is neither `module` nor a package above it, but one that `module` imports.
+        # If the missing module is neither `module` nor a package above it, `module` imports it.
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise _failed(what, reference, f"importing {module}", error) from error
         raise UserError(

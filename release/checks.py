@@ -114,7 +114,7 @@ def same_version(release):
 
 
 def changelog(release):
-    """Checks that CHANGELOG.md has a section for this version, with a day and at least one change."""
+    """Checks that CHANGELOG.md has a section for this version, with a date and at least one change."""
     section = re.search(
         rf"^## \[{re.escape(version())}\] - (\S+)\n(.*?)(?=^## |\Z)", _text("CHANGELOG.md"), re.M | re.S
     )

@@ -31,7 +31,7 @@ MODELS = {
     "two_stage_resnet18": ("react_resnet18", 1000),
     "two_stage_resnet34": ("react_resnet34", 1000),
 }
-# Records of SGD steps: weight decay, and the parameters that it applies to.
+# For each record that has SGD steps: the weight decay, and the parameters that it applies to.
 SGD = {"cifar_resnet20": (5e-4, "all"), "imagenet_resnet18": (1e-4, "conv_and_linear")}
 # XLA's float64 convolution on the CPU is slow, 1 GFLOP/s: the gradients of the larger models alone would take six
 # minutes. Models that are not in SMALL use `float64_conv`, which a test below compares with XLA's.

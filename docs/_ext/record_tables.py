@@ -27,11 +27,11 @@ def _flat(versions):
     if not all(isinstance(side, dict) for side in versions.values()):
         return ", ".join(f"{name} {version}" for name, version in versions.items())
     ours: dict[str, str] = {}
-    for side, of in versions.items():
-        ours |= of if side != "torch" else {}
+    for of in versions.values():
+        ours |= of if "torch" not in of else {}
     said = [_flat(ours)] if ours else []
-    if "torch" in versions:
-        said.append(f"against {_flat(versions['torch'])}")
+    if theirs := next((of for of in versions.values() if "torch" in of), None):
+        said.append(f"against {_flat(theirs)}")
     return ", ".join(said)
 
 
@@ -51,55 +51,50 @@ def made_by(name: str) -> str:
     return "Record: " + "; ".join(said) + "."
 
 
-def _training_records():
-    """Returns name and content of the records with training rows, oldest first."""
-    found = []
-    for path in (_RESULTS / _BENCHMARKS).glob("cpu*.json"):
-        record = json.loads(path.read_text())
-        if any(row.startswith("train ") for row in record["rows"]):
-            found.append((path.name, record))
-    return sorted(found, key=lambda item: item[1]["date"])
+# Names of the records of train and evaluation steps, by the instruction set of the kernels.
+_STEPS = {"AVX-512": "steps_avx512.json", "AVX2": "steps_avx2.json"}
+
+
+def _steps(kind):
+    """Returns the rows of the table of one kind of step, and the lines that name their records."""
+    rows, made = [], []
+    for kernels, name in _STEPS.items():
+        found = {row: of for row, of in _read(name)["rows"].items() if row.startswith(f"{kind} ")}
+        for row, of in found.items():
+            model, speed = row.removeprefix(f"{kind} "), of["images_per_second"]
+            peers = (side for side in speed if side.startswith("compiled"))
+            rows.append(
+                [
+                    f"`{model}`,<br>batch {of['batch']}",
+                    kernels,
+                    _spread(of["value"]),
+                    _spread(of["times_faster_than"]["eager"]),
+                    f"{speed['jax']:.0f}",
+                    f"{max(speed[side] for side in peers):.0f}",
+                    f"{of['share_of_operations']:.0%}",
+                ]
+            )
+        made += [f"- {kernels}. {made_by(name)}"] if found else []
+    return rows, "\n".join(made)
+
+
+def _table_of_steps(kind):
+    rows, made = _steps(kind)
+    header = [
+        "model", "kernels", "times `torch.compile`", "times eager PyTorch", "images/s", "`torch.compile`, images/s",
+        "of a product",
+    ]  # fmt: skip
+    return f"{table(header, rows)}\n\n{made}"
 
 
 def training() -> str:
-    """Returns the table of training against PyTorch, with a column for each record."""
-    records = _training_records()
-    models = [row for row in records[0][1]["rows"] if row.startswith("train ")]
-    header = ["model"] + [f"{chr(ord('A') + i)}: jax {_jax(of)}" for i, (_, of) in enumerate(records)]
-    rows = []
-    for model in models:
-        batch = records[0][1]["rows"][model]["batch"]
-        cells = [_training_cell(of["rows"].get(model)) for _, of in records]
-        rows.append([f"`{model.removeprefix('train ')}`,<br>batch {batch}", *cells])
-    made = [f"- {chr(ord('A') + i)}. {made_by(name)}" for i, (name, _) in enumerate(records)]
-    return f"{table(header, rows)}\n\n" + "\n".join(made)
-
-
-def _jax(record):
-    return record["versions"]["jax"]["jax"]
-
-
-def _training_cell(row):
-    if row is None:
-        return ""
-    speed, share = row["images_per_second"], row["share_of_operations"]
-    return f"{_spread(row['value'])}<br>{speed['jax']:.0f} images/s<br>{share:.0%} of a product"
+    """Returns the table of training against PyTorch."""
+    return _table_of_steps("train")
 
 
 def evaluation() -> str:
     """Returns the table of evaluation against PyTorch."""
-    rows = [
-        [
-            f"`{row.removeprefix('eval ')}`",
-            f"{of['images_per_second']['jax']:.0f}",
-            f"{of['images_per_second']['torch']:.0f}",
-            _spread(of["value"]),
-        ]
-        for row, of in _read("cpu.json")["rows"].items()
-        if row.startswith("eval ")
-    ]
-    shown = table(["model", "images/s", "PyTorch, images/s", "times PyTorch"], rows)
-    return f"{shown}\n\n{made_by('cpu.json')}"
+    return _table_of_steps("eval")
 
 
 _SINGLE = {
@@ -116,13 +111,15 @@ _FIRST_STEP = {
     "first_step cold": "from the start of the process to the first step on the digits, seconds",
     "first_step warm": "from the start to the first step with a warm `--config.compilation_cache_dir`, seconds",
 }
+_SINGLE |= _FIRST_STEP
 
 
 def start_up() -> str:
     """Returns the table of memory, import, first step and input pipeline."""
-    rows = [[said, _spread(_read("cpu.json")["rows"][row]["value"])] for row, said in _SINGLE.items()]
-    rows += [[said, _spread(_read("first_step.json")["rows"][row]["value"], 1)] for row, said in _FIRST_STEP.items()]
-    return "\n\n".join([table(["", "median (least to most)"], rows), made_by("cpu.json"), made_by("first_step.json")])
+    names = ("steps_avx512.json", "cpu.json")
+    found = _read(names[1])["rows"] | _read(names[0])["rows"]
+    rows = [[said, _spread(found[row]["value"], 1 if row in _FIRST_STEP else 2)] for row, said in _SINGLE.items()]
+    return "\n\n".join([table(["", "median (least to most)"], rows), *map(made_by, names)])
 
 
 def _case(name):

@@ -44,7 +44,7 @@ def _network(given):
     """Returns the network of a run, the network in a file, or a network that comes with recu_jax."""
     if os.path.isdir(given) or paths.in_bucket(given):
         return _of_run(given)
-    # No such file exists, and the text is not the form of a path: a network's name, perhaps misspelled.
+    # If there is no such file, and the text does not look like a path, it is a network's name, perhaps misspelled.
     is_name = not os.path.exists(given) and given == pathlib.Path(given).stem
     return load(networks.file(given) if is_name else given)
 

@@ -1,6 +1,6 @@
 """Checks the operations of a file. A file stores a network as a list of operations.
 
-An operation is a JSON object. It has "op" (its name), "inputs" (numbers of earlier operations), attributes, and
+An operation is a JSON object. It has "op" (its name), "inputs" (indices of earlier operations), attributes, and
 "arrays" (for each role, such as "kernel", the name of an array of the file). The first operation is "image". The last
 one gives the logits. The output of an operation is of one of three kinds: "real" (float32), "bits" (packed signs) or
 "sums" (int32). Shapes are without the batch dimension.

@@ -196,11 +196,11 @@ def serialize(model: Model) -> bytes:
 
 
 def make_bytes(model: Model, writer: Writer, dtype: int, shape: Sequence[int | str], *domains: str) -> bytes:
-    """Writes a network with `writer`, and makes the bytes of the file.
+    """Writes a network with `writer`, and returns the bytes of the ONNX file.
 
     Args:
       model: the network.
-      writer: a writer without nodes.
+      writer: a new writer, which has no nodes yet.
       dtype: of the images, as in `onnx.TensorProto`.
       shape: of the images. The first entry is the batch size, or a name, which allows any batch size.
       *domains: the operator domains that the nodes use, besides the standard one.

@@ -62,7 +62,7 @@ class ConvSpec:
             pads = (((window[0] - 1) * dilation[0], 0),)
         elif pads not in ("SAME", "SAME_LOWER", "VALID", *_PAD_MODES):
             pads = _pairs(pads, len(window))
-        elif pads == "VALID":  # lax accepts no names for the padding of a dilated input
+        elif pads == "VALID":  # in numbers, because lax accepts no names with a dilated input
             pads = ((0, 0),) * len(window)
         inner = dilated if any(d != 1 for d in dilated) else None
         if inner and pads in ("SAME", "SAME_LOWER"):

@@ -40,8 +40,8 @@ def _backward(x, dy):
 _max_pool = jax.custom_vjp(_pooled)
 _max_pool.defvjp(lambda x: (_pooled(x), x), _backward)
 
-# Key 0 is row 2i of an image, and key 1 is row 2i + 1. Each pair stands for one window that holds this row: the number
-# of the window minus i, and the index of the row within the window. The same table serves for columns.
+# Key 0 is row 2i of an image, and key 1 is row 2i + 1. Each pair stands for one window that holds this row: the index
+# of the window relative to i, and the index of the row within the window. The same table serves for columns.
 _WINDOWS = {0: ((0, 1),), 1: ((0, 2), (1, 0))}
 
 

@@ -43,7 +43,7 @@ class LiveReport:
             self.finish(rows, diagnostics)
 
     def finish(self, rows: Sequence[dict[str, Any]], diagnostics: Sequence[dict[str, Any]]) -> None:
-        """Rewrites the report regardless of the time that this takes."""
+        """Rewrites the report, however short the time since the last rewrite."""
         if self._problem or self._keeps or not rows:
             return
         began = time.monotonic()

@@ -70,7 +70,7 @@ class RunRecorder:
         try:
             self._checkpoints.__exit__(kind, error, traceback)
         finally:
-            # The trackers are closed last, because a tracker may wait for the network.
+            # The trackers are closed last, because a tracker may wait for its server.
             if self._trackers is not None:
                 self._trackers.close()
 

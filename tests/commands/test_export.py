@@ -89,7 +89,7 @@ def test_c(workdir, tmp_path):
 
 @pytest.mark.slow
 def test_onnx(workdir, tmp_path):
-    """onnxruntime and OpenVINO predict every test image as the trained model does."""
+    """onnxruntime predicts every test image as the trained model does, and OpenVINO gives the same logits."""
     pytest.importorskip("onnxruntime", reason="pip install 'recu_jax[onnx]'")
     file = tmp_path / "digits.onnx"
     wrote, checked = command("export", workdir, f"--out={file}", "--format=onnx", "--check").splitlines()

@@ -1,4 +1,4 @@
-"""Tests that network files whose operations do not fit are refused."""
+"""Tests that network files with invalid operations or headers are refused."""
 
 import copy
 

@@ -9,8 +9,9 @@ from tests.mutation import targets
 from tests.mutation.forks import Server
 from tests.mutation.mutants import Mutant
 
-# Limits on the tests of a mutant: the sum of their processor seconds without a mutant. Tests that execute the changed
-# statement are chosen up to the first sum, and other tests that execute its module up to the second.
+# Limits on the total processor seconds of the tests of a mutant, as measured without a mutant. Tests that execute the
+# changed statement are added up to a total of 60. Other tests that execute its module are added while the total of all
+# these tests is at most 20.
 _OF_STATEMENT, _OF_MODULE = 60.0, 20.0
 
 

@@ -60,7 +60,7 @@ def workloads(arguments, folder):
             ["--config=configs/imagenet.py", f"--config.data_dir={arguments.data_dir}", "--config.model=digits_resnet8",
              "--config.image_size=32", "--config.eval_resize=36", "--config.batch_size=20", "--config.num_workers=1",
              "--config.eval_batch_size=100", "--config.epochs=3", "--config.data_timeout_seconds=10", *_COMMON],
-            # The limit of `failing_write` would also limit the workers' shared memory, which would be another fault.
+            # Not `failing_write`: its limit on file sizes would also hold for the workers' shared memory.
             {k: v for k, v in fits.items() if v is not faults.failing_write} | faults.WITH_WORKERS,
         )  # fmt: skip
     return found

@@ -68,9 +68,11 @@ def field(number, content):
     [
         b"\x08\x05",  # a number for the features
         field(1, b"\x08\x05"),  # a number for a feature
-        field(1, field(1, field(1, b"\xff\xfe") + field(2, field(3, field(1, b"\1"))))),  # a name that is no text
+        field(
+            1, field(1, field(1, b"\xff\xfe") + field(2, field(3, field(1, b"\1"))))
+        ),  # a name that is not valid UTF-8
         field(1, field(1, field(1, b"image") + field(2, field(1, b"\x08\x05")))),  # a number for the bytes
-        field(1, field(1, field(1, b"label") + field(2, field(3, field(1, b""))))),  # a packed list of no number
+        field(1, field(1, field(1, b"label") + field(2, field(3, field(1, b""))))),  # an empty packed list: no label
         b"\x0b",  # a wire type that is no longer used
     ],
 )

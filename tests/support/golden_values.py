@@ -18,7 +18,7 @@ def rng(name, seed=7):
 
 
 def value(name, shape):
-    """Returns the value of the parameter or buffer `name` of the recorded PyTorch state_dict."""
+    """Draws the parameter or buffer `name`: the numbers that the PyTorch model had when the values were recorded."""
     leaf = name.rsplit(".", 1)[-1]
     r = rng(name)
     n = r.standard_normal(shape)

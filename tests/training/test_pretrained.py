@@ -94,7 +94,7 @@ def test_the_first_loss_is_that_against_the_teacher(runs, tmp_path):
     data = load_data("digits")
     few = {f"{split}_{what}": getattr(data, f"{split}_{what}")[:40] for split in SPLITS for what in ARRAYS}
     np.savez(tmp_path / "few.npz", **few)
-    # The student has real weights, so that no sign depends on rounding.
+    # The student is full precision, so that no sign depends on rounding.
     config = small(
         conv="float", teacher=paths["teacher"], teacher_model="digits_resnet8", augment=False, batch_size=40,
         dtype="float64", dataset="npz", data_dir=str(tmp_path / "few.npz"), eval_batch_size=40,

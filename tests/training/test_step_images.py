@@ -37,7 +37,7 @@ class Linear(nn.Module):
 
 
 class MeanOfBatch(nn.Module):
-    """A model that keeps the mean of its batch as a running statistic."""
+    """A model that stores the mean of its last training batch in `batch_stats`."""
 
     @nn.compact
     def __call__(self, x, tau=None, train=False, progress=None):

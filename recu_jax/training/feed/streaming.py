@@ -191,7 +191,7 @@ class StreamFeed:
         return self._sample.reshape(-1, *self.image_shape)[:count]
 
     def first_images(self, count: int) -> np.ndarray:
-        """Returns at most `count` images of the first batch, augmented, in the form of `ResidentFeed.first_images`.
+        """Returns at most `count` images of the first batch, augmented: uint8, (images, height, width, channels).
 
         Call it after `start` and before the first `take`. It waits for the batch. The images are those that this
         process's first device got.

@@ -267,7 +267,7 @@ def torch_variables(folder):
     return [s for s in samples.checkpoints() if len(s) > 100_000], read
 
 
-# By name: target, its share of the cases, and whether it needs PyTorch.
+# By name: the function that makes the target, the share of `--cases` that it gets, and whether it needs PyTorch.
 TARGETS: dict[str, tuple[Callable[[pathlib.Path], tuple[list[bytes], Reader]], float, bool]] = {
     "jpeg_header": (jpeg_header, 1.0, False),
     "decode": (decode, 1.0, False),
