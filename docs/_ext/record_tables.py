@@ -10,6 +10,7 @@ from sphinx.util.docutils import SphinxDirective
 
 _RESULTS = pathlib.Path(__file__).parents[2] / "experiments" / "results"
 _BENCHMARKS = "benchmarks"
+_SHOWN = 8  # rows of a profile
 
 
 def _read(name):
@@ -95,6 +96,29 @@ def training() -> str:
 def evaluation() -> str:
     """Returns the table of evaluation against PyTorch."""
     return _table_of_steps("eval")
+
+
+def cpu_profile() -> str:
+    """Returns the table of what the operations of a train step cost on CPUs."""
+    name = "profile_cifar_resnet20.json"
+    record = _read(name)
+    whole = record["milliseconds_a_step"]
+    rows = [
+        [
+            f"`{of['kind']}`",
+            f"{of['times_a_step']:.0f}",
+            f"{of['milliseconds']:.0f}",
+            f"{of['milliseconds'] / whole:.0%}",
+        ]
+        for of in record["operations"][:_SHOWN]
+    ]
+    header = [
+        f"operations of a step of `{record['model']}`, batch {record['batch_size']}",
+        "times",
+        "ms",
+        "of the step",
+    ]
+    return f"{table(header, rows)}\n\nA step took {whole:.0f} ms. {made_by(name)}"
 
 
 _SINGLE = {

@@ -10,6 +10,7 @@ Operations that XLA runs at the same time are counted with their full times.
 
 import argparse
 import collections
+import datetime
 import json
 import os
 import re
@@ -82,6 +83,8 @@ def measured(arguments, folder):
     """Runs and traces the steps. Returns the record."""
     import jax
 
+    from recu_jax.ops import native
+
     batch = arguments.batch_size or steps.BATCH_SIZES[arguments.model]
     case = steps.Case(arguments.model, batch, 4 * batch, instructions=arguments.instructions)
     state, by_kind = steps.jax_steps(case, steps.random_dataset(case.model, case.num_images))
@@ -104,8 +107,9 @@ def measured(arguments, folder):
         "batch_size": batch,
         "milliseconds_a_step": 1000 * seconds / arguments.steps,
         "operations": grouped(times(trace), kernels(folder), arguments.steps),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": {"cpu": cpu_model(), "cores": os.cpu_count()},
-        "jax": jax.__version__,
+        "versions": {"jax": jax.__version__, "kernels": arguments.instructions or native.cpu_backend()},
     }
 
 

@@ -1,8 +1,8 @@
 """Computes the weights of a layer in evaluation, the same to the last bit in the layer and in `recu_jax.pack`.
 
 XLA rounds a product and a sum once if it fuses them, and else twice. Whether it fuses them depends on the code around,
-and so would the last bit of a weight or a scale. Optimization barriers keep XLA from fusing the code of this module with
-other code. The code is jitted here, so that it rounds in the same way when the caller does not use jit.
+and so would the last bit of a weight or a scale. Optimization barriers keep XLA from fusing the code of this module
+with other code. The code is jitted here, so that it rounds in the same way when the caller does not use jit.
 """
 
 import functools

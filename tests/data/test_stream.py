@@ -54,9 +54,8 @@ def test_resuming_in_this_process_at_every_batch(broken, uninterrupted):
 @pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_resuming_with_workers_at_every_batch(broken, uninterrupted, num_workers, monkeypatch):
-    monkeypatch.setattr(
-        workers, "_SHARED_FROM", 4 * 24 * 24 * 3
-    )  # the bytes of a batch's images, which so just reach the limit
+    # The bytes of a batch's images, which so just reach the limit.
+    monkeypatch.setattr(workers, "_SHARED_FROM", 4 * 24 * 24 * 3)
     if num_workers == 1:  # as in a container whose /dev/shm is full
         monkeypatch.setattr(workers, "_free_shared_memory", lambda: 0)
     # Workers make batches in advance, and end after the last batch. With so many epochs, they do not end in this test.
