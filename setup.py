@@ -12,8 +12,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "recu_jax" / "__init__.py").read_text()).group(1)
 PYTHONS = ("3.11", "3.12", "3.13")
-# The address of the repository stands in CITATION.cff alone. Without it, the page on PyPI has no links to files of the
-# repository.
+# Only CITATION.cff holds the address of the repository. If it holds none, the page on PyPI has no links to files.
 CITATION = (ROOT / "CITATION.cff").read_text()
 REPOSITORY = next(iter(re.findall(r'^repository-code: "?(.+?)/?"?$', CITATION, re.MULTILINE)), None)
 BADGES = (

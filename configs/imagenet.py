@@ -5,7 +5,7 @@
 `DIR` is TFDS's folder with imagenet2012 in array_record form. With --config.dataset=image_folder, DIR is a folder with
 train/CLASS/*.JPEG and val/CLASS/*.JPEG. `--config.dtype=bfloat16` computes in bfloat16.
 
-Hardware: a GPU or TPU. The hours are not known, because this config was run here on neither.
+Hardware: a GPU or TPU. The training time is not known: nobody has run this config on either.
 Expected: 61.0% test top-1 after 200 epochs in the paper, 65.1% with 34 layers (60.98 and 65.10 in SPEC.md section 8);
 not run in full here. Record of a run on 200 images: experiments/results/imagenet_200_photographs/.
 """

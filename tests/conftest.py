@@ -7,8 +7,8 @@ import pathlib
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
 
-# Compiled programs are kept for all workers, processes and later calls of pytest. The key of a program has XLA's
-# version and flags.
+# Compiled programs are kept for all workers, processes and later calls of pytest. A program's cache key
+# includes XLA's version and flags.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled")
 )

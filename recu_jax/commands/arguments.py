@@ -75,7 +75,7 @@ def run_path(text: str) -> str:
 def _typed(function, text):
     try:
         return function(text)
-    except UserError as error:  # a ValueError, whose message argparse would replace
+    except UserError as error:  # it is a ValueError, and argparse replaces the message of one
         raise argparse.ArgumentTypeError(str(error)) from error
 
 

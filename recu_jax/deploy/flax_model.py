@@ -22,7 +22,7 @@ def of_run(workdir: str) -> "FlaxModel":
 
 
 class FlaxModel:
-    """The network of a run. It has the attributes of `deploy.model.Model` that predictions of pictures use.
+    """The network of a run. It has those attributes of `deploy.model.Model` that the prediction of a picture needs.
 
     Attributes:
       header: the model, the classes and the preprocessing.

@@ -130,7 +130,7 @@ def _nan_marks(x, kernel):
 
 
 def nan_of_samples(x: jax.Array) -> jax.Array:
-    """Returns NaN for each sample of `x` that holds a NaN, and 0 for the others: (batch,)."""
+    """Returns NaN for each sample of `x` that holds a NaN, and 0 for the others: (batch,). `x` holds no infinity."""
     rows = x.reshape(x.shape[0], math.prod(x.shape[1:]))
     return rows @ lax.optimization_barrier(jnp.zeros(rows.shape[1], x.dtype))
 
@@ -157,7 +157,7 @@ _scaled_conv.defvjp(_forward, _backward)
 
 
 def _gradients_of_floats(spec, words, x, kernel, alpha, dy):
-    """Differentiates `sum(dy * alpha * conv(x, kernel))` by x, and `sum(dy * conv(x, kernel))` by the kernel."""
+    """Returns the gradients of `sum(dy * alpha * conv)` with respect to x, and of `sum(dy * conv)` to the kernel."""
     x, kernel, alpha, dy = lax.optimization_barrier((x, kernel, alpha, dy))
     scaled_kernel = kernel if alpha is None else kernel * per_channel(alpha, kernel)
     (dx,) = jax.linear_transpose(lambda x: convolve(x, scaled_kernel, spec), x)(dy)

@@ -218,7 +218,8 @@ class Progress:
             # steps is used for the time left.
             images = self._steps_per_epoch * self._batch_size
             mean = images / row["images_per_second"] if row["images_per_second"] else 0.0
-            # If an earlier process did all steps of this epoch, the next epoch compiles the step and counts as first.
+            # If an earlier process did all steps of this epoch, nothing was compiled. The next epoch compiles the step,
+            # and is then treated as the first.
             self._ended_first = now if self._compiled else None
         else:
             self._epochs_done += 1

@@ -21,7 +21,10 @@ def latent(seed=0):
 
 
 def expected_weights(name, w, g, progress):
-    """Returns `scale * signs`, and the gradient with respect to w. `g` is the gradient of `scale * signs`."""
+    """Returns `scale * signs`, and the gradient of a loss with respect to w.
+
+    `g` is the gradient of the loss with respect to `scale * signs`.
+    """
     n, plus = w[..., 0].size, np.where(w >= 0, 1.0, -1.0)
     mean = abs(w).mean((0, 1))
     if name == "clipped_sign":

@@ -94,7 +94,7 @@ def test_the_time_left_leaves_out_a_compilation_in_the_second_epoch(monkeypatch,
     now[0] += 3
     progress.end_epoch(ROW | {"epoch": 3, "images_per_second": 160.0})
     first, _, second, third = capsys.readouterr().out.splitlines()
-    assert "left" not in first and "; 1:18 left" in second and "; 1:54 left" in third  # 39 of 2 s, then 38 of 3 s
+    assert "left" not in first and "; 1:18 left" in second and "; 1:54 left" in third  # 39 epochs of 2 s, 38 of 3 s
 
 
 def test_the_compilation_at_the_end_of_the_first_epoch_is_announced(capsys):

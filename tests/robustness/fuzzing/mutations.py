@@ -103,7 +103,7 @@ def _length(rng, data, samples):
 
 
 def _swap(rng, data, samples):
-    """Swaps two neighboring fields, which may be lengths."""
+    """Swaps two neighboring pieces of 1, 2 or 4 bytes, which may be lengths."""
     size, at = int(rng.choice([1, 2, 4])), _place(rng, data)
     data[at : at + 2 * size] = data[at + size : at + 2 * size] + data[at : at + size]
     return data
