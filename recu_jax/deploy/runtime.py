@@ -246,8 +246,8 @@ def _flatten(node, own, x):
 
 
 def _dense(node, own, x):
-    # The kernel is stored as (classes, features), so that the weights of a class lie together in memory. For the 10 classes of
-    # cifar_vgg_small this is several times faster.
+    # The kernel is stored as (classes, features), so that the weights of a class lie together in memory. For the 10
+    # classes of cifar_vgg_small this is several times faster.
     return lax.dot_general(x, own["kernel"], (((1,), (1,)), ((), ()))) + per_channel(own["bias"], x)
 
 

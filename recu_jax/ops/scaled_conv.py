@@ -157,7 +157,11 @@ _scaled_conv.defvjp(_forward, _backward)
 
 
 def _gradients_of_floats(spec, words, x, kernel, alpha, dy):
-    """Returns the gradients of `sum(dy * alpha * conv)` with respect to x, and of `sum(dy * conv)` to the kernel."""
+    """Returns two gradients.
+
+    The first is that of `sum(dy * alpha * conv(x, kernel))` with respect to x. The second is that of the same sum
+    without alpha, with respect to the kernel.
+    """
     x, kernel, alpha, dy = lax.optimization_barrier((x, kernel, alpha, dy))
     scaled_kernel = kernel if alpha is None else kernel * per_channel(alpha, kernel)
     (dx,) = jax.linear_transpose(lambda x: convolve(x, scaled_kernel, spec), x)(dy)
