@@ -1,4 +1,7 @@
-"""Computes the gradient for one optimizer step on one device: augmentation, mixup, loss, mean over micro-batches."""
+"""Computes the gradient for one optimizer step on one device.
+
+Here are augmentation, mixup, the tau of the step, the call of the model, the loss, and the mean over micro-batches.
+"""
 
 import functools
 from collections.abc import Mapping
@@ -57,7 +60,7 @@ def gradients(
       teacher: variables of `recipe.teacher`; empty without a teacher.
       step: int32, (): optimizer steps done.
       batch: its size is a multiple of `recipe.micro_batches`.
-      recipe: the constants of the run.
+      recipe: the constants of the run, and its schedules: tau, progress and learning rate of a step.
 
     Returns:
       The gradients, and the new running statistics.

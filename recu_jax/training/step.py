@@ -1,8 +1,8 @@
 """Defines the state of a run, its training and evaluation steps, and `parallel`, which runs a step on several devices.
 
 Each step is a pure function of the data on one device. The module `gradients` computes the gradients of a training
-step. Only `parallel` maps a step over devices. The state is replicated: every device holds the same copy. The copies
-are never stacked into one array.
+step, and gives the model the tau of the step. Only `parallel` maps a step over devices. The state is replicated: every
+device holds the same copy. The copies are never stacked into one array.
 """
 
 import functools
@@ -94,7 +94,7 @@ def train_step(
       labels: int32, (batch,).
       positions: int32, (batch,): index of each image in the batch of all devices. The key of an image depends on the
         step and on this index, so augmentation does not depend on the number of devices.
-      recipe: the constants of the run.
+      recipe: the constants of the run, and its schedules: tau, progress and learning rate of a step.
 
     Returns:
       The next state, and the metrics `loss` and `top1` (percent), averaged over all devices.
@@ -158,7 +158,7 @@ def train_resident(
       images: of the whole training set, uint8, (images, height, width, channels).
       labels: of the whole training set, int32, (images,).
       order: int32, (steps, batch on this device): indices into the training set.
-      recipe: the constants of the run.
+      recipe: the constants of the run, and its schedules: tau, progress and learning rate of a step.
 
     Returns:
       The state after the last step, and the metrics of all steps: arrays of shape (steps,).
@@ -195,7 +195,7 @@ def eval_streamed(
       images: uint8, (batch on this device, height, width, channels).
       labels: int32, (batch on this device,).
       weights: float32, (batch on this device,): 1 for a test image, 0 for padding and for corrupt images.
-      recipe: the constants of the run.
+      recipe: the constants of the run, and its schedules: tau, progress and learning rate of a step.
 
     Returns:
       Sums over the batch of all devices: `loss`, `top1` and `top5` (numbers of hits), and `images`.
@@ -226,7 +226,7 @@ def eval_resident(
       labels: of the whole test set, int32, (images,).
       indices: int32, (batch on this device,): indices into the test set.
       weights: as in `eval_streamed`.
-      recipe: the constants of the run.
+      recipe: the constants of the run, and its schedules: tau, progress and learning rate of a step.
     """
     return eval_streamed(state, images[indices], labels[indices], weights, recipe)
 

@@ -35,6 +35,7 @@ def expected_weights(name, w, g, progress):
         return mean * plus, g * mean * clipped(w)
     if name == "dorefa":
         return abs(w).mean() * plus, g
+    assert name in ("libra", "recu"), f"add the formula of {name}"
     u = w - w.mean((0, 1))
     deviation = np.sqrt((u**2).sum((0, 1)) / (n - 1) + 1e-5)
     if name == "libra":

@@ -45,11 +45,12 @@ def test_any_pair_with_any_model_makes_a_step(name, weights, activations):
     c = digits(model=name, weight_binarizer=weights, activation_binarizer=activations, batch_size=16, **rprelu)
     data = dataset(32)
     recipe = small(make_recipe(c, data, steps_per_epoch=2))
+    annealed = binarizers.WEIGHTS[weights].annealed or binarizers.ACTIVATIONS[activations].annealed
     state = train.state_shapes(recipe, data.train_images.shape[1:])
     count = collections.Counter(path[-1] for path in flatten_dict(state.params))
     assert count["alpha"] == count["slope"] >= 2
     assert count["shift"] == (count["alpha"] if activations == "rsign" else 0)
-    assert (recipe.progress is not None) == (weights == "libra" or activations in ("ede", "reste"))
+    assert (recipe.progress is not None) == annealed
     step = functools.partial(train.train_resident, recipe=recipe)
     after, metrics = jax.eval_shape(
         jax.vmap(step, (None, None, None, None, 0), out_axes=None, axis_name="devices"),
