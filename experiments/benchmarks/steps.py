@@ -177,6 +177,8 @@ def prepare_jax(case):
 
     backend.set_xla_flags()
     if case.instructions:
+        if case.instructions not in native.instruction_sets():  # this call also registers the kernels
+            raise SystemExit(f"--instructions={case.instructions}: here are {', '.join(native.instruction_sets())}")
         native.cpu_backend = lambda: case.instructions
     jax.block_until_ready(jax.numpy.zeros(1))
     before = resident("VmRSS")
