@@ -53,7 +53,7 @@ def made_by(name: str) -> str:
 
 
 # Names of the records of train and evaluation steps, by the instruction set of the kernels.
-_STEPS = {"AVX-512": "steps_avx512.json", "AVX2": "steps_avx2.json"}
+_STEPS = {"AVX-512": "steps_avx512.json"}
 
 
 def _steps(kind):

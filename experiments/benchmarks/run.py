@@ -101,6 +101,8 @@ class Bench:
             row |= {"bar": f"<= {AT_MOST[name]}", "reached": value["median"] <= AT_MOST[name]}
         self.rows[name] = row
         print_row(name, row)
+        if self.arguments.out:  # so that a run that is stopped keeps its rows
+            self.write(self.arguments.out)
 
     @contextlib.contextmanager
     def sides(self, model, names, *options):
@@ -265,11 +267,7 @@ def main():
     head = ("", "median", "min", "max", "", "bar", "ops", "bytes")
     print("{:<58} {:>7} {:>7} {:>7}  {:<15} {:<8} {:>5} {:>5}".format(*head))
     bench = Bench(arguments)
-    try:
-        bench.run(groups)
-    finally:
-        if arguments.out:
-            bench.write(arguments.out)
+    bench.run(groups)
 
 
 if __name__ == "__main__":
