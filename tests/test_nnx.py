@@ -114,11 +114,13 @@ def test_mean_scale_evaluates_with_the_tau_of_the_last_training_step():
     layer, x = BinaryDense(6, 5, alpha="mean", rngs=nnx.Rngs(0)), normal((2, 6))
     y = layer(x, 0.8)
     layer.eval()
-    np.testing.assert_array_equal(layer(x), y)
+    # XLA may round the scale otherwise in training. With another tau the outputs differ by far more.
+    evaluated = layer(x)
+    np.testing.assert_allclose(evaluated, y, rtol=1e-6)
     layer(x, 0.9)
-    np.testing.assert_array_equal(layer(x), y)
+    np.testing.assert_array_equal(layer(x), evaluated)
     layer.train()
-    assert (layer(x, 0.9) != y).any()
+    assert abs(layer(x, 0.9) - y).max() > 1e-3
 
 
 @pytest.mark.skipif(not hasattr(nnx, "view"), reason="flax before 0.12 has no nnx.view")
