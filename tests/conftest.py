@@ -7,6 +7,9 @@ import pathlib
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
 
+# When jax 0.10 reads a program from the cache below, it logs a page about some processors, although they are the same.
+# Level 3 hides this page.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Compiled programs are kept for all workers, processes and later calls of pytest. A program's cache key
 # includes XLA's version and flags.
 os.environ.setdefault(

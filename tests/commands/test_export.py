@@ -117,7 +117,9 @@ def test_mistakes_are_one_line(tmp_path, refusal):
     imported = bad_files.workdir(tmp_path)
     of_digits = (imported, "--dataset=digits")
     assert "holds no checkpoints; train first" in refusal(export.main, tmp_path, "--out=x")
-    assert "holds imported weights, of no data set; give `recu export` --dataset=NAME" in refusal(export.main, imported, "--out=x")
+    assert "holds imported weights, of no data set; give `recu export` --dataset=NAME" in refusal(
+        export.main, imported, "--out=x"
+    )
     assert "cannot be written: No such file" in refusal(export.main, *of_digits, f"--out={tmp_path}/no/x")
     assert "has 10 classes and npz 3; give its --dataset" in refusal(
         export.main, imported, f"--out={tmp_path / 'x'}", "--dataset=npz", _npz(tmp_path)

@@ -64,9 +64,7 @@ def _server(modules):
 
 
 def _start(modules):
-    # jax 0.10 logs errors about processors that it does not know when it reads a program that was compiled before.
-    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3"}
-    environment = {**os.environ, **quiet, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), ONE_THREAD: "1"}
+    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), ONE_THREAD: "1"}
     command = [sys.executable, "-m", __name__, *modules]
     server = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
