@@ -72,7 +72,7 @@ def test_stablehlo(workdir, tmp_path):
 def _check_logits(ours, theirs):
     """Checks that logits agree to 1e-5 of the largest, but for 1% of the images.
 
-    The first convolution is of real numbers. Each engine adds them in another order, so a sign at 0 may differ, and then
+    The first convolution is of real numbers. Each engine adds in another order, so a sign at 0 may differ, and then
     so do all logits of its image. How many images there are depends on the trained network.
     """
     near = abs(ours - theirs).max(-1) < 1e-5 * abs(theirs).max()
