@@ -42,8 +42,11 @@ def _main(args) -> None:
 
 def _network(given):
     """Returns the network of a run, the network in a file, or a network that comes with recu_jax."""
-    if os.path.isdir(given) or paths.in_bucket(given):
+    if os.path.isdir(given):
         return _of_run(given)
+    if paths.in_bucket(given):
+        # A run may be in a bucket. A file of `recu export` may not.
+        return load(paths.local(given)) if given.endswith(".recu") else _of_run(given)
     # If there is no such file, and the text does not look like a path, it is a network's name, perhaps misspelled.
     is_name = not os.path.exists(given) and given == pathlib.Path(given).stem
     return load(networks.file(given) if is_name else given)

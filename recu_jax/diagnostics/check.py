@@ -147,7 +147,11 @@ def dead_layers(measured: Mapping[str, Mapping[str, Any]]) -> str:
     if not dead:
         return ""
     names = first_few(dead, 3, ", ", lambda name: name or "(the model)")
-    many = f"{len(dead)} of {len(measured)} binary layers cannot learn" if len(measured) > 1 else "cannot learn"
+    many = (
+        f"{len(dead)} of {len(measured)} binary layers cannot learn"
+        if len(measured) > 1
+        else "the binary layer cannot learn"
+    )
     return f"{many}: {names}: {problem(measured[dead[0]])}"
 
 

@@ -76,6 +76,15 @@ class Net(nn.Module):
         return nn.Dense(self.num_classes, name="head")(x.mean((1, 2)))
 
 
+class Relu(Net):
+    """A model whose binary layer cannot learn, because all its inputs are >= 0."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(8, (3, 3), name="first")(x))
+        return nn.Dense(self.num_classes, name="head")(self.conv(8, (3, 3), name="binary")(x).mean((1, 2)))
+
+
 class Fixed(Net):
     """A model that takes tau and train, but no `conv`."""
 
