@@ -90,27 +90,38 @@ def _forward(x, kernel, alpha, scale, bias, shortcut, spec, identity, epsilon, a
         mean = of_all
     inverse = lax.rsqrt(alpha**2 * var + epsilon)
     added = x if identity else shortcut
-    z = _normalize(sums, jnp.stack([mean, alpha * inverse * scale, bias]), added, backend)
+    z, inside = _normalize(sums, jnp.stack([mean, alpha * inverse * scale, bias]), added, backend)
     # The backward pass only needs to know whether `shortcut` was an array. If it was, an empty array stands for it.
     has_shortcut = None if shortcut is None else jnp.zeros(0)
-    saved = x, words, sums, z, kernel, kernel_words, alpha, scale, mean, inverse, has_shortcut
+    saved = x, words, sums, inside, kernel, kernel_words, alpha, scale, mean, inverse, has_shortcut
     return (z, alpha * mean, alpha**2 * var), saved
 
 
 def _backward(spec, identity, epsilon, axis_name, saved, cotangents):
-    x, words, sums, z, kernel, kernel_words, alpha, scale, mean, inverse, has_shortcut = saved
+    x, words, sums, inside, kernel, kernel_words, alpha, scale, mean, inverse, has_shortcut = saved
     dz, backend = cotangents[0], native.cpu_backend()
     geometry = Geometry.of(x, kernel, spec)
-    total, product = _gradient_sums(dz, z, sums, mean, backend)
+    total, product = _gradient_sums(dz, inside, sums, mean, backend)
     dbias, dscale = total, alpha * inverse * product
-    count = z.size // z.shape[-1]
+    count = sums.size // sums.shape[-1]
     mean_dy, mean_product = dbias / count, dscale / count
     if axis_name is not None:
         mean_dy, mean_product = lax.pmean((mean_dy, mean_product), axis_name)
     factor = inverse * scale
     coefficients = jnp.stack([mean, factor, -factor * mean_product * alpha * inverse, -factor * mean_dy])
     dx, dkernel, dshortcut = _gradients(
-        x, words, kernel_words, alpha, dz, z, sums, coefficients, geometry, identity, has_shortcut is not None, backend
+        x,
+        words,
+        kernel_words,
+        alpha,
+        dz,
+        inside,
+        sums,
+        coefficients,
+        geometry,
+        identity,
+        has_shortcut is not None,
+        backend,
     )
     dalpha = (dkernel * kernel).sum(tuple(range(kernel.ndim - 1)))
     return dx, dkernel * per_channel(alpha, kernel), dalpha, dscale, dbias, None if has_shortcut is None else dshortcut
@@ -170,19 +181,35 @@ def unit_in_evaluation(
     )  # fmt: skip
 
 
-def _normalize(sums: jax.Array, coefficients: jax.Array, shortcut: jax.Array | None, backend: str) -> jax.Array:
-    """Computes `hardtanh((sums - mean) * factor + bias + shortcut)`; coefficients (3, features): mean, factor, bias."""
-    shape = jax.ShapeDtypeStruct(sums.shape, jnp.float32)
-    return ops.call("recu_unit_normalize", shape, sums, coefficients, ops.or_empty(shortcut), clamp=True, isa=backend)
+def _normalize(
+    sums: jax.Array, coefficients: jax.Array, shortcut: jax.Array | None, backend: str
+) -> tuple[jax.Array, jax.Array]:
+    """Computes `hardtanh((sums - mean) * factor + bias + shortcut)`.
+
+    Args:
+      sums: int16, (..., features).
+      coefficients: (3, features): mean, factor, bias.
+      shortcut: (..., features), or None.
+      backend: an instruction set.
+
+    Returns:
+      The result, and a bit for each of its numbers, uint8: 1 where hardtanh passes a gradient. The backward pass reads
+      these bits in place of the result, a 32nd of the bytes.
+    """
+    shapes = (
+        jax.ShapeDtypeStruct(sums.shape, jnp.float32),
+        jax.ShapeDtypeStruct((sums.size // 8 + 8,), jnp.uint8),  # BytesOfBits in csrc/unit.h
+    )
+    return ops.call("recu_unit_normalize", shapes, sums, coefficients, ops.or_empty(shortcut), isa=backend)
 
 
-def _gradient_sums(dz: jax.Array, z: jax.Array, sums: jax.Array, mean: jax.Array, backend: str) -> jax.Array:
+def _gradient_sums(dz: jax.Array, inside: jax.Array, sums: jax.Array, mean: jax.Array, backend: str) -> jax.Array:
     """Returns the totals of g and of `g * (sums - mean)` per channel, (2, features).
 
-    g is dz where `-1 < z < 1`, and 0 elsewhere.
+    g is dz where the bit of `inside`, from `_normalize`, is 1, and 0 elsewhere.
     """
     shape = jax.ShapeDtypeStruct((2, sums.shape[-1]), jnp.float32)
-    return ops.call("recu_unit_gradient_sums", shape, dz, z, sums, mean, isa=backend)
+    return ops.call("recu_unit_gradient_sums", shape, dz, inside, sums, mean, isa=backend)
 
 
 def _gradients(
@@ -191,7 +218,7 @@ def _gradients(
     kernel: jax.Array,
     alpha: jax.Array,
     dz: jax.Array,
-    z: jax.Array,
+    inside: jax.Array,
     sums: jax.Array,
     coefficients: jax.Array,
     geometry: Geometry,
@@ -205,7 +232,7 @@ def _gradients(
       x, words, sums: argument and results of `_sums`.
       kernel: as in `packed.input_gradient`.
       alpha: (features,).
-      dz, z: as in `_gradient_sums`, which also defines g.
+      dz, inside: as in `_gradient_sums`, which also defines g.
       coefficients: (4, features). The gradient of the scaled convolution is
         `g * coefficients[1] + (sums - coefficients[0]) * coefficients[2] + coefficients[3]`.
       geometry, backend: as in `packed.kernel_gradient`.
@@ -219,9 +246,9 @@ def _gradients(
     shapes = (
         jax.ShapeDtypeStruct(x.shape, jnp.float32),
         jax.ShapeDtypeStruct((*geometry.window, geometry.channels, features), jnp.float32),
-        jax.ShapeDtypeStruct(z.shape if has_shortcut else (0,), jnp.float32),
+        jax.ShapeDtypeStruct(sums.shape if has_shortcut else (0,), jnp.float32),
     )
     return ops.call(
-        "recu_unit_gradients", shapes, x, words, kernel, alpha, dz, z, sums, coefficients,
+        "recu_unit_gradients", shapes, x, words, kernel, alpha, dz, inside, sums, coefficients,
         geometry=geometry.numbers(), identity=identity, isa=backend,
     )  # fmt: skip

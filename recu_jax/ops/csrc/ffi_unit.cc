@@ -10,8 +10,10 @@ using namespace recu_ffi;
 namespace {
 
 using Shorts = ffi::Buffer<ffi::S16>;
+using Bytes = ffi::Buffer<ffi::U8>;
 
 int64_t Count(const Shorts& shorts) { return static_cast<int64_t>(shorts.element_count()); }
+int64_t Count(const Bytes& bytes) { return static_cast<int64_t>(bytes.element_count()); }
 int64_t Count(const Floats& floats) { return static_cast<int64_t>(floats.element_count()); }
 
 ffi::Error UnitSums(ffi::ThreadPool pool, Floats x, Words panels, Ints tap_sums, Out<Words> words, Out<Shorts> sums,
@@ -47,35 +49,36 @@ ffi::Error UnitEvaluate(ffi::ThreadPool pool, Floats x, Words panels, Ints tap_s
 }
 
 ffi::Error UnitNormalize(ffi::ThreadPool pool, Shorts sums, Floats coefficients, Floats shortcut, Out<Floats> z,
-                         bool clamp, std::string_view isa_name) {
+                         Out<Bytes> inside, std::string_view isa_name) {
   const recu::Isa* isa;
   if (ffi::Error error = ReadIsa(isa_name, &isa); error.failure()) return error;
   const int64_t features = Count(coefficients) / 3;
   if (features < 1 || Count(coefficients) % 3 != 0 || Count(sums) % features != 0 || Count(*z) != Count(sums) ||
-      !FitsOrEmpty(shortcut, Count(sums))) {
-    return Invalid("coefficients, shortcut or result do not fit the sums");
+      Count(*inside) != recu::BytesOfBits(Count(sums)) || !FitsOrEmpty(shortcut, Count(sums))) {
+    return Invalid("coefficients, shortcut or a result does not fit the sums");
   }
   recu::UnitNormalize(Count(sums) / features, features, sums.typed_data(), coefficients.typed_data(),
-                      OrNull(shortcut), clamp, z->typed_data(), *isa, MakeWorkers(pool));
+                      OrNull(shortcut), z->typed_data(), inside->typed_data(), *isa, MakeWorkers(pool));
   return ffi::Error::Success();
 }
 
-ffi::Error UnitGradientSums(ffi::ThreadPool pool, Floats dz, Floats z, Shorts sums, Floats mean, Out<Floats> out,
-                            std::string_view isa_name) {
+ffi::Error UnitGradientSums(ffi::ThreadPool pool, Floats dz, Bytes inside, Shorts sums, Floats mean,
+                            Out<Floats> out, std::string_view isa_name) {
   const recu::Isa* isa;
   if (ffi::Error error = ReadIsa(isa_name, &isa); error.failure()) return error;
   const int64_t features = Count(mean);
-  if (features < 1 || Count(sums) % features != 0 || Count(dz) != Count(sums) || !FitsOrEmpty(z, Count(sums)) ||
-      Count(*out) != 2 * features) {
-    return Invalid("dz, z, mean or result do not fit the sums");
+  if (features < 1 || Count(sums) % features != 0 || Count(dz) != Count(sums) ||
+      Count(inside) != recu::BytesOfBits(Count(sums)) || Count(*out) != 2 * features) {
+    return Invalid("dz, inside, mean or result do not fit the sums");
   }
-  recu::UnitGradientSums(Count(sums) / features, features, dz.typed_data(), OrNull(z), sums.typed_data(),
-                         mean.typed_data(), out->typed_data(), *isa, MakeWorkers(pool));
+  recu::UnitGradientSums(Count(sums) / features, features, dz.typed_data(), inside.typed_data(),
+                         sums.typed_data(), mean.typed_data(), out->typed_data(), *isa, MakeWorkers(pool));
   return ffi::Error::Success();
 }
 
-ffi::Error UnitGradients(ffi::ThreadPool pool, Floats x, Words words, Words kernel, Floats alpha, Floats dz, Floats z,
-                         Shorts sums, Floats coefficients, Out<Floats> dx, Out<Floats> dkernel, Out<Floats> dshortcut,
+ffi::Error UnitGradients(ffi::ThreadPool pool, Floats x, Words words, Words kernel, Floats alpha, Floats dz,
+                         Bytes inside, Shorts sums, Floats coefficients, Out<Floats> dx, Out<Floats> dkernel,
+                         Out<Floats> dshortcut,
                          ffi::Span<const int64_t> geometry, bool identity, std::string_view isa_name) {
   recu::Geometry g;
   const recu::Isa* isa;
@@ -84,7 +87,8 @@ ffi::Error UnitGradients(ffi::ThreadPool pool, Floats x, Words words, Words kern
   const int64_t out = g.pixels() * g.output_features();
   if (Count(x) != in || static_cast<int64_t>(words.element_count()) != 2 * g.input_words() ||
       static_cast<int64_t>(kernel.element_count()) != 2 * g.output_features() * g.depth() ||
-      Count(alpha) != g.output_features() || Count(dz) != out || !FitsOrEmpty(z, out) || Count(sums) != out ||
+      Count(alpha) != g.output_features() || Count(dz) != out ||
+      Count(inside) != recu::BytesOfBits(out) || Count(sums) != out ||
       Count(coefficients) != 4 * g.output_features() || Count(*dx) != in ||
       Count(*dkernel) != g.taps() * g.channels * g.output_features() || !FitsOrEmpty(*dshortcut, out) ||
       (identity && in != out)) {
@@ -96,7 +100,7 @@ ffi::Error UnitGradients(ffi::ThreadPool pool, Floats x, Words words, Words kern
   call.kernel = reinterpret_cast<const uint64_t*>(kernel.typed_data());
   call.alpha = alpha.typed_data();
   call.dz = dz.typed_data();
-  call.z = OrNull(z);
+  call.inside = inside.typed_data();
   call.sums = sums.typed_data();
   call.coefficients = coefficients.typed_data();
   call.identity = identity;
@@ -144,14 +148,14 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_unit_normalize, UnitNormalize,
                                   .Arg<Floats>()
                                   .Arg<Floats>()
                                   .Ret<Floats>()
-                                  .Attr<bool>("clamp")
+                                  .Ret<Bytes>()
                                   .Attr<std::string_view>("isa"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_unit_gradient_sums, UnitGradientSums,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Floats>()
-                                  .Arg<Floats>()
+                                  .Arg<Bytes>()
                                   .Arg<Shorts>()
                                   .Arg<Floats>()
                                   .Ret<Floats>()
@@ -165,7 +169,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_unit_gradients, UnitGradients,
                                   .Arg<Words>()
                                   .Arg<Floats>()
                                   .Arg<Floats>()
-                                  .Arg<Floats>()
+                                  .Arg<Bytes>()
                                   .Arg<Shorts>()
                                   .Arg<Floats>()
                                   .Ret<Floats>()

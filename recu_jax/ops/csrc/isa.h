@@ -78,15 +78,21 @@ struct NormalizeTile {
   const float* factor;
   const float* bias;
   const float* shortcut;  // or null
-  bool clamp;
   float* z;
+  uint8_t* inside;  // a bit for each number, the lowest bit first
+};
+
+// A bit for each number of a run. Up to three bytes after the last bit are read.
+struct Bits {
+  const uint8_t* bytes;
+  int64_t first;  // number of the run's first bit
 };
 
 // A run of numbers of the gradient of a normalization.
 struct GradientTile {
   int64_t count;
   const float* dz;
-  const float* z;  // the clamped result, or null if it was not clamped
+  Bits inside;
   const int16_t* sums;
   const float* mean;
 };
@@ -96,7 +102,7 @@ struct SignTile {
   const float* x;
   float* dsigns;    // the gradient of the signs; overwritten
   const float* dz;  // if the shortcut is x, dz of GradientTile: its gradient is added to dx; otherwise null
-  const float* z;   // z of GradientTile
+  Bits inside;      // of the sample
   float* dx;
 };
 
@@ -104,9 +110,11 @@ struct UnitIsa {
   bool (*has_nan)(const float* x, int64_t count);
   // Adds up the squares of a tile's sums in int32, so the total per channel must fit into int32.
   void (*moments)(const MomentTile&);
-  // z = (sums - mean) * factor + bias + shortcut, clamped to [-1, 1] if `clamp`.
+  // z = (sums - mean) * factor + bias + shortcut, clamped to [-1, 1]. A bit of `inside` is 1 where the number before
+  // the clamp is inside (-1, 1).
   void (*normalize)(const NormalizeTile&);
-  // Adds g to totals and g * (sums - mean) to products. g is dz where z is inside (-1, 1), and 0 elsewhere.
+  // Adds g to totals and g * (sums - mean) to products. g is dz where the bit of `inside` is 1, and 0
+  // elsewhere.
   void (*gradient_sums)(const GradientTile&, float* totals, float* products);
   // out = g * of_gradient + (sums - mean) * of_sum + constant, with the g of gradient_sums. Writes g to `unclamped`
   // unless this is null.

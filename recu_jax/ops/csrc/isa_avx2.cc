@@ -9,6 +9,7 @@
 #include <immintrin.h>
 
 #include <cmath>
+#include <cstring>
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
@@ -92,10 +93,18 @@ inline Vector Multiply(const Vector& a, const Vector& b) {
   return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
 }
 inline __m256 Magnitude(__m256 x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.f), x); }
-inline Vector IfInside(const Vector& z, const Vector& x) {
+inline uint16_t Inside(const Vector& z) {
   const __m256 one = _mm256_set1_ps(1.f);
-  return {_mm256_and_ps(x.low, _mm256_cmp_ps(Magnitude(z.low), one, _CMP_LT_OQ)),
-          _mm256_and_ps(x.high, _mm256_cmp_ps(Magnitude(z.high), one, _CMP_LT_OQ))};
+  const int low = _mm256_movemask_ps(_mm256_cmp_ps(Magnitude(z.low), one, _CMP_LT_OQ));
+  const int high = _mm256_movemask_ps(_mm256_cmp_ps(Magnitude(z.high), one, _CMP_LT_OQ));
+  return static_cast<uint16_t>(low | high << 8);
+}
+inline Vector IfBits(uint16_t bits, const Vector& x) {
+  const __m256i each = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i low = _mm256_and_si256(_mm256_set1_epi32(bits), each);
+  const __m256i high = _mm256_and_si256(_mm256_set1_epi32(bits >> 8), each);
+  return {_mm256_and_ps(x.low, _mm256_castsi256_ps(_mm256_cmpeq_epi32(low, each))),
+          _mm256_and_ps(x.high, _mm256_castsi256_ps(_mm256_cmpeq_epi32(high, each)))};
 }
 inline __m256 SlopeOf(__m256 x) {
   const __m256 two = _mm256_set1_ps(2.f);

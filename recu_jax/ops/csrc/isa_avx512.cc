@@ -8,6 +8,7 @@
 #include <immintrin.h>
 
 #include <cmath>
+#include <cstring>
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq"))), apply_to = function)
@@ -51,9 +52,8 @@ inline Vector FromShorts(const int16_t* x) {
 inline Vector Subtract(Vector a, Vector b) { return _mm512_sub_ps(a, b); }
 inline Vector Multiply(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
 inline Vector Magnitude(Vector x) { return _mm512_maskz_andnot_ps(0xffff, _mm512_set1_ps(-0.f), x); }
-inline Vector IfInside(Vector z, Vector x) {
-  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(Magnitude(z), _mm512_set1_ps(1.f), _CMP_LT_OQ), x);
-}
+inline uint16_t Inside(Vector z) { return _mm512_cmp_ps_mask(Magnitude(z), _mm512_set1_ps(1.f), _CMP_LT_OQ); }
+inline Vector IfBits(uint16_t bits, Vector x) { return _mm512_maskz_mov_ps(bits, x); }
 inline Vector Slope(Vector x) {
   const Vector two = _mm512_set1_ps(2.f);
   return _mm512_maskz_max_ps(0xffff, _mm512_setzero_ps(), _mm512_fnmadd_ps(two, Magnitude(x), two));

@@ -8,6 +8,7 @@
 #include <arm_neon.h>
 
 #include <cmath>
+#include <cstring>
 
 namespace recu {
 namespace {
@@ -92,10 +93,16 @@ inline Vector Subtract(const Vector& a, const Vector& b) {
 inline Vector Multiply(const Vector& a, const Vector& b) {
   return Make([&](int i) { return vmulq_f32(a.v[i], b.v[i]); });
 }
-inline Vector IfInside(const Vector& z, const Vector& x) {
+inline uint16_t Inside(const Vector& z) {
+  uint32x4_t masks[4];
+  for (int i = 0; i < 4; ++i) masks[i] = vcaltq_f32(z.v[i], vdupq_n_f32(1.f));
+  return BitsOf(masks);
+}
+inline Vector IfBits(uint16_t bits, const Vector& x) {
+  constexpr uint32_t kBits[] = {1, 2, 4, 8};
   return Make([&](int i) {
-    const uint32x4_t inside = vcaltq_f32(z.v[i], vdupq_n_f32(1.f));
-    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(x.v[i]), inside));
+    const uint32x4_t ones = vtstq_u32(vdupq_n_u32(bits >> 4 * i), vld1q_u32(kBits));
+    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(x.v[i]), ones));
   });
 }
 inline Vector Slope(const Vector& x) {

@@ -68,8 +68,13 @@ inline Vector Subtract(const Vector& a, const Vector& b) {
 inline Vector Multiply(const Vector& a, const Vector& b) {
   return Make([&](int i) { return a.v[i] * b.v[i]; });
 }
-inline Vector IfInside(const Vector& z, const Vector& x) {
-  return Make([&](int i) { return std::fabs(z.v[i]) < 1.f ? x.v[i] : 0.f; });
+inline uint16_t Inside(const Vector& z) {
+  unsigned bits = 0;
+  for (int i = 0; i < 16; ++i) bits |= static_cast<unsigned>(std::fabs(z.v[i]) < 1.f) << i;
+  return static_cast<uint16_t>(bits);
+}
+inline Vector IfBits(uint16_t bits, const Vector& x) {
+  return Make([&](int i) { return bits >> i & 1 ? x.v[i] : 0.f; });
 }
 inline Vector Slope(const Vector& x) {
   return Make([&](int i) { return std::fmax(0.f, 2.f - 2.f * std::fabs(x.v[i])); });

@@ -26,7 +26,7 @@ class Repeated {
   Repeated(const float* rows, int64_t count, int64_t channels)
       : length_(channels * std::max<int64_t>(1, CeilOf(kRun, channels))), numbers_(count * length_) {
     // Lengthens the rows to whole vectors.
-    while (length_ % kLanes != 0 && length_ < kLanes * channels) length_ += channels;
+    while (length_ % kLanes != 0) length_ += channels;
     numbers_.resize(count * length_);
     for (int64_t row = 0; row < count; ++row) {
       for (int64_t i = 0; i < length_; ++i) numbers_[row * length_ + i] = rows[row * channels + i % channels];
@@ -119,19 +119,22 @@ void UnitEvaluate(const Geometry& g, const float* x, const Kernel& kernel, const
 }
 
 void UnitNormalize(int64_t rows, int64_t features, const int16_t* sums, const float* coefficients,
-                   const float* shortcut, bool clamp, float* z, const Isa& isa, const Workers& workers) {
+                   const float* shortcut, float* z, uint8_t* inside, const Isa& isa, const Workers& workers) {
   const Repeated repeated(coefficients, 3, features);
-  const int64_t parts = Parts(rows, workers);
+  const int64_t parts = Parts(rows, workers), numbers = rows * features;
+  std::fill(inside + numbers / 8, inside + BytesOfBits(numbers), uint8_t{0});
+  // Each part begins with a whole byte of `inside`, and so does each run, because its length is a multiple of 16.
+  const auto first_row = [&](int64_t part) { return part == parts ? rows : part * rows / parts / 8 * 8; };
   workers.Each(parts, [&](int64_t part, int) {
-    EachRun(part * rows / parts * features, (part + 1) * rows / parts * features, repeated.length(),
+    EachRun(first_row(part) * features, first_row(part + 1) * features, repeated.length(),
             [&](int64_t from, int64_t count) {
               isa.unit.normalize({count, sums + from, repeated.row(0), repeated.row(1), repeated.row(2),
-                                  shortcut == nullptr ? nullptr : shortcut + from, clamp, z + from});
+                                  shortcut == nullptr ? nullptr : shortcut + from, z + from, inside + from / 8});
             });
   });
 }
 
-void UnitGradientSums(int64_t rows, int64_t features, const float* dz, const float* z, const int16_t* sums,
+void UnitGradientSums(int64_t rows, int64_t features, const float* dz, const uint8_t* inside, const int16_t* sums,
                       const float* mean, float* out, const Isa& isa, const Workers& workers) {
   const Repeated repeated(mean, 1, features);
   const int64_t length = repeated.length(), slices = std::max<int64_t>(1, std::min(rows, kSlices));
@@ -144,7 +147,7 @@ void UnitGradientSums(int64_t rows, int64_t features, const float* dz, const flo
     EachRun(first, last, 64 * length, [&](int64_t from, int64_t count) {
       std::fill(lanes.begin(), lanes.end(), 0.f);
       EachRun(from, from + count, length, [&](int64_t at, int64_t n) {
-        isa.unit.gradient_sums({n, dz + at, z == nullptr ? nullptr : z + at, sums + at, repeated.row(0)}, lanes.data(),
+        isa.unit.gradient_sums({n, dz + at, {inside, at}, sums + at, repeated.row(0)}, lanes.data(),
                                lanes.data() + length);
       });
       for (int64_t kind = 0; kind < 2; ++kind) {
@@ -174,15 +177,14 @@ void UnitGradients(const Geometry& g, const UnitGradientCall& call, const Isa& i
   // Computes the gradients of alpha * conv and, if wanted, of the shortcut, for the samples [first, last).
   const auto differentiate_norm = [&](int64_t first, int64_t last, float* d) {
     EachRun(first * sample_out, last * sample_out, repeated.length(), [&](int64_t at, int64_t n) {
-      isa.unit.norm({n, call.dz + at, call.z == nullptr ? nullptr : call.z + at, call.sums + at, repeated.row(0)},
+      isa.unit.norm({n, call.dz + at, {call.inside, at}, call.sums + at, repeated.row(0)},
                     repeated.row(1), repeated.row(2), repeated.row(3), d + at - first * sample_out,
                     call.dshortcut == nullptr ? nullptr : call.dshortcut + at);
     });
   };
   const auto differentiate_signs = [&](int64_t sample, float* dsigns) {
     const int64_t at = sample * sample_in;
-    isa.unit.signs({call.x + at, dsigns, call.identity ? call.dz + at : nullptr,
-                    call.identity && call.z != nullptr ? call.z + at : nullptr, call.dx + at},
+    isa.unit.signs({call.x + at, dsigns, call.identity ? call.dz + at : nullptr, {call.inside, at}, call.dx + at},
                    sample_in);
   };
   const int64_t blocks = g.groups * CeilOf(g.features, kLanes), group_blocks = blocks / g.groups;

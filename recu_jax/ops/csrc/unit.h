@@ -15,10 +15,14 @@ namespace recu {
 void UnitSums(const Geometry& geometry, const float* x, const Kernel& kernel, uint64_t* words, int16_t* sums,
               float* moments, const Isa& isa, const Workers& workers);
 
-// z = (sums - mean) * factor + bias + shortcut, clamped to [-1, 1] if `clamp`. sums, shortcut and z are (rows,
-// features), coefficients is (3, features): mean, factor, bias. shortcut may be null.
+// A bit for each of `count` numbers, and bytes after them so that a run can be read as whole words.
+inline int64_t BytesOfBits(int64_t count) { return count / 8 + 8; }
+
+// z = (sums - mean) * factor + bias + shortcut, clamped to [-1, 1]. sums, shortcut and z are (rows, features),
+// coefficients is (3, features): mean, factor, bias. shortcut may be null. inside has BytesOfBits(rows * features): a
+// bit is 1 where the number before the clamp is inside (-1, 1). The gradients read these bits in place of z.
 void UnitNormalize(int64_t rows, int64_t features, const int16_t* sums, const float* coefficients,
-                   const float* shortcut, bool clamp, float* z, const Isa& isa, const Workers& workers);
+                   const float* shortcut, float* z, uint8_t* inside, const Isa& isa, const Workers& workers);
 
 // Computes the unit in evaluation, where nothing depends on sums over the batch: packs x, (batch, *in, channels),
 // convolves, applies `affine` and clamps to [-1, 1]. The results equal those of the epilogue `Affine` bit for bit.
@@ -27,9 +31,9 @@ void UnitNormalize(int64_t rows, int64_t features, const int16_t* sums, const fl
 void UnitEvaluate(const Geometry& geometry, const float* x, const Kernel& kernel, const Affine& affine, bool identity,
                   const Isa& isa, const Workers& workers);
 
-// Writes the sums of g and of g * (sums - mean) over the rows to out, (2, features). g is dz where z is inside (-1, 1),
-// and 0 elsewhere. If z is null, g is dz. The order of the sums depends only on the sizes, not on the threads.
-void UnitGradientSums(int64_t rows, int64_t features, const float* dz, const float* z, const int16_t* sums,
+// Writes the sums of g and of g * (sums - mean) over the rows to out, (2, features). g is dz where the bit of `inside`,
+// from UnitNormalize, is 1, and 0 elsewhere. The order of the sums depends only on the sizes, not on the threads.
+void UnitGradientSums(int64_t rows, int64_t features, const float* dz, const uint8_t* inside, const int16_t* sums,
                       const float* mean, float* out, const Isa& isa, const Workers& workers);
 
 // Arguments of UnitGradients. d = g * coefficients[1] + (sums - coefficients[0]) * coefficients[2] + coefficients[3] is
@@ -40,7 +44,7 @@ struct UnitGradientCall {
   const uint64_t* kernel;     // packed, (groups * features, taps, words)
   const float* alpha;         // (output_features)
   const float* dz;
-  const float* z;             // or null, as in UnitGradientSums
+  const uint8_t* inside;      // from UnitNormalize
   const int16_t* sums;
   const float* coefficients;  // (4, output_features)
   bool identity;              // whether the shortcut is x; the shortcut's gradient is then added to dx

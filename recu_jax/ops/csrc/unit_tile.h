@@ -1,7 +1,7 @@
 // Defines the operations of a training unit on runs of numbers. Each isa_*.cc includes this file within its target
 // region and unnamed namespace, after tile.h. In addition to the functions for tile.h, it must define:
 // - FromShorts(const int16_t*), 16 numbers; Subtract(a, b); Multiply(a, b);
-// - IfInside(z, v), which is v where -1 < z < 1, and 0 elsewhere;
+// - Inside(z), the bits -1 < z[i] < 1; IfBits(bits, v), which is v where the bit is 1, and 0 elsewhere;
 // - Slope(x) = max(0, 2 - 2|x|); AnyNan(v); FirstOnes(n), which is n ones and then zeros.
 
 inline Vector Some(const float* x, int n) { return n == 16 ? Load(x) : LoadPart(x, n); }
@@ -84,19 +84,23 @@ void NormalizeRun(const NormalizeTile& t) {
     const Vector centred = Subtract(SomeShorts(t.sums + i, n), Some(t.mean + i, n));
     Vector z = MultiplyAdd(centred, Some(t.factor + i, n), Some(t.bias + i, n));
     if (t.shortcut != nullptr) z = Add(z, Some(t.shortcut + i, n));
-    StoreSome(t.z + i, t.clamp ? Clamp(z) : z, n);
+    StoreSome(t.z + i, Clamp(z), n);
+    const uint16_t inside = Inside(z) & (n == 16 ? 0xffff : FirstBits(n));
+    std::memcpy(t.inside + i / 8, &inside, n > 8 ? 2 : 1);
   });
 }
 
 // Returns the gradient with respect to the input of the clamp.
-inline Vector Unclamped(const float* dz, const float* z, int64_t i, int n) {
-  const Vector gradient = Some(dz + i, n);
-  return z == nullptr ? gradient : IfInside(Some(z + i, n), gradient);
+inline Vector Unclamped(const float* dz, const Bits& inside, int64_t i, int n) {
+  const int64_t at = inside.first + i;
+  uint32_t word;
+  std::memcpy(&word, inside.bytes + at / 8, sizeof(word));
+  return IfBits(static_cast<uint16_t>(word >> at % 8), Some(dz + i, n));
 }
 
 void AddGradientSums(const GradientTile& t, float* totals, float* products) {
   Runs(t.count, [&](int64_t i, int n) {
-    const Vector g = Unclamped(t.dz, t.z, i, n);
+    const Vector g = Unclamped(t.dz, t.inside, i, n);
     const Vector centred = Subtract(SomeShorts(t.sums + i, n), Some(t.mean + i, n));
     StoreSome(totals + i, Add(Some(totals + i, n), g), n);
     StoreSome(products + i, MultiplyAdd(g, centred, Some(products + i, n)), n);
@@ -106,7 +110,7 @@ void AddGradientSums(const GradientTile& t, float* totals, float* products) {
 void DifferentiateNorm(const GradientTile& t, const float* of_gradient, const float* of_sum, const float* constant,
                        float* out, float* unclamped) {
   Runs(t.count, [&](int64_t i, int n) {
-    const Vector g = Unclamped(t.dz, t.z, i, n);
+    const Vector g = Unclamped(t.dz, t.inside, i, n);
     const Vector centred = Subtract(SomeShorts(t.sums + i, n), Some(t.mean + i, n));
     const Vector rest = MultiplyAdd(centred, Some(of_sum + i, n), Some(constant + i, n));
     StoreSome(out + i, MultiplyAdd(g, Some(of_gradient + i, n), rest), n);
@@ -133,7 +137,7 @@ void DifferentiateSigns(const SignTile& t, int64_t count) {
   Runs(count, [&](int64_t i, int n) {
     Vector dx = Multiply(Some(t.dsigns + i, n), scale);
     dx = MultiplyAdd(Subtract(Some(t.x + i, n), center), pull, dx);
-    if (t.dz != nullptr) dx = Add(dx, Unclamped(t.dz, t.z, i, n));
+    if (t.dz != nullptr) dx = Add(dx, Unclamped(t.dz, t.inside, i, n));
     StoreSome(t.dx + i, dx, n);
   });
 }

@@ -20,6 +20,8 @@ void EveryIsa(const Function& function) {
   }
 }
 
+bool Bit(const std::vector<uint8_t>& bits, int64_t i) { return bits[i / 8] >> i % 8 & 1; }
+
 void Check(const Geometry& g) {
   const int64_t in_pixels = g.batch * g.in[0] * g.in[1] * g.in[2], all = g.output_features(), taps = g.taps();
   const int64_t in = in_pixels * g.groups * g.channels, out = g.pixels() * all;
@@ -31,6 +33,8 @@ void Check(const Geometry& g) {
   for (auto* numbers : {&x, &dz, &shortcut, &coefficients, &alpha}) {
     for (float& v : *numbers) v = Real();
   }
+  auto passed = Exactly<uint8_t>(BytesOfBits(out));
+  for (uint8_t& byte : passed) byte = static_cast<uint8_t>(Draw(0, 255));
   const bool identity = in == out;
 
   // The layout of arrange_kernel.
@@ -79,18 +83,23 @@ void Check(const Geometry& g) {
       CHECK(std::fabs(moments[all + f] - var) < 1e-5 * (1 + var), "%s: variance", name);
     }
 
-    for (const bool clamp : {true, false}) {
-      UnitNormalize(g.pixels(), all, got.data(), coefficients.data(), clamp ? shortcut.data() : nullptr, clamp,
-                    z.data(), isa, Threads(3));
+    for (const bool added : {true, false}) {
+      auto inside = Exactly<uint8_t>(BytesOfBits(out)), of_one_thread = inside;
+      UnitNormalize(g.pixels(), all, got.data(), coefficients.data(), added ? shortcut.data() : nullptr, z.data(),
+                    of_one_thread.data(), isa, Workers());
+      UnitNormalize(g.pixels(), all, got.data(), coefficients.data(), added ? shortcut.data() : nullptr, z.data(),
+                    inside.data(), isa, Threads(3));
+      CHECK(inside == of_one_thread, "%s: the bits depend on the threads", name);
       std::vector<double> expected(out), size(out);
       for (int64_t i = 0; i < out; ++i) {
         const float* c = coefficients.data() + i % all;
-        expected[i] = (sums[i] - c[0]) * c[all] + c[2 * all] + (clamp ? shortcut[i] : 0);
+        expected[i] = (sums[i] - c[0]) * c[all] + c[2 * all] + (added ? shortcut[i] : 0);
         size[i] = std::fabs(expected[i]) + std::fabs(sums[i] * c[all]);
-        if (clamp) expected[i] = std::fmax(-1, std::fmin(1, expected[i]));
+        expected[i] = std::fmax(-1, std::fmin(1, expected[i]));
+        CHECK(Bit(inside, i) == (std::fabs(z[i]) < 1), "%s: bit %d", name, static_cast<int>(i));
       }
       CheckClose(z, expected, size, 3e-6, 1e-6, "z", name);
-      same_bits.Check(z, clamp ? "clamped z" : "z", name);
+      same_bits.Check(z, added ? "z with a shortcut" : "z", name);
     }
 
     if (g.groups == 1) {
@@ -132,13 +141,11 @@ void Check(const Geometry& g) {
       }
     }
 
-    // The gradients use z only to see where it was clamped: here at each bound and between the bounds.
-    for (int64_t i = 0; i < out; ++i) z[i] = i % 3 == 0 ? 1.f : i % 3 == 1 ? -1.f : 0.5f;
     const float* mean = coefficients.data();
     std::vector<double> total(2 * all), total_size(2 * all), d(out), g_of(out);
     for (int64_t i = 0; i < out; ++i) {
       const int64_t f = i % all;
-      g_of[i] = std::fabs(z[i]) < 1 ? dz[i] : 0;
+      g_of[i] = Bit(passed, i) ? dz[i] : 0;
       const double centred = sums[i] - mean[f];
       total[f] += g_of[i];
       total[all + f] += g_of[i] * centred;
@@ -147,8 +154,8 @@ void Check(const Geometry& g) {
       d[i] = g_of[i] * mean[all + f] + centred * mean[2 * all + f] + mean[3 * all + f];
     }
     auto gradient_sums = Exactly<float>(2 * all), same_sums = Exactly<float>(2 * all);
-    UnitGradientSums(g.pixels(), all, dz.data(), z.data(), got.data(), mean, gradient_sums.data(), isa, Threads(3));
-    UnitGradientSums(g.pixels(), all, dz.data(), z.data(), got.data(), mean, same_sums.data(), isa, Workers());
+    UnitGradientSums(g.pixels(), all, dz.data(), passed.data(), got.data(), mean, gradient_sums.data(), isa, Threads(3));
+    UnitGradientSums(g.pixels(), all, dz.data(), passed.data(), got.data(), mean, same_sums.data(), isa, Workers());
     CHECK(gradient_sums == same_sums, "%s: the sums of the gradient depend on the threads", name);
     same_bits.Check(gradient_sums, "gradient sums", name);
     CheckClose(gradient_sums, total, total_size, 3e-6, 1e-6, "gradient sum", name);
@@ -193,8 +200,9 @@ void Check(const Geometry& g) {
       results[run][0] = Exactly<float>(in);
       results[run][1] = Exactly<float>(dw.size());
       results[run][2] = Exactly<float>(out);
-      UnitGradientCall call = {x.data(), words.data(), kernel.data(), alpha.data(), dz.data(), z.data(), got.data(),
-                               mean, identity, results[run][0].data(), results[run][1].data(), results[run][2].data()};
+      UnitGradientCall call = {x.data(), words.data(), kernel.data(), alpha.data(), dz.data(), passed.data(),
+                               got.data(), mean, identity, results[run][0].data(), results[run][1].data(),
+                               results[run][2].data()};
       UnitGradients(g, call, isa, run ? Threads(3) : Workers());
     }
     for (int kind = 0; kind < 3; ++kind) {
