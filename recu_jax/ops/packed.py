@@ -115,7 +115,25 @@ def arrange_kernel(words: AnyArray, channels: int, groups: int, backend: str | N
     # is what such a tap adds to a sum. The kernels subtract it again.
     minus = np.int32(channels) - 2 * _popcount(panels).sum((-2, -1), dtype=np.int32)
     tap_sums = xp.moveaxis(minus, 2, 3)
-    return Kernel((xp.moveaxis(panels, 2, 4), tap_sums), backend)
+    return Kernel((xp.moveaxis(_with_shared_words(panels, channels), 2, 4), tap_sums), backend)
+
+
+def _with_shared_words(panels, channels):
+    """Puts several taps of few channels into each word, as Geometry::word_taps of csrc/binary_conv.h says.
+
+    Args:
+      panels: uint32, (groups, blocks, BLOCK, taps, words of 64 bits, 2).
+      channels: input channels of a group.
+    """
+    word_taps = 8 if channels <= 8 else 4 if channels <= 16 else 2 if channels <= 32 else 1
+    if word_taps == 1:
+        return panels
+    xp: Any = np if isinstance(panels, np.ndarray) else jnp
+    low = panels[..., 0, 0]
+    low = xp.pad(low, [(0, 0)] * 3 + [(0, -low.shape[3] % word_taps)])
+    low = low.reshape(*low.shape[:3], -1, 1, 2, word_taps // 2)
+    shifts = np.arange(word_taps // 2, dtype=np.uint32) * np.uint32(64 // word_taps)
+    return (low << shifts.reshape(1, 1, 1, 1, 1, 1, -1)).sum(-1, dtype=np.uint32)
 
 
 def _popcount(words):

@@ -16,11 +16,33 @@ namespace {
 
 // With several items per thread, other threads can take over the items of a delayed thread.
 constexpr int64_t kItemsPerThread = 4;
+// Limits on the gathered words of a strip.
+constexpr int64_t kStripBytes = 1 << 14;
+constexpr int64_t kStripTiles = 8;
 
-// Some output pixels, and for each of them the input words of all its taps, stored side by side.
-class Tile {
+// Copies `count` words, or with a shift adds their bits to those of `to`.
+inline void CopyWords(uint64_t* __restrict to, const uint64_t* __restrict from, int64_t step, int64_t count,
+                      int shift) {
+  // Loops with a constant step compile to vectors.
+  const auto copy = [=](int64_t every) {
+    if (shift == 0) {
+      for (int64_t i = 0; i < count; ++i) to[i] = from[i * every];
+    } else {
+      for (int64_t i = 0; i < count; ++i) to[i] |= from[i * every] << shift;
+    }
+  };
+  if (step == 1) {
+    copy(1);
+  } else {
+    copy(step);
+  }
+}
+
+// Some output pixels, and for each of them the input words of all its taps, stored side by side. They are counted in
+// tiles of as many pixels as the instruction set takes.
+class Strip {
  public:
-  Tile(const Geometry& g, int max_pixels)
+  Strip(const Geometry& g, int64_t max_pixels)
       : g_(g),
         gathered_(new uint64_t[g.depth() * max_pixels]),
         outside_(new int32_t[g.taps() * max_pixels]),
@@ -46,12 +68,14 @@ class Tile {
     }
   }
 
-  const uint64_t* gathered() const { return gathered_.get(); }
-  int pixels() const { return static_cast<int>(pixels_); }
-
-  // Subtracts from the sums, (pixels, kBlock), the contributions of taps outside the image.
-  void CorrectBorder(const Isa& isa, const int32_t* tap_sums, int32_t* sums) const {
-    if (any_outside_) isa.border({pixels(), outside_count_.data(), outside_.get(), g_.taps(), tap_sums, sums});
+  // Writes the sums, (pixels, kBlock), of a tile: the pixels [first, first + pixels) of the strip.
+  void Count(const Isa& isa, int64_t first, int pixels, const uint64_t* panel, const int32_t* tap_sums,
+             int32_t* sums) const {
+    const int32_t all = static_cast<int32_t>(g_.taps() * g_.channels);
+    isa.count(gathered_.get() + first, pixels_, panel, g_.depth(), pixels, all, sums);
+    if (!any_outside_) return;
+    // Subtracts the contributions of taps outside the image.
+    isa.border({pixels, outside_count_.data() + first, outside_.get() + first * g_.taps(), g_.taps(), tap_sums, sums});
   }
 
  private:
@@ -63,7 +87,8 @@ class Tile {
     const int64_t words = g.words(), pixel_words = g.groups * words, stride = g.stride[2], pixels = pixels_;
     const int64_t image = row / (g.out[0] * g.out[1]);
     const int64_t out0 = row / g.out[1] % g.out[0], out1 = row % g.out[1];
-    uint64_t* __restrict target = gathered_.get() + into;
+    // Bits of a tap, if several taps share a word.
+    const int64_t word_taps = g.word_taps(), tap_bits = 64 / word_taps;
     const uint64_t* __restrict source = x + group * words;
     int32_t tap = 0;
     for (int64_t k0 = 0; k0 < g.window[0]; ++k0) {
@@ -72,7 +97,9 @@ class Tile {
         const int64_t in1 = out1 * g.stride[1] + k1 * g.dilation[1] - g.low[1];
         const bool inside = 0 <= in0 && in0 < g.in[0] && 0 <= in1 && in1 < g.in[1];
         const int64_t column = ((image * g.in[0] + in0) * g.in[1] + in1) * g.in[2];
-        for (int64_t k2 = 0; k2 < g.window[2]; ++k2, ++tap, target += words * pixels) {
+        for (int64_t k2 = 0; k2 < g.window[2]; ++k2, ++tap) {
+          uint64_t* __restrict target = gathered_.get() + into + tap / word_taps * words * pixels;
+          const int shift = static_cast<int>(tap % word_taps * tap_bits);
           // Input column of the first pixel at this tap. The column of each next pixel is `stride` further.
           const int64_t in2 = at * stride + k2 * g.dilation[2] - g.low[2];
           int64_t from = 0, to = inside ? count : 0;
@@ -87,30 +114,25 @@ class Tile {
             const uint64_t* seen = source + (column + in2 + from * stride) * pixel_words;
             const int64_t step = stride * pixel_words;
             const int64_t n = to - from;
-            // A full tile of adjacent words has 12 words with AVX-512, and 8 with AVX2 and NEON. A copy of constant
-            // size takes few instructions, which saves 5% of the time of a layer of 64 channels.
-            if (step == 1 && n == 12) {
-              std::memcpy(target + from, seen, 12 * sizeof(uint64_t));
-            } else if (step == 1 && n == 8) {
-              std::memcpy(target + from, seen, 8 * sizeof(uint64_t));
-            } else if (words == 1) {
-              for (int64_t p = 0; p < n; ++p) target[from + p] = seen[p * step];
+            if (words == 1) {
+              CopyWords(target + from, seen, step, n, shift);
             } else {
               for (int64_t p = 0; p < n; ++p) {
                 for (int64_t w = 0; w < words; ++w) target[w * pixels + from + p] = seen[p * step + w];
               }
             }
           }
-          for (int64_t p = 0; p < from; ++p) Outside(target + p, into + p, tap);
-          for (int64_t p = to; p < count; ++p) Outside(target + p, into + p, tap);
+          for (int64_t p = 0; p < from; ++p) Outside(target + p, into + p, tap, shift);
+          for (int64_t p = to; p < count; ++p) Outside(target + p, into + p, tap, shift);
         }
       }
     }
   }
 
-  void Outside(uint64_t* target, int64_t pixel, int32_t tap) {
+  void Outside(uint64_t* target, int64_t pixel, int32_t tap, int shift) {
     any_outside_ = true;
-    for (int64_t w = 0; w < g_.words(); ++w) target[w * pixels_] = 0;
+    // With a shift, the bits of this tap are still 0.
+    for (int64_t w = 0; shift == 0 && w < g_.words(); ++w) target[w * pixels_] = 0;
     outside_[pixel * g_.taps() + outside_count_[pixel]++] = tap;
   }
 
@@ -173,25 +195,34 @@ void BinaryConv(const Geometry& g, const uint64_t* x, const Kernel& kernel, cons
   if (pixels == 0 || g.features == 0) return;
   // All tiles have nearly the same size: 49 pixels make five tiles of 9 or 10 pixels, not four of 12 and one of 1.
   const int64_t tiles = (pixels + isa.max_pixels - 1) / isa.max_pixels;
-  const int32_t all_taps = static_cast<int32_t>(g.taps() * g.channels);
+  const int64_t most_items = workers.threads > 1 ? kItemsPerThread * workers.threads : 1;
+  // Tiles of a strip: as many as fit into the first-level cache, and few enough that every item has a step.
+  const int64_t fit = std::clamp<int64_t>(kStripBytes / (8 * g.depth() * isa.max_pixels), 1, kStripTiles);
+  const int64_t most = std::clamp<int64_t>(g.groups * tiles * blocks / most_items, 1, fit);
+  const int64_t strips = (tiles + most - 1) / most;
 
-  std::vector<std::unique_ptr<Tile>> of_worker(workers.threads);
-  const auto step = [&](int64_t index, Tile& tile, int worker) {
-    const int64_t block = index % blocks, at = index / blocks % tiles, group = index / blocks / tiles;
-    const int64_t first = at * pixels / tiles, panel = group * blocks + block;
-    tile.Gather(x, group, first, (at + 1) * pixels / tiles);
-    alignas(64) int32_t sums[16 * kBlock];
-    isa.count(tile.gathered(), kernel.panels + panel * g.depth() * kBlock, g.depth(), tile.pixels(), all_taps, sums);
-    tile.CorrectBorder(isa, kernel.tap_sums + panel * g.taps() * kBlock, sums);
-    Finish(g, epilogue, isa, group, block, first, tile.pixels(), sums, worker);
+  std::vector<std::unique_ptr<Strip>> of_worker(workers.threads);
+  const auto step = [&](int64_t index, Strip& strip, int worker) {
+    const int64_t block = index % blocks, at = index / blocks % strips, group = index / blocks / strips;
+    const int64_t first_tile = at * tiles / strips, last_tile = (at + 1) * tiles / strips;
+    const int64_t first = first_tile * pixels / tiles, panel = group * blocks + block;
+    strip.Gather(x, group, first, last_tile * pixels / tiles);
+    for (int64_t tile = first_tile; tile < last_tile; ++tile) {
+      const int64_t from = tile * pixels / tiles;
+      const int count = static_cast<int>((tile + 1) * pixels / tiles - from);
+      alignas(64) int32_t sums[16 * kBlock];
+      strip.Count(isa, from - first, count, kernel.panels + panel * g.depth() * kBlock,
+                  kernel.tap_sums + panel * g.taps() * kBlock, sums);
+      Finish(g, epilogue, isa, group, block, from, count, sums, worker);
+    }
   };
-  // A step computes 16 output channels of one tile. A tile is gathered again only if an item begins within its steps.
-  const int64_t steps = g.groups * tiles * blocks;
-  const int64_t items = std::min(steps, workers.threads > 1 ? kItemsPerThread * workers.threads : 1);
+  // A step computes 16 output channels of one strip. A strip is gathered again only if an item begins within its steps.
+  const int64_t steps = g.groups * strips * blocks;
+  const int64_t items = std::min(steps, most_items);
   workers.Each(items, [&](int64_t item, int worker) {
-    std::unique_ptr<Tile>& tile = of_worker[worker];
-    if (tile == nullptr) tile = std::make_unique<Tile>(g, isa.max_pixels);
-    for (int64_t i = item * steps / items; i < (item + 1) * steps / items; ++i) step(i, *tile, worker);
+    std::unique_ptr<Strip>& strip = of_worker[worker];
+    if (strip == nullptr) strip = std::make_unique<Strip>(g, most * isa.max_pixels);
+    for (int64_t i = item * steps / items; i < (item + 1) * steps / items; ++i) step(i, *strip, worker);
   });
 }
 
@@ -202,9 +233,8 @@ void PackSigns(const float* x, int64_t rows, int64_t channels, const float* norm
   constexpr int64_t kWorthAThread = 1 << 15;
   const int64_t calls = std::min(rows, 1 + rows * channels / kWorthAThread);
   const auto part = [&](int64_t call, int) {
-    for (int64_t row = call * rows / calls; row < (call + 1) * rows / calls; ++row) {
-      isa.pack(x + row * channels, channels, norm, words + row * row_words);
-    }
+    const int64_t first = call * rows / calls, last = (call + 1) * rows / calls;
+    isa.pack(x + first * channels, last - first, channels, norm, words + first * row_words);
   };
   workers.Each(calls, part);
 }

@@ -31,7 +31,10 @@ struct Geometry {
   int64_t words() const { return (channels + 63) / 64; }
   int64_t blocks() const { return (features + kBlock - 1) / kBlock; }
   int64_t taps() const { return window[0] * window[1] * window[2]; }
-  int64_t depth() const { return taps() * words(); }
+  // Taps that share a word of the gathered input: a power of 2, as many as fit into 64 bits.
+  int64_t word_taps() const { return channels > 32 ? 1 : channels > 16 ? 2 : channels > 8 ? 4 : 8; }
+  // Words of an output pixel's gathered input.
+  int64_t depth() const { return (taps() + word_taps() - 1) / word_taps() * words(); }
   int64_t pixels() const { return batch * out[0] * out[1] * out[2]; }
   int64_t input_words() const { return batch * in[0] * in[1] * in[2] * groups * words(); }
   int64_t output_features() const { return groups * features; }
@@ -41,7 +44,8 @@ struct Geometry {
 
 // Weights in the layout of recu_jax.ops.packed.arrange_kernel.
 struct Kernel {
-  const uint64_t* panels;   // (groups, blocks, depth, kBlock)
+  // (groups, blocks, depth, kBlock). If a word has several taps, the first one has the lowest bits.
+  const uint64_t* panels;
   const int32_t* tap_sums;  // (groups, blocks, taps, kBlock): what a tap adds where all input signs are -1
 };
 

@@ -86,7 +86,7 @@ ffi::Error InputGradient(ffi::ThreadPool pool, Words kernel, Floats alpha, Float
   recu::Geometry g;
   const recu::Isa* isa;
   if (ffi::Error error = ReadGradient(geometry, isa_name, &g, &isa); error.failure()) return error;
-  if (static_cast<int64_t>(kernel.element_count()) != 2 * g.output_features() * g.depth() ||
+  if (static_cast<int64_t>(kernel.element_count()) != 2 * g.output_features() * g.taps() * g.words() ||
       static_cast<int64_t>(dy.element_count()) != g.pixels() * g.output_features() ||
       !FitsOrEmpty(alpha, g.output_features()) ||
       static_cast<int64_t>(out->element_count()) != g.batch * g.in[0] * g.in[1] * g.in[2] * g.groups * g.channels) {

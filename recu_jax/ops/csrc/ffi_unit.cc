@@ -86,7 +86,7 @@ ffi::Error UnitGradients(ffi::ThreadPool pool, Floats x, Words words, Words kern
   const int64_t in = g.batch * g.in[0] * g.in[1] * g.in[2] * g.groups * g.channels;
   const int64_t out = g.pixels() * g.output_features();
   if (Count(x) != in || static_cast<int64_t>(words.element_count()) != 2 * g.input_words() ||
-      static_cast<int64_t>(kernel.element_count()) != 2 * g.output_features() * g.depth() ||
+      static_cast<int64_t>(kernel.element_count()) != 2 * g.output_features() * g.taps() * g.words() ||
       Count(alpha) != g.output_features() || Count(dz) != out ||
       Count(inside) != recu::BytesOfBits(out) || Count(sums) != out ||
       Count(coefficients) != 4 * g.output_features() || Count(*dx) != in ||

@@ -127,15 +127,15 @@ struct Isa {
   const char* name;
   // Largest number of pixels for `count`.
   int max_pixels;
-  // sums (pixels, 16) = all - 2 * (sum over d of popcount(gathered[d][pixel] ^ panel[d][channel])).
-  void (*count)(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int pixels, int32_t all,
+  // sums (pixels, 16) = all - 2 * (sum over d of popcount(gathered[d * stride + pixel] ^ panel[d][channel])).
+  void (*count)(const uint64_t* gathered, int64_t stride, const uint64_t* panel, int64_t depth, int pixels, int32_t all,
                 int32_t* sums);
   void (*border)(const BorderTile&);
   void (*affine)(const AffineTile&);
   void (*thresholds)(const ThresholdTile&);
-  // Packs the signs of `channels` floats into (channels + 63) / 64 words. If `norm` is not null, it holds mean, factor
-  // and bias, (3, channels), and the signs are those of (x - mean) * factor + bias.
-  void (*pack)(const float* x, int64_t channels, const float* norm, uint64_t* words);
+  // Packs the signs of rows of `channels` floats, each into (channels + 63) / 64 words. If `norm` is not null, it holds
+  // mean, factor and bias, (3, channels), and the signs are those of (x - mean) * factor + bias.
+  void (*pack)(const float* x, int64_t rows, int64_t channels, const float* norm, uint64_t* words);
   int table_length;  // numbers in a table
   // Writes the codes of `count` times eight signs: numbers of 0 and 1 in the bytes of spread[i], spread[i + distance],
   // spread[i + 2 * distance] and spread[i + 3 * distance].

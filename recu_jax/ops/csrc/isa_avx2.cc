@@ -213,7 +213,7 @@ inline void CountOf(const uint64_t* gathered, int64_t stride, const uint64_t* pa
 #endif
 
 const recu::Isa* recu::Avx2Isa() {
-  static const Isa isa = {"avx2", 8, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, kTable,
+  static const Isa isa = {"avx2", 8, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRows, kTable,
                           MakeCodes, MakeTables, Lookup,
                           {HasNan, AddMoments, NormalizeRun, AddGradientSums, DifferentiateNorm, DifferentiateSigns}};
   static const bool have = FindX86Features().avx2;

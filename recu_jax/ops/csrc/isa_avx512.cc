@@ -97,10 +97,11 @@ inline void StoreSums(int32_t* to, int32_t all, __m512i count) {
 // Each of P pixels has two registers, each with the counters of eight output channels. With P = 12 the counters take 24
 // of the 32 registers.
 template <int P>
-void CountOf(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int32_t all, int32_t* sums) {
+void CountOf(const uint64_t* gathered, int64_t stride, const uint64_t* panel, int64_t depth, int32_t all,
+             int32_t* sums) {
   __m512i first[P], second[P];
   for (int p = 0; p < P; ++p) first[p] = second[p] = _mm512_setzero_si512();
-  for (int64_t d = 0; d < depth; ++d, gathered += P, panel += 16) {
+  for (int64_t d = 0; d < depth; ++d, gathered += stride, panel += 16) {
     const __m512i w0 = _mm512_loadu_si512(panel), w1 = _mm512_loadu_si512(panel + 8);
 #pragma GCC unroll 12
     for (int p = 0; p < P; ++p) {
@@ -116,13 +117,14 @@ void CountOf(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int
   }
 }
 
-using CountFn = void (*)(const uint64_t*, const uint64_t*, int64_t, int32_t, int32_t*);
+using CountFn = void (*)(const uint64_t*, int64_t, const uint64_t*, int64_t, int32_t, int32_t*);
 constexpr CountFn kCount[kMaxPixels + 1] = {
     nullptr,        CountOf<1>, CountOf<2>, CountOf<3>,  CountOf<4>,  CountOf<5>, CountOf<6>,
     CountOf<7>, CountOf<8>, CountOf<9>, CountOf<10>, CountOf<11>, CountOf<12>};
 
-void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int pixels, int32_t all, int32_t* sums) {
-  kCount[pixels](gathered, panel, depth, all, sums);
+void Count(const uint64_t* gathered, int64_t stride, const uint64_t* panel, int64_t depth, int pixels, int32_t all,
+           int32_t* sums) {
+  kCount[pixels](gathered, stride, panel, depth, all, sums);
 }
 
 }  // namespace
@@ -135,7 +137,7 @@ void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int p
 #endif
 
 const recu::Isa* recu::Avx512Isa() {
-  static const Isa isa = {"avx512", kMaxPixels, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, kTable,
+  static const Isa isa = {"avx512", kMaxPixels, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRows, kTable,
                           MakeCodes, MakeTables, Lookup,
                           {HasNan, AddMoments, NormalizeRun, AddGradientSums, DifferentiateNorm, DifferentiateSigns}};
   static const bool have = FindX86Features().avx512;

@@ -201,7 +201,7 @@ inline void CountOf(const uint64_t* gathered, int64_t stride, const uint64_t* pa
 }  // namespace recu
 
 const recu::Isa* recu::NeonIsa() {
-  static const Isa isa = {"neon", 8, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, kTable,
+  static const Isa isa = {"neon", 8, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRows, kTable,
                           MakeCodes, MakeTables, Lookup,
                           {HasNan, AddMoments, NormalizeRun, AddGradientSums, DifferentiateNorm, DifferentiateSigns}};
   return &isa;

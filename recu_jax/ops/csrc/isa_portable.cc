@@ -106,13 +106,13 @@ inline void MakeTable(const float* a, const float* b, const float* c, const floa
 #include "lookup.h"
 #include "unit_tile.h"
 
-void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int pixels, int32_t all,
-          int32_t* sums) {
+void Count(const uint64_t* gathered, int64_t stride, const uint64_t* panel, int64_t depth, int pixels, int32_t all,
+           int32_t* sums) {
   for (int i = 0; i < 16 * pixels; ++i) sums[i] = all;
   for (int64_t d = 0; d < depth; ++d) {
     for (int p = 0; p < pixels; ++p) {
       for (int i = 0; i < 16; ++i) {
-        sums[16 * p + i] -= 2 * __builtin_popcountll(gathered[d * pixels + p] ^ panel[16 * d + i]);
+        sums[16 * p + i] -= 2 * __builtin_popcountll(gathered[d * stride + p] ^ panel[16 * d + i]);
       }
     }
   }
@@ -121,7 +121,7 @@ void Count(const uint64_t* gathered, const uint64_t* panel, int64_t depth, int p
 }  // namespace
 
 const Isa& PortableIsa() {
-  static const Isa isa = {"portable", 4, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRow, kTable,
+  static const Isa isa = {"portable", 4, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRows, kTable,
                           MakeCodes, MakeTables, Lookup,
                           {HasNan, AddMoments, NormalizeRun, AddGradientSums, DifferentiateNorm, DifferentiateSigns}};
   return isa;

@@ -65,3 +65,12 @@ inline void PackRow(const float* x, int64_t channels, const float* norm, uint64_
     words[from / 64] = word;
   }
 }
+
+inline void PackRows(const float* x, int64_t rows, int64_t channels, const float* norm, uint64_t* words) {
+  if (channels == 16 && norm == nullptr) {
+    for (int64_t row = 0; row < rows; ++row) words[row] = NotNegative(Load(x + 16 * row));
+    return;
+  }
+  const int64_t row_words = (channels + 63) / 64;
+  for (int64_t row = 0; row < rows; ++row) PackRow(x + row * channels, channels, norm, words + row * row_words);
+}

@@ -61,7 +61,8 @@ void UnitSums(const Geometry& g, const float* x, const Kernel& kernel, uint64_t*
     for (int64_t row = part * rows / parts, last = (part + 1) * rows / parts; row < last;) {
       const int64_t to = std::min(last, row + std::max<int64_t>(1, 4096 / g.channels));
       if (isa.unit.has_nan(x + row * g.channels, (to - row) * g.channels)) has_nan = true;
-      for (; row < to; ++row) isa.pack(x + row * g.channels, g.channels, nullptr, words + row * g.words());
+      isa.pack(x + row * g.channels, to - row, g.channels, nullptr, words + row * g.words());
+      row = to;
     }
   });
   const int64_t padded = g.groups * g.blocks() * kBlock;
@@ -99,9 +100,7 @@ void UnitEvaluate(const Geometry& g, const float* x, const Kernel& kernel, const
     const std::unique_ptr<uint64_t[]> words(new uint64_t[of_chunk.input_words()]);
     const std::unique_ptr<uint64_t[]> bits(new uint64_t[of_chunk.pixels() * g.output_words()]);
     const float* from = x + first * sample_in;
-    for (int64_t row = 0; row < of_chunk.batch * in_pixels; ++row) {
-      isa.pack(from + row * g.channels, g.channels, nullptr, words.get() + row * g.words());
-    }
+    isa.pack(from, of_chunk.batch * in_pixels, g.channels, nullptr, words.get());
     Affine a = affine;
     a.out += first * sample_out;
     a.bits = bits.get();

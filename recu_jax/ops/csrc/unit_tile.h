@@ -60,22 +60,28 @@ bool HasNan(const float* x, int64_t count) {
   return found;
 }
 
-void AddMoments(const MomentTile& t) {
+inline void AddMomentsOf(int features, const MomentTile& t) {
   int32_t totals[16] = {}, squares[16] = {};
   for (int p = 0; p < t.pixels; ++p) {
     const int32_t* sums = t.sums + 16 * p;
-    int16_t shorts[16];
-    for (int i = 0; i < 16; ++i) {
+    int16_t* out = t.out + p * t.stride;
+    for (int i = 0; i < features; ++i) {
       totals[i] += sums[i];
       squares[i] += sums[i] * sums[i];
-      shorts[i] = static_cast<int16_t>(sums[i]);
+      out[i] = static_cast<int16_t>(sums[i]);
     }
-    int16_t* out = t.out + p * t.stride;
-    for (int i = 0; i < t.features; ++i) out[i] = shorts[i];
   }
-  for (int i = 0; i < t.features; ++i) {
+  for (int i = 0; i < features; ++i) {
     t.totals[i] += totals[i];
     t.squares[i] += squares[i];
+  }
+}
+
+void AddMoments(const MomentTile& t) {
+  if (t.features == 16) {
+    AddMomentsOf(16, t);  // inlined, so that the loops have a constant length
+  } else {
+    AddMomentsOf(t.features, t);
   }
 }
 

@@ -26,7 +26,7 @@ void Check(const Geometry& g, bool opposite = false) {
     const int64_t c = i % g.channels, tap = i / g.channels % g.taps(), f = i / g.channels / g.taps();
     const int64_t group = f / g.features, block = f % g.features / kBlock, lane = f % g.features % kBlock;
     const int64_t panel = group * g.blocks() + block;
-    if (w[i] > 0) panels[(panel * g.depth() + tap * g.words() + c / 64) * kBlock + lane] |= uint64_t{1} << (c % 64);
+    if (w[i] > 0) panels[(panel * g.depth() + WordOf(g, tap, c)) * kBlock + lane] |= BitOf(g, tap, c);
     tap_sums[(panel * g.taps() + tap) * kBlock + lane] -= w[i];
   }
   // Sums by definition.

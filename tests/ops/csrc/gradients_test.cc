@@ -14,7 +14,7 @@ namespace {
 
 void Check(const Geometry& g) {
   const int64_t in_pixels = g.batch * g.in[0] * g.in[1] * g.in[2], all = g.output_features(), taps = g.taps();
-  auto x = Exactly<uint64_t>(g.input_words()), kernel = Exactly<uint64_t>(all * g.depth());
+  auto x = Exactly<uint64_t>(g.input_words()), kernel = Exactly<uint64_t>(all * taps * g.words());
   std::vector<double> sign_x(in_pixels * g.groups * g.channels), sign_w(all * taps * g.channels);
   DrawSigns(g.channels, &sign_x, &x);
   DrawSigns(g.channels, &sign_w, &kernel);

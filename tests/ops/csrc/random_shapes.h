@@ -93,6 +93,17 @@ inline void DrawSigns(int64_t channels, std::vector<double>* signs, std::vector<
   }
 }
 
+// The place of a sign among the bits of an output channel's panel: taps of at most 32 channels share words.
+inline int64_t PlaceInPanel(const Geometry& g, int64_t tap, int64_t channel) {
+  int64_t bits = 8;
+  while (bits < g.channels) bits *= 2;
+  return tap * (bits < 64 ? bits : 64 * g.words()) + channel;
+}
+inline int64_t WordOf(const Geometry& g, int64_t tap, int64_t channel) { return PlaceInPanel(g, tap, channel) / 64; }
+inline uint64_t BitOf(const Geometry& g, int64_t tap, int64_t channel) {
+  return uint64_t{1} << PlaceInPanel(g, tap, channel) % 64;
+}
+
 // Calls each(output pixel, tap, input pixel) where the tap lies inside the image.
 template <typename Each>
 void EachTap(const Geometry& g, const Each& each) {

@@ -27,7 +27,7 @@ void Check(const Geometry& g) {
   const int64_t in = in_pixels * g.groups * g.channels, out = g.pixels() * all;
   auto x = Exactly<float>(in), dz = Exactly<float>(out), shortcut = Exactly<float>(out), z = Exactly<float>(out);
   auto coefficients = Exactly<float>(4 * all), alpha = Exactly<float>(all);
-  auto kernel = Exactly<uint64_t>(all * g.depth());
+  auto kernel = Exactly<uint64_t>(all * taps * g.words());
   std::vector<double> w(all * taps * g.channels);
   DrawSigns(g.channels, &w, &kernel);
   for (auto* numbers : {&x, &dz, &shortcut, &coefficients, &alpha}) {
@@ -44,10 +44,10 @@ void Check(const Geometry& g) {
     const int64_t group = f / g.features, block = f % g.features / kBlock, lane = f % g.features % kBlock;
     for (int64_t tap = 0; tap < taps; ++tap) {
       int64_t ones = 0;
-      for (int64_t word = 0; word < g.words(); ++word) {
-        const uint64_t bits = kernel[f * g.depth() + tap * g.words() + word];
-        panels[((group * g.blocks() + block) * g.depth() + tap * g.words() + word) * kBlock + lane] = bits;
-        ones += __builtin_popcountll(bits);
+      for (int64_t c = 0; c < g.channels; ++c) {
+        if (w[(f * taps + tap) * g.channels + c] < 0) continue;
+        panels[((group * g.blocks() + block) * g.depth() + WordOf(g, tap, c)) * kBlock + lane] |= BitOf(g, tap, c);
+        ++ones;
       }
       tap_sums[((group * g.blocks() + block) * taps + tap) * kBlock + lane] =
           static_cast<int32_t>(g.channels - 2 * ones);
