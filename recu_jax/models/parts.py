@@ -29,8 +29,13 @@ pointwise_conv = partial(first_conv, kernel_size=(1, 1), padding="VALID")
 
 def stem_pool(x: jax.Array, train: bool) -> jax.Array:
     """Halves height and width of x, (batch, height, width, channels), by 3x3 max pooling, stride 2 and padding 1."""
-    # `max_pool` has the faster gradient on GPUs, but no forward-mode derivative.
-    return max_pool(x) if train else nn.max_pool(x, (3, 3), (2, 2), PAD_1)
+    # `max_pool` has the faster gradient, but no forward-mode derivative.
+    return max_pool(x, 3) if train else nn.max_pool(x, (3, 3), (2, 2), PAD_1)
+
+
+def pool_2x2(x: jax.Array, train: bool) -> jax.Array:
+    """Halves height and width of x, (batch, height, width, channels), by 2x2 max pooling."""
+    return max_pool(x, 2) if train else nn.max_pool(x, (2, 2), (2, 2))
 
 
 def avg_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
