@@ -34,8 +34,8 @@ def packed_trains(what: str) -> UserError:
 def latent_weights_are_gone(layer: Any) -> UserError:
     """Returns the error for a packed layer whose latent weights are needed. The layer is of Linen or of NNX."""
     return UserError(
-        f"a {type(layer).__name__} of the model is packed, and its latent weights are gone; give what recu_jax.pack was "
-        "given"
+        f"a {type(layer).__name__} of the model is packed, and its latent weights are gone; give what "
+        "recu_jax.pack was given"
     )
 
 
