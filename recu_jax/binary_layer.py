@@ -24,6 +24,7 @@ from recu_jax import layers
 from recu_jax.binarizers import ActivationBinarizer, WeightBinarizer
 from recu_jax.errors import UserError
 from recu_jax.layers.evaluation import weights_in_evaluation
+from recu_jax.layers.packed import latent_weights_are_gone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,10 +242,7 @@ def nnx_layers(model: Any) -> list[tuple[tuple[Any, ...], Any]]:
 def _latent(layer):
     """Returns the latent weights of an NNX layer."""
     if layer.kernel is None:
-        raise UserError(
-            f"a {type(layer).__name__} of the model is packed, and its latent weights are gone; use the model that "
-            "recu_jax.pack was given"
-        )
+        raise latent_weights_are_gone(layer)
     return layer.kernel[...]
 
 

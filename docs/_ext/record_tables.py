@@ -1,57 +1,15 @@
 """Makes tables from the recorded results in experiments/results, so that no number is copied by hand."""
 
 import json
-import pathlib
 import re
 
 from compile_tables import compile_only, scale  # noqa: F401  (tables, which _Record finds by their names)
 from markdown_table import table
+from pack_tables import pack  # noqa: F401  (as above)
+from records import RESULTS, made_by, read, spread
 from sphinx.util.docutils import SphinxDirective
 
-_RESULTS = pathlib.Path(__file__).parents[2] / "experiments" / "results"
-_BENCHMARKS = "benchmarks"
 _SHOWN = 8  # rows of a profile
-
-
-def _read(name):
-    return json.loads((_RESULTS / _BENCHMARKS / name).read_text())
-
-
-def _spread(value, digits=2):
-    """Formats median, minimum and maximum on one line."""
-    text = f"{value['median']:.{digits}f} ({value['min']:.{digits}f} to {value['max']:.{digits}f})"
-    return text.replace(" ", "\N{NO-BREAK SPACE}")
-
-
-def _flat(versions):
-    """Formats versions on one line: of one program, or of all sides of a comparison, with PyTorch last."""
-    if not all(isinstance(side, dict) for side in versions.values()):
-        return ", ".join(f"{name} {version}" for name, version in versions.items())
-    ours: dict[str, str] = {}
-    for of in versions.values():
-        ours |= of if "torch" not in of else {}
-    said = [_flat(ours)] if ours else []
-    if theirs := next((of for of in versions.values() if "torch" in of), None):
-        said.append(f"against {_flat(theirs)}")
-    return ", ".join(said)
-
-
-def made_by(name: str) -> str:
-    """Returns a line with the date, hardware and versions of a record, and a link to the record."""
-    record = _read(name)
-    said = [record["date"][:10]] if "date" in record else []
-    machine = record.get("machine", {})
-    if machine:
-        said.append(f"{machine['cores']} cores of an {machine['cpu']}")
-    elif "cores" in record:
-        said.append(f"{record['cores']} cores")
-    versions = record.get("versions") or {key: record[key] for key in ("python", "jax") if key in record}
-    if versions:
-        said.append(_flat(versions))
-    said.append(f"{{download}}`{name} <../experiments/results/{_BENCHMARKS}/{name}>`")
-    return "Record: " + "; ".join(said) + "."
-
-
 # Names of the records of train and evaluation steps, by the instruction set of the kernels.
 _STEPS = {"AVX-512": "steps_avx512.json"}
 
@@ -60,7 +18,7 @@ def _steps(kind):
     """Returns the rows of the table of one kind of step, and the lines that name their records."""
     rows, made = [], []
     for kernels, name in _STEPS.items():
-        found = {row: of for row, of in _read(name)["rows"].items() if row.startswith(f"{kind} ")}
+        found = {row: of for row, of in read(name)["rows"].items() if row.startswith(f"{kind} ")}
         for row, of in found.items():
             model, speed = row.removeprefix(f"{kind} "), of["images_per_second"]
             peers = (side for side in speed if side.startswith("compiled"))
@@ -68,8 +26,8 @@ def _steps(kind):
                 [
                     f"`{model}`,<br>batch {of['batch']}",
                     kernels,
-                    _spread(of["value"]),
-                    _spread(of["times_faster_than"]["eager"]),
+                    spread(of["value"]),
+                    spread(of["times_faster_than"]["eager"]),
                     f"{speed['jax']:.0f}",
                     f"{max(speed[side] for side in peers):.0f}",
                     f"{of['share_of_operations']:.0%}",
@@ -101,7 +59,7 @@ def evaluation() -> str:
 def cpu_profile() -> str:
     """Returns the table of what the operations of a train step cost on CPUs."""
     name = "profile_cifar_resnet20.json"
-    record = _read(name)
+    record = read(name)
     whole = record["milliseconds_a_step"]
     rows = [
         [
@@ -141,8 +99,8 @@ _SINGLE |= _FIRST_STEP
 def start_up() -> str:
     """Returns the table of memory, import, first step and input pipeline."""
     names = ("steps_avx512.json", "cpu.json")
-    found = _read(names[1])["rows"] | _read(names[0])["rows"]
-    rows = [[said, _spread(found[row]["value"], 1 if row in _FIRST_STEP else 2)] for row, said in _SINGLE.items()]
+    found = read(names[1])["rows"] | read(names[0])["rows"]
+    rows = [[said, spread(found[row]["value"], 1 if row in _FIRST_STEP else 2)] for row, said in _SINGLE.items()]
     return "\n\n".join([table(["", "median (least to most)"], rows), *map(made_by, names)])
 
 
@@ -155,7 +113,7 @@ def _case(name):
 
 def _inference(name, wanted):
     rows = []
-    for case, of in _read(name)["cases"].items():
+    for case, of in read(name)["cases"].items():
         if not wanted(case):
             continue
         share = of.get("share_of_popcount_bound")
@@ -163,8 +121,8 @@ def _inference(name, wanted):
             [
                 _case(case),
                 f"{1000 * of['median_seconds']['recu']:.3f}",
-                _spread(of["times_xla"], 1),
-                _spread(of["times_torch"], 1),
+                spread(of["times_xla"], 1),
+                spread(of["times_torch"], 1),
                 f"{of['times_two_threads']['median']:.2f}",
                 f"{share:.0%}" if share else "",
             ]
@@ -187,7 +145,7 @@ def file_sizes() -> str:
     """Returns the table of the sizes of exported files."""
     rows = [
         [f"`{name}`", f"{of['bytes']:,}", f"{of['float32_bytes']:,}", f"{of['times_smaller']:.1f}"]
-        for name, of in _read("file_sizes.json").items()
+        for name, of in read("file_sizes.json").items()
     ]
     shown = table(["model", "bytes of the file", "bytes of its float32 parameters", "times smaller"], rows)
     return f"{shown}\n\n{made_by('file_sizes.json')}"
@@ -195,10 +153,10 @@ def file_sizes() -> str:
 
 def input_pipeline() -> str:
     """Returns the table of the input pipeline, in photographs a second."""
-    record = _read("input_pipeline.json")
+    record = read("input_pipeline.json")
     rows = [
-        ["recu_jax, 2 workers", _spread(record["images_per_second"]["recu_jax"], 0)],
-        ["the same pipeline in Pillow, 2 workers", _spread(record["images_per_second"]["pillow"], 0)],
+        ["recu_jax, 2 workers", spread(record["images_per_second"]["recu_jax"], 0)],
+        ["the same pipeline in Pillow, 2 workers", spread(record["images_per_second"]["pillow"], 0)],
     ]
     rows += [
         [f"recu_jax, `--config.num_workers={workers}`", f"{speed:.0f}"]
@@ -209,8 +167,8 @@ def input_pipeline() -> str:
 
 def overheads() -> str:
     """Returns the table of the time that diagnostics and checkpoints take."""
-    digits, cifar = (_read(f"diagnostics_overhead_{name}.json") for name in ("digits", "cifar10_5000"))
-    saves = sorted(_read("checkpoint_overhead.json")["overhead_of_each_pair_percent"])
+    digits, cifar = (read(f"diagnostics_overhead_{name}.json") for name in ("digits", "cifar10_5000"))
+    saves = sorted(read("checkpoint_overhead.json")["overhead_of_each_pair_percent"])
     rows = [
         ["diagnostics alone, digits: of an epoch", f"{digits['diagnostics_share_of_epoch']:.1%}"],
         ["diagnostics, events and report, digits: of an epoch", f"{digits['share_of_epoch']:.1%}"],
@@ -228,7 +186,7 @@ def exports() -> str:
     """Returns the table of the results of `recu export --check` on recorded runs."""
     rows = []
     for name in ("digits_resnet8", "cifar_resnet20", "cifar_resnet20_80_epochs"):
-        of = json.loads((_RESULTS / "export_check" / f"{name}.json").read_text())
+        of = json.loads((RESULTS / "export_check" / f"{name}.json").read_text())
         rows.append(
             [
                 f"`{name}`",
@@ -247,7 +205,7 @@ def devices() -> str:
     A differing prediction is one that differs from `predict` of the exported file. Flash and RAM are the network's.
     """
     rows = []
-    for path in sorted((_RESULTS / "devices").glob("*.json"), reverse=True):
+    for path in sorted((RESULTS / "devices").glob("*.json"), reverse=True):
         record = json.loads(path.read_text())
         for device, of in record["devices"].items():
             sizes = [f"{of[key]:,}" if key in of else "" for key in ("network_flash_bytes", "network_ram_bytes")]
@@ -261,8 +219,8 @@ def said_by(name: str) -> str:
 
     Links lead to the folder of the record.
     """
-    path = _RESULTS / name
-    folder = f"../experiments/results/{path.parent.relative_to(_RESULTS)}"
+    path = RESULTS / name
+    folder = f"../experiments/results/{path.parent.relative_to(RESULTS)}"
     text = re.sub(r"^# .*\n", "", path.read_text(), count=1)
     text = re.sub(r"(?<=\d) \+- (?=\d)", "\N{NO-BREAK SPACE}\N{PLUS-MINUS SIGN}\N{NO-BREAK SPACE}", text)
     text = re.sub(r"(?<![`\[])`([\w./-]+\.\w+)`(?![`\]])", lambda m: _file(m, path.parent, folder), text)
@@ -278,7 +236,7 @@ def _file(match, folder, shown):
 
 def binarizers() -> str:
     """Returns the recorded table of each binarizer's accuracy, without the last column, which lists single seeds."""
-    folder = _RESULTS / "binarizers"
+    folder = RESULTS / "binarizers"
     lines = [re.sub(r"[^|]*\|$", "", line) if line.startswith("|") else line for line in
              (folder / "table.md").read_text().splitlines()]  # fmt: skip
     return "\n".join(lines) + "\n\nRecord: {download}`table.md <../experiments/results/binarizers/table.md>`."
@@ -290,7 +248,7 @@ class _Said(SphinxDirective):
     required_arguments = 1
 
     def run(self):
-        path = _RESULTS / self.arguments[0]
+        path = RESULTS / self.arguments[0]
         # Records are not among Sphinx's sources. Without this call, Sphinx would not notice that a record changed.
         self.env.note_dependency(str(path))
         return self.parse_text_to_nodes(said_by(self.arguments[0]))

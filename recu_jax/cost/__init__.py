@@ -39,6 +39,9 @@ def model_cost(model: Any, *args: Any, **kwargs: Any) -> ModelCost:
 
     Returns:
       The cost of the model and of each layer.
+
+    Raises:
+      UserError: a layer of the NNX model is packed.
     """
     if isinstance(model, nn.Module):
         return linen_cost(model, args, kwargs)

@@ -9,6 +9,7 @@ from flax import nnx
 
 from recu_jax.cost.calls import BinaryLayer, Calls, Path, traced
 from recu_jax.cost.counts import ModelCost
+from recu_jax.layers.packed import latent_weights_are_gone
 
 _PATH = "_recu_jax_path"
 _CALL = "__call__"
@@ -73,7 +74,13 @@ def _recording(call: Callable[..., Any], calls: Calls) -> Callable[..., Any]:
             type(module).__name__,
             lambda: call(module, *args, **kwargs),
             linen if isinstance(linen, BinaryLayer) else None,
-            lambda: jax.tree.leaves(module.kernel)[0].shape,
+            lambda: _kernel_shape(module),
         )
 
     return recorded
+
+
+def _kernel_shape(layer: Any) -> tuple[int, ...]:
+    if layer.kernel is None:
+        raise latent_weights_are_gone(layer)
+    return jax.tree.leaves(layer.kernel)[0].shape

@@ -23,6 +23,7 @@ from rich.table import Table
 from recu_jax.binary_layer import nnx_layers, no_binary_layer
 from recu_jax.diagnostics.activations import reporting
 from recu_jax.errors import UserError, first_few
+from recu_jax.layers.packed import BITS, latent_weights_are_gone
 
 _WIDTH = 120
 _NORM = "put a normalization, such as nn.BatchNorm, before it"
@@ -173,8 +174,8 @@ def check_model(model: Any, *args: Any, **kwargs: Any) -> ModelCheck:
         for an NNX module of its call.
 
     Raises:
-      UserError: the model has no binary layer, a Linen module is given without its variables, or the batch has only
-        one example.
+      UserError: the model has no binary layer or a packed one, a Linen module is given without its variables, or the
+        batch has only one example.
     """
     run, arrays, expected = _runner(model, args, kwargs)
     found = _Found()
@@ -218,6 +219,8 @@ class _Found:
         return listened
 
     def _report(self, layer, x, measures):
+        if layer.has_variable("params", BITS):
+            raise latent_weights_are_gone(layer)
         kernel = nn.meta.unbox(layer.get_variable("params", "kernel"))
         groups = getattr(layer, "feature_group_count", 1)
         self.calls += 1

@@ -31,6 +31,14 @@ def packed_trains(what: str) -> UserError:
     )
 
 
+def latent_weights_are_gone(layer: Any) -> UserError:
+    """Returns the error for a packed layer whose latent weights are needed. The layer is of Linen or of NNX."""
+    return UserError(
+        f"a {type(layer).__name__} of the model is packed, and its latent weights are gone; give what "
+        "recu_jax.pack was given"
+    )
+
+
 def packed_kernel(layer: nn.Module, shape: tuple[int, ...], tau: Any) -> tuple[BitKernel, jax.Array]:
     """Returns the kernel and the scale, (features,), of a packed layer.
 

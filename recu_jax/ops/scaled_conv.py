@@ -130,9 +130,15 @@ def _nan_marks(x, kernel):
 
 
 def nan_of_samples(x: jax.Array) -> jax.Array:
-    """Returns NaN for each sample of `x` that holds a NaN, and 0 for the others: (batch,). `x` holds no infinity."""
-    rows = x.reshape(x.shape[0], math.prod(x.shape[1:]))
-    return rows @ lax.optimization_barrier(jnp.zeros(rows.shape[1], x.dtype))
+    """Returns NaN for each sample of `x` that holds a NaN, and 0 for the others: (batch,). `x` holds no infinity.
+
+    The zeros are as long as the last two axes of `x`. For a batch of one, zeros as long as a sample take longer to
+    write than `x` takes to read: 97 us instead of 17 us for (1, 56, 56, 64).
+    """
+    length = math.prod(x.shape[1:][-2:])
+    zeros = lax.optimization_barrier(jnp.zeros(length, x.dtype))
+    rows = x.reshape(x.shape[0], math.prod(x.shape[1:-2]), length)
+    return (rows @ zeros).sum(1)
 
 
 def _backward(spec, signs, saved, dy):

@@ -52,6 +52,8 @@ def test_nnx():
         pack(packed)
     with pytest.raises(UserError, match="latent weights are gone"):
         recu_jax.binary_layers(packed)
+    with pytest.raises(UserError, match="latent weights are gone"):
+        recu_jax.model_cost(packed, x)
     with pytest.raises(UserError, match="do not train"):
         set_tau(packed, 0.9)
     packed.train()

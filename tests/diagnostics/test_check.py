@@ -151,6 +151,15 @@ def test_mistakes_are_named():
         checked(nn.Conv(3, (3, 3)))
 
 
+def test_packed_models_cannot_learn():
+    model, layer = Net(BinaryConv), recu_jax.nnx.BinaryDense(3, 4, rngs=nnx.Rngs(0))
+    packed = recu_jax.pack(model, model.init(jax.random.key(0), X), X)
+    for check in (lambda: check_model(model, packed, X), lambda: check_model(recu_jax.pack(layer), X)):
+        with pytest.raises(UserError, match=r"latent weights are gone; give what recu_jax\.pack was given") as caught:
+            check()
+        assert "\n" not in str(caught.value)
+
+
 def test_a_run_says_it_at_once_and_records_it(tmp_path, capsys):
     r = np.random.default_rng(0)
     images, labels = r.integers(0, 256, (48, 8, 8, 1), np.uint8), np.arange(48) % 10

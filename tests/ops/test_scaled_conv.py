@@ -9,7 +9,7 @@ from jax import lax
 from recu_jax.functional import sign
 from recu_jax.ops import native
 from recu_jax.ops.conv import ConvSpec
-from recu_jax.ops.scaled_conv import scaled_conv
+from recu_jax.ops.scaled_conv import nan_of_samples, scaled_conv
 from tests.support.geometries import GEOMETRIES, arrays
 
 
@@ -127,3 +127,14 @@ def test_derivatives_of_gradients_of_bits_are_those_of_floats(kind):
     got, expected = run(x, kernel, alpha, True), run(x, kernel, alpha, False)
     assert all(np.any(np.asarray(a)) for a in jax.tree.leaves(expected))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max()), got, expected)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 5, 6), (4, 3, 5, 6), (4, 2, 3, 5, 6), (4, 2, 2, 3, 5, 6), (0, 3, 5, 6)])
+def test_each_sample_with_a_nan_is_found(shape):
+    r = np.random.default_rng(0)
+    x = np.where(r.standard_normal(shape) >= 0, np.float32(1), np.float32(-1))
+    flat = x.reshape(shape[0], np.prod(shape[1:]))
+    if len(flat):
+        flat[0, 0] = flat[1, -1] = flat[3, r.integers(flat.shape[1])] = np.nan
+    expected = np.where(np.isnan(flat).any(1), np.float32(np.nan), np.float32(0))
+    np.testing.assert_array_equal(nan_of_samples(jnp.asarray(x)), expected)
