@@ -11,7 +11,7 @@ from sphinx.util.docutils import SphinxDirective
 
 _SHOWN = 8  # rows of a profile
 # Names of the records of train and evaluation steps, by the instruction set of the kernels.
-_STEPS = {"AVX-512": "steps_avx512.json"}
+_STEPS = {"AVX-512": "steps_avx512.json", "AVX2": "steps_avx2.json"}
 
 
 def _steps(kind):
@@ -98,7 +98,7 @@ _SINGLE |= _FIRST_STEP
 
 def start_up() -> str:
     """Returns the table of memory, import, first step and input pipeline."""
-    names = ("steps_avx512.json", "cpu.json")
+    names = ("start.json", "cpu.json")
     found = read(names[1])["rows"] | read(names[0])["rows"]
     rows = [[said, spread(found[row]["value"], 1 if row in _FIRST_STEP else 2)] for row, said in _SINGLE.items()]
     return "\n\n".join([table(["", "median (least to most)"], rows), *map(made_by, names)])
