@@ -23,6 +23,7 @@ def test_a_class_an_object_and_a_function():
     config = config_with(weight_binarizer=f"{OWN}Identity", activation_binarizer=f"{OWN}wide")
     assert binarizers_of(config) == (own_module.Identity(), own_module.Triangle(2.0))
     assert binarizers.weight_binarizer(f"{OWN}half") == weights.ReCU(b=0.5)
+    assert binarizers.weight_binarizer(f"{OWN}Scaled") == own_module.Scaled()
     assert config_with(weight_binarizer=f"{OWN}half", alpha="mean").alpha == "mean"
     assert config_with(weight_binarizer=f"{OWN}Identity", optimizer="bop").optimizer == "bop"
 
@@ -44,6 +45,9 @@ def test_one_that_a_config_adds_by_name_is_known(monkeypatch):
         ({"weight_binarizer": f"{OWN}plain_sign"}, "a function without arguments that returns one"),
         ({"weight_binarizer": f"{OWN}NoTau"}, "its __call__ takes (kernel); it must take (kernel, tau, progress)"),
         ({"weight_binarizer": f"{OWN}NoScale"}, "returns one array; it must return a pair: signs"),
+        ({"weight_binarizer": f"{OWN}one_scale"}, "returns ((3, 3, 4, 8), (1,)) for a kernel of shape (3, 3, 4, 8)"),
+        # Python does not know the arguments of `dict`, so it is called.
+        ({"weight_binarizer": "builtins:dict"}, "a dict; it must be a recu_jax.binarizers.WeightBinarizer"),
         ({"weight_binarizer": f"{OWN}Raises"}, "its call on an array fails: RuntimeError: no signs today"),
         ({"weight_binarizer": f"{OWN}NoHash"}, "make its class a frozen dataclass"),
         ({"weight_binarizer": "identity"}, "or 'module:name' of your own"),

@@ -47,6 +47,19 @@ class NoScale(Identity):
         return sign_with_slope(kernel, jnp.ones_like(kernel))
 
 
+@dataclasses.dataclass(frozen=True)
+class Scaled(Identity):
+    """A binarizer whose scale is 1, in the shape `(count,)`; None means one number for each feature."""
+
+    count: int | None = None
+
+    def __call__(self, kernel, tau=None, progress=None):
+        return super().__call__(kernel)[0], jnp.ones(self.count or kernel.shape[-1])
+
+
+one_scale = Scaled(1)
+
+
 class Raises(Identity):
     def __call__(self, kernel, tau=None, progress=None):
         raise RuntimeError("no signs\ntoday")
