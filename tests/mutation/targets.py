@@ -10,7 +10,8 @@ ROOMS = {
     "method": (
         ("functional/*", "binarizers/*", "layers/*"),
         ("test_functional", "binarizers/*", "test_layers", "test_golden", "test_every_binarizer", "test_nan",
-         "test_transformations", "test_messages", "test_binary_layer", "test_models"),
+         "test_transformations", "test_messages", "test_binary_layer", "test_models", "test_drop_in",
+         "deploy/test_pack"),
     ),
     "nnx": (("nnx",), ("test_nnx", "test_every_binarizer", "test_nan", "test_binary_layer")),
     "tau": (("tau",), ("test_tau", "test_nnx", "test_every_binarizer")),
