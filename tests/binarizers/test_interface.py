@@ -22,11 +22,15 @@ CONSTANTS = {
 }
 
 
-@pytest.mark.parametrize("kind", [*WEIGHTS.values(), *ACTIVATIONS.values()])
+@pytest.mark.parametrize(
+    "kind",
+    [*WEIGHTS.values(), *ACTIVATIONS.values(), interface.WeightBinarizer, interface.ActivationBinarizer],
+)
 def test_a_binarizer_is_a_value_that_starts_with_the_papers_constants(kind):
     binarizer = kind()
     assert dataclasses.asdict(binarizer) == CONSTANTS.get(kind, {})
-    assert binarizer == kind() and hash(binarizer) == hash(kind()) and "arXiv" in kind.__doc__
+    assert binarizer == kind() and hash(binarizer) == hash(kind())
+    assert "arXiv" in kind.__doc__ or kind.__module__ == interface.__name__
     with pytest.raises(dataclasses.FrozenInstanceError):
         binarizer.annealed = True
 

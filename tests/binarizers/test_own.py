@@ -3,7 +3,7 @@
 import pytest
 
 from recu_jax import UserError, binarizers
-from recu_jax.binarizers import weights
+from recu_jax.binarizers import activations, weights
 from recu_jax.config import base_config
 from recu_jax.config.fields import check_config
 from recu_jax.training.recipe import binarizers_of
@@ -24,6 +24,8 @@ def test_a_class_an_object_and_a_function():
     assert binarizers_of(config) == (own_module.Identity(), own_module.Triangle(2.0))
     assert binarizers.weight_binarizer(f"{OWN}half") == weights.ReCU(b=0.5)
     assert binarizers.weight_binarizer(f"{OWN}Scaled") == own_module.Scaled()
+    # It has a parameter, a shift for each channel.
+    assert binarizers.activation_binarizer(f"{activations.__name__}:RSign") == activations.RSign()
     assert config_with(weight_binarizer=f"{OWN}half", alpha="mean").alpha == "mean"
     assert config_with(weight_binarizer=f"{OWN}Identity", optimizer="bop").optimizer == "bop"
 
@@ -46,6 +48,10 @@ def test_one_that_a_config_adds_by_name_is_known(monkeypatch):
         ({"weight_binarizer": f"{OWN}NoTau"}, "its __call__ takes (kernel); it must take (kernel, tau, progress)"),
         ({"weight_binarizer": f"{OWN}NoScale"}, "returns one array; it must return a pair: signs"),
         ({"weight_binarizer": f"{OWN}one_scale"}, "returns ((3, 3, 4, 8), (1,)) for a kernel of shape (3, 3, 4, 8)"),
+        (
+            {"activation_binarizer": f"{OWN}Halved"},
+            "returns (2, 5, 5, 2) for activations of shape (2, 5, 5, 4); it must return signs of the same shape",
+        ),
         # Python does not know the arguments of `dict`, so it is called.
         ({"weight_binarizer": "builtins:dict"}, "a dict; it must be a recu_jax.binarizers.WeightBinarizer"),
         ({"weight_binarizer": f"{OWN}Raises"}, "its call on an array fails: RuntimeError: no signs today"),

@@ -27,6 +27,11 @@ class Flipped(Triangle):
         return -super().__call__(x, sample_ndim=sample_ndim, train=train)
 
 
+class Halved(Triangle):
+    def __call__(self, x, *, sample_ndim, train, progress=None):
+        return super().__call__(x, sample_ndim=sample_ndim, train=train)[..., ::2]
+
+
 @dataclasses.dataclass(frozen=True)
 class Identity(WeightBinarizer):
     def __call__(self, kernel, tau=None, progress=None):
