@@ -60,7 +60,7 @@ def test_rsign_and_its_shift():
     passes = activations.RSign().lets_through(jnp.asarray(x), sample_ndim=1, shift=jnp.asarray(shift))
     np.testing.assert_array_equal(passes, expected / cotangent > 0)
     layer = BinaryDense(2, input_binarizer=activations.RSign(0.5))
-    np.testing.assert_array_equal(layer.init(jax.random.key(0), x)["params"]["shift"], [0.5] * 3)
+    np.testing.assert_array_equal(layer.init(jax.random.key(0), x[None])["params"]["shift"], [0.5] * 3)
 
 
 @pytest.mark.slow

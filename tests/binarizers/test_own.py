@@ -1,8 +1,9 @@
 """Tests binarizers of a user's own module, which a config names."""
 
+import numpy as np
 import pytest
 
-from recu_jax import UserError, binarizers
+from recu_jax import BinaryDense, UserError, binarizers
 from recu_jax.binarizers import activations, weights
 from recu_jax.config import base_config
 from recu_jax.config.fields import check_config
@@ -28,6 +29,12 @@ def test_a_class_an_object_and_a_function():
     assert binarizers.activation_binarizer(f"{activations.__name__}:RSign") == activations.RSign()
     assert config_with(weight_binarizer=f"{OWN}half", alpha="mean").alpha == "mean"
     assert config_with(weight_binarizer=f"{OWN}Identity", optimizer="bop").optimizer == "bop"
+
+
+def test_a_layer_evaluates_with_one_that_has_no_hash():
+    x, kernel = np.array([[1.0, -2.0, 3.0]], np.float32), np.array([[0.5], [-0.5], [0.0]], np.float32)
+    layer = BinaryDense(1, alpha="none", kernel_binarizer=own_module.NoHash())
+    np.testing.assert_array_equal(layer.apply({"params": {"kernel": kernel}}, x), [[3.0]])
 
 
 def test_one_that_a_config_adds_by_name_is_known(monkeypatch):

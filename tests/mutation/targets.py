@@ -25,7 +25,7 @@ ROOMS = {
     ),
     "checkpoint": (
         ("training/checkpoint/*",),
-        ("training/test_checkpoint", "training/test_loop", "training/test_run", "training/test_pretrained"),
+        ("training/test_checkpoint*", "training/test_loop", "training/test_run", "training/test_pretrained"),
     ),
     "training": (
         ("training/epoch", "training/recipe", "training/feed/*"),

@@ -168,6 +168,13 @@ def test_initial_parameters_are_those_of_the_seeds_first_key():
     assert (jax.random.key_data(recipe.augment_key) != jax.random.key_data(jax.random.key(SEED))).any()
 
 
+def test_the_result_of_a_run_has_the_moving_averages_if_it_keeps_them():
+    state = train.TrainState(np.int32(3), {"w": 1.0}, {"mean": 2.0}, ())
+    assert state.result is state
+    averaged = state.replace(ema={"params": {"w": 0.5}, "batch_stats": {"mean": 0.25}})
+    assert averaged.result.variables == averaged.ema and averaged.variables == state.variables
+
+
 def test_running_statistics_are_the_mean_over_devices_on_each_of_them():
     data = dataset(SIDE, 1)
     recipe = recipe_of(MeanOfBatch(), augment=False)
