@@ -77,6 +77,13 @@ def test_tau_outside_its_range(tau):
         F.laplace_quantile(1.0, tau)
 
 
+@pytest.mark.parametrize("ends", [(0.5, 0.9), (0.3, 0.9), (-0.2, 0.9), (0.95, 0.9), (0.9, 1.01)])
+def test_a_range_of_tau_that_is_none(ends):
+    with pytest.raises(UserError, match=f"config.tau_min is {ends[0]} and config.tau_max is {ends[1]}; they must"):
+        F.check_tau_range(*ends, prefix="config.")
+    F.check_tau_range(0.51, 1.0)
+
+
 @pytest.mark.parametrize("tau", [0.85, 0.9, 0.99])
 def test_recu_clips_the_share_that_theory_says(tau):
     w = stats.laplace.rvs(scale=0.7, size=(200_000, 1), random_state=np.random.default_rng(1)).astype(np.float32)
@@ -118,8 +125,9 @@ def test_normalize_sample_gives_unit_unbiased_variance():
 
 
 @pytest.mark.usefixtures("x64")
-def test_normalize_sample_gradient_against_finite_differences():
-    check_grads(lambda x: F.normalize_sample(x, 2), (normal((3, 4, 5), "float64") + 0.5,), order=1, modes=["rev"])
+@pytest.mark.parametrize("shape", [(3, 4, 5), (4, 1, 2), (3, 1, 1)])
+def test_normalize_sample_gradient_against_finite_differences(shape):
+    check_grads(lambda x: F.normalize_sample(x, 2), (normal(shape, "float64") + 0.5,), order=1, modes=["rev"])
 
 
 @pytest.mark.usefixtures("x64")

@@ -115,6 +115,13 @@ def test_mean_scale_is_the_papers_and_evaluation_remembers_tau():
     bound = -np.abs(kernel).mean() * np.log(2 - 2 * 0.8)
     alpha = np.abs(np.clip(kernel, -bound, bound)).mean((0, 1, 2))
     signs = BinaryConv(8, (3, 3), alpha="none").apply(variables, x)
+    # Only a training step whose caller takes `batch_stats` stores its tau.
+    assert variables["batch_stats"]["tau"] == 1
+    for tau, scale in ((0.8, alpha), (None, np.abs(kernel).mean((0, 1, 2)))):
+        y = layer.apply(variables, x, tau=tau, train=True)
+        np.testing.assert_allclose(y, signs * scale[None, None, None], rtol=1e-5)
+    _, kept = layer.apply(variables, x, tau=0.7, mutable=["batch_stats"])
+    assert kept["batch_stats"]["tau"] == 1
     y, changed = layer.apply(variables, x, tau=0.8, train=True, mutable=["batch_stats"])
     np.testing.assert_allclose(y, signs * alpha[None, None, None], rtol=1e-5)
     # Evaluation computes alpha in a program of its own, so alpha's last bit may differ.

@@ -26,8 +26,12 @@ SLOPES = {
 @pytest.mark.parametrize("name", SLOPES)
 def test_slope_of_activations(name):
     binarizer, formula, *progress = SLOPES[name]
-    got = slope(lambda x: binarizer(x, sample_ndim=1, train=True, progress=progress[0] if progress else None), GRID)
+    options = {"sample_ndim": 1, "progress": progress[0] if progress else None}
+    got = slope(lambda x: binarizer(x, train=True, **options), GRID)
     np.testing.assert_allclose(got, formula(GRID), rtol=1e-11, atol=2e-14)
+    # Far from 0, tanh rounds to 1, or to the number below it.
+    near = GRID[abs(GRID) < 1.6]
+    np.testing.assert_array_equal(binarizer.lets_through(near, **options), formula(near) > 0)
 
 
 @pytest.mark.usefixtures("x64")
@@ -38,6 +42,7 @@ def test_recu_activations_divide_each_sample():
     along = (inner * x).sum(-1, keepdims=True) * (x - x.mean(-1, keepdims=True)) / (11 * deviation**3)
     pull = jax.vjp(lambda x: activations.ReCU()(x, sample_ndim=1, train=True), jnp.asarray(x))[1]
     np.testing.assert_allclose(pull(cotangent)[0], inner / deviation - along, rtol=1e-10)
+    np.testing.assert_array_equal(activations.ReCU().lets_through(x, sample_ndim=1), abs(x / deviation) < 1)
 
 
 @pytest.mark.usefixtures("x64")
@@ -52,6 +57,10 @@ def test_rsign_and_its_shift():
     expected = cotangent * approx(x - shift)
     np.testing.assert_allclose(dx, expected, rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(dshift, -expected.sum(0), rtol=1e-12)
+    passes = activations.RSign().lets_through(jnp.asarray(x), sample_ndim=1, shift=jnp.asarray(shift))
+    np.testing.assert_array_equal(passes, expected / cotangent > 0)
+    layer = BinaryDense(2, input_binarizer=activations.RSign(0.5))
+    np.testing.assert_array_equal(layer.init(jax.random.key(0), x[None])["params"]["shift"], [0.5] * 3)
 
 
 @pytest.mark.slow

@@ -10,6 +10,39 @@ import pytest
 from recu_jax import BinaryConv, BinaryDense, UserError, binarizers
 from recu_jax.binarizers import ACTIVATIONS, WEIGHTS, activations, interface, signs, weights
 
+# The papers' constants, by binarizer. The other binarizers have none.
+CONSTANTS = {
+    weights.ReCU: {"standardize": True, "clamp": True, "b": 2.0, "center": True},
+    weights.Libra: {"t_min": 0.1, "t_max": 10.0},
+    activations.ClippedSign: {"clip": 1.0},
+    activations.SwishSign: {"beta": 5.0},
+    activations.EDE: {"t_min": 0.1, "t_max": 10.0},
+    activations.ReSTE: {"o_end": 3.0, "near": 0.1, "far": 1.5},
+    activations.RSign: {"initial_shift": 0.0},
+}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [*WEIGHTS.values(), *ACTIVATIONS.values(), interface.WeightBinarizer, interface.ActivationBinarizer],
+)
+def test_a_binarizer_is_a_value_that_starts_with_the_papers_constants(kind):
+    binarizer = kind()
+    assert dataclasses.asdict(binarizer) == CONSTANTS.get(kind, {})
+    assert binarizer == kind() and hash(binarizer) == hash(kind())
+    assert "arXiv" in kind.__doc__ or kind.__module__ == interface.__name__
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        binarizer.annealed = True
+
+
+def test_what_layers_and_rules_ask_of_a_binarizer():
+    of_weights, of_both = set(WEIGHTS.values()), {*WEIGHTS.values(), *ACTIVATIONS.values()}
+    assert {k for k in of_both if k.annealed} == {weights.Libra, activations.EDE, activations.ReSTE}
+    scaled = {weights.XNORNet, weights.MagnitudeAwareSign, weights.DoReFa, weights.Libra}
+    assert {k for k in of_weights if k.scaled} == scaled
+    assert {k for k in of_weights if not k.keeps_signs} == {weights.ReCU, weights.Libra}
+    assert {k for k in of_weights if k().needs_tau} == {weights.ReCU}
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
@@ -94,5 +127,3 @@ def test_names():
     with pytest.raises(UserError, match="did you mean 'approx_sign'"):
         binarizers.activation_binarizer("aprox_sign")
     assert binarizers.weight_binarizer("recu", standardize=False) == weights.ReCU(standardize=False)
-    for kind in (*WEIGHTS.values(), *ACTIVATIONS.values()):
-        assert kind() == kind() and hash(kind()) == hash(kind()) and "arXiv" in kind.__doc__

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from recu_jax import BinaryConv
-from recu_jax.binarizers import WEIGHTS
+from recu_jax.binarizers import WEIGHTS, weights
 from tests.support.slopes import GRID, clipped, ede, t_of
 
 
@@ -67,6 +67,14 @@ def test_weights(name, progress):
     expected, gradient = expected_weights(name, w, g, progress)
     np.testing.assert_allclose(value, expected, rtol=1e-12)
     np.testing.assert_allclose(pull(jnp.asarray(g))[0], gradient, rtol=1e-9, atol=1e-13)
+
+
+def test_the_bound_of_the_clamp():
+    w = np.linspace(-1, 2, 7).astype(np.float32)
+    bound = -np.log(2 - 2 * 0.8) * abs(w).mean()
+    np.testing.assert_allclose(weights.ReCU().bound(w, 0.8), bound, rtol=1e-6)
+    for binarizer, tau in ((weights.ReCU(), None), (weights.ReCU(clamp=False), 0.8), (weights.Libra(), 0.8)):
+        assert binarizer.bound(w, tau) == np.inf
 
 
 @pytest.mark.slow

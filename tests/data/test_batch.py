@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recu_jax import UserError
 from recu_jax.data import photos
+from recu_jax.data.batch import TrainBatch
 from recu_jax.data.order import eval_order, train_order
 from recu_jax.data.stream import eval_batches, train_batches
 from tests.support.photo_streams import CORRUPT, IMAGES, STEPS, TRAIN, TRANSFORM, kept, write_folder
@@ -26,6 +29,33 @@ def test_a_batch_is_its_images_in_train_order(whole):
             assert batch["label"][i] == label == record * 3 // IMAGES
             expected = TRANSFORM.train(data, np.random.default_rng([5, epoch, record, 1]))
             np.testing.assert_array_equal(batch["image"][i], expected)
+
+
+class FirstDraws:
+    """A transform that returns the first numbers of its generator as an image."""
+
+    image_size = 2
+
+    def train(self, data, rng):
+        return rng.integers(0, 256, (2, 2, 3), np.uint8)
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    step=st.integers(0, 10**6),
+    batch_size=st.integers(1, IMAGES),
+    share=st.tuples(st.integers(0, IMAGES - 1), st.integers(1, IMAGES)),
+)
+def test_a_crop_depends_on_seed_epoch_and_record_alone(whole, seed, step, batch_size, share):
+    """The number of processes decides which share of a batch a process makes. It changes no crop."""
+    share = slice(share[0], sum(share))
+    batch = TrainBatch(whole, FirstDraws(), False, seed, batch_size, share)(step)
+    epoch, row = divmod(step, IMAGES // batch_size)
+    records = train_order(seed, epoch, IMAGES, batch_size)[row, share]
+    np.testing.assert_array_equal(batch["record"], records)
+    for record, image in zip(records.tolist(), batch["image"], strict=True):
+        rng = np.random.default_rng([seed, epoch, record, 1])
+        np.testing.assert_array_equal(image, rng.integers(0, 256, (2, 2, 3), np.uint8))
 
 
 def test_epochs_hold_each_image_at_most_once_and_differ(whole):

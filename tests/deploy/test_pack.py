@@ -211,6 +211,16 @@ def test_nan_gradients_vmap_and_shards():
     assert abs(of_input[0]).max() > 0
 
 
+def test_bits_that_a_program_holds_are_arranged_while_it_is_traced():
+    layer, x = BinaryConv(8, (3, 3)), normal((1, 5, 5, 3))
+    variables = layer.init(jax.random.key(0), x)
+    packed = pack(layer, variables, x)
+    in_numpy = jax.device_get(packed)
+    np.testing.assert_array_equal(layer.apply(in_numpy, x), layer.apply(variables, x))
+    programs = {str(jax.make_jaxpr(functools.partial(layer.apply, v))(x)) for v in (packed, in_numpy)}
+    assert len(programs) == 1
+
+
 def refused(call, match):
     with pytest.raises(UserError, match=match) as caught:
         call()
@@ -231,7 +241,9 @@ def test_errors():
     refused(lambda: pack(layer, variables["params"], x), r"\['alpha', 'kernel'\], and no 'params'")
     refused(lambda: pack(layer, variables), "TypeError.*pack.model, variables, images.")
     refused(lambda: pack(layer, jax.tree.map(lambda leaf: leaf * jnp.nan, variables), x), "NaN")
-    refused(lambda: layer.clone(features=20).apply(packed, x), r"uint32 of shape \(1, 1, 1, 17\)")
+    refused(lambda: layer.clone(features=20).apply(packed, x), r"^BinaryConv: .* uint32 of shape \(1, 1, 1, 17\)")
+    inner = {"params": {"layers_0": packed["params"]}}
+    refused(lambda: nn.Sequential([layer.clone(features=20)]).apply(inner, x), "^layers_0: kernel_bits is uint32")
     refused(lambda: layer.apply(jax.tree.map(lambda leaf: leaf.astype("float32"), packed), x), "float32 of shape")
     refused(lambda: pack(nnx.Linear(2, 2, rngs=nnx.Rngs(0))), "Linear has no binary layer")
     refused(lambda: pack(nnx.Linear, variables, x), "no Linen module")

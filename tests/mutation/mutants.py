@@ -129,11 +129,17 @@ def _signatures(tree):
 
 
 def _difference(text, code):
-    """Returns the first line that differs, from both texts. The second is "" if the mutant lacks a decorator."""
-    lines, others = text.splitlines(), code.splitlines()
-    for line, other in zip(lines, others, strict=False):
+    """Returns the first line that differs, from both texts.
+
+    If the mutant lacks a decorator, returns the decorator with the line after it, and "".
+    """
+    # Without a decorator, the blank lines before it are gone too.
+    lines, others = ([line for line in t.splitlines() if line.strip()] for t in (text, code))
+    for i, (line, other) in enumerate(zip(lines, others, strict=False)):
         if line != other:
-            return line.strip(), other.strip() if len(lines) == len(others) else ""
+            if len(lines) == len(others):
+                return line.strip(), other.strip()
+            return f"{line.strip()} {lines[i + 1].strip()}", ""
     raise ValueError("the texts do not differ")
 
 

@@ -11,7 +11,7 @@ from tests.mutation.mutants import Mutant
 
 # Limits on the total processor seconds of the tests of a mutant, as measured without a mutant. Tests that execute the
 # changed statement are added up to a total of 60. Other tests that execute its module are added while the total of all
-# these tests is at most 20.
+# these tests is at most 20. A statement that runs on import, such as a default, belongs to all tests of its module.
 _OF_STATEMENT, _OF_MODULE = 60.0, 20.0
 
 
@@ -68,7 +68,7 @@ class Notes:
                 if executed is None:
                     continue
                 function = test["test"].partition("[")[0]
-                of_module = mutant.at_import or set(executed).isdisjoint(mutant.lines)
+                of_module = not mutant.at_import and set(executed).isdisjoint(mutant.lines)
                 place = seen[function, of_module]
                 seen[function, of_module] += 1
                 found.append(((of_module, place, -killers[function], test["seconds"]), file, test))

@@ -10,7 +10,8 @@ ROOMS = {
     "method": (
         ("functional/*", "binarizers/*", "layers/*"),
         ("test_functional", "binarizers/*", "test_layers", "test_golden", "test_every_binarizer", "test_nan",
-         "test_transformations", "test_messages", "test_binary_layer", "test_models"),
+         "test_transformations", "test_messages", "test_binary_layer", "test_models", "test_drop_in",
+         "deploy/test_pack"),
     ),
     "nnx": (("nnx",), ("test_nnx", "test_every_binarizer", "test_nan", "test_binary_layer")),
     "tau": (("tau",), ("test_tau", "test_nnx", "test_every_binarizer")),
@@ -24,7 +25,7 @@ ROOMS = {
     ),
     "checkpoint": (
         ("training/checkpoint/*",),
-        ("training/test_checkpoint", "training/test_loop", "training/test_run", "training/test_pretrained"),
+        ("training/test_checkpoint*", "training/test_loop", "training/test_run", "training/test_pretrained"),
     ),
     "training": (
         ("training/epoch", "training/recipe", "training/feed/*"),

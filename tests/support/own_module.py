@@ -27,6 +27,11 @@ class Flipped(Triangle):
         return -super().__call__(x, sample_ndim=sample_ndim, train=train)
 
 
+class Halved(Triangle):
+    def __call__(self, x, *, sample_ndim, train, progress=None):
+        return super().__call__(x, sample_ndim=sample_ndim, train=train)[..., ::2]
+
+
 @dataclasses.dataclass(frozen=True)
 class Identity(WeightBinarizer):
     def __call__(self, kernel, tau=None, progress=None):
@@ -45,6 +50,19 @@ def plain_sign(w):
 class NoScale(Identity):
     def __call__(self, kernel, tau=None, progress=None):
         return sign_with_slope(kernel, jnp.ones_like(kernel))
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled(Identity):
+    """A binarizer whose scale is 1, in the shape `(count,)`; None means one number for each feature."""
+
+    count: int | None = None
+
+    def __call__(self, kernel, tau=None, progress=None):
+        return super().__call__(kernel)[0], jnp.ones(self.count or kernel.shape[-1])
+
+
+one_scale = Scaled(1)
 
 
 class Raises(Identity):

@@ -5,15 +5,26 @@ import os
 import random
 import resource
 import shutil
+import socket
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recu_jax import RunFailed, UserError
-from recu_jax.training.checkpoint import Checkpoints, Damaged, digests, newest_good, read_best, saved, set_aside
+from recu_jax.training.checkpoint import (
+    Checkpoints,
+    Damaged,
+    digests,
+    newest_good,
+    read_best,
+    saved,
+    set_aside,
+)  # fmt: skip
+from recu_jax.training.checkpoint.lock import WorkdirLock
 from recu_jax.training.step import TrainState
 
 CONFIG = {"model": "m"}
@@ -29,7 +40,7 @@ def state_of(step):
 def workdir(tmp_path):
     """Writes checkpoints of steps 1 to 4. The first is the best, and the third is from the middle of an epoch."""
     with Checkpoints(tmp_path) as checkpoints:
-        for step, top1 in ((1, 90.0), (2, 50.0), (3, None), (4, 60.0)):
+        for step, top1 in ((1, 90.0), (2, 70.0), (3, None), (4, 60.0)):
             unfinished = {"epoch": 3, "loss": [0.5]} if top1 is None else None
             metrics = {"epoch": step} | ({} if top1 is None else {"test_top1": top1})
             checkpoints.save(state_of(step), CONFIG, metrics, unfinished)
@@ -69,6 +80,60 @@ def test_the_middle_of_an_epoch_is_nobodys_best(tmp_path):
         checkpoints.save(state_of(3), CONFIG, {"epoch": 1, "test_top1": 1.0})
     assert read_best(tmp_path)[1]["metrics"]["test_top1"] == 1.0
     assert "unfinished_epoch" not in saved(tmp_path)[0].record
+
+
+def test_a_save_goes_on_when_the_run_fails(tmp_path):
+    with pytest.raises(KeyError), Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state_of(3), CONFIG, {"epoch": 1, "test_top1": 1.0})
+        raise KeyError
+    assert [s.step for s in saved(tmp_path)] == [3]
+
+
+def test_a_check_waits_for_no_save(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state_of(3), CONFIG, {"epoch": 1, "test_top1": 1.0})
+        with monkeypatch.context() as patch:
+            patch.setattr(ocp.CheckpointManager, "is_saving_in_progress", lambda self: True)
+            patch.setattr(ocp.CheckpointManager, "wait_until_finished", lambda self: pytest.fail("it waits"))
+            checkpoints.check()
+
+
+def test_diagnostics_and_the_data_set_come_back(tmp_path):
+    memory = {"conv": {"epochs": np.arange(3, dtype=np.int32), "signs": np.ones((2, 2), np.uint8)}}
+    with Checkpoints(tmp_path) as checkpoints:
+        metrics = {"epoch": 1, "test_top1": 1.0}
+        checkpoints.save(state_of(1), CONFIG, metrics)
+        checkpoints.save(state_of(2), CONFIG, metrics, diagnostics=memory, dataset={"classes": 10})
+    without, given = saved(tmp_path)
+    assert without.diagnostics() is None and "dataset" not in without.record
+    assert equal(given.diagnostics(), memory) and given.record["dataset"] == {"classes": 10}
+
+
+def test_the_arrays_of_another_step_are_damage(workdir):
+    before, newest = saved(workdir)[-2:]
+    shutil.rmtree(newest.folder / "state")
+    shutil.copytree(before.folder / "state", newest.folder / "state")
+    for read, parts in ((lambda: newest.state(state_of(0)), "step|params"), (newest.variables, "params")):
+        with pytest.raises(Damaged, match=f"its ({parts}) are not what was written"):
+            read()
+
+
+def test_a_workdir_has_one_run(tmp_path):
+    workdir = tmp_path / "runs" / "a"
+    lock, other = WorkdirLock(workdir), WorkdirLock(workdir)
+    lock.acquire()
+    with pytest.raises(UserError) as error:
+        other.acquire()
+    holder = f"process {os.getpid()} on {socket.gethostname()}"
+    assert str(error.value) == f"{workdir} is in use by {holder}; wait for it to end, or give another --workdir"
+    other.release()  # does nothing, because it has no lock
+    assert (workdir / "lock.holder").read_text() == holder
+    lock.release()
+    assert not (workdir / "lock.holder").exists()
+    other.acquire()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file cannot be made or written to: File exists; give another --workdir"):
+        WorkdirLock(tmp_path / "file").acquire()
 
 
 def files_of(checkpoint):
@@ -145,6 +210,10 @@ def test_the_one_before_is_used_and_the_damaged_ones_are_set_aside(workdir, caps
     with Checkpoints(workdir) as checkpoints:
         checkpoints.save(state_of(4), CONFIG, {"epoch": 4, "test_top1": 60.0})
     assert equal(saved(workdir)[-1].state(state_of(0)), state_of(4))
+    for checkpoint in saved(workdir)[1:]:  # the second one of step 4 is set aside beside the first
+        damage(checkpoint)
+    set_aside(newest_good(workdir, lambda record: None, state_of(0)))
+    assert sorted(f.name for f in (workdir / "damaged_checkpoints").iterdir()) == ["3", "4", "4.1"]
 
 
 def test_when_none_is_good_it_stays_so(workdir):

@@ -4,7 +4,7 @@ The networks here are at most one matrix product, so the state after a step show
 """
 
 import dataclasses
-from functools import partial
+from functools import cache, partial
 
 import flax.linen as nn
 import jax
@@ -15,6 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recu_jax.data import Dataset
+from recu_jax.data.order import train_order
 from recu_jax.training import step as train
 from recu_jax.training.checkpoint import Checkpoints, saved
 from recu_jax.training.feed import ResidentFeed
@@ -89,6 +91,66 @@ def test_an_image_is_cropped_and_mirrored_by_seed_step_and_position(flip):
     assert len({pixels.tobytes() for pixels in got}) == len(places)
 
 
+class OneColumnPerImage(nn.Module):
+    """Nine logits that are always 0, and whose gradients are those of a product of all pixels with weights.
+
+    After gradient descent at rate 1 on batches of 4 images of classes 0 to 7, the difference between the weights of
+    class c and those of class 8 is the sum of all images of class c, divided by 4.
+    """
+
+    @nn.compact
+    def __call__(self, x, tau=None, train=False, progress=None):
+        y = nn.Dense(9, use_bias=False, kernel_init=nn.initializers.zeros)(x.reshape(len(x), -1))
+        return y - jax.lax.stop_gradient(y)
+
+
+@cache
+def epoch_of(devices, micro_batches, steps_per_dispatch):
+    """Returns eight images, and a function that returns what the network sees of each of them in an epoch."""
+    images = dataset(SIDE, 1).train_images[:8]
+    labels = np.arange(8, dtype=np.int32)
+    recipe = recipe_of(OneColumnPerImage(), crop_padding=2, flip=True, augment=True)
+    recipe = dataclasses.replace(recipe, micro_batches=micro_batches)
+    config = digits(seed=SEED, batch_size=4, steps_per_dispatch=steps_per_dispatch)
+    data = Dataset(images, labels, images, labels, 9, (0.0,), (1.0,))
+    feed = ResidentFeed(config, data, DEVICES[:devices])
+    feed.start(0)
+    train_steps, new = feed.step(recipe), train.create_state(recipe, SEED, (SIDE, SIDE, 1))
+
+    def run(epoch):
+        step = 2 * epoch
+        state = train.replicate(new.replace(step=jnp.int32(step)), DEVICES[:devices])
+        while step < 2 * epoch + 2:
+            steps, arguments = feed.take(step, None)
+            state, _ = train_steps(state, {}, *arguments)
+            step += steps
+        weights = np.asarray(state.params["Dense_0"]["kernel"])
+        pixels = np.rint((weights[:, :8] - weights[:, 8:]) * 4 * 255).astype(int)
+        return pixels.T.reshape(images.shape)
+
+    return images, run
+
+
+@pytest.mark.parametrize(
+    "devices,micro_batches,steps_per_dispatch",
+    [
+        (4, 1, 2),
+        (1, 4, 1),
+        pytest.param(2, 2, 2, marks=pytest.mark.slow),
+        pytest.param(1, 1, 1, marks=pytest.mark.slow),
+    ],
+)
+@settings(max_examples=3)
+@given(epoch=st.integers(0, 10**6))
+def test_no_split_of_a_batch_changes_what_a_step_sees(devices, micro_batches, steps_per_dispatch, epoch):
+    images, run = epoch_of(devices, micro_batches, steps_per_dispatch)
+    expected = np.empty(images.shape, int)
+    for row, batch in enumerate(train_order(SEED, epoch, 8, 4)):
+        for position, image in enumerate(batch):
+            expected[image] = cropped(SEED, 2 * epoch + row, position, images[image], 2, True)
+    np.testing.assert_array_equal(run(epoch), expected)
+
+
 def test_without_augmentation_a_step_sees_the_image_itself():
     image = dataset(SIDE, 1).train_images[0]
     recipe = recipe_of(Linear(), crop_padding=2, flip=True, augment=False)
@@ -104,6 +166,13 @@ def test_initial_parameters_are_those_of_the_seeds_first_key():
     got = train.create_state(recipe, SEED, (SIDE, SIDE, 1)).params
     jax.tree.map(np.testing.assert_array_equal, got, expected["params"])
     assert (jax.random.key_data(recipe.augment_key) != jax.random.key_data(jax.random.key(SEED))).any()
+
+
+def test_the_result_of_a_run_has_the_moving_averages_if_it_keeps_them():
+    state = train.TrainState(np.int32(3), {"w": 1.0}, {"mean": 2.0}, ())
+    assert state.result is state
+    averaged = state.replace(ema={"params": {"w": 0.5}, "batch_stats": {"mean": 0.25}})
+    assert averaged.result.variables == averaged.ema and averaged.variables == state.variables
 
 
 def test_running_statistics_are_the_mean_over_devices_on_each_of_them():
