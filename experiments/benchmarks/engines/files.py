@@ -110,17 +110,14 @@ def normalize(pixels, mean, std):
     return np.ascontiguousarray(((pixels / np.float32(255) - mean) / std).transpose(0, 3, 1, 2).astype(np.float32))
 
 
-def write(name: str, folder: pathlib.Path, data_of: tuple[str, str | None] | None, float_run: str | None) -> dict:
-    """Writes the files `NAME*` of a network to `folder`.
+def write(name: str, folder: pathlib.Path, data_of: tuple[str, str | None] | None, float_run: str | None) -> None:
+    """Writes the files `NAME*` of a network to `folder`. The last is `NAME.npz`, its images and what is trained.
 
     Args:
       name: one of `NETWORKS`.
       folder: of the files.
       data_of: name and place of a data set, as for `recu_jax.data.load`; None takes random pixels.
       float_run: folder of a run that trained the float twin; None takes its initial weights.
-
-    Returns:
-      Which of the two networks are trained.
     """
     recu = folder / f"{name}.recu"
     if name in networks.NAMES:
@@ -147,7 +144,6 @@ def write(name: str, folder: pathlib.Path, data_of: tuple[str, str | None] | Non
         loaded = data.load(*data_of)
         seen, test, labels = loaded.train_images[:CALIBRATION_IMAGES], loaded.test_images, loaded.test_labels
     seen = normalize(seen, image["mean"], image["std"])
-    np.savez(folder / f"{name}.npz", calibration=seen, pixels=test, labels=labels, mean=image["mean"], std=image["std"])
     ready = folder / f"{name}_ready.onnx"
     quantization.quant_pre_process(str(float32), str(ready), skip_symbolic_shape=True)
     for kind, activations in INT8.items():
@@ -155,4 +151,7 @@ def write(name: str, folder: pathlib.Path, data_of: tuple[str, str | None] | Non
             str(ready), str(folder / f"{name}_{kind}.onnx"), _calibration(seen), per_channel=True,
             activation_type=activations, weight_type=quantization.QuantType.QInt8,
         )  # fmt: skip
-    return {"1-bit": name in networks.NAMES, "float": bool(float_run)}
+    np.savez(
+        folder / f"{name}.npz", calibration=seen, pixels=test, labels=labels, mean=image["mean"], std=image["std"],
+        trained=[name in networks.NAMES, bool(float_run)],
+    )  # fmt: skip

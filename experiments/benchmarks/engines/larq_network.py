@@ -1,8 +1,6 @@
 """Makes a Larq Compute Engine file of a `.recu` file. Needs TensorFlow, Larq and its converter, no recu_jax."""
 
 import functools
-import json
-import pathlib
 
 import larq
 import larq_compute_engine
@@ -10,24 +8,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.keras import layers
 
-
-def read(path):
-    """Reads the operations of a `.recu` file, each with its arrays."""
-    data = pathlib.Path(path).read_bytes()
-    end = 8 + int.from_bytes(data[:8], "little")
-    index = json.loads(data[8:end])
-    operations = json.loads(index.pop("__metadata__")["recu"])["operations"]
-    arrays = {}
-    for name, entry in index.items():
-        first, last = (end + offset for offset in entry["data_offsets"])
-        dtype = {"F32": "<f4", "I32": "<i4", "U32": "<u4"}[entry["dtype"]]
-        arrays[name] = np.frombuffer(data[first:last], dtype).reshape(entry["shape"])
-    return [a | {"arrays": {role: arrays[name] for role, name in a.get("arrays", {}).items()}} for a in operations]
-
-
-def _bits(words, channels):
-    """Returns words as bits, (..., channels)."""
-    return np.unpackbits(np.ascontiguousarray(words).view(np.uint8), axis=-1, bitorder="little")[..., :channels]
+from experiments.benchmarks.engines import recu_file
 
 
 def _padded(x, operation, values=0.0):
@@ -48,7 +29,7 @@ def _channels(factor, bias):
 
 def _binary_conv(x, operation):
     words = operation["arrays"]["kernel"]
-    kernel = np.where(_bits(words, x.shape[-1]), 1.0, -1.0).transpose(1, 2, 3, 0)
+    kernel = np.where(recu_file.bits(words, x.shape[-1]), 1.0, -1.0).transpose(1, 2, 3, 0)
     # With strides of 2, TensorFlow pads an even side at its end alone, and a .recu file at its start.
     reverse = operation["strides"] == [2, 2]
     if reverse:
@@ -80,7 +61,7 @@ def _apply(operation, x, *others):
         threshold, direction = arrays["threshold"].astype(np.float32)
         return _channels(direction, np.float32(0.5) - threshold)(x)
     if op == "max_pool":
-        turn = np.where(_bits(arrays["least"], x.shape[-1]), -1.0, 1.0) if "least" in arrays else np.ones(1)
+        turn = np.where(recu_file.bits(arrays["least"], x.shape[-1]), -1.0, 1.0) if "least" in arrays else np.ones(1)
         turned = x * tf.constant(turn, tf.float32) if (turn < 0).any() else x
         pooled = tf.nn.max_pool2d(_padded(turned, operation, -np.inf), window, strides, "VALID")
         return pooled * tf.constant(turn, tf.float32) if (turn < 0).any() else pooled
@@ -103,7 +84,7 @@ def _apply(operation, x, *others):
 
 def convert(path) -> bytes:
     """Returns the network of a `.recu` file for Larq's interpreter, for one image of normalized pixels."""
-    operations = read(path)
+    operations = recu_file.read(path)
     outputs = [tf.keras.Input(operations[0]["shape"], batch_size=1)]
     for operation in operations[1:]:
         outputs.append(_apply(operation, *(outputs[i] for i in operation["inputs"])))

@@ -19,6 +19,7 @@ activations. `--float_run` gives a trained twin: `recu_jax.main` with `--config.
 
 import argparse
 import collections
+import contextlib
 import datetime
 import json
 import os
@@ -106,31 +107,33 @@ def take_turns(workers, repeats):
             for worker in workers:
                 for of, case in worker.versions["cases"]:
                     if of == network:
-                        turn = worker.turn(json.dumps(["time", network, case]))
+                        turn = worker.turn(json.dumps([network, case, 0]))
                         seconds[network][f"{worker.side}, {case}"].append(turn["seconds"])
                         shares.append(turn["share_of_others"])
     return seconds, max(shares)
 
 
-def predicted(workers, network):
+def predicted(workers, network, count):
     return {
-        f"{worker.side}, {case}": worker.turn(json.dumps(["predict", network, case]))["classes"]
+        f"{worker.side}, {case}": worker.turn(json.dumps([network, case, count]))["classes"]
         for worker in workers
         for of, case in worker.versions["cases"]
         if of == network
     }
 
 
-def measure(workers, trained, labels, repeats):
+def measure(workers, images, repeats, test_images):
     """Returns the record, without the date and the machine."""
     missing = {w.side: w.versions["missing"] for w in workers if "missing" in w.versions}
     workers = [worker for worker in workers if worker.side not in missing]
     seconds, share = take_turns(workers, repeats)
-    networks = {name: {"trained": trained[name], **summarize(of)} for name, of in seconds.items()}
+    networks = {name: {"trained": images[name].trained, **summarize(of)} for name, of in seconds.items()}
     for name, of in networks.items():
-        if any(trained[name].values()) and len(labels[name]):
-            of["test_images"] = len(labels[name])
-            for case, compared in agreement(predicted(workers, name), labels[name], trained[name]).items():
+        labels = images[name].labels.tolist()[:test_images]
+        if any(of["trained"].values()) and labels:
+            of["test_images"] = len(labels)
+            classes = predicted(workers, name, len(labels))
+            for case, compared in agreement(classes, labels, of["trained"]).items():
                 of["cases"][case] |= compared
     return {
         "versions": {worker.side: worker.versions["versions"] for worker in workers},
@@ -140,6 +143,17 @@ def measure(workers, trained, labels, repeats):
         "networks": networks,
         "seconds_of_turns": seconds,
     }
+
+
+@contextlib.contextmanager
+def kept(folder):
+    """Gives `folder`, or a temporary folder."""
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield pathlib.Path(temporary)
 
 
 def main():
@@ -152,20 +166,22 @@ def main():
     parser.add_argument("--larq_python", default=sys.executable, metavar="PATH")
     parser.add_argument("--cifar", metavar="FILE.npz", help="CIFAR-10; without it, pixels are random")
     parser.add_argument("--float_run", action="append", default=[], metavar="NAME=WORKDIR")
+    parser.add_argument("--test_images", type=int, metavar="N", help="predict the first N; all by default")
+    parser.add_argument("--files", type=pathlib.Path, metavar="FOLDER", help="keep the networks' files, and take them")
     parser.add_argument("--out", type=pathlib.Path, metavar="FILE.json")
     args = parser.parse_args()
-    runs, trained, labels = named(args.float_run), {}, {}
+    runs, images = named(args.float_run), {}
     cifar = ("npz", args.cifar) if args.cifar else None
-    with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
+    with kept(args.files) as folder:
         for name in args.networks:
             data_of = {"digits": ("digits", None), "cifar": cifar}.get(name.partition("_")[0])
-            trained[name] = files.write(name, folder, data_of, runs.get(name))
-            labels[name] = workers.Images(folder, name).labels.tolist()
+            if not (folder / f"{name}.npz").exists():
+                files.write(name, folder, data_of, runs.get(name))
+            images[name] = workers.Images(folder, name)
         pythons = {side: args.openvino_python for side in workers.ENGINES if side.startswith("openvino")}
         pythons["larq"] = args.larq_python
         sides = [Worker(side, pythons.get(side, sys.executable), WORKERS, folder) for side in workers.ENGINES]
-        record = measure(sides, trained, labels, args.repeats)
+        record = measure(sides, images, args.repeats, args.test_images)
         for worker in sides:
             worker.close()
     record = {

@@ -38,6 +38,11 @@ class Images:
     def calibration(self):
         return self._of["calibration"]
 
+    @property
+    def trained(self):
+        """Which of the networks "1-bit" and "float" are trained."""
+        return dict(zip(("1-bit", "float"), self._of["trained"].tolist(), strict=True))
+
     def normalized(self, pixels):
         """Returns float32, (batch, channels, height, width)."""
         x = (pixels / np.float32(255) - self._of["mean"]) / self._of["std"]
@@ -126,10 +131,10 @@ def openvino(folder, name, images):
 def larq(folder, name, images):
     from larq_compute_engine.tflite.python.interpreter import Interpreter
 
-    from experiments.benchmarks.engines import larq_network
+    from experiments.benchmarks.engines import larq_network, recu_file
 
     file = folder / f"{name}.recu"
-    image = larq_network.read(file)[0]
+    image = recu_file.read(file)[0]
 
     def normalized(pixels):
         return ((pixels / np.float32(255) - np.float32(image["mean"])) / np.float32(image["std"])).astype(np.float32)
@@ -165,9 +170,9 @@ def prepare(side, folder):
 
 
 def serve(side, folder):
-    """Answers each line of stdin, a JSON list [what, network, case], with a JSON line.
+    """Answers each line of stdin, a JSON list [network, case, count], with a JSON line.
 
-    "time" gives the seconds of a turn, "predict" the classes of all images.
+    A count of 0 gives the seconds of a turn, another count the classes of so many images.
     """
     warnings.simplefilter("ignore")
     answer = answers()
@@ -184,10 +189,10 @@ def serve(side, folder):
         return
     answer(cases=list(cases), failed=failed, versions=versions)
     for line in sys.stdin:
-        what, network, case = json.loads(line)
+        network, case, count = json.loads(line)
         prepared, run = cases[network, case]
-        if what == "predict":
-            pixels = images[network].pixels
+        if count:
+            pixels = images[network].pixels[:count]
             answer(classes=[int(np.argmax(run(prepared(pixels[i : i + 1])))) for i in range(len(pixels))])
             continue
         x = prepared(images[network].pixels[:1])
