@@ -1,11 +1,11 @@
-"""Makes the tables of 1-bit networks beside other engines, from experiments/results/benchmarks/engines.json."""
+"""Makes the tables of 1-bit networks beside other engines, from experiments/results/benchmarks/beside_others.json."""
 
 import json
 import pathlib
 
 from markdown_table import table
 
-_RECORD = pathlib.Path(__file__).parents[2] / "experiments" / "results" / "benchmarks" / "engines.json"
+_RECORD = pathlib.Path(__file__).parents[2] / "experiments" / "results" / "benchmarks" / "beside_others.json"
 # Rows: the engine and what it runs, the side of the record, and the start of its cases. The fastest of these counts.
 _ROWS = (
     ("recu_jax, 1-bit", "recu", "1-bit"),

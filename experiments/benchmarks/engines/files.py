@@ -83,9 +83,24 @@ def folded(nodes):
     ]
 
 
-def _untrained(name, parts, **fields):
+def untrained(name: str, parts: build.BlockParts, **fields) -> tuple[dict, dict]:
+    """Returns header and arrays of a network whose values are about 1 in all layers, as in a trained one.
+
+    Initial weights would not do: values shrink from layer to layer, and processors take long for numbers below 1e-38.
+    """
     shape, classes = NETWORKS[name]
-    variables = jax.jit(create_model(name, classes, **fields).init)(jax.random.key(0), np.zeros((1, *shape)))
+    made = jax.eval_shape(create_model(name, classes, **fields).init, jax.random.key(0), np.zeros((1, *shape)))
+    random = np.random.default_rng(0)
+    constants = {"alpha": 1 / 32, "scale": 1, "var": 1, "tau": 0.9}
+
+    def value(path, leaf):
+        last = path[-1].key
+        if last == "kernel":
+            kernel = random.standard_normal(leaf.shape) * np.sqrt(2 / np.prod(leaf.shape[:-1]))
+            return np.asarray(kernel, np.float32)
+        return np.full(leaf.shape, constants.get(last, 0), np.float32)
+
+    variables = jax.tree.map_with_path(value, dict(made))
     statistics = IMAGENET_MEAN[: shape[2]], IMAGENET_STD[: shape[2]]
     entries, arrays = families.operations(name, variables, parts, shape, *statistics)
     return {"format": model.FORMAT, "model": name, "operations": entries}, arrays
@@ -117,19 +132,19 @@ def write(name: str, folder: pathlib.Path, data_of: tuple[str, str | None] | Non
       name: one of `NETWORKS`.
       folder: of the files.
       data_of: name and place of a data set, as for `recu_jax.data.load`; None takes random pixels.
-      float_run: folder of a run that trained the float twin; None takes its initial weights.
+      float_run: folder of a run that trained the float twin; None takes random weights.
     """
     recu = folder / f"{name}.recu"
     if name in networks.NAMES:
         shutil.copy(networks.file(name), recu)
     else:
-        container.write(recu, *_untrained(name, build.BlockParts()))
+        container.write(recu, *untrained(name, build.BlockParts()))
     container.write_bytes(folder / f"{name}.onnx", onnx_export.serialize(model.load(recu)))
 
     if float_run:
         header, arrays = trained.network(trained.read_trained(float_run))
     else:
-        header, arrays = _untrained(name, build.BlockParts(conv="float"), conv=layers.Conv)
+        header, arrays = untrained(name, build.BlockParts(conv="float"), conv=layers.Conv)
     twin = copy.copy(model.parse(header, arrays))
     image = twin.nodes[0].attributes
     twin.nodes = folded(twin.nodes)

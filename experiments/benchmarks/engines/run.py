@@ -1,7 +1,7 @@
 """Times 1-bit networks in recu_jax, and the same networks in other engines: one image, one thread.
 
     python experiments/benchmarks/engines/run.py --openvino_python=OPENVINO/bin/python --larq_python=LARQ/bin/python \
-      --cifar=cifar10.npz --float_run=digits_resnet8=runs/digits_float --out=engines.json
+      --cifar=cifar10.npz --float_run=digits_resnet8=runs/digits_float --out=beside_others.json
 
 This interpreter needs `pip install 'recu_jax[onnx]'`. The others need no recu_jax, and an environment of their own:
 
@@ -127,6 +127,7 @@ def measure(workers, images, repeats, test_images):
     missing = {w.side: w.versions["missing"] for w in workers if "missing" in w.versions}
     workers = [worker for worker in workers if worker.side not in missing]
     seconds, share = take_turns(workers, repeats)
+    print("all turns done; predictions follow", file=sys.stderr)
     networks = {name: {"trained": images[name].trained, **summarize(of)} for name, of in seconds.items()}
     for name, of in networks.items():
         labels = images[name].labels.tolist()[:test_images]

@@ -183,6 +183,10 @@ def serve(side, folder):
     try:
         versions = {package: importlib.metadata.version(package) for package in PACKAGES[side]}
         versions = {"python": platform.python_version(), **versions}
+        if side == "recu":
+            from recu_jax.ops import native
+
+            versions["kernels"] = native.cpu_backend()
         images, cases, failed = prepare(side, folder)
     except ImportError as error:  # PackageNotFoundError, too
         answer(missing=f"{type(error).__name__}: {error}")
