@@ -26,7 +26,8 @@ _BARRED = ("cifar_vgg_small", "imagenet_resnet18")
 
 def engines() -> str:
     """Returns the table of milliseconds for one image, and of test accuracy where a network is trained."""
-    networks = json.loads(_RECORD.read_text())["networks"]
+    record = _read()
+    networks = record["networks"]
     measured = {name: of for name, of in networks.items() if "test_images" in of}
     rows = []
     for said, side, start in _ROWS:
@@ -34,13 +35,13 @@ def engines() -> str:
         times = [_milliseconds(found[name]) for name in networks]
         rows.append([said, *times, *(_accuracy(found[name]) for name in measured)])
     header = ["", *(f"`{name}`, ms" for name in networks), *(f"`{name}`, test top-1" for name in measured)]
-    return table(header, rows)
+    return f"{table(header, rows)}\n\n{_made_by(record)}"
 
 
 def engines_against_int8() -> str:
     """Returns the table of the fastest int8 of all engines, in times of recu_jax."""
     rows = []
-    for name, of in json.loads(_RECORD.read_text())["networks"].items():
+    for name, of in _read()["networks"].items():
         row = [f"`{name}`"]
         for key in ("fastest_int8", "fastest_int8_without_amx"):
             times = of["cases"][of[key]]["times_recu"]
@@ -48,8 +49,28 @@ def engines_against_int8() -> str:
             spread = f"{times['median']:.2f} ({times['min']:.2f} to {times['max']:.2f}){bar}"
             row += [spread.replace(" ", "\N{NO-BREAK SPACE}"), _engine(of[key])]
         rows.append(row)
-    header = ["", "times the fastest int8", "which is", "times the fastest int8 without AMX", "which is"]
+    header = ["", "times as fast as the fastest int8", "which is", "without AMX", "which is"]
     return table(header, rows)
+
+
+def _read():
+    return json.loads(_RECORD.read_text())
+
+
+def _made_by(record):
+    versions = {
+        package: version
+        for of in record["versions"].values()
+        for package, version in of.items()
+        if package not in ("python", "kernels", "numpy")
+    }
+    said = ", ".join(f"{package} {version}" for package, version in versions.items())
+    machine, file = record["machine"], f"../experiments/results/benchmarks/{_RECORD.name}"
+    return (
+        f"Record: {record['date'][:10]}; one of {machine['cores']} cores of an {machine['cpu']}; {said}; "
+        f"{{download}}`{_RECORD.name} <{file}>`. Other processes took up to {record['largest_share_of_others']:.0%} of "
+        "the machine in a turn."
+    )
 
 
 def _engine(case):
