@@ -4,6 +4,7 @@ import json
 import re
 
 from compile_tables import compile_only, scale  # noqa: F401  (tables, which _Record finds by their names)
+from engine_tables import engines, engines_against_int8  # noqa: F401
 from markdown_table import table
 from pack_tables import pack  # noqa: F401  (as above)
 from records import RESULTS, made_by, read, spread

@@ -1,8 +1,15 @@
-"""Runs ONNX files in onnxruntime and OpenVINO, where these are installed: pip install 'recu_jax[onnx]' openvino."""
+"""Runs ONNX files in onnxruntime, OpenVINO and LiteRT, where these are installed.
+
+pip install 'recu_jax[onnx]' openvino; pip install onnx2tf tensorflow tf-keras ai-edge-litert.
+"""
+
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+from recu_jax import data, networks
 from recu_jax.deploy import container, model, onnx_export
 from tests.support.random_networks import file_of, variables_of
 
@@ -60,6 +67,35 @@ def test_the_same_logits(name, tmp_path):
     openvino = pytest.importorskip("openvino", reason="pip install openvino")
     compiled = openvino.Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     np.testing.assert_allclose(compiled(images)[0], logits, rtol=0, atol=most)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", networks.NAMES)
+def test_litert_predicts_the_same(name, tmp_path):
+    pytest.importorskip("onnx2tf", reason="pip install onnx2tf tensorflow tf-keras")
+    litert = pytest.importorskip("ai_edge_litert.interpreter", reason="pip install ai-edge-litert")
+    loaded = model.load(networks.file(name))
+    file, folder = tmp_path / "network.onnx", tmp_path / "lite"
+    container.write_bytes(file, onnx_export.serialize(loaded))
+    convert = "import onnx2tf; onnx2tf.main()"
+    command = [sys.executable, "-c", convert, "-i", file, "-o", folder, "-kat", onnx_export.IMAGES]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+    images = np.random.default_rng(0).integers(0, 256, (50, *loaded.image_shape), np.uint8)
+    if name == "digits_resnet8":
+        images = data.load("digits").test_images
+    interpreter = litert.Interpreter(str(folder / "network_float32.tflite"))
+    (inputs,), (outputs,) = interpreter.get_input_details(), interpreter.get_output_details()
+    interpreter.resize_tensor_input(inputs["index"], images.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(inputs["index"], images)
+    interpreter.invoke()
+    found, logits = interpreter.get_tensor(outputs["index"]), np.asarray(loaded.predict(images))
+    np.testing.assert_array_equal(found.argmax(-1), logits.argmax(-1))
+    # LiteRT rounds batch norm otherwise. If a value near 0 gets another sign, the logits of its image change.
+    close = (abs(found - logits) <= 1e-5 * max(1, abs(logits).max())).all(-1)
+    assert close.mean() > 0.95
 
 
 def test_the_optimizer_leaves_binary_kernels_alone(tmp_path):
