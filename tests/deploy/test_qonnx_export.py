@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from recu_jax import deploy
+from recu_jax import deploy, networks
 from recu_jax.commands import export
 from recu_jax.data import digits
 from recu_jax.deploy import container, model, qonnx_export
@@ -84,20 +84,14 @@ def test_transformations_of_qonnx(name, tmp_path):
     assert "qonnx.custom_op.channels_last" in domains
 
 
-@pytest.mark.slow
-def test_hls4ml_compiles_it_and_predicts_the_same(tmp_path, monkeypatch):
-    """Runs a narrow VGG-small, trained on the digits, in fixed point."""
+def compiled_by_hls4ml(path, folder):
+    """Compiles a QONNX file to a project in fixed point. Returns the project."""
     hls4ml = pytest.importorskip("hls4ml", reason="pip install hls4ml")
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.transformation.channels_last import ConvertToChannelsLastAndClean
     from qonnx.util.cleanup import cleanup_model
 
-    monkeypatch.setitem(MODELS, "cifar_vgg_small", partial(CifarVgg, widths=(4, 4, 8, 8, 16, 16)))
-    train(small_runs.digits(model="cifar_vgg_small", epochs=3), tmp_path / "run")
-    for kind in ("recu", "qonnx"):
-        export.main([str(tmp_path / "run"), f"--out={tmp_path / kind}", f"--format={kind}"])
-
-    network = cleanup_model(ModelWrapper(str(tmp_path / "qonnx")))
+    network = cleanup_model(ModelWrapper(str(path)))
     # The second cleanup names the nodes that the transformation has made.
     network = cleanup_model(network.transform(ConvertToChannelsLastAndClean(make_input_channels_last=True)))
     # The precision of real numbers. Signs have two bits. Factors such as 1 / 255 need many bits after the point.
@@ -106,11 +100,33 @@ def test_hls4ml_compiles_it_and_predicts_the_same(tmp_path, monkeypatch):
         network, granularity="name", backend="Vitis", default_precision=precision, max_precision=precision
     )
     project = hls4ml.converters.convert_from_onnx_model(
-        network, hls_config=config, backend="Vitis", output_dir=str(tmp_path / "project")
+        network, hls_config=config, backend="Vitis", output_dir=str(folder)
     )
     project.compile()
+    return project
+
+
+def check_predictions(project, loaded):
     images = digits.load().test_images
     found = project.predict(images.astype(np.float32))
-    logits = np.asarray(deploy.load(tmp_path / "recu").predict(images))
+    logits = np.asarray(loaded.predict(images))
     assert (found.argmax(-1) == logits.argmax(-1)).all()
     np.testing.assert_allclose(found, logits, rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_hls4ml_compiles_a_narrow_vgg_and_predicts_the_same(tmp_path, monkeypatch):
+    pytest.importorskip("hls4ml", reason="pip install hls4ml")
+    monkeypatch.setitem(MODELS, "cifar_vgg_small", partial(CifarVgg, widths=(4, 4, 8, 8, 16, 16)))
+    train(small_runs.digits(model="cifar_vgg_small", epochs=3), tmp_path / "run")
+    for kind in ("recu", "qonnx"):
+        export.main([str(tmp_path / "run"), f"--out={tmp_path / kind}", f"--format={kind}"])
+    project = compiled_by_hls4ml(tmp_path / "qonnx", tmp_path / "project")
+    check_predictions(project, deploy.load(tmp_path / "recu"))
+
+
+@pytest.mark.slow
+def test_hls4ml_compiles_the_trained_resnet_of_the_digits_and_predicts_the_same(tmp_path):
+    loaded = deploy.load(networks.file("digits_resnet8"))
+    container.write_bytes(tmp_path / "qonnx", qonnx_export.serialize(loaded))
+    check_predictions(compiled_by_hls4ml(tmp_path / "qonnx", tmp_path / "project"), loaded)
