@@ -105,6 +105,14 @@ def test_a_threshold_holds_signs_and_update_needs_parameters():
         optimizer.update(g, optimizer.init(w))
 
 
+def test_bop_starts_with_the_papers_constants():
+    """The average of gradient g is 1e-4 g after a step, and 1e-8 is the threshold. So weights flip where g > 1e-4."""
+    params, gradients = {"k": jnp.ones(3)}, {"k": jnp.array([2e-4, 0.5e-4, -2e-4])}
+    for optimizer in (bop(), with_bop(optax.sgd(0.1), {("k",)})):
+        updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+        np.testing.assert_array_equal(updates["k"], [-2, 0, 0])
+
+
 def test_kernels_of_binary_layers_alone_are_bops():
     model = create_model("react_resnet18", 10, stage_sizes=(1, 1), widths=(4, 8))
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)

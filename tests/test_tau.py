@@ -175,6 +175,11 @@ def test_mistakes_are_named():
         with_tau(variables, 85)
     with pytest.raises(UserError, match=r"entries \['alpha', 'kernel'\] hold no kernel"):
         with_tau(variables["params"], 0.9)
+    packed = {
+        "params": {"block": {"dense": {"kernel_bits": np.zeros((1, 2), np.uint32), "kernel_scale": np.ones((1, 6))}}}
+    }
+    with pytest.raises(UserError, match="with_tau: the model is packed"):
+        with_tau(packed, 0.9)
     with pytest.raises(UserError, match="Linear has no binary layer"):
         set_tau(nnx.Linear(6, 6, rngs=nnx.Rngs(0)), 0.9)
     with pytest.raises(UserError, match="tau is 1"):

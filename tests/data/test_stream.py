@@ -9,7 +9,7 @@ import pytest
 
 from recu_jax import UserError
 from recu_jax.data import workers
-from recu_jax.data.stream import train_batches
+from recu_jax.data.stream import eval_batches, train_batches
 from tests.support.photo_streams import STEPS, TRAIN, kept
 
 
@@ -80,6 +80,20 @@ def test_resuming_with_workers_at_every_batch(broken, uninterrupted, num_workers
     with train_batches(broken, **options) as batches:
         batches.set_state(json.loads(saved[12]) | {"num_workers": 3 - num_workers})
         assert_same(kept(itertools.islice(batches, STEPS - 14)), uninterrupted[14:])
+
+
+def test_an_evaluation_goes_on_from_a_saved_position(whole):
+    options = {"batch_size": 6, "transform": TRAIN["transform"], "num_workers": 0}
+    with eval_batches(whole, **options) as batches:
+        first = kept(itertools.islice(batches, 2))
+        state = json.loads(json.dumps(batches.get_state()))
+        rest = kept(batches)
+    with eval_batches(whole, **options) as batches:
+        batches.set_state(state)
+        assert_same(kept(batches), rest)
+    assert len(first) == len(rest) == 2
+    with pytest.raises(UserError, match="of batch_size 6, this run has 4"):
+        eval_batches(whole, **options | {"batch_size": 4}).set_state(state)
 
 
 def test_a_position_of_other_data_is_refused(whole):
