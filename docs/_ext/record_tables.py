@@ -58,8 +58,12 @@ def evaluation() -> str:
 
 
 def cpu_profile() -> str:
-    """Returns the table of what the operations of a train step cost on CPUs."""
-    name = "profile_cifar_resnet20.json"
+    """Returns the tables of what the operations of a train step cost on CPUs, one for each model."""
+    return "\n\n".join(map(_profile, ("cifar_resnet20", "cifar_vgg_small", "imagenet_resnet18")))
+
+
+def _profile(model):
+    name = f"profile_{model}.json"
     record = read(name)
     whole = record["milliseconds_a_step"]
     rows = [
