@@ -1,12 +1,11 @@
 """Makes the tables of 1-bit networks beside other engines, from experiments/results/benchmarks/beside_others.json."""
 
-import json
-import pathlib
-
 from markdown_table import table
+from records import read, spread
 
-_RECORD = pathlib.Path(__file__).parents[2] / "experiments" / "results" / "benchmarks" / "beside_others.json"
-# Rows: the engine and what it runs, the side of the record, and the start of its cases. The fastest of these counts.
+_RECORD = "beside_others.json"
+# A row of the table has what it says, a side of the record, and how the names of the side's cases begin. The table has
+# the time of the fastest of these cases.
 _ROWS = (
     ("recu_jax, 1-bit", "recu", "1-bit"),
     ("onnxruntime, float32", "onnxruntime", "float32"),
@@ -26,7 +25,7 @@ _BARRED = ("cifar_vgg_small", "imagenet_resnet18")
 
 def engines() -> str:
     """Returns the table of milliseconds for one image, and of test accuracy where a network is trained."""
-    record = _read()
+    record = read(_RECORD)
     networks = record["networks"]
     measured = {name: of for name, of in networks.items() if "test_images" in of}
     rows = []
@@ -41,20 +40,15 @@ def engines() -> str:
 def engines_against_int8() -> str:
     """Returns the table of the fastest int8 of all engines, in times of recu_jax."""
     rows = []
-    for name, of in _read()["networks"].items():
+    for name, of in read(_RECORD)["networks"].items():
         row = [f"`{name}`"]
         for key in ("fastest_int8", "fastest_int8_without_amx"):
             times = of["cases"][of[key]]["times_recu"]
             bar = f", bar {_BAR}: {'reached' if times['median'] >= _BAR else 'missed'}" if name in _BARRED else ""
-            spread = f"{times['median']:.2f} ({times['min']:.2f} to {times['max']:.2f}){bar}"
-            row += [spread.replace(" ", "\N{NO-BREAK SPACE}"), _engine(of[key])]
+            row += [spread(times) + bar.replace(" ", "\N{NO-BREAK SPACE}"), _engine(of[key])]
         rows.append(row)
     header = ["", "times as fast as the fastest int8", "which is", "without AMX", "which is"]
     return table(header, rows)
-
-
-def _read():
-    return json.loads(_RECORD.read_text())
 
 
 def _made_by(record):
@@ -65,10 +59,10 @@ def _made_by(record):
         if package not in ("python", "kernels", "numpy")
     }
     said = ", ".join(f"{package} {version}" for package, version in versions.items())
-    machine, file = record["machine"], f"../experiments/results/benchmarks/{_RECORD.name}"
+    machine, file = record["machine"], f"../experiments/results/benchmarks/{_RECORD}"
     return (
         f"Record: {record['date'][:10]}; one of {machine['cores']} cores of an {machine['cpu']}; {said}; "
-        f"{{download}}`{_RECORD.name} <{file}>`. Other processes took up to {record['largest_share_of_others']:.0%} of "
+        f"{{download}}`{_RECORD} <{file}>`. Other processes took up to {record['largest_share_of_others']:.0%} of "
         "the machine in a turn."
     )
 

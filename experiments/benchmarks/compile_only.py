@@ -17,7 +17,6 @@ its own and written to a file in experiments/results/compile_only. A row that ha
 """
 
 import argparse
-import datetime
 import functools
 import importlib.metadata
 import itertools
@@ -35,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from experiments.benchmarks.compile_targets import TARGETS
 from experiments.benchmarks.counted import analysis, without_kernels
 from experiments.benchmarks.steps import KINDS, image_size
-from experiments.benchmarks.turns import cpu_model
+from experiments.benchmarks.turns import when_and_where
 
 # Models and the configs that train them. The train step of a react model is that of stage 2, with a teacher.
 MODELS = {
@@ -164,8 +163,7 @@ def compiled_row(target, model, dtype, kind, batch):
             "milliseconds_of_operations": round(1000 * by_operations, 3),
             "milliseconds_of_all_reduces": round(1000 * by_links, 3),
         },
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.platform()},
+        **when_and_where(),
         "versions": versions(target.platform),
     }  # fmt: skip
     return row, compiled.as_text()

@@ -10,7 +10,6 @@ Operations that XLA runs at the same time are counted with their full times.
 
 import argparse
 import collections
-import datetime
 import json
 import os
 import re
@@ -23,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from experiments.benchmarks import steps
-from experiments.benchmarks.turns import cpu_model
+from experiments.benchmarks.turns import when_and_where
 
 _SHOWN = 15
 _CALL = re.compile(r"%?(\S+) = .* custom-call\(.*custom_call_target=\"(recu_\w+)\"")
@@ -107,8 +106,7 @@ def measured(arguments, folder):
         "batch_size": batch,
         "milliseconds_a_step": 1000 * seconds / arguments.steps,
         "operations": grouped(times(trace), kernels(folder), arguments.steps),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu": cpu_model(), "cores": os.cpu_count()},
+        **when_and_where(),
         "versions": {"jax": jax.__version__, "kernels": arguments.instructions or native.cpu_backend()},
     }
 

@@ -20,7 +20,6 @@ two programs. `popcount_bound.cc` measures the most that xor, popcount and add c
 """
 
 import argparse
-import datetime
 import json
 import os
 import pathlib
@@ -34,7 +33,7 @@ import warnings
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
-from experiments.benchmarks.turns import Worker, answers, cpu_model, others_busy
+from experiments.benchmarks.turns import Worker, answers, others_busy, spread, when_and_where
 
 LAYERS = {64: 56, 128: 28, 256: 14, 512: 7}
 NETWORKS = {"imagenet_resnet18": 224, "cifar_vgg_small": 32}
@@ -214,8 +213,7 @@ def summarize(case, turns, bound):
     seconds = {side: [turn["seconds"] for turn in turns[side]] for side in turns}
     result = {"median_seconds": {side: statistics.median(values) for side, values in seconds.items()}}
     for name, (a, b) in {"xla": ("xla", "recu"), "torch": ("torch", "recu"), "two_threads": ("recu", "recu2")}.items():
-        ratios = [x / y for x, y in zip(seconds[a], seconds[b], strict=True)]
-        result[f"times_{name}"] = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+        result[f"times_{name}"] = spread([x / y for x, y in zip(seconds[a], seconds[b], strict=True)])
     if "layer" in case and bound:
         channels = int(case.rsplit("_", 1)[1])
         words = LAYERS[channels] ** 2 * channels * 9 * channels / 64
@@ -247,8 +245,7 @@ def main():
         worker.close()
     bound = bounds.get(workers[0].versions["kernels"])
     result = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.platform()},
+        **when_and_where(),
         "versions": {worker.side: worker.versions for worker in workers},
         "popcount_bound_words_per_second": bounds,
         "core_to_core_nanoseconds": [float(distance) for distance in distances],

@@ -21,7 +21,6 @@ disturbed the comparison.
 import argparse
 import contextlib
 import dataclasses
-import datetime
 import importlib.metadata
 import io
 import json
@@ -37,7 +36,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from experiments.benchmarks.turns import cpu_model, machine_busy_seconds
+from experiments.benchmarks.turns import machine_busy_seconds, spread, when_and_where
 from recu_jax.data import photos, stream
 from recu_jax.data.transform import Transform, random_box
 
@@ -163,10 +162,6 @@ def ratio(above, below):
     return spread([a / b for a, b in zip(above, below, strict=True)])
 
 
-def spread(values):
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
 def by_workers(records, arguments):
     """Returns the images a second of recu_jax with 0 to --num_workers workers: all repeats, by number of workers."""
     rates = {n: [] for n in range(arguments.num_workers + 1)}
@@ -208,8 +203,7 @@ def measure(arguments):
     summary = summarize(turns)
     names = ("grain", "opencv-python-headless", "pillow", "array_record", "numpy")
     result = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.platform()},
+        **when_and_where(),
         "load_average_before": load,
         "dataset": arguments.dataset,
         "images": len(records),

@@ -24,7 +24,6 @@ bits end the benchmark. `folded` only records its largest difference. Needs Linu
 """
 
 import argparse
-import datetime
 import functools
 import json
 import os
@@ -43,7 +42,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import recu_jax
 from experiments.benchmarks.inference import seconds_of
-from experiments.benchmarks.turns import Worker, answers, cpu_model, others_busy
+from experiments.benchmarks.turns import Worker, answers, others_busy, spread, when_and_where
 from recu_jax.deploy import fold
 from recu_jax.ops import packed as ops
 from recu_jax.ops.geometry import Geometry
@@ -199,14 +198,11 @@ def record(name, workers, turns):
     }
     return {
         "model": name,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.platform()},
+        **when_and_where(),
         "versions": versions,
         "outputs": {worker.side: worker.versions["said"] for worker in workers if worker.versions["said"]},
         "median_milliseconds": {side: 1000 * statistics.median(of) for side, of in seconds.items()},
-        "times": {
-            pair: {"median": statistics.median(of), "min": min(of), "max": max(of)} for pair, of in times.items()
-        },
+        "times": {pair: spread(of) for pair, of in times.items()},
         "largest_share_of_others": max(turn["share_of_others"] for of in turns.values() for turn in of),
         "seconds_of_turns": seconds,
     }

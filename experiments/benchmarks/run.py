@@ -28,10 +28,7 @@ one ratio. The median, the minimum and the maximum of the ratios are reported.
 
 import argparse
 import contextlib
-import datetime
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -41,7 +38,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from experiments.benchmarks import startup, steps
-from experiments.benchmarks.turns import Worker, cpu_model, environment
+from experiments.benchmarks.turns import Worker, environment, spread, when_and_where
 
 GROUPS = (*steps.KINDS, "memory", "import", "first_step", "input_pipeline")
 # The least values that rows must reach. `AT_MOST` has the largest values that other rows may have.
@@ -75,10 +72,6 @@ SIDES = {
     "compiled, channels last": ("torch", ["--compiled=default", "--channels_last"]),
 }
 COMPILED = ("compiled", "compiled, channels last")
-
-
-def spread(values):
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 class Bench:
@@ -213,8 +206,7 @@ class Bench:
 
     def write(self, path):
         result = {
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.platform()},
+            **when_and_where(),
             "versions": self.versions,
             "ceiling": self.counted.get("ceiling"),
             "rows": self.rows,

@@ -3,10 +3,12 @@
 Needs the standard library alone, and Linux: /proc tells whether other processes disturbed a comparison.
 """
 
+import datetime
 import functools
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import time
@@ -21,6 +23,19 @@ def cpu_model():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
+
+
+def when_and_where():
+    """Returns the date and the machine, for a record."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.platform()},
+    }
+
+
+def spread(values):
+    """Returns the median, the least and the largest of some numbers, for a record."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def machine_busy_seconds():

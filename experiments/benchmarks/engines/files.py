@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnxruntime import quantization
 
+from experiments.benchmarks.engines.workers import normalize
 from recu_jax import create_model, data, layers, networks
 from recu_jax.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from recu_jax.deploy import build, container, families, model, onnx_export, trained
@@ -120,13 +121,10 @@ def _calibration(images):
     return Reader()
 
 
-def normalize(pixels, mean, std):
-    """Returns float32 pixels, channels first."""
-    return np.ascontiguousarray(((pixels / np.float32(255) - mean) / std).transpose(0, 3, 1, 2).astype(np.float32))
-
-
 def write(name: str, folder: pathlib.Path, data_of: tuple[str, str | None] | None, float_run: str | None) -> None:
-    """Writes the files `NAME*` of a network to `folder`. The last is `NAME.npz`, its images and what is trained.
+    """Writes the files of a network to `folder`. Their names begin with `name`.
+
+    It writes `NAME.npz` last: the images, and which of the two networks are trained.
 
     Args:
       name: one of `NETWORKS`.

@@ -20,26 +20,19 @@ activations. `--float_run` gives a trained twin: `recu_jax.main` with `--config.
 import argparse
 import collections
 import contextlib
-import datetime
 import json
-import os
 import pathlib
-import platform
 import statistics
 import sys
 import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3]))
 
-from experiments.benchmarks.turns import Worker, cpu_model
+from experiments.benchmarks.turns import Worker, spread, when_and_where
 
 WORKERS = pathlib.Path(__file__).with_name("workers.py")
 OURS = "recu, 1-bit"
 TRAINED_1_BIT = ("1-bit", "1-bit ONNX", "BinaryConvolution")
-
-
-def spread(values):
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def fastest_int8(seconds, side=None):
@@ -185,10 +178,7 @@ def main():
         record = measure(sides, images, args.repeats, args.test_images)
         for worker in sides:
             worker.close()
-    record = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu": cpu_model(), "cores": os.cpu_count(), "system": platform.platform()},
-    } | record
+    record = when_and_where() | record
     print_table(record)
     if args.out:
         # Few people read the seconds of single turns, so these take one line only.

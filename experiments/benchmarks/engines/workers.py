@@ -16,7 +16,7 @@ from experiments.benchmarks.inference import seconds_of
 from experiments.benchmarks.turns import answers, others_busy
 
 SECONDS = 0.1  # length of a turn
-# Packages of each engine, of which the record has the versions.
+# For each engine, the packages whose versions the record has.
 PACKAGES = {
     "recu": ("jax", "jaxlib"),
     "onnxruntime": ("onnxruntime",),
@@ -24,6 +24,11 @@ PACKAGES = {
     "openvino_no_amx": ("openvino", "nncf"),
     "larq": ("larq-compute-engine", "larq", "tensorflow", "numpy"),
 }
+
+
+def normalize(pixels, mean, std):
+    """Returns pixels as float32, (batch, channels, height, width), for a float twin."""
+    return np.ascontiguousarray(((pixels / np.float32(255) - mean) / std).transpose(0, 3, 1, 2), np.float32)
 
 
 class Images:
@@ -44,9 +49,7 @@ class Images:
         return dict(zip(("1-bit", "float"), self._of["trained"].tolist(), strict=True))
 
     def normalized(self, pixels):
-        """Returns float32, (batch, channels, height, width)."""
-        x = (pixels / np.float32(255) - self._of["mean"]) / self._of["std"]
-        return np.ascontiguousarray(x.transpose(0, 3, 1, 2), np.float32)
+        return normalize(pixels, self._of["mean"], self._of["std"])
 
 
 # Each of the following functions yields (case, preparation of one image, function that loads the network) of a network.
