@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from recu_jax.errors import UserError
 from recu_jax.layers import NOT_GIVEN, BinaryConv, Tau
 from recu_jax.models.batch_norm import BatchNorm
-from recu_jax.models.parts import PAD_1, first_conv, nonlinearity, pool_2x2
+from recu_jax.models.parts import PAD_1, first_conv, halved, nonlinearity
 from recu_jax.models.unit import conv_of_units, unit
 
 # N(0, sqrt(2 / (k k C_out))) for k x k kernels. The 1-bit residual networks use the fan-in instead of the fan-out.
@@ -83,7 +83,7 @@ class CifarVgg(nn.Module):
                 x = unit(x, partial(conv, features), norm, nonlinear, i, tau=tau, progress=progress, train=train)
             else:
                 x = conv(features, name=f"conv{i}")(x, tau=tau, progress=progress, train=train)
-                x = norm(name=f"bn{i}")(pool_2x2(x, train), use_running_average=not train)
+                x = norm(name=f"bn{i}")(halved(x, 2, train), use_running_average=not train)
                 x = nonlinear(x, f"nonlinear{i}")
         # PyTorch's order (channel, row, column), so that the linear layer has the same matrix as in PyTorch.
         x = jnp.transpose(x, (0, 3, 1, 2)).reshape(x.shape[0], -1)

@@ -17,12 +17,12 @@ from recu_jax.models.batch_norm import BatchNorm
 from recu_jax.models.parts import (
     PAD_1,
     LastLinear,
+    halved,
     nonlinearity,
     pointwise_conv,
     projection,
     stages,
     stem_conv,
-    stem_pool,
 )
 from recu_jax.models.unit import conv_of_units, unit
 
@@ -114,7 +114,7 @@ class ImagenetResNet(nn.Module):
             nonlinearity=nonlinearity(self.nonlinearity, **types),
         )
         x = stem_conv(self.widths[0], name="conv1", **types)(x)
-        x = stem_pool(jax.nn.hard_tanh(small_norm(name="bn1")(x, use_running_average=not train)), train)
+        x = halved(jax.nn.hard_tanh(small_norm(name="bn1")(x, use_running_average=not train)), 3, train)
         x = stages(x, block, self.stage_sizes, self.widths, tau, progress, train)
         x = x.mean((1, 2))
         x = norm(name="bn2")(x, use_running_average=not train)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -13,7 +13,7 @@ from recu_jax.binarizers.react import RPRelu
 from recu_jax.errors import UserError, unknown
 from recu_jax.layers import Tau, kaiming_normal
 from recu_jax.ops.conv import per_channel
-from recu_jax.ops.max_pool import max_pool
+from recu_jax.ops.max_pool import max_pool, pooled
 
 # PyTorch's padding=1. "SAME" differs at stride 2, where it pads 0 before and 1 after an even number of pixels.
 PAD_1 = ((1, 1), (1, 1))
@@ -27,15 +27,16 @@ stem_conv = partial(first_conv, kernel_size=(7, 7), strides=2, padding=PAD_3)
 pointwise_conv = partial(first_conv, kernel_size=(1, 1), padding="VALID")
 
 
-def stem_pool(x: jax.Array, train: bool) -> jax.Array:
-    """Halves height and width of x, (batch, height, width, channels), by 3x3 max pooling, stride 2 and padding 1."""
+def halved(x: jax.Array, window: Literal[2, 3], train: bool) -> jax.Array:
+    """Halves height and width of x, (batch, height, width, channels), by max pooling, as `max_pool` does.
+
+    Args:
+      x: real numbers.
+      window: 2 or 3.
+      train: whether a gradient is wanted.
+    """
     # `max_pool` has the faster gradient, but no forward-mode derivative.
-    return max_pool(x, 3) if train else nn.max_pool(x, (3, 3), (2, 2), PAD_1)
-
-
-def pool_2x2(x: jax.Array, train: bool) -> jax.Array:
-    """Halves height and width of x, (batch, height, width, channels), by 2x2 max pooling."""
-    return max_pool(x, 2) if train else nn.max_pool(x, (2, 2), (2, 2))
+    return max_pool(x, window) if train else pooled(x, window)
 
 
 def avg_pool(x: jax.Array, window: int, stride: int) -> jax.Array:

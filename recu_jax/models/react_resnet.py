@@ -23,10 +23,10 @@ from recu_jax.models.parts import (
     LastLinear,
     avg_pool,
     check_halved_evenly,
+    halved,
     pointwise_conv,
     stages,
     stem_conv,
-    stem_pool,
 )
 
 
@@ -109,7 +109,7 @@ class ReactResNet(nn.Module):
         shortcut_conv = partial(pointwise_conv, **types)
         block = partial(ReactBlock, conv=conv, norm=norm, shortcut_conv=shortcut_conv, types=types)
         x = stem_conv(self.widths[0], name="conv", **types)(x)
-        x = stem_pool(norm(name="bn")(x, use_running_average=not train), train)
+        x = halved(norm(name="bn")(x, use_running_average=not train), 3, train)
         check_halved_evenly(images, x, len(self.stage_sizes) - 1)
         x = stages(x, block, self.stage_sizes, self.widths, tau, progress, train)
         return LastLinear(self.num_classes, name="fc", **types)(x.mean((1, 2)))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from recu_jax.layers import NOT_GIVEN, Conv, Tau
 from recu_jax.models.batch_norm import BatchNorm
-from recu_jax.models.parts import PAD_1, LastLinear, pointwise_conv, projection, stages, stem_conv, stem_pool
+from recu_jax.models.parts import PAD_1, LastLinear, halved, pointwise_conv, projection, stages, stem_conv
 
 _fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -108,7 +108,7 @@ class ResNet(nn.Module):
             shortcut_conv=partial(pointwise_conv, **init),
         )
         x = stem_conv(self.widths[0], name="conv1", **init)(x)
-        x = stem_pool(nn.relu(norm(name="bn1")(x, use_running_average=not train)), train)
+        x = halved(nn.relu(norm(name="bn1")(x, use_running_average=not train)), 3, train)
         x = stages(x, block, self.stage_sizes, self.widths, tau, progress, train)
         return LastLinear(self.num_classes, name="fc", **types)(x.mean((1, 2)))
 

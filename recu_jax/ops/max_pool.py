@@ -36,20 +36,21 @@ def max_pool(x: jax.Array, window: Literal[2, 3]) -> jax.Array:
     return _max_pool(x, window)
 
 
-def _pooled(x, window):
+def pooled(x: jax.Array, window: Literal[2, 3]) -> jax.Array:
+    """Computes the same as `max_pool`, with XLA's derivatives, of forward mode too."""
     return nn.max_pool(x, (window, window), (2, 2), "VALID" if window == 2 else ((1, 1), (1, 1)))
 
 
 def _backward(window, x, dy):
     def of_xla(x, dy):
-        return jax.vjp(lambda x: _pooled(x, window), x)[1](dy)[0]
+        return jax.vjp(lambda x: pooled(x, window), x)[1](dy)[0]
 
     gradient = functools.partial(_gradient, window)
     return (by_platform(x, dy, cpu=gradient, gpu=gradient, default=of_xla),)
 
 
-_max_pool = jax.custom_vjp(_pooled, nondiff_argnums=(1,))
-_max_pool.defvjp(lambda x, window: (_pooled(x, window), x), _backward)
+_max_pool = jax.custom_vjp(pooled, nondiff_argnums=(1,))
+_max_pool.defvjp(lambda x, window: (pooled(x, window), x), _backward)
 
 # By size of the window: key 0 is row 2i of an image, and key 1 is row 2i + 1. Each pair stands for one window that
 # holds this row: the index of the window relative to i, and the index of the row within the window. The same table

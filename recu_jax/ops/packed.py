@@ -133,7 +133,7 @@ def _with_shared_words(panels, channels):
     low = xp.pad(low, [(0, 0)] * 3 + [(0, -low.shape[3] % word_taps)])
     low = low.reshape(*low.shape[:3], -1, 1, 2, word_taps // 2)
     shifts = np.arange(word_taps // 2, dtype=np.uint32) * np.uint32(64 // word_taps)
-    return (low << shifts.reshape(1, 1, 1, 1, 1, 1, -1)).sum(-1, dtype=np.uint32)
+    return (low << shifts.reshape((1,) * 6 + (-1,))).sum(-1, dtype=np.uint32)
 
 
 def _popcount(words):

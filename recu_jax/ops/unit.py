@@ -110,19 +110,9 @@ def _backward(spec, identity, epsilon, axis_name, saved, cotangents):
     factor = inverse * scale
     coefficients = jnp.stack([mean, factor, -factor * mean_product * alpha * inverse, -factor * mean_dy])
     dx, dkernel, dshortcut = _gradients(
-        x,
-        words,
-        kernel_words,
-        alpha,
-        dz,
-        inside,
-        sums,
-        coefficients,
-        geometry,
-        identity,
-        has_shortcut is not None,
-        backend,
-    )
+        x, words, kernel_words, alpha, dz, inside, sums, coefficients,
+        geometry, identity, has_shortcut is not None, backend,
+    )  # fmt: skip
     dalpha = (dkernel * kernel).sum(tuple(range(kernel.ndim - 1)))
     return dx, dkernel * per_channel(alpha, kernel), dalpha, dscale, dbias, None if has_shortcut is None else dshortcut
 

@@ -12,9 +12,10 @@ namespace {
 using Shorts = ffi::Buffer<ffi::S16>;
 using Bytes = ffi::Buffer<ffi::U8>;
 
-int64_t Count(const Shorts& shorts) { return static_cast<int64_t>(shorts.element_count()); }
-int64_t Count(const Bytes& bytes) { return static_cast<int64_t>(bytes.element_count()); }
-int64_t Count(const Floats& floats) { return static_cast<int64_t>(floats.element_count()); }
+template <typename Buffer>
+int64_t Count(const Buffer& buffer) {
+  return static_cast<int64_t>(buffer.element_count());
+}
 
 ffi::Error UnitSums(ffi::ThreadPool pool, Floats x, Words panels, Ints tap_sums, Out<Words> words, Out<Shorts> sums,
                     Out<Floats> moments, ffi::Span<const int64_t> geometry, std::string_view isa) {

@@ -113,8 +113,7 @@ struct UnitIsa {
   // z = (sums - mean) * factor + bias + shortcut, clamped to [-1, 1]. A bit of `inside` is 1 where the number before
   // the clamp is inside (-1, 1).
   void (*normalize)(const NormalizeTile&);
-  // Adds g to totals and g * (sums - mean) to products. g is dz where the bit of `inside` is 1, and 0
-  // elsewhere.
+  // Adds g to totals and g * (sums - mean) to products. g is dz where the bit of `inside` is 1, and 0 elsewhere.
   void (*gradient_sums)(const GradientTile&, float* totals, float* products);
   // out = g * of_gradient + (sums - mean) * of_sum + constant, with the g of gradient_sums. Writes g to `unclamped`
   // unless this is null.

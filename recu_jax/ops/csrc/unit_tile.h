@@ -91,7 +91,7 @@ void NormalizeRun(const NormalizeTile& t) {
     Vector z = MultiplyAdd(centred, Some(t.factor + i, n), Some(t.bias + i, n));
     if (t.shortcut != nullptr) z = Add(z, Some(t.shortcut + i, n));
     StoreSome(t.z + i, Clamp(z), n);
-    const uint16_t inside = Inside(z) & (n == 16 ? 0xffff : FirstBits(n));
+    const uint16_t inside = Inside(z) & FirstBits(n);
     std::memcpy(t.inside + i / 8, &inside, n > 8 ? 2 : 1);
   });
 }
