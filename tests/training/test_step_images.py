@@ -92,10 +92,10 @@ def test_an_image_is_cropped_and_mirrored_by_seed_step_and_position(flip):
 
 
 class OneColumnPerImage(nn.Module):
-    """Nine logits that are always 0, and whose gradients are those of a product of all pixels with weights.
+    """A linear layer whose nine logits are always 0. Its gradients are those of the linear layer.
 
-    After gradient descent at rate 1 on batches of 4 images of classes 0 to 7, the difference between the weights of
-    class c and those of class 8 is the sum of all images of class c, divided by 4.
+    Train it on batches of 4 images of classes 0 to 7, by gradient descent with rate 1. Take the weights of class c, and
+    subtract those of class 8. This is the sum of the images of class c, divided by 4.
     """
 
     @nn.compact
