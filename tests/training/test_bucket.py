@@ -3,8 +3,6 @@
 import pathlib
 import re
 import shutil
-import socket
-import subprocess
 import sys
 import time
 
@@ -16,70 +14,9 @@ from recu_jax.commands import report
 from recu_jax.training import bucket, loop
 from tests.support import one_block
 from tests.support.processes import PATIENCE_SECONDS, start
+from tests.support.s3 import checkpoint, files
 
-s3fs = pytest.importorskip("s3fs")
-
-
-class Server:
-    """An S3 server with a bucket called `bucket`. Stopping the server deletes the bucket."""
-
-    def __init__(self, folder):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
-        self.address, self._log = f"http://127.0.0.1:{self._port}", folder / "server.log"
-
-    def start(self):
-        with open(self._log, "ab") as said:
-            command = [sys.executable, "-m", "moto.server", "-p", str(self._port)]
-            self._process = subprocess.Popen(command, stdout=said, stderr=said)
-        while True:
-            assert self._process.poll() is None, self._log.read_text()
-            with socket.socket() as there:
-                if there.connect_ex(("127.0.0.1", self._port)) == 0:
-                    break
-            time.sleep(0.05)
-        files().mkdir("bucket")
-
-    def stop(self):
-        self._process.kill()
-        self._process.wait()
-
-    def changes(self, since=0):
-        """Returns (method, name in the bucket) of all writes and deletions, in order, but for the first `since`."""
-        return re.findall(r"(PUT|DELETE|POST) /bucket/?(\S+)", self._log.read_text())[since:]
-
-    def wait_for_a_record(self, run):
-        began, name = time.monotonic(), re.compile(rf"{run}/checkpoints/\d+/record/metadata")
-        while not any(method == "PUT" and name.fullmatch(written) for method, written in self.changes()):
-            assert time.monotonic() - began < PATIENCE_SECONDS, self._log.read_text()
-            time.sleep(0.02)
-
-
-def files():
-    return s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """Returns the folder of the local copies. Sets made-up credentials and the address of a missing server."""
-    for name in ("CONFIG_FILE", "SHARED_CREDENTIALS_FILE"):
-        monkeypatch.setenv(f"AWS_{name}", str(tmp_path / "none"))
-    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(f"AWS_{name}", "somebody")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def server(tmp_path, cache, monkeypatch):
-    started = Server(tmp_path)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", started.address)
-    started.start()
-    yield started
-    started.stop()
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def tiny(folder, **changes):
@@ -88,20 +25,6 @@ def tiny(folder, **changes):
         "digits", model=one_block.MODEL, dataset="npz", data_dir=str(folder / "digits.npz"), num_devices=1,
         tensorboard=False, report=False, diagnostics=False, **changes,
     )  # fmt: skip
-
-
-def checkpoint(folder, step, says="this run"):
-    """Writes files named as those of a checkpoint, and a row of metrics. `bucket` reads only names and records."""
-    for name in ("state/manifest", "state/d/one", "record/metadata"):
-        file = folder / "checkpoints" / str(step) / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"{name} of step {step} of {says}")
-    with open(folder / "metrics.jsonl", "a") as file:
-        file.write(f"{step}\n")
-
-
-def steps(folder):
-    return sorted(int(f.name) for f in pathlib.Path(folder, "checkpoints").iterdir())
 
 
 @pytest.mark.slow
@@ -170,72 +93,6 @@ def test_a_server_that_goes_away(server, capfd):
         server.stop()
         raise KeyboardInterrupt
     assert re.fullmatch(rf"({lacks}(; the next checkpoint tries again)?\n)+", capfd.readouterr().err)
-
-
-@pytest.mark.slow
-def test_the_bucket_can_be_resumed_from_at_every_moment(server):
-    """The order is: rows of metrics, the files of a checkpoint, its record, and then deletions."""
-    with bucket.mirrored("s3://bucket/run") as folder:
-        checkpoint(pathlib.Path(folder), 1)
-        pathlib.Path(folder, "lock").touch()
-        pathlib.Path(folder, ".run.json.1.tmp").touch()
-        pathlib.Path(folder, "checkpoints/2.orbax-checkpoint-tmp").mkdir()
-        pathlib.Path(folder, "checkpoints/2.orbax-checkpoint-tmp/state").touch()
-        server.wait_for_a_record("run")
-        first = server.changes()
-        checkpoint(pathlib.Path(folder), 2)
-        shutil.rmtree(f"{folder}/checkpoints/1")
-    second = server.changes(since=len(first))
-    at = "run/checkpoints/{}/{}".format
-    assert first[:3] == [("PUT", "run/.writable"), ("DELETE", "run/.writable"), ("PUT", "run/metrics.jsonl")]
-    assert sorted(first[3:5]) == [("PUT", at(1, "state/d/one")), ("PUT", at(1, "state/manifest"))]
-    assert first[5:] == [("PUT", at(1, "record/metadata"))]
-    assert second[0] == ("PUT", "run/metrics.jsonl") and second[3] == ("PUT", at(2, "record/metadata"))
-    assert second[4:] == [("DELETE", at(1, "record/metadata")), ("POST", "?delete")]
-    assert {name for name in files().find("bucket/run") if "/checkpoints/" in name} == {
-        f"bucket/{at(2, name)}" for name in ("record/metadata", "state/d/one", "state/manifest")
-    }
-
-
-@pytest.mark.slow
-def test_which_of_bucket_and_copy_is_taken(server, capsys):
-    address = "s3://bucket/run"
-    copy = pathlib.Path(bucket.folder_of(address))
-    with bucket.mirrored(address):
-        checkpoint(copy, 1)
-    files().pipe_file("bucket/run/checkpoints/7/state/manifest", b"the run was killed before it copied the record")
-
-    # Another machine fetches the run, and continues it.
-    shutil.move(copy, f"{copy}.elsewhere")
-    with bucket.mirrored(address):
-        assert steps(copy) == [1] and (copy / "metrics.jsonl").read_text() == "1\n"
-        checkpoint(copy, 2)
-    # The copy of the first machine has nothing that the bucket lacks, so it is replaced.
-    shutil.rmtree(copy)
-    shutil.move(f"{copy}.elsewhere", copy)
-    assert bucket.fetched(address) == str(copy) and steps(copy) == [1, 2] and "now" not in capsys.readouterr().out
-    # A copy that is ahead of the bucket stays.
-    checkpoint(copy, 3)
-    shutil.rmtree(copy / "checkpoints/1")
-    shutil.rmtree(copy / "checkpoints/2")
-    bucket.fetched(address)
-    assert f"{address} holds step 2; step 3 is taken from {copy}" in capsys.readouterr().out and steps(copy) == [3]
-    # Now the bucket holds another run. The copy has a checkpoint that the bucket never had, so it is moved aside.
-    files().rm("bucket/run", recursive=True)
-    files().pipe_file("bucket/run/checkpoints/2/record/metadata", b"of another run")
-    bucket.fetched(address)
-    assert steps(copy) == [2] and steps(f"{copy}.1") == [3]
-    assert f"{copy} held another state than {address}; it is now {copy}.1" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_two_runs_do_not_write_over_each_other(server):
-    address = "s3://bucket/run"
-    line = f"but another run writes to {address}; give another --workdir"
-    with pytest.raises(RunFailed, match=line), bucket.mirrored(address) as folder:
-        files().pipe_file("bucket/run/checkpoints/9/record/metadata", b"of another run")
-        checkpoint(pathlib.Path(folder), 1)
-    assert files().find("bucket/run") == ["bucket/run/checkpoints/9/record/metadata"]
 
 
 @pytest.mark.slow
