@@ -71,7 +71,7 @@ class BucketCopy:
                 # A copy that has the bucket's newest checkpoint, or once had it, is no older than it.
                 if there is not None and (not here or there not in self._shared() | set(here.values())):
                     return self._download()
-                if there in here.values():
+                if there and there in here.values():
                     self._share(there)  # the run may have been killed just after it sent the record
                 if here and max(here) > step:
                     has = "no checkpoint" if there is None else f"step {step}"
