@@ -29,6 +29,7 @@ one ratio. The median, the minimum and the maximum of the ratios are reported.
 import argparse
 import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -72,6 +73,13 @@ SIDES = {
     "compiled, channels last": ("torch", ["--compiled=default", "--channels_last"]),
 }
 COMPILED = ("compiled", "compiled, channels last")
+# Makes all sides do without AVX-512: XLA, PyTorch, oneDNN and MKL. `steps.py` tells TorchInductor.
+AVX2_AT_MOST = {
+    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_max_isa=AVX2".strip(),
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+}
 
 
 class Bench:
@@ -101,14 +109,13 @@ class Bench:
     def sides(self, model, names, *options):
         """Yields the workers of the named sides, started one after the other."""
         pythons = {"jax": sys.executable, "torch": self.arguments.torch_python}
-        of_kernels = [f"--instructions={self.arguments.instructions}"] if self.arguments.instructions else []
+        of_all = [f"--instructions={self.arguments.instructions}"] if self.arguments.instructions else []
         with contextlib.ExitStack() as stack:
             workers = {}
             for side in names:
                 kind, own = SIDES[side]
                 script = Path(__file__).with_name("steps.py")
-                own = [*own, *(of_kernels if kind == "jax" else [])]
-                workers[side] = Worker(kind, pythons[kind], script, f"--model={model}", *own, *options)
+                workers[side] = Worker(kind, pythons[kind], script, f"--model={model}", *own, *of_all, *options)
                 stack.callback(workers[side].close)
                 self.versions[side] = workers[side].versions
             yield workers
@@ -247,7 +254,10 @@ def main():
     parser.add_argument("--repeats", type=int, default=7, help="turns of each side")
     parser.add_argument("--steps", type=int, default=4, help="steps in one turn")
     parser.add_argument("--models", nargs="+", choices=steps.BATCH_SIZES, default=list(steps.BATCH_SIZES))
-    parser.add_argument("--instructions", metavar="SET", help="avx512, avx2 or portable; the fastest by default")
+    parser.add_argument(
+        "--instructions", metavar="SET",
+        help="avx2: all sides do without AVX-512; portable: recu_jax's kernels in plain C++; the fastest by default",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     arguments = parser.parse_args()
     for group in arguments.groups:
@@ -258,6 +268,8 @@ def main():
         parser.error("input_pipeline needs --data_dir")
     head = ("", "median", "min", "max", "", "bar", "ops", "bytes")
     print("{:<58} {:>7} {:>7} {:>7}  {:<15} {:<8} {:>5} {:>5}".format(*head))
+    if arguments.instructions == "avx2":
+        os.environ |= AVX2_AT_MOST  # for the processes of the sides
     bench = Bench(arguments)
     bench.run(groups)
 

@@ -58,7 +58,8 @@ class Case:
       dtype: "float32" or "bfloat16", in which steps compute.
       compiled: mode of `torch.compile`, "default" or "reduce-overhead" (which replays CUDA graphs); None runs eagerly.
       channels_last: whether PyTorch keeps arrays in this layout.
-      instructions: which of `native.instruction_sets()` recu_jax's kernels use; None takes the fastest.
+      instructions: which of `native.instruction_sets()` recu_jax's kernels use; None takes the fastest. With "avx2"
+        the programs of `torch.compile` have no longer vectors either.
     """
 
     model: str
@@ -91,6 +92,10 @@ def prepare_torch(case):
     images = torch.randn(case.batch_size, 3, size, size, device=device).contiguous(memory_format=layout)
     labels = torch.randint(classes(case.model), (case.batch_size,), device=device)
     half = torch.autocast(device, torch.bfloat16, enabled=case.dtype == "bfloat16")
+    if case.compiled and case.instructions == "avx2":
+        import torch._inductor.config
+
+        torch._inductor.config.cpp.simdlen = 256
     network = torch.compile(model, mode=case.compiled) if case.compiled else model
 
     def train(n):

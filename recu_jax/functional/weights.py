@@ -12,6 +12,7 @@ from jax import lax
 
 from recu_jax.errors import UserError
 from recu_jax.functional.signs import ste_sign
+from recu_jax.ops.latent_weights import standardized_signs
 from recu_jax.ops.reductions import wide
 
 # Added to each variance (SPEC.md 1.1 and 2).
@@ -52,16 +53,20 @@ def standardize(kernel: jax.Array, *, b: float = 2.0, center: bool = True) -> ja
       UserError: a channel has fewer than two weights, so its variance is not defined.
     """
     axes = tuple(range(kernel.ndim - 1))
-    if math.prod(kernel.shape[:-1]) < 2:
-        raise UserError(
-            f"standardize: a kernel of shape {kernel.shape} has one weight per output channel, and needs two for a "
-            "variance; use standardize=False"
-        )
+    _check_variance(kernel)
     w = wide(kernel)
     if center:
         w = w - w.mean(axes, keepdims=True)
     variance = w.var(axes, keepdims=True, ddof=1)
     return (w * (math.sqrt(2) * b / jnp.sqrt(variance + EPSILON))).astype(kernel.dtype)
+
+
+def _check_variance(kernel):
+    if math.prod(kernel.shape[:-1]) < 2:
+        raise UserError(
+            f"standardize: a kernel of shape {kernel.shape} has one weight per output channel, and needs two for a "
+            "variance; use standardize=False"
+        )
 
 
 # A second name, because the argument `standardize` of `clamped_weights` hides the function.
@@ -155,13 +160,24 @@ def clamped_weights(
     return recu(w, tau) if clamp and tau is not None else w
 
 
-def binarize_weights(kernel: jax.Array, tau: jax.Array | float | None = None, **options: Any) -> jax.Array:
+def binarize_weights(
+    kernel: jax.Array,
+    tau: jax.Array | float | None = None,
+    *,
+    standardize: bool = True,
+    clamp: bool = True,
+    b: float = 2.0,
+    center: bool = True,
+) -> jax.Array:
     """Takes the signs of the clamped latent weights, with the straight-through gradient (SPEC.md 1.4).
+
+    This is `ste_sign(clamped_weights(kernel, tau, ...))`. With `standardize` and `center` it is computed in fewer
+    passes over the weights, and has no forward-mode derivative.
 
     Args:
       kernel: latent weights, (*window, in_features / groups, features).
       tau: in (0.5, 1]; None turns the clamp off.
-      **options: keyword arguments of `clamped_weights`.
+      standardize, clamp, b, center: as in `clamped_weights`.
 
     Returns:
       +1 and -1 in the shape and dtype of `kernel`.
@@ -169,7 +185,11 @@ def binarize_weights(kernel: jax.Array, tau: jax.Array | float | None = None, **
     Raises:
       UserError: `tau` is a Python number outside (0.5, 1], or a channel has fewer than two weights to standardize.
     """
-    return ste_sign(clamped_weights(kernel, tau, **options))
+    if not (standardize and center):
+        return ste_sign(clamped_weights(kernel, tau, standardize=standardize, clamp=clamp, b=b, center=center))
+    _check_variance(kernel)
+    quantile = laplace_quantile(1.0, tau) if clamp and tau is not None else math.inf
+    return standardized_signs(kernel, quantile, math.sqrt(2) * b, EPSILON)
 
 
 def mean_alpha(clamped: jax.Array) -> jax.Array:

@@ -27,6 +27,8 @@ TARGETS = (
     "recu_unit_normalize",
     "recu_unit_gradient_sums",
     "recu_unit_gradients",
+    "recu_weight_signs",
+    "recu_weight_gradient",
 )
 
 

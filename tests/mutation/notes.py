@@ -11,8 +11,10 @@ from tests.mutation.mutants import Mutant
 
 # Limits on the total processor seconds of the tests of a mutant, as measured without a mutant. Tests that execute the
 # changed statement are added up to a total of 60. Other tests that execute its module are added while the total of all
-# these tests is at most 20. A statement that runs on import, such as a default, belongs to all tests of its module.
-_OF_STATEMENT, _OF_MODULE = 60.0, 20.0
+# these tests is at most 20. A statement that runs on import, such as a default, belongs to all tests of its module. For
+# such a statement, tests of the room that execute nothing of the module are added up to another 20, as they may read
+# what the module defines.
+_OF_STATEMENT, _OF_MODULE, _OF_ROOM = 60.0, 20.0, 20.0
 
 
 class Notes:
@@ -60,12 +62,13 @@ class Notes:
         Args:
             killers: how many mutants of the module each test function has killed.
         """
-        found = []
+        found, of_room = [], []
         for file in targets.test_files(targets.room(mutant.module)):
             seen: collections.Counter = collections.Counter()
             for test in self._of_files.get(file, {"tests": []})["tests"]:
                 executed = [] if file in targets.OF_ALL else test["lines"].get(mutant.module)
                 if executed is None:
+                    of_room.append((test["seconds"], file, test))
                     continue
                 function = test["test"].partition("[")[0]
                 of_module = not mutant.at_import and set(executed).isdisjoint(mutant.lines)
@@ -73,13 +76,20 @@ class Notes:
                 seen[function, of_module] += 1
                 found.append(((of_module, place, -killers[function], test["seconds"]), file, test))
         chosen, total, files = [], 0.0, set()
-        for (of_module, *_), file, test in sorted(found, key=lambda entry: entry[0]):
+
+        def add(file, test, most):
+            nonlocal total
             cost = test["seconds"] + (0 if file in files else self._of_files[file]["before"])
-            if chosen and total + cost > (_OF_MODULE if of_module else _OF_STATEMENT):
-                continue
-            chosen.append(test["test"])
-            files.add(file)
-            total += cost
+            if total + cost <= most or not chosen:
+                chosen.append(test["test"])
+                files.add(file)
+                total += cost
+
+        for (of_module, *_), file, test in sorted(found, key=lambda entry: entry[0]):
+            add(file, test, _OF_MODULE if of_module else _OF_STATEMENT)
+        most = total + _OF_ROOM
+        for _, file, test in sorted(of_room if mutant.at_import else [], key=lambda entry: entry[0]):
+            add(file, test, most)
         return chosen, total
 
     def _digests(self, files):

@@ -46,7 +46,9 @@ def kernels(tmp_path_factory):
     return sorted(folder.iterdir())
 
 
-@pytest.mark.parametrize("test, shapes", [("binary_conv_test", 40), ("gradients_test", 20), ("unit_test", 20)])
+@pytest.mark.parametrize(
+    "test, shapes", [("binary_conv_test", 40), ("gradients_test", 20), ("unit_test", 20), ("weights_test", 100)]
+)
 def test_neon_gives_the_bits_of_plain_cpp(test, shapes, kernels, tmp_path):
     """Each program compares the instruction sets with each other bit for bit, and with loops over +-1."""
     compile_with("-static", *kernels, ROOT / "tests" / "ops" / "csrc" / f"{test}.cc", "-o", tmp_path / test)

@@ -36,7 +36,9 @@ def output(tmp_path, test, parts, sanitizers, *arguments):
     return done.stdout
 
 
-@pytest.mark.parametrize("test,shapes", [("binary_conv_test", 80), ("gradients_test", 30), ("unit_test", 30)])
+@pytest.mark.parametrize(
+    "test,shapes", [("binary_conv_test", 80), ("gradients_test", 30), ("unit_test", 30), ("weights_test", 200)]
+)
 def test_random_shapes_under_sanitizers(test, shapes, kernels, tmp_path):
     printed = output(tmp_path, test, kernels, "address,undefined", 1, shapes)
     assert re.fullmatch(rf"{shapes} shapes: .*\bportable\n", printed)

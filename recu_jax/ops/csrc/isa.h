@@ -122,6 +122,27 @@ struct UnitIsa {
   void (*signs)(const SignTile&, int64_t count);
 };
 
+// Latent weights of some output channels. A row has one weight of each channel.
+struct WeightTile {
+  const float* weights;  // at the first channel of the first row
+  int64_t rows;
+  int64_t stride;  // distance between rows
+  int channels;    // at most kWeightChannels
+};
+// With more channels fewer pages are open at a time; a tile of 4,608 rows, as in ResNet-18, takes 1.2 MB.
+constexpr int kWeightChannels = 64;
+
+// The standardized weights are (w - mean) * scale. mean, scale and magnitudes have a number for each channel.
+struct WeightsIsa {
+  // scale = spread / sqrt(variance + epsilon), magnitudes = the sum of the magnitudes of the standardized weights.
+  void (*signs)(const WeightTile&, float spread, float epsilon, float* mean, float* scale, float* magnitudes,
+                float* signs);
+  // Writes the gradient of the weights. `gradient` is that of the signs, and passes where the magnitude of a
+  // standardized weight is at most `bound`. It is at the tile's first channel, like `signs` and `out`.
+  void (*gradient)(const WeightTile&, const float* gradient, float spread, float bound, const float* mean,
+                   const float* scale, float* out);
+};
+
 struct Isa {
   const char* name;
   // Largest number of pixels for `count`.
@@ -144,6 +165,7 @@ struct Isa {
   // sums (rows, 16) += table[row][code[lane]], over the steps of all runs; rows <= 16.
   void (*lookup)(int rows, const LookupRun* runs, int count, const LookupSteps& steps, float* sums);
   UnitIsa unit;
+  WeightsIsa weights;
 };
 
 const Isa& PortableIsa();

@@ -93,6 +93,7 @@ inline Vector Multiply(const Vector& a, const Vector& b) {
   return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
 }
 inline __m256 Magnitude(__m256 x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.f), x); }
+inline Vector Magnitude(const Vector& x) { return {Magnitude(x.low), Magnitude(x.high)}; }
 inline uint16_t Inside(const Vector& z) {
   const __m256 one = _mm256_set1_ps(1.f);
   const int low = _mm256_movemask_ps(_mm256_cmp_ps(Magnitude(z.low), one, _CMP_LT_OQ));
@@ -148,6 +149,7 @@ inline void MakeTable(const float* a, const float* b, const float* c, const floa
 #include "tile.h"
 #include "lookup.h"
 #include "unit_tile.h"
+#include "weight_tile.h"
 
 // One word adds at most 8 to a byte counter, so a byte can count 31 words. After 31 words the byte counters are summed
 // into 64-bit counters.
@@ -215,7 +217,8 @@ inline void CountOf(const uint64_t* gathered, int64_t stride, const uint64_t* pa
 const recu::Isa* recu::Avx2Isa() {
   static const Isa isa = {"avx2", 8, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRows, kTable,
                           MakeCodes, MakeTables, Lookup,
-                          {HasNan, AddMoments, NormalizeRun, AddGradientSums, DifferentiateNorm, DifferentiateSigns}};
+                          {HasNan, AddMoments, NormalizeRun, AddGradientSums, DifferentiateNorm, DifferentiateSigns},
+                          {StandardizedSigns, DifferentiateStandardized}};
   static const bool have = FindX86Features().avx2;
   return have ? &isa : nullptr;
 }

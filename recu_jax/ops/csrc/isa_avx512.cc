@@ -84,6 +84,7 @@ inline void MakeTable(const float* a, const float* b, const float* c, const floa
 #include "tile.h"
 #include "lookup.h"
 #include "unit_tile.h"
+#include "weight_tile.h"
 
 constexpr int kMaxPixels = 12;
 
@@ -139,7 +140,8 @@ void Count(const uint64_t* gathered, int64_t stride, const uint64_t* panel, int6
 const recu::Isa* recu::Avx512Isa() {
   static const Isa isa = {"avx512", kMaxPixels, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRows, kTable,
                           MakeCodes, MakeTables, Lookup,
-                          {HasNan, AddMoments, NormalizeRun, AddGradientSums, DifferentiateNorm, DifferentiateSigns}};
+                          {HasNan, AddMoments, NormalizeRun, AddGradientSums, DifferentiateNorm, DifferentiateSigns},
+                          {StandardizedSigns, DifferentiateStandardized}};
   static const bool have = FindX86Features().avx512;
   return have ? &isa : nullptr;
 }

@@ -93,6 +93,9 @@ inline Vector Subtract(const Vector& a, const Vector& b) {
 inline Vector Multiply(const Vector& a, const Vector& b) {
   return Make([&](int i) { return vmulq_f32(a.v[i], b.v[i]); });
 }
+inline Vector Magnitude(const Vector& x) {
+  return Make([&](int i) { return vabsq_f32(x.v[i]); });
+}
 inline uint16_t Inside(const Vector& z) {
   uint32x4_t masks[4];
   for (int i = 0; i < 4; ++i) masks[i] = vcaltq_f32(z.v[i], vdupq_n_f32(1.f));
@@ -156,6 +159,7 @@ inline void MakeTable(const float* a, const float* b, const float* c, const floa
 #include "tile.h"
 #include "lookup.h"
 #include "unit_tile.h"
+#include "weight_tile.h"
 
 // One word adds at most 8 to a byte counter, so a byte can count 31 words. After 31 words the byte counters are summed.
 constexpr int64_t kWordsPerByteCounter = 31;
@@ -203,7 +207,8 @@ inline void CountOf(const uint64_t* gathered, int64_t stride, const uint64_t* pa
 const recu::Isa* recu::NeonIsa() {
   static const Isa isa = {"neon", 8, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRows, kTable,
                           MakeCodes, MakeTables, Lookup,
-                          {HasNan, AddMoments, NormalizeRun, AddGradientSums, DifferentiateNorm, DifferentiateSigns}};
+                          {HasNan, AddMoments, NormalizeRun, AddGradientSums, DifferentiateNorm, DifferentiateSigns},
+                          {StandardizedSigns, DifferentiateStandardized}};
   return &isa;
 }
 

@@ -68,6 +68,9 @@ inline Vector Subtract(const Vector& a, const Vector& b) {
 inline Vector Multiply(const Vector& a, const Vector& b) {
   return Make([&](int i) { return a.v[i] * b.v[i]; });
 }
+inline Vector Magnitude(const Vector& x) {
+  return Make([&](int i) { return std::fabs(x.v[i]); });
+}
 inline uint16_t Inside(const Vector& z) {
   unsigned bits = 0;
   for (int i = 0; i < 16; ++i) bits |= static_cast<unsigned>(std::fabs(z.v[i]) < 1.f) << i;
@@ -105,6 +108,7 @@ inline void MakeTable(const float* a, const float* b, const float* c, const floa
 #include "tile.h"
 #include "lookup.h"
 #include "unit_tile.h"
+#include "weight_tile.h"
 
 void Count(const uint64_t* gathered, int64_t stride, const uint64_t* panel, int64_t depth, int pixels, int32_t all,
            int32_t* sums) {
@@ -123,7 +127,8 @@ void Count(const uint64_t* gathered, int64_t stride, const uint64_t* panel, int6
 const Isa& PortableIsa() {
   static const Isa isa = {"portable", 4, Count, CorrectBorder, FinishAffine, FinishThresholds, PackRows, kTable,
                           MakeCodes, MakeTables, Lookup,
-                          {HasNan, AddMoments, NormalizeRun, AddGradientSums, DifferentiateNorm, DifferentiateSigns}};
+                          {HasNan, AddMoments, NormalizeRun, AddGradientSums, DifferentiateNorm, DifferentiateSigns},
+                          {StandardizedSigns, DifferentiateStandardized}};
   return isa;
 }
 
