@@ -1,9 +1,9 @@
 """Computes the signs of standardized latent weights, and their gradient through the clamp (SPEC.md 1.1 to 1.4).
 
 The unfused form is `ste_sign(recu(standardize(kernel), tau))` in `recu_jax.functional`. From it XLA makes programs for
-CPUs that read and write the weights some forty times in a train step. In a step of ImageNet's ResNet-18, with 11 million
-weights, this took a seventh of the processor time. The compiled kernels of this module read the weights once forward
-and once backward, and XLA's form for other devices stores no standardized weights.
+CPUs that read and write the weights some forty times in a train step. In a step of ImageNet's ResNet-18, with 11
+million weights, this took a seventh of the processor time. The compiled kernels of this module read the weights once
+forward and once backward, and XLA's form for other devices stores no standardized weights.
 
 The clamp changes no sign. So the forward pass needs neither tau nor the scale of the Laplace fit, and only the backward
 pass clamps.
