@@ -73,13 +73,19 @@ SIDES = {
     "compiled, channels last": ("torch", ["--compiled=default", "--channels_last"]),
 }
 COMPILED = ("compiled", "compiled, channels last")
-# Makes all sides do without AVX-512: XLA, PyTorch, oneDNN and MKL. `steps.py` tells TorchInductor.
-AVX2_AT_MOST = {
-    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_max_isa=AVX2".strip(),
-    "ATEN_CPU_CAPABILITY": "avx2",
-    "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-}
+
+
+def without_avx512():
+    """Returns environment variables with which XLA, PyTorch, oneDNN and MKL do without AVX-512.
+
+    `steps.py` tells TorchInductor.
+    """
+    return {
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_max_isa=AVX2".strip(),
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    }
 
 
 class Bench:
@@ -269,7 +275,7 @@ def main():
     head = ("", "median", "min", "max", "", "bar", "ops", "bytes")
     print("{:<58} {:>7} {:>7} {:>7}  {:<15} {:<8} {:>5} {:>5}".format(*head))
     if arguments.instructions == "avx2":
-        os.environ |= AVX2_AT_MOST  # for the processes of the sides
+        os.environ |= without_avx512()  # for the processes of the sides
     bench = Bench(arguments)
     bench.run(groups)
 

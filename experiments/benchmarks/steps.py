@@ -59,7 +59,7 @@ class Case:
       compiled: mode of `torch.compile`, "default" or "reduce-overhead" (which replays CUDA graphs); None runs eagerly.
       channels_last: whether PyTorch keeps arrays in this layout.
       instructions: which of `native.instruction_sets()` recu_jax's kernels use; None takes the fastest. With "avx2"
-        the programs of `torch.compile` have no longer vectors either.
+        programs of `torch.compile` use vectors of at most 256 bits.
     """
 
     model: str
@@ -249,7 +249,7 @@ if __name__ == "__main__":
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--compiled", choices=("default", "reduce-overhead"))
     parser.add_argument("--channels_last", action="store_true")
-    parser.add_argument("--instructions", metavar="SET", help="avx512, avx2 or portable; the fastest by default")
+    parser.add_argument("--instructions", metavar="SET", help="as in run.py")
     parsed = parser.parse_args()
     batch = parsed.batch_size or BATCH_SIZES[parsed.model]
     images = batch if parsed.one_batch else max(batch, IMAGES[image_size(parsed.model)])

@@ -12,7 +12,7 @@ from jax import lax
 
 from recu_jax.errors import UserError
 from recu_jax.functional.signs import ste_sign
-from recu_jax.ops.latent_weights import standardized_signs
+from recu_jax.ops.latent_weights import is_served, standardized_signs
 from recu_jax.ops.reductions import wide
 
 # Added to each variance (SPEC.md 1.1 and 2).
@@ -171,8 +171,8 @@ def binarize_weights(
 ) -> jax.Array:
     """Takes the signs of the clamped latent weights, with the straight-through gradient (SPEC.md 1.4).
 
-    This is `ste_sign(clamped_weights(kernel, tau, ...))`. With `standardize` and `center` it is computed in fewer
-    passes over the weights, and has no forward-mode derivative.
+    Equals `ste_sign(clamped_weights(kernel, tau, ...))` up to rounding. With `standardize` and `center` it takes fewer
+    passes over the weights, a NaN stays in its channel, and there is no forward-mode derivative.
 
     Args:
       kernel: latent weights, (*window, in_features / groups, features).
@@ -185,11 +185,11 @@ def binarize_weights(
     Raises:
       UserError: `tau` is a Python number outside (0.5, 1], or a channel has fewer than two weights to standardize.
     """
-    if not (standardize and center):
+    if not (standardize and center and is_served(kernel, tau, b)):
         return ste_sign(clamped_weights(kernel, tau, standardize=standardize, clamp=clamp, b=b, center=center))
     _check_variance(kernel)
     quantile = laplace_quantile(1.0, tau) if clamp and tau is not None else math.inf
-    return standardized_signs(kernel, quantile, math.sqrt(2) * b, EPSILON)
+    return standardized_signs(kernel, quantile, math.sqrt(2) * float(b), EPSILON)
 
 
 def mean_alpha(clamped: jax.Array) -> jax.Array:

@@ -31,7 +31,8 @@ _LOGINS = {"s3": "aws configure", "gs": "gcloud auth application-default login"}
 # s3fs retries by itself. Without these limits it would take minutes to report that a server is gone.
 _OPTIONS = {"s3": {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}}}
 _RECORD = re.compile(rf"{FOLDER}/(\d+)/record/metadata")
-# File in the copy, one line for each checkpoint that it had when the bucket had it too: the digest of its record.
+# File in the copy with digests of records, one a line. Copy and bucket both held these checkpoints. After a download it
+# has only the newest.
 _SHARED = ".in_bucket"
 _NOT_COPIED = {LOCK, f"{LOCK}.holder", _SHARED}
 _LOOK_EVERY_SECONDS = 0.5
@@ -50,7 +51,7 @@ class BucketCopy:
         # Size and modification time of each file outside the checkpoints, when it was sent.
         self._sent: dict[str, tuple[int, int]] = {}
         self._same: dict[str, str] = {}  # digests of the records in the bucket
-        self._tried: set[str] = set()  # digests of the records that were sent, received or not
+        self._tried: set[str] = set()  # digests of the records that this process began to send
         with self._failing("read"):
             options = {"skip_instance_cache": True, "use_listings_cache": False, **_OPTIONS.get(scheme, {})}
             self._files = fsspec.filesystem(scheme, **options)
@@ -68,7 +69,7 @@ class BucketCopy:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(f"{self.folder}.lock"):
                 here = self._digests_here()
-                # A copy that has the bucket's newest checkpoint, or once had it, is no older than it.
+                # A copy that has, or once had, the bucket's newest checkpoint is not older than the bucket.
                 if there is not None and (not here or there not in self._shared() | set(here.values())):
                     return self._download()
                 if there and there in here.values():
@@ -106,9 +107,11 @@ class BucketCopy:
                 self._send(name, names)
         for step, digest in sorted(here.items()):
             self._send_checkpoint(step, digest, names)
-        if not here or here[max(here)] not in self._shared():  # deleted, for a newer one, before it was sent
+        if not here or here[max(here)] not in self._shared():  # deleted before it was sent
             return
-        gone = {n for n in names - self._here() if n.startswith(f"{FOLDER}/")}
+        # Checkpoints that the copy had when this upload began stay: newer ones may not be in the bucket yet.
+        stay = tuple(f"{FOLDER}/{step}/" for step in here)
+        gone = {n for n in names - self._here() if n.startswith(f"{FOLDER}/") and not n.startswith(stay)}
         for step in _steps(gone):
             self._files.rm_file(f"{self._root}/{_record(step)}")
         if rest := gone - {_record(step) for step in _steps(gone)}:
@@ -139,7 +142,7 @@ class BucketCopy:
             return
         # If Orbax has begun to delete this checkpoint, its record is not sent, which makes it invalid in the bucket.
         if parts and parts == self._parts(step):
-            self._tried.add(_digest(data))  # if the answer is lost, the bucket may have the record all the same
+            self._tried.add(_digest(data))  # the bucket may have the record even if its answer is lost
             self._files.pipe_file(f"{self._root}/{record}", data)
             self._same[record] = _digest(data)
             self._share(_digest(data))

@@ -19,6 +19,7 @@ def backend(request, monkeypatch):
             pytest.skip("not of this processor")
         monkeypatch.setattr(native, "cpu_backend", lambda: request.param)
     jax.clear_caches()
+    return native.cpu_backend()
 
 
 def draw(shape):
@@ -69,7 +70,6 @@ def test_bfloat16_is_computed_in_float32():
 def test_a_bias_of_the_weights_does_not_matter(backend):
     """A one-pass variance, `mean(w^2) - mean(w)^2`, would lose all digits here."""
     kernel, gradient = draw((3, 3, 64, 16))
-    _, near = signs_and_gradient(lambda w: functional.binarize_weights(w, 0.8), kernel, gradient)
     rounded = np.float32(kernel + np.float32(100)) - np.float32(100)
     _, far = signs_and_gradient(lambda w: functional.binarize_weights(w, 0.8), rounded + np.float32(100), gradient)
     _, near = signs_and_gradient(lambda w: functional.binarize_weights(w, 0.8), rounded, gradient)
@@ -87,25 +87,73 @@ def test_equal_weights(backend):
         np.testing.assert_allclose(passed, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
-def test_a_nan_stays_in_its_channel(backend):
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_a_nan_stays_in_its_channel(number, backend):
     kernel, _ = draw((3, 3, 5, 20))
-    kernel[1, 2, 3, 17] = np.nan
+    kernel[1, 2, 3, 17] = number
     signs = functional.binarize_weights(jnp.asarray(kernel), 0.9)
     assert jnp.isnan(signs).all((0, 1, 2)).tolist() == [i == 17 for i in range(20)]
     assert jnp.isnan(signs).any((0, 1, 2)).tolist() == [i == 17 for i in range(20)]
 
 
 def test_under_vmap(backend):
-    kernels, gradients = zip(*(draw(shape) for shape in [(3, 3, 4, 9)] * 2), strict=True)
-    kernels = np.stack([kernels[0], kernels[1][::-1]])
-    taus = jnp.array([0.6, 0.9])
+    kernel, gradient = draw((3, 3, 4, 9))
+    kernels, taus = np.stack([kernel, kernel[::-1] ** 3]), jnp.array([0.6, 0.9])
 
     def loss(kernel, tau):
-        return (functional.binarize_weights(kernel, tau) * gradients[0]).sum()
+        return (functional.binarize_weights(kernel, tau) * gradient).sum()
 
     got = jax.vmap(jax.grad(loss))(kernels, taus)
     for i in range(2):
-        np.testing.assert_allclose(got[i], jax.grad(loss)(kernels[i], taus[i]), rtol=0, atol=1e-6 * jnp.abs(got).max())
+        _, want = signs_and_gradient(lambda w, i=i: unfused(w, taus[i]), kernels[i], gradient)
+        np.testing.assert_allclose(got[i], want, rtol=0, atol=1e-5 * float(jnp.abs(want).max()))
+
+
+@pytest.mark.parametrize("tau", [None, 0.8])
+def test_second_derivatives(tau, backend):
+    kernel, along = draw((3, 3, 4, 9))
+    c = jnp.asarray(draw((3, 3, 4, 9))[1])
+
+    def along_gradient(function):
+        def loss(w):
+            signs = function(w, tau)
+            return (c * signs**2 * (signs + 1.3)).sum()
+
+        return jax.jvp(jax.grad(loss), (jnp.asarray(kernel),), (jnp.asarray(along),))[1]
+
+    got, want = along_gradient(functional.binarize_weights), along_gradient(unfused)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * float(jnp.abs(want).max()))
+
+
+def test_compiled_kernels_are_used(backend):
+    kernel, _ = draw((3, 3, 5, 7))
+    text = jax.jit(jax.grad(lambda w: functional.binarize_weights(w, 0.9).sum())).lower(kernel).as_text()
+    expected = backend != "xla"
+    assert ("recu_weight_signs" in text) == ("recu_weight_gradient" in text) == expected
+
+
+def test_arguments_that_only_the_formulas_take():
+    """No features; a tau for each feature; a b that JAX traces."""
+    assert functional.binarize_weights(jnp.zeros((3, 3, 4, 0)), 0.9).shape == (3, 3, 4, 0)
+    kernel, gradient = draw((3, 3, 5, 7))
+    for got, want in [
+        (lambda w: functional.binarize_weights(w, jnp.full(7, 0.8)), lambda w: unfused(w, jnp.full(7, 0.8))),
+        (lambda w: jax.jit(lambda b: functional.binarize_weights(w, 0.8, b=b))(1.5), lambda w: unfused(w, 0.8, b=1.5)),
+    ]:
+        with jax.numpy_rank_promotion("allow"):
+            np.testing.assert_array_equal(*(signs_and_gradient(f, kernel, gradient)[1] for f in (got, want)))
+
+
+@pytest.mark.parametrize("axis", range(4))
+def test_a_kernel_that_is_sharded_explicitly(axis):
+    mesh = jax.make_mesh((2,), ("m",), axis_types=(jax.sharding.AxisType.Explicit,), devices=jax.devices()[:2])
+    kernel, gradient = draw((4, 2, 6, 8))
+    _, want = signs_and_gradient(lambda w: functional.binarize_weights(w, 0.8), kernel, gradient)
+    spec = jax.sharding.PartitionSpec(*[None] * axis, "m")
+    with jax.set_mesh(mesh):
+        placed = [jax.device_put(array, jax.sharding.NamedSharding(mesh, spec)) for array in (kernel, gradient)]
+        got = jax.jit(lambda w, g: jax.vjp(lambda w: functional.binarize_weights(w, 0.8), w)[1](g)[0])(*placed)
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * float(jnp.abs(want).max()))
 
 
 def test_has_no_forward_mode():

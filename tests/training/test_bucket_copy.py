@@ -132,6 +132,41 @@ def test_an_upload_that_fails_in_the_middle(server):
 
 
 @pytest.mark.slow
+def test_new_checkpoints_replace_all_old_ones_during_an_upload(server):
+    copy = copies(server, lambda folder, step: None)
+    send = copy._send
+
+    def replace(name, names):
+        copy._send = send
+        for step in (2, 3):
+            checkpoint(copy.folder, step)
+        shutil.rmtree(copy.folder / "checkpoints/1")
+        send(name, names)
+
+    copy._send = replace
+    assert copy.problem_of_copying() is None and there() == [1]
+    assert copy.problem_of_copying() is None and there() == [2, 3]
+
+
+@pytest.mark.slow
+def test_a_record_whose_answer_is_lost(server):
+    copy = copies(server, lambda folder, step: None)
+    pipe = copy._files.pipe_file
+
+    def lose_the_answer(name, data):
+        pipe(name, data)
+        if name.endswith("/2/record/metadata"):
+            raise OSError("no answer")
+
+    copy._files.pipe_file = lose_the_answer
+    checkpoint(copy.folder, 2)
+    assert "no answer" in copy.problem_of_copying()
+    checkpoint(copy.folder, 3)
+    shutil.rmtree(copy.folder / "checkpoints/2")
+    assert copy.problem_of_copying() is None and there() == [1, 3]
+
+
+@pytest.mark.slow
 def test_a_run_that_was_killed_after_it_sent_a_record(server):
     copy = copies(server, lambda folder, step: None)
     checkpoint(copy.folder, 2)

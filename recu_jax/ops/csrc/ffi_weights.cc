@@ -1,5 +1,5 @@
-// Defines the functions on latent weights that XLA calls, as ffi.cc does for convolutions. ops/latent_weights.py calls
-// them, and says what they compute.
+// Defines the functions on latent weights that XLA calls. ffi.cc has those of convolutions. ops/latent_weights.py
+// describes what they compute.
 
 #include "ffi_arguments.h"
 

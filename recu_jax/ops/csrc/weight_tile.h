@@ -1,10 +1,11 @@
 // Defines the operations on latent weights. Each isa_*.cc includes this file within its target region and unnamed
 // namespace, after unit_tile.h. In addition to the functions for unit_tile.h, it must define Magnitude(v) = |v|.
 
-// Adds `kSums` numbers of each weight over the rows. step(row, i, n, sums) adds those of the n channels from i on.
+// Computes `kSums` sums over the rows for each channel. step(row, i, n, sums) adds the terms of one row for the n
+// channels from i on.
 template <int kSums, typename Step>
 inline void SumRows(const WeightTile& t, float* totals, const Step& step) {
-  // A sum of few rows has a small rounding error. And all channels of these rows are read before the next rows.
+  // Sums of 32 rows have small rounding errors. All channels are read while these rows are in the nearest cache.
   constexpr int64_t kRows = 32;
   for (int i = 0; i < kSums * kWeightChannels; ++i) totals[i] = 0;
   for (int64_t first = 0; first < t.rows; first += kRows) {
@@ -44,7 +45,7 @@ void StandardizedSigns(const WeightTile& t, float spread, float epsilon, float* 
     Runs(t.channels, [&](int64_t i, int n) {
       const Vector centred = Subtract(Some(t.weights + row * t.stride + i, n), Load(means + i));
       const Vector sign = Add(IfBits(NotNegative(centred), two), minus_one);
-      StoreSome(signs + row * t.stride + i, MultiplyAdd(centred, zero, sign), n);  // the product with 0 keeps NaN
+      StoreSome(signs + row * t.stride + i, MultiplyAdd(centred, zero, sign), n);  // the product with 0 makes signs NaN
     });
   }
 }

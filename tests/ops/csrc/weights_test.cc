@@ -53,6 +53,9 @@ void Check(bool with_nan) {
                        signs.data());
     isa->weights.gradient(tile, gradient.data(), kSpread, static_cast<float>(bound), got_mean.data(),
                           got_scale.data(), out.data());
+    for (int64_t i = 0; i < size; ++i) {
+      CHECK(i % stride < channels || (signs[i] == 0 && out[i] == 0), "%s: wrote beside the tile", name);
+    }
     for (int64_t c = 0; c < channels; ++c) {
       if (with_nan && c == 0) {
         for (int64_t r = 0; r < rows; ++r) {
@@ -92,7 +95,9 @@ void Check(bool with_nan) {
       }
     }
     if (!with_nan) {
+      same_bits.Check(got_mean, "mean", name);
       same_bits.Check(got_scale, "scale", name);
+      same_bits.Check(got_magnitudes, "magnitudes", name);
       same_bits.Check(signs, "signs", name);
       same_bits.Check(out, "gradient", name);
     }
