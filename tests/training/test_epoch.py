@@ -94,6 +94,21 @@ def test_an_epoch_to_its_end(tmp_path):
     assert (metrics["train_loss"], metrics["of_the_feed"]) == (4.5, 1.0) and metrics["images_per_second"] > 0
 
 
+def test_images_per_second_leave_out_the_dispatch_that_compiles(tmp_path, monkeypatch):
+    """On this clock the first dispatch, of two steps, takes 100 seconds, and the four others take one each."""
+    run, now = Run(tmp_path, [1.0] * 10), [1000.0]
+    step = run.epochs._step
+
+    def timed(*arguments):
+        now[0] += 100.0 if now[0] == 1000.0 else 1.0
+        return step(*arguments)
+
+    monkeypatch.setattr("recu_jax.training.epoch.time.monotonic", lambda: now[0])
+    run.epochs._step = timed
+    _, metrics = run.epochs.run(0, 3, StepMetrics())
+    assert metrics["images_per_second"] == 8 * run.epochs._batch_size / 4
+
+
 class Later(np.ndarray):
     """Stands for numbers that a device is still computing. They are done once `block_until_ready` is called."""
 

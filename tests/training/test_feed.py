@@ -1,6 +1,8 @@
 """Compares `ResidentFeed`, which has its data set on the device, with `StreamFeed`. Their images must be equal."""
 
+import concurrent.futures
 import dataclasses
+import threading
 import time
 import types
 import unittest.mock
@@ -213,3 +215,22 @@ def test_the_counters_of_a_stream_are_those_of_one_epoch(both):
     feed.close()
     assert first["data_wait"] > 0 and first["skipped_records"] > 0
     assert second == {"data_wait": 0.0, "skipped_records": 0}
+
+
+def test_records_are_indices_in_the_file_of_the_data_set():
+    """Where images are held out, the training images are numbered anew, but errors name the image in the file."""
+    images, labels = np.zeros((24, 8, 8, 1), np.uint8), np.zeros(24, np.int32)
+    whole = Dataset(images, labels, images[:2], labels[:2], 10, (0.5,), (0.5,))
+    held_out = dataclasses.replace(whole, train_records=np.arange(100, 124))
+    found = ResidentFeed(config(), whole, DEVICES).records(1)
+    assert sorted(found) != list(range(8)) and len(found) == 8
+    np.testing.assert_array_equal(ResidentFeed(config(), held_out, DEVICES).records(1), found + 100)
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_settling_waits_for_the_batch_that_is_coming_unless_the_thread_hangs(hangs):
+    coming = concurrent.futures.Future()
+    assert coming.set_running_or_notify_cancel()
+    threading.Timer(0.3, coming.set_result, [None]).start()
+    StreamFeed._settle(types.SimpleNamespace(_hangs=hangs), coming)
+    assert coming.done() != hangs

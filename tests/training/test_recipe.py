@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from recu_jax import binarizers
+from recu_jax import UserError, binarizers
 from recu_jax.data.order import train_order
 from recu_jax.models import OWN_NONLINEARITY
 from recu_jax.training import step as train
@@ -25,6 +25,24 @@ def small(recipe):
     vgg = "pooled" in recipe.model.__dataclass_fields__
     fields = {"widths": (4, 8, 8), "pooled": (1,)} if vgg else {"stage_sizes": (1, 1), "widths": (4, 8)}
     return dataclasses.replace(recipe, model=recipe.model.clone(**fields))
+
+
+def test_float64_needs_a_jax_that_has_it():
+    with pytest.raises(
+        UserError, match="^config.dtype is 'float64'; JAX must be started with it: set JAX_ENABLE_X64=1"
+    ):
+        make_recipe(digits(dtype="float64"), dataset(32), steps_per_epoch=2)
+
+
+@pytest.mark.parametrize("conv", ["binary", "binary_activations", "float"])
+@pytest.mark.parametrize("of", ["weight", "activation"])
+def test_which_steps_get_the_progress(of, conv):
+    """Those in which an annealed binarizer is used."""
+    table = binarizers.WEIGHTS if of == "weight" else binarizers.ACTIVATIONS
+    name = next(name for name, binarizer in table.items() if binarizer.annealed)
+    recipe = make_recipe(digits(conv=conv, **{f"{of}_binarizer": name}), dataset(32), steps_per_epoch=2)
+    used = {"binary": True, "binary_activations": of == "activation", "float": False}
+    assert (recipe.progress is not None) == used[conv]
 
 
 FAMILIES = ("digits_resnet8", "cifar_resnet18", "cifar_vgg_small", "imagenet_resnet18", "react_resnet18")
