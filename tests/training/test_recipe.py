@@ -29,7 +29,7 @@ def small(recipe):
 
 def test_float64_needs_a_jax_that_has_it():
     with pytest.raises(
-        UserError, match="^config.dtype is 'float64'; JAX must be started with it: set JAX_ENABLE_X64=1"
+        UserError, match=r"^config\.dtype is 'float64'; JAX must be started with it: set JAX_ENABLE_X64=1"
     ):
         make_recipe(digits(dtype="float64"), dataset(32), steps_per_epoch=2)
 
