@@ -19,6 +19,7 @@ import numpy as np
 from recu_jax.ops import packed
 from recu_jax.ops.by_platform import compiled_or_xla
 from recu_jax.ops.conv import match_varying_axes
+from recu_jax.ops.partitioned import over_batch
 from recu_jax.ops.reductions import moments, sum_rows, sum_rows_of_both, wide
 from recu_jax.ops.reverse_mode import reverse_mode
 
@@ -77,7 +78,7 @@ def _forward(kernel, quantile, spread, epsilon):
 
 def _bound(quantile, statistics, count):
     # An infinite quantile clips nothing, also where the scale is 0: there the product would be NaN.
-    return jnp.where(jnp.isinf(quantile), quantile, quantile * (statistics[2].sum() / count))
+    return jnp.where(jnp.isinf(quantile), quantile, quantile * (statistics[2].sum() / float(count)))
 
 
 def _backward(spread, epsilon, saved, gradient):
@@ -146,6 +147,9 @@ def _gradient_by_xla(spread, gradient, kernel, statistics, bound):
 
 def _compiled_gradient(spread, backend, gradient, kernel, statistics, bound):
     shape = jax.ShapeDtypeStruct(kernel.shape, jnp.float32)
-    return packed.call(
-        "recu_weight_gradient", shape, gradient, kernel, statistics, bound, spread=np.float32(spread), isa=backend
-    )
+
+    def call(*args):
+        return packed.call("recu_weight_gradient", shape, *args, spread=np.float32(spread), isa=backend)
+
+    # Under `vmap` over examples, only the gradient has the axis of the examples, which may be sharded.
+    return over_batch(call, gradient, kernel, statistics, bound[None], batched=[False] * 4)
