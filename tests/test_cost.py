@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from recu_jax import BinaryConv, BinaryDense, create_model, model_cost
-from recu_jax.cost import print_table
+from recu_jax.cost import ModelCost, print_table
 
 IMAGE = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
 
@@ -120,9 +120,10 @@ class Repeated(nn.Module):
         return nn.vmap(BinaryDense, in_axes=None, axis_size=5, **stacked)(6, name="mapped")(x)
 
 
-@pytest.mark.parametrize("attempt", [1, 2])  # the second attempt finds the first one's compiled program
-def test_transformations_and_shared_layers(attempt):
-    cost = model_cost(Repeated(), jnp.zeros((2, 4)))
+def test_transformations_and_shared_layers():
+    first = model_cost(Repeated(), jnp.zeros((2, 4)))
+    cost = model_cost(Repeated(), jnp.zeros((2, 4)))  # finds the compiled parts of the first call
+    assert cost == first
     assert macs(cost) == {
         "scanned/real": {(32, 32): 3 * 32},
         "scanned/dense": {(1, 1): 3 * 32},
@@ -202,10 +203,31 @@ def test_nnx_binary_layers():
     ]
 
 
+def test_layers_without_products_are_listed():
+    """In training a batch norm writes its statistics."""
+
+    class Normalized(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            x = nn.LayerNorm(name="layer_norm")(nn.relu(x))
+            return nn.BatchNorm(use_running_average=not train, name="batch_norm")(x)
+
+    cost = model_cost(Normalized(), jnp.zeros((2, 8)), train=True)
+    rows = {c.path: (c.real_parameters, c.constants, sum(c.macs.values())) for c in cost.layers}
+    assert rows == {"layer_norm": (16, 0, 0), "batch_norm": (16, 16, 0)}
+
+
+def test_shares_of_a_model_without_parameters():
+    cost = ModelCost([])
+    assert (cost.compression, cost.binary_share_of_parameters) == (1.0, 0.0)
+
+
 def test_table_has_every_layer_and_the_sums():
     out = io.StringIO()
     print_table(model_cost(Small(), jnp.zeros((2, 8, 8, 3))), "small", out)
     text = out.getvalue()
+    titles = text.splitlines()[2].split("┃")[1:-1]
+    assert [t.strip() for t in titles][:5] == ["layer", "kind", "output", "kernel", "1-bit"]
     assert "small" in text and "2x4x4x16" in text and "3x3x2x16" in text and "164" in text
     assert "1,653: 960 of 1 bit (58.1%), 693 of 32 bits" in text and "1.971e+07" in text
 

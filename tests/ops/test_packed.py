@@ -24,10 +24,12 @@ def test_signs_become_words(backend):
     np.testing.assert_array_equal(packing.unpack_groups(jnp.asarray(words), 77), np.where(x >= 0, 1, -1))
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_packing_after_batch_norm(backend):
+def test_packing_after_batch_norm(backend, dtype):
     r = np.random.default_rng(0)
-    x, norm = (r.standard_normal(s).astype(np.float32) for s in ((3, 4, 77), (3, 77)))
+    x, norm = (r.standard_normal(s).astype(dtype) for s in ((3, 4, 77), (3, 77)))
     norm[1, :20] *= -1
     x[0, 0, :4] = 0.0, -0.0, np.nan, -np.inf
     words = jax.jit(lambda x: ops.pack(x, backend=backend, norm=norm))(x)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from recu_jax import BinaryConv, UserError, functional
+from recu_jax import BinaryConv, UserError, check_model, functional
 from recu_jax.ops.reverse_mode import reverse_mode
 
 X = jnp.ones((2, 5, 5, 3))
@@ -16,6 +16,11 @@ def test_the_line(train):
     variables = layer.init(jax.random.key(0), X)
     with pytest.raises(UserError, match=r"no forward-mode derivative .*; use jax.grad or jax.vjp, .* jax.jvp of jax"):
         jax.jvp(lambda x: layer.apply(variables, x, tau=0.9, train=train), (X,), (X,))
+
+
+def test_the_wrapped_function_keeps_its_name_and_docstring():
+    wrapped = reverse_mode(check_model)
+    assert (wrapped.__name__, wrapped.__doc__) == (check_model.__name__, check_model.__doc__)
 
 
 def test_other_mistakes_stay():

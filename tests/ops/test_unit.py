@@ -133,7 +133,7 @@ def test_statistics_of_all_devices():
     np.testing.assert_allclose(each_dx.reshape(dx.shape), dx, atol=1e-5 * np.abs(dx).max())
 
 
-def test_what_is_served():
+def test_what_is_served(monkeypatch):
     spec = ConvSpec.create((3, 3), 1, "SAME", 1, 1)
     x = jnp.zeros((2, 5, 5, 4))
     assert is_served(x, (3, 3, 4, 6), spec)
@@ -142,3 +142,5 @@ def test_what_is_served():
     # The kernel adds up squares of sums in int32. Sums of 9000 products would be too large.
     assert not is_served(x, (3, 3, 1000, 6), spec)
     assert not is_served(x, (3, 3, 4, 6), ConvSpec.create((3, 3), 1, ((1, 1), (1, 1)), 1, 1, 2))
+    monkeypatch.setattr(native, "cpu_backend", lambda: "xla")
+    assert not is_served(x, (3, 3, 4, 6), spec)
