@@ -97,7 +97,7 @@ def _avals(*args, avals, **functions):
 
 @_by_platform_p.def_impl
 def _run(*args, cpu, default, **others):
-    # Within `jax.checkpoint`, jax 0.10 passes constants as arrays that are on no device yet.
+    # Within `jax.checkpoint`, constants are arrays that are on no device yet.
     args = tuple(arg if hasattr(arg, "devices") else jax.device_put(arg) for arg in args)
     platforms = {device.platform for arg in args for device in arg.devices()}
     return (cpu if platforms <= {"cpu"} else default)(*args)
