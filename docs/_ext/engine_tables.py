@@ -4,8 +4,8 @@ from markdown_table import table
 from records import read, spread
 
 _RECORD = "beside_others.json"
-# A row of the table has what it says, a side of the record, and how the names of the side's cases begin. The table has
-# the time of the fastest of these cases.
+# A row: its title, a side of the record, and the first letters of the names of cases. Of these cases of the side, the
+# table shows the fastest.
 _ROWS = (
     ("recu_jax, 1-bit", "recu", "1-bit"),
     ("onnxruntime, float32", "onnxruntime", "float32"),

@@ -142,10 +142,11 @@ class BucketCopy:
             return
         # If Orbax has begun to delete this checkpoint, its record is not sent, which makes it invalid in the bucket.
         if parts and parts == self._parts(step):
-            self._tried.add(_digest(data))  # the bucket may have the record even if its answer is lost
+            sent = _digest(data)
+            self._tried.add(sent)  # the bucket may have the record even if its answer is lost
             self._files.pipe_file(f"{self._root}/{record}", data)
-            self._same[record] = _digest(data)
-            self._share(_digest(data))
+            self._same[record] = sent
+            self._share(sent)
 
     def _parts(self, step):
         return sorted(n for n in self._here(f"{FOLDER}/{step}") if n != _record(step))

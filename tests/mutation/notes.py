@@ -11,9 +11,8 @@ from tests.mutation.mutants import Mutant
 
 # Limits on the total processor seconds of the tests of a mutant, as measured without a mutant. Tests that execute the
 # changed statement are added up to a total of 60. Other tests that execute its module are added while the total of all
-# these tests is at most 20. A statement that runs on import, such as a default, belongs to all tests of its module. For
-# such a statement, up to 20 more seconds of tests of the room are added that execute nothing of the module: they may
-# read what it defines.
+# these tests is at most 20. A statement that runs on import, such as a default, belongs to all tests of its module.
+# Other tests of the room may read what such a statement defines. Of these, another 20 seconds are added.
 _OF_STATEMENT, _OF_MODULE, _OF_ROOM = 60.0, 20.0, 20.0
 
 

@@ -1,4 +1,4 @@
-"""Tests what is copied to a bucket, and in which order, with an S3 server (moto) in a process of its own."""
+"""Tests which files of a run are copied to a bucket, and in which order. The bucket is on a local S3 server (moto)."""
 
 import pathlib
 import shutil

@@ -15,7 +15,7 @@ ffi::Error ConvSums(ffi::ThreadPool pool, Words x, Words panels, Ints tap_sums, 
   Call call;
   if (ffi::Error error = ReadCall(x, panels, tap_sums, geometry, isa, &call); error.failure()) return error;
   const recu::Geometry& g = call.geometry;
-  if (static_cast<int64_t>(out->element_count()) != g.pixels() * g.output_features()) {
+  if (Count(*out) != g.pixels() * g.output_features()) {
     return Invalid("the result does not fit the geometry");
   }
   const recu::Sums sums = {out->typed_data()};
@@ -31,8 +31,8 @@ ffi::Error ConvThresholds(ffi::ThreadPool pool, Words x, Words panels, Ints tap_
   if (ffi::Error error = ReadCall(x, panels, tap_sums, geometry, isa, &call); error.failure()) return error;
   const recu::Geometry& g = call.geometry;
   const int64_t padded = g.blocks() * recu::kBlock;
-  if (g.groups != 1 || static_cast<int64_t>(thresholds.element_count()) != 2 * padded ||
-      static_cast<int64_t>(out->element_count()) != 2 * g.pixels() * g.output_words()) {
+  if (g.groups != 1 || Count(thresholds) != 2 * padded ||
+      Count(*out) != 2 * g.pixels() * g.output_words()) {
     return Invalid("thresholds or result do not fit the geometry");
   }
   const recu::Thresholds t = {thresholds.typed_data(), thresholds.typed_data() + padded,
@@ -52,8 +52,8 @@ ffi::Error ConvAffine(ffi::ThreadPool pool, Words x, Words panels, Ints tap_sums
   const int64_t count = g.pixels() * g.output_features();
   recu::Affine a;
   if (!ReadAffine(affine, g, &a) || !FitsOrEmpty(shortcut, count) ||
-      static_cast<int64_t>(out->element_count()) != count ||
-      static_cast<int64_t>(bits->element_count()) != 2 * g.pixels() * g.output_words()) {
+      Count(*out) != count ||
+      Count(*bits) != 2 * g.pixels() * g.output_words()) {
     return Invalid("affine, shortcut or results do not fit the geometry");
   }
   a.shortcut = OrNull(shortcut);
@@ -71,9 +71,9 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, Words x, Floats dy, Out<Floats> 
   recu::Geometry g;
   const recu::Isa* isa;
   if (ffi::Error error = ReadGradient(geometry, isa_name, &g, &isa); error.failure()) return error;
-  if (static_cast<int64_t>(x.element_count()) != 2 * g.input_words() ||
-      static_cast<int64_t>(dy.element_count()) != g.pixels() * g.output_features() ||
-      static_cast<int64_t>(out->element_count()) != g.taps() * g.channels * g.output_features()) {
+  if (Count(x) != 2 * g.input_words() ||
+      Count(dy) != g.pixels() * g.output_features() ||
+      Count(*out) != g.taps() * g.channels * g.output_features()) {
     return Invalid("x, dy or the kernel's gradient do not fit the geometry");
   }
   recu::KernelGradient(g, reinterpret_cast<const uint64_t*>(x.typed_data()), dy.typed_data(), out->typed_data(), *isa,
@@ -86,10 +86,10 @@ ffi::Error InputGradient(ffi::ThreadPool pool, Words kernel, Floats alpha, Float
   recu::Geometry g;
   const recu::Isa* isa;
   if (ffi::Error error = ReadGradient(geometry, isa_name, &g, &isa); error.failure()) return error;
-  if (static_cast<int64_t>(kernel.element_count()) != 2 * g.output_features() * g.taps() * g.words() ||
-      static_cast<int64_t>(dy.element_count()) != g.pixels() * g.output_features() ||
+  if (Count(kernel) != 2 * g.output_features() * g.taps() * g.words() ||
+      Count(dy) != g.pixels() * g.output_features() ||
       !FitsOrEmpty(alpha, g.output_features()) ||
-      static_cast<int64_t>(out->element_count()) != g.batch * g.in[0] * g.in[1] * g.in[2] * g.groups * g.channels) {
+      Count(*out) != g.batch * g.in[0] * g.in[1] * g.in[2] * g.groups * g.channels) {
     return Invalid("kernel, alpha, dy or the input's gradient do not fit the geometry");
   }
   recu::InputGradient(g, reinterpret_cast<const uint64_t*>(kernel.typed_data()), OrNull(alpha), dy.typed_data(),
@@ -101,9 +101,9 @@ ffi::Error Pack(ffi::ThreadPool pool, Floats x, Floats norm, Out<Words> out, int
                 std::string_view isa_name) {
   const recu::Isa* isa;
   if (ffi::Error error = ReadIsa(isa_name, &isa); error.failure()) return error;
-  const int64_t count = static_cast<int64_t>(x.element_count());
+  const int64_t count = Count(x);
   if (channels < 1 || count % channels != 0 ||
-      static_cast<int64_t>(out->element_count()) != count / channels * 2 * ((channels + 63) / 64)) {
+      Count(*out) != count / channels * 2 * ((channels + 63) / 64)) {
     return Invalid("x or its packed form do not fit the number of channels");
   }
   if (!FitsOrEmpty(norm, 3 * channels)) return Invalid("the batch norm does not fit the number of channels");

@@ -21,6 +21,11 @@ using Floats = ffi::Buffer<ffi::F32>;
 template <typename Buffer>
 using Out = ffi::Result<Buffer>;
 
+template <typename Buffer>
+int64_t Count(const Buffer& buffer) {
+  return static_cast<int64_t>(buffer.element_count());
+}
+
 // Returns workers that run on XLA's threads.
 inline recu::Workers MakeWorkers(ffi::ThreadPool pool) {
   recu::Workers workers;
@@ -34,7 +39,7 @@ inline ffi::Error Invalid(const std::string& what) { return ffi::Error::InvalidA
 
 // An optional argument that is not given is an empty array. The kernels get null instead.
 inline bool FitsOrEmpty(const Floats& argument, int64_t count) {
-  const int64_t given = static_cast<int64_t>(argument.element_count());
+  const int64_t given = Count(argument);
   return given == 0 || given == count;
 }
 inline const float* OrNull(const Floats& argument) {
@@ -92,8 +97,8 @@ inline ffi::Error ReadKernel(Words panels, Ints tap_sums, ffi::Span<const int64_
                              Call* call) {
   recu::Geometry& g = call->geometry;
   if (!ReadGeometry(geometry, &g)) return Invalid("the geometry is not one of a convolution");
-  if (static_cast<int64_t>(panels.element_count()) != 2 * g.groups * g.blocks() * g.depth() * recu::kBlock ||
-      static_cast<int64_t>(tap_sums.element_count()) != g.groups * g.blocks() * g.taps() * recu::kBlock) {
+  if (Count(panels) != 2 * g.groups * g.blocks() * g.depth() * recu::kBlock ||
+      Count(tap_sums) != g.groups * g.blocks() * g.taps() * recu::kBlock) {
     return Invalid("the kernel does not fit the geometry");
   }
   if (ffi::Error error = ReadIsa(isa, &call->isa); error.failure()) return error;
@@ -104,7 +109,7 @@ inline ffi::Error ReadKernel(Words panels, Ints tap_sums, ffi::Span<const int64_
 inline ffi::Error ReadCall(Words x, Words panels, Ints tap_sums, ffi::Span<const int64_t> geometry,
                            std::string_view isa, Call* call) {
   if (ffi::Error error = ReadKernel(panels, tap_sums, geometry, isa, call); error.failure()) return error;
-  if (static_cast<int64_t>(x.element_count()) != 2 * call->geometry.input_words()) {
+  if (Count(x) != 2 * call->geometry.input_words()) {
     return Invalid("x does not fit the geometry");
   }
   call->x = reinterpret_cast<const uint64_t*>(x.typed_data());
@@ -114,7 +119,7 @@ inline ffi::Error ReadCall(Words x, Words panels, Ints tap_sums, ffi::Span<const
 // Reads alpha, mean, factor and bias of `recu::Affine`, each padded to whole blocks. Returns false if they do not fit.
 inline bool ReadAffine(const Floats& rows, const recu::Geometry& g, recu::Affine* affine) {
   const int64_t padded = g.blocks() * recu::kBlock;
-  if (g.groups != 1 || static_cast<int64_t>(rows.element_count()) != 4 * padded) return false;
+  if (g.groups != 1 || Count(rows) != 4 * padded) return false;
   const float* first = rows.typed_data();
   affine->alpha = first;
   affine->mean = first + padded;

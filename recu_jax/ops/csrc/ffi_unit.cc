@@ -12,11 +12,6 @@ namespace {
 using Shorts = ffi::Buffer<ffi::S16>;
 using Bytes = ffi::Buffer<ffi::U8>;
 
-template <typename Buffer>
-int64_t Count(const Buffer& buffer) {
-  return static_cast<int64_t>(buffer.element_count());
-}
-
 ffi::Error UnitSums(ffi::ThreadPool pool, Floats x, Words panels, Ints tap_sums, Out<Words> words, Out<Shorts> sums,
                     Out<Floats> moments, ffi::Span<const int64_t> geometry, std::string_view isa) {
   Call call;
@@ -86,8 +81,8 @@ ffi::Error UnitGradients(ffi::ThreadPool pool, Floats x, Words words, Words kern
   if (ffi::Error error = ReadGradient(geometry, isa_name, &g, &isa); error.failure()) return error;
   const int64_t in = g.batch * g.in[0] * g.in[1] * g.in[2] * g.groups * g.channels;
   const int64_t out = g.pixels() * g.output_features();
-  if (Count(x) != in || static_cast<int64_t>(words.element_count()) != 2 * g.input_words() ||
-      static_cast<int64_t>(kernel.element_count()) != 2 * g.output_features() * g.taps() * g.words() ||
+  if (Count(x) != in || Count(words) != 2 * g.input_words() ||
+      Count(kernel) != 2 * g.output_features() * g.taps() * g.words() ||
       Count(alpha) != g.output_features() || Count(dz) != out ||
       Count(inside) != recu::BytesOfBits(out) || Count(sums) != out ||
       Count(coefficients) != 4 * g.output_features() || Count(*dx) != in ||

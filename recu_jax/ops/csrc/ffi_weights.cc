@@ -10,7 +10,7 @@ namespace {
 // Calls run(first, tile) for each tile of channels, where `first` is the tile's first channel.
 template <typename Run>
 void EachTile(const recu::Workers& workers, const Floats& weights, int64_t channels, const Run& run) {
-  const int64_t rows = static_cast<int64_t>(weights.element_count()) / channels;
+  const int64_t rows = Count(weights) / channels;
   const int64_t tiles = (channels + recu::kWeightChannels - 1) / recu::kWeightChannels;
   workers.Each(tiles, [&](int64_t tile, int) {
     const int64_t first = tile * recu::kWeightChannels;
@@ -23,11 +23,11 @@ ffi::Error Signs(ffi::ThreadPool pool, Floats weights, Out<Floats> signs, Out<Fl
                  float epsilon, std::string_view isa_name) {
   const recu::Isa* isa;
   if (ffi::Error error = ReadIsa(isa_name, &isa); error.failure()) return error;
-  const int64_t count = static_cast<int64_t>(weights.element_count());
-  const int64_t channels = static_cast<int64_t>(statistics->element_count()) / 3;
+  const int64_t count = Count(weights);
+  const int64_t channels = Count(*statistics) / 3;
   if (channels < 1 || count % channels != 0 || count < 2 * channels ||
-      static_cast<int64_t>(statistics->element_count()) != 3 * channels ||
-      static_cast<int64_t>(signs->element_count()) != count) {
+      Count(*statistics) != 3 * channels ||
+      Count(*signs) != count) {
     return Invalid("signs or statistics do not fit the weights");
   }
   float* of_channels = statistics->typed_data();
@@ -42,11 +42,11 @@ ffi::Error Gradient(ffi::ThreadPool pool, Floats gradient, Floats weights, Float
                     Out<Floats> out, float spread, std::string_view isa_name) {
   const recu::Isa* isa;
   if (ffi::Error error = ReadIsa(isa_name, &isa); error.failure()) return error;
-  const int64_t count = static_cast<int64_t>(weights.element_count());
-  const int64_t channels = static_cast<int64_t>(statistics.element_count()) / 3;
+  const int64_t count = Count(weights);
+  const int64_t channels = Count(statistics) / 3;
   if (channels < 1 || count % channels != 0 || count < 2 * channels ||
-      static_cast<int64_t>(statistics.element_count()) != 3 * channels || bound.element_count() != 1 ||
-      static_cast<int64_t>(gradient.element_count()) != count || static_cast<int64_t>(out->element_count()) != count) {
+      Count(statistics) != 3 * channels || Count(bound) != 1 ||
+      Count(gradient) != count || Count(*out) != count) {
     return Invalid("an argument of the weights' gradient does not fit the weights");
   }
   const float* of_channels = statistics.typed_data();
