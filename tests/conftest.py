@@ -3,6 +3,7 @@
 import logging
 import os
 import pathlib
+import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
@@ -52,6 +53,20 @@ hypothesis.settings.load_profile("repeatable")
 
 _LEFT_OUT = pytest.StashKey[int]()
 _OF_WORKER = "slow_tests_left_out"
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def platform_forms(request, monkeypatch):
+    """Runs a test twice: with the forms of functions for CPUs, and with those for GPUs in their place."""
+    if request.param == "cpu":
+        return
+
+    def of_gpus(*args, default, gpu=None, **others):
+        return (gpu or default)(*args)
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("recu_jax") and callable(getattr(module, "by_platform", None)):
+            monkeypatch.setattr(module, "by_platform", of_gpus)
 
 
 @pytest.fixture

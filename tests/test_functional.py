@@ -124,10 +124,28 @@ def test_normalize_sample_gives_unit_unbiased_variance():
     )
 
 
-@pytest.mark.usefixtures("x64")
+@pytest.mark.usefixtures("x64", "platform_forms")
 @pytest.mark.parametrize("shape", [(3, 4, 5), (4, 1, 2), (3, 1, 1)])
 def test_normalize_sample_gradient_against_finite_differences(shape):
     check_grads(lambda x: F.normalize_sample(x, 2), (normal(shape, "float64") + 0.5,), order=1, modes=["rev"])
+
+
+@pytest.mark.usefixtures("x64", "platform_forms")
+def test_signs_have_the_gradient_of_normalized_samples():
+    x, dy = normal((3, 4, 5), "float64") * 2 + 0.3, normal((3, 4, 5), "float64", seed=1)
+    signs, pull = jax.vjp(lambda x: F.binarize_activations(x, 2, train=True), x)
+    np.testing.assert_array_equal(signs, np.where(np.asarray(x) >= 0, 1, -1))
+
+    def smooth(x):
+        """Computes the sum whose gradient the estimator gives: Bi-Real Net's polynomial of the normalized samples."""
+        rows = x.reshape(3, -1)
+        n = (rows / np.sqrt(rows.var(1, ddof=1)[:, None] + 1e-5)).clip(-1, 1)
+        return (np.where(n < 0, 2 * n + n**2, 2 * n - n**2) * np.asarray(dy).reshape(3, -1)).sum()
+
+    x = np.asarray(x)
+    steps = 1e-6 * np.eye(x.size).reshape(-1, *x.shape)
+    wanted = [(smooth(x + step) - smooth(x - step)) / 2e-6 for step in steps]
+    np.testing.assert_allclose(np.ravel(pull(dy)[0]), wanted, atol=1e-7)
 
 
 @pytest.mark.usefixtures("x64")

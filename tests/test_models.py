@@ -107,7 +107,7 @@ def normal(shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), "float64")
 
 
-@pytest.mark.usefixtures("x64")
+@pytest.mark.usefixtures("x64", "platform_forms")
 @pytest.mark.parametrize("axis_name", [None, "devices"])
 def test_batch_norm_equals_flax(axis_name):
     x, dy = normal((4, 6, 5, 5, 3)) * 2 + 1, normal((4, 6, 5, 5, 3), 1)

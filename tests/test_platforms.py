@@ -48,10 +48,10 @@ def variables():
 
 
 def cases():
-    for platforms in (("cpu",), ("tpu",), PLATFORMS):
+    for platforms in (("cpu",), ("tpu",), ("cuda",), PLATFORMS):
         for kind in FUNCTIONS:
             for batch in ("fixed", "symbolic"):
-                quick = platforms == ("tpu",) and batch == "fixed"
+                quick = len(platforms) == 1 and platforms != ("cpu",) and batch == "fixed"
                 marks = [] if quick else [SLOW]
                 yield pytest.param(platforms, kind, batch, marks=marks, id=f"{'-'.join(platforms)}-{kind}-{batch}")
 

@@ -82,6 +82,53 @@ def test_results_and_gradients_are_those_of_single_layers(model, name):
 
     of = jax.jit(jax.grad(loss, has_aux=True), static_argnums=3)
     alone, together = (of(variables["params"], jnp.float32(0.9), jnp.float32(0.5), by) for by in (False, True))
-    assert added == ["conv0", "conv1", "conv2"]
+    assert set(added) == {"conv0", "conv1", "conv2"} | ({"last"} if isinstance(model, Left) else set())
     for got, wanted in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4 * float(jnp.abs(wanted).max()))
+
+
+class Narrow(nn.Module):
+    """Two layers in bfloat16, of equal kernels but different alpha."""
+
+    weights: binarizers.WeightBinarizer
+
+    @nn.compact
+    def __call__(self, x):
+        for i, alpha in enumerate(("learned", "none")):
+            layer = BinaryConv(8, (3, 3), dtype=jnp.bfloat16, alpha=alpha, kernel_binarizer=self.weights, name=f"c{i}")
+            x = layer(x) / 8
+        return x.mean((1, 2))
+
+
+@pytest.mark.parametrize("name", ["recu", "xnor_net"])
+def test_layers_of_bfloat16_get_their_scale_as_a_factor_of_the_signs(name):
+    model = Narrow(binarizers.weight_binarizer(name))
+    params = model.init(jax.random.key(1), X)["params"]
+
+    def together(params):
+        return with_signs(model, {"params": params}, X, 0.9, None)
+
+    entries = {layer: set(leaves) - {"kernel", "alpha"} for layer, leaves in together(params)["params"].items()}
+    scaled = {"recu_scaled_signs"}
+    assert entries == {"c0": scaled, "c1": scaled if name == "xnor_net" else {"recu_signs"}}
+
+    def loss(params, form):
+        y = in_training(model, form(params), X, 0.9, None)[0]
+        return (y * jnp.arange(y.size).reshape(y.shape)).astype(jnp.float32).sum()
+
+    got, wanted = (jax.grad(loss)(params, form) for form in (together, lambda params: {"params": params}))
+    for of_one, other in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(of_one, other, atol=0.03 * float(jnp.abs(other).max()))
+
+
+def test_the_gradient_of_a_scale_is_summed_in_float32():
+    model = Narrow(binarizers.weight_binarizer("recu"))
+    params = model.init(jax.random.key(1), X)["params"]
+
+    def of_first(params):
+        return with_signs(model, {"params": params}, X, 0.9, None)["params"]["c0"]["recu_scaled_signs"]
+
+    products, pull = jax.vjp(of_first, params)
+    dy = jax.random.normal(jax.random.key(2), products.shape, jnp.bfloat16)
+    wanted = (np.asarray(dy, np.float64) * np.sign(np.asarray(products, np.float64))).sum((0, 1, 2))
+    np.testing.assert_allclose(pull(dy)[0]["c0"]["alpha"], wanted, rtol=1e-5)

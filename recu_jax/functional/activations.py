@@ -1,12 +1,14 @@
 """Turns real activations into binary activations (SPEC.md section 2)."""
 
+import functools
 import math
 
 import jax
 from jax import lax
 
-from recu_jax.functional.signs import approx_sign
+from recu_jax.functional.signs import approx_sign, sign
 from recu_jax.functional.weights import EPSILON
+from recu_jax.ops.by_platform import by_platform
 from recu_jax.ops.reductions import moments, sum_columns, wide
 from recu_jax.ops.reverse_mode import reverse_mode
 
@@ -25,12 +27,26 @@ def normalize_sample(x: jax.Array, sample_ndim: int) -> jax.Array:
     return _normalize_sample(x, sample_ndim)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _normalize_sample(x, sample_ndim):
+    return _normalize_sample_fwd(x, sample_ndim)[0]
+
+
 def _normalize_sample_fwd(x, sample_ndim):
-    rows = wide(x).reshape(-1, math.prod(x.shape[x.ndim - sample_ndim :]))
-    n = rows.shape[1]
-    mean, squares = (values[:, None] for values in moments(rows, 1))
-    inverse = lax.rsqrt(squares / max(n - 1, 1) + EPSILON)
-    return (rows * inverse).reshape(x.shape).astype(x.dtype), (x, mean, inverse)
+    mean, inverse = _statistics(x, sample_ndim)
+    return _scaled(x, inverse), (x, mean, inverse)
+
+
+def _statistics(x, sample_ndim):
+    """Returns the mean and the inverse standard deviation of each sample, (samples, 1)."""
+    rows = x.reshape(-1, math.prod(x.shape[x.ndim - sample_ndim :]))
+    mean, squares = (values[:, None] for values in moments(rows, 1, wide(x).dtype))
+    return mean, lax.rsqrt(squares / max(rows.shape[1] - 1, 1) + EPSILON)
+
+
+def _scaled(x, inverse):
+    rows = wide(x).reshape(inverse.shape[0], -1)
+    return (rows * inverse).reshape(x.shape).astype(x.dtype)
 
 
 def _normalize_sample_bwd(sample_ndim, saved, dy):
@@ -38,29 +54,56 @@ def _normalize_sample_bwd(sample_ndim, saved, dy):
     rows, dy = (wide(a).reshape(mean.shape[0], -1) for a in (x, dy))
     # d inverse / d x = -inverse^3 (x - mean) / (n - 1). The derivative of the mean has no term here, because it is
     # multiplied by sum(x - mean) = 0.
-    slope = sum_columns(dy * rows)[:, None] * inverse**3 / max(rows.shape[1] - 1, 1)
+    slope = by_platform(dy * rows, inverse, cpu=_slope, gpu=_slope_on_gpus, default=_slope)
     dx = dy * inverse - (rows - mean) * slope
     return (dx.reshape(x.shape).astype(x.dtype),)
 
 
-_normalize_sample = jax.custom_vjp(
-    lambda x, sample_ndim: _normalize_sample_fwd(x, sample_ndim)[0], nondiff_argnums=(1,)
-)
+def _slope(products, inverse):
+    return sum_columns(products)[:, None] * inverse**3 / max(products.shape[1] - 1, 1)
+
+
+def _slope_on_gpus(products, inverse):
+    # A factor of the sums would be a kernel of its own. XLA computes this factor in the forward pass.
+    return sum_columns(products * (inverse**3 / max(products.shape[1] - 1, 1)))[:, None]
+
+
 _normalize_sample.defvjp(_normalize_sample_fwd, _normalize_sample_bwd)
 
 
+@reverse_mode
 def binarize_activations(x: jax.Array, sample_ndim: int, *, train: bool) -> jax.Array:
     """Takes the signs of the activations (SPEC.md 2).
 
-    In training each sample is first divided by its standard deviation. This division sets the window in which the
-    gradient of `approx_sign` is not 0. Evaluation skips the division: a positive factor changes no sign.
+    In training the gradient is that of `approx_sign(normalize_sample(x))`: dividing each sample by its standard
+    deviation sets the window in which the gradient of `approx_sign` is not 0. The division changes no sign, because its
+    divisor is positive. So the signs are those of `x`, and evaluation does without the division.
 
     Args:
       x: (*batch, *sample).
       sample_ndim: number of trailing axes that make one sample.
-      train: whether to divide each sample by its standard deviation.
+      train: whether a gradient is wanted.
 
     Returns:
-      +1 and -1 in the shape and dtype of `x`.
+      +1 and -1 in the shape and dtype of `x`. NaN stays NaN.
     """
-    return approx_sign(normalize_sample(x, sample_ndim) if train else x)
+    return _signs(x, sample_ndim) if train else approx_sign(x)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _signs(x, sample_ndim):
+    return sign(x)
+
+
+def _signs_fwd(x, sample_ndim):
+    # The signs wait for no sum over the sample, so XLA computes them where x is computed.
+    return sign(x), (x, *_statistics(x, sample_ndim))
+
+
+def _signs_bwd(sample_ndim, saved, dy):
+    x, _, inverse = saved
+    (slopes,) = jax.vjp(approx_sign, _scaled(x, inverse))[1](dy)
+    return _normalize_sample_bwd(sample_ndim, saved, slopes)
+
+
+_signs.defvjp(_signs_fwd, _signs_bwd)

@@ -13,9 +13,18 @@ tau to all layers, and layers that are called without `train` then use train=Tru
 from recu_jax.layers.binary import BinaryConv, BinaryDense
 from recu_jax.layers.full_precision import Conv, Dense
 from recu_jax.layers.not_given import NOT_GIVEN, NotGiven, Number, Tau
-from recu_jax.layers.one_bit_layer import ALPHAS, OWN_SCALE, PROGRESS, SIGNS, TAU, Alpha, kaiming_normal
+from recu_jax.layers.one_bit_layer import (
+    ALPHAS,
+    OWN_SCALE,
+    PROGRESS,
+    SCALED_SIGNS,
+    SIGNS,
+    TAU,
+    Alpha,
+    kaiming_normal,
+)
 
 __all__ = [
-    "ALPHAS", "NOT_GIVEN", "OWN_SCALE", "PROGRESS", "SIGNS", "TAU", "Alpha", "BinaryConv", "BinaryDense",
-    "Conv", "Dense", "NotGiven", "Number", "Tau", "kaiming_normal",
+    "ALPHAS", "NOT_GIVEN", "OWN_SCALE", "PROGRESS", "SCALED_SIGNS", "SIGNS", "TAU", "Alpha", "BinaryConv",
+    "BinaryDense", "Conv", "Dense", "NotGiven", "Number", "Tau", "kaiming_normal",
 ]  # fmt: skip

@@ -135,7 +135,7 @@ class BinaryConv(OneBitLayer):
             feature_group_count=self.feature_group_count,
             input_dilation=self.input_dilation,
             precision=self.precision,
-            binary=self.binary_weights,
+            binary=self._has_signs(),
         )
 
 

@@ -19,8 +19,9 @@ Alpha = Literal["learned", "mean", "none"]
 ALPHAS = get_args(Alpha)
 # Names of the entries that `recu_jax.with_tau` adds beside a kernel.
 TAU, PROGRESS = "recu_tau", "recu_progress"
-# Names of the entries that `models.together` adds beside a kernel: the signs and the scale that its binarizer returned.
-SIGNS, OWN_SCALE = "recu_signs", "recu_scale"
+# Names of the entries that `models.together` adds beside a kernel: the signs and the scale that its binarizer returned,
+# or in their place the product of the signs and the output scale.
+SIGNS, OWN_SCALE, SCALED_SIGNS = "recu_signs", "recu_scale", "recu_scaled_signs"
 
 # Arguments of Flax's layers that a 1-bit layer refuses, and the reason.
 _REPLACES = "a 1-bit layer counts bits and cannot use another product; leave it out, or use Flax's own layer"
@@ -111,6 +112,10 @@ class OneBitLayer(nn.Module):
         signs = binarizer(x, sample_ndim=sample_ndim, train=train, progress=progress, **parameters)
         return signs if self.preferred_element_type is None else signs.astype(self.preferred_element_type)
 
+    def _has_signs(self) -> bool:
+        """Tells whether the layer computes with +1 and -1: the weights of `_weights_and_alpha` may also be real."""
+        return self.binary_weights and not self.has_variable("params", SCALED_SIGNS)
+
     def _weights_and_alpha(
         self, shape: tuple[int, ...], tau: Any, progress: Any, train: bool
     ) -> tuple[jax.Array | BitKernel, jax.Array | None, jax.Array]:
@@ -124,6 +129,8 @@ class OneBitLayer(nn.Module):
             packed, scale = packed_kernel(self, shape, tau)
             return packed, scale, scale
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        if self.has_variable("params", SCALED_SIGNS):
+            return self.get_variable("params", SCALED_SIGNS), None, kernel
         binarizer = self.kernel_binarizer
         alpha = mean_tau = mean = None
         own: jax.Array | None = None

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from recu_jax.ops.by_platform import by_platform
 from recu_jax.ops.conv import per_channel
 from recu_jax.ops.reductions import moments, sum_rows, sum_rows_of_both
 
@@ -87,11 +88,12 @@ class BatchNorm(nn.Module):
         return y.astype(dtype)
 
 
-def _mean_and_var(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
-    """Returns mean and biased variance of x, (rows, channels), over its rows and over the mapped axis."""
+def _mean_and_var(x: jax.Array, axis_name: str | None, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    """Returns mean and biased variance of x, (rows, channels), over its rows and over the mapped axis, in `dtype`."""
     if axis_name is None:
-        mean, squares = moments(x, 0)
+        mean, squares = moments(x, 0, dtype)
         return mean, squares / x.shape[0]
+    x = x.astype(dtype)
     mean = lax.pmean(sum_rows(x) / x.shape[0], axis_name)
     centered = x - per_channel(mean, x)
     return mean, lax.pmean(sum_rows(centered * centered) / x.shape[0], axis_name)
@@ -116,9 +118,9 @@ def normalize(
 
 
 def _normalize_fwd(x, scale, bias, axis_name):
-    rows = x.reshape(-1, x.shape[-1]).astype(scale.dtype)
-    mean, var = _mean_and_var(rows, axis_name)
-    inverse = lax.rsqrt(var + EPSILON)
+    rows = x.reshape(-1, x.shape[-1])
+    mean, var = _mean_and_var(rows, axis_name, scale.dtype)
+    rows, inverse = rows.astype(scale.dtype), lax.rsqrt(var + EPSILON)
     y = (rows - per_channel(mean, rows)) * per_channel(inverse * scale, rows) + per_channel(bias, rows)
     return (y.reshape(x.shape), mean, var), (x, mean, inverse, scale)
 
@@ -129,12 +131,31 @@ def _normalize_bwd(axis_name, saved, cotangents):
     rows = x.reshape(dy.shape).astype(dy.dtype)
     normalized = (rows - per_channel(mean, rows)) * per_channel(inverse, rows)
     dbias, dscale = sum_rows_of_both(dy, dy * normalized)
-    mean_dy, mean_product = dbias / rows.shape[0], dscale / rows.shape[0]
-    if axis_name is not None:
-        mean_dy, mean_product = lax.pmean((mean_dy, mean_product), axis_name)
-    dx = dy - per_channel(mean_dy, dy) - normalized * per_channel(mean_product, dy)
-    dx = dx * per_channel(inverse * scale, dy)
+    factor, count = inverse * scale, rows.shape[0]
+    if axis_name is None:
+        arrays = dy, normalized, dbias, dscale, factor
+        dx = by_platform(*arrays, cpu=_by_sums, gpu=_by_sums_on_gpus, default=_by_sums)
+    else:
+        mean_dy, mean_product = lax.pmean((dbias / count, dscale / count), axis_name)
+        dx = _by_means(dy, normalized, mean_dy, mean_product, factor)
     return dx.reshape(x.shape).astype(x.dtype), dscale, dbias
 
 
 normalize.defvjp(_normalize_fwd, _normalize_bwd)
+
+
+def _by_means(dy, normalized, mean_dy, mean_product, factor):
+    """Returns the gradient of the input, (rows, channels)."""
+    dx = dy - per_channel(mean_dy, dy) - normalized * per_channel(mean_product, dy)
+    return dx * per_channel(factor, dy)
+
+
+def _by_sums(dy, normalized, dbias, dscale, factor):
+    return _by_means(dy, normalized, dbias / dy.shape[0], dscale / dy.shape[0], factor)
+
+
+def _by_sums_on_gpus(dy, normalized, dbias, dscale, factor):
+    # Nothing is computed from the sums alone. It would be a kernel between the sums and the operation that reads `dy`.
+    # XLA computes `factor / count` in the forward pass.
+    count = jnp.asarray(dy.shape[0], dy.dtype)
+    return _by_means(count * dy, normalized, dbias, dscale, factor / count)

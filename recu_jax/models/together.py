@@ -2,6 +2,11 @@
 
 The binarization of one weight kernel takes a dozen small operations. A GPU launches each of them separately, and the
 launch takes longer than the computation. So this module stacks kernels of equal shape and binarizes them as one array.
+
+A layer that computes in bfloat16 also gets its output scale here, as a factor of its signs. Otherwise three kernels a
+layer would compute the products of its outputs, its signs and its gradients with the scale. In bfloat16 the result is
+the same up to rounding. In float32 it would not be: a GPU rounds the operands of a convolution to TF32. This changes a
+scale, but no sign.
 """
 
 import inspect
@@ -13,6 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import lax
 
 from recu_jax import layers
 from recu_jax.binary_layer import is_binary_call
@@ -28,7 +34,7 @@ def with_signs(model: nn.Module, variables: Mapping[str, Any], x: jax.Array, tau
 
     A layer still binarizes its weights itself if
 
-    - no other layer has an equal binarizer and a kernel of the same shape and dtype, or its binarizer cannot be hashed,
+    - its binarizer cannot be hashed,
     - alpha is `"mean"`,
     - `nn.scan` or `nn.vmap` stacks its kernel,
     - the model passes the layer a tau or a progress that is not the object given here. This happens if it computes
@@ -39,24 +45,34 @@ def with_signs(model: nn.Module, variables: Mapping[str, Any], x: jax.Array, tau
     """
     flat = flatten_dict(variables["params"], keep_empty_nodes=True)
     groups = defaultdict(list)
-    for path, binarizer in _layers(model, variables, x, tau, progress).items():
+    for path, fields in _layers(model, variables, x, tau, progress).items():
         kernel = nn.meta.unbox(flat[(*path, "kernel")])
-        groups[binarizer, kernel.shape, kernel.dtype].append((path, kernel))
+        groups[*fields, kernel.shape, kernel.dtype].append((path, kernel))
     added = {}
-    for (binarizer, *_), members in groups.items():
-        if len(members) > 1:
-            paths, kernels = zip(*members, strict=True)
-            signs, own = jax.vmap(lambda kernel, of=binarizer: of(kernel, tau, progress))(jnp.stack(kernels))
-            for i, path in enumerate(paths):
-                added[(*path, layers.SIGNS)] = signs[i]
-                if own is not None:
-                    added[(*path, layers.OWN_SCALE)] = own[i]
+    for (binarizer, alpha, narrow, *_), members in groups.items():
+        paths, kernels = zip(*members, strict=True)
+        signs, own = jax.vmap(lambda kernel, of=binarizer: of(kernel, tau, progress))(jnp.stack(kernels))
+        entries = {layers.SIGNS: signs} if own is None else {layers.SIGNS: signs, layers.OWN_SCALE: own}
+        scale = own
+        if alpha == "learned":
+            learned = jnp.stack([nn.meta.unbox(flat[(*path, "alpha")]) for path in paths])
+            scale = learned if own is None else learned * own
+        if narrow and scale is not None:
+            # The sum over the gradients of thousands of weights is computed in the dtype of the scale.
+            products = signs * lax.expand_dims(scale, range(1, signs.ndim - 1))
+            entries = {layers.SCALED_SIGNS: products.astype(jnp.bfloat16)}
+        for i, path in enumerate(paths):
+            added.update({(*path, name): of_all[i] for name, of_all in entries.items()})
     return {**variables, "params": unflatten_dict({**flat, **added})}
 
 
 def _layers(model, variables, x, tau, progress):
-    """Returns `{path: kernel binarizer}` of the layers whose weights may be binarized together."""
-    found: dict[tuple[str, ...], Any] = {}
+    """Finds the layers whose weights may be binarized together.
+
+    Returns:
+      `{path: (kernel binarizer, alpha, whether the layer computes in bfloat16)}`.
+    """
+    found: dict[tuple[str, ...], tuple[Any, str, bool]] = {}
     others = set()
 
     def listen(call, args, kwargs, context):
@@ -65,7 +81,9 @@ def _layers(model, variables, x, tau, progress):
             bound = inspect.signature(type(layer).__call__).bind(layer, *args, **kwargs)
             bound.apply_defaults()
             own = bound.arguments
-            found[layer.path] = layer.kernel_binarizer
+            narrow = layer.dtype is not None and layer.dtype == jnp.dtype("bfloat16")
+            narrow = narrow and layer.preferred_element_type is None
+            found[layer.path] = layer.kernel_binarizer, layer.alpha, narrow
             same_tau = _is_same(layer, own["tau"], tau, layers.TAU)
             same_progress = _is_same(layer, own["progress"], progress, layers.PROGRESS)
             if not (same_tau and same_progress) or _is_stacked(layer, variables["params"]):
@@ -74,7 +92,7 @@ def _layers(model, variables, x, tau, progress):
 
     with nn.intercept_methods(listen):
         jax.eval_shape(lambda variables, x: in_training(model, variables, x, tau, progress), variables, x)
-    return {path: binarizer for path, binarizer in found.items() if path not in others}
+    return {path: fields for path, fields in found.items() if path not in others}
 
 
 def _joins(layer):

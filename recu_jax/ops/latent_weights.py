@@ -112,7 +112,7 @@ def _signs_by_xla(spread, epsilon, kernel, quantile):
     `w1` is `(w - mean) * scale`.
     """
     rows = wide(kernel.reshape(-1, kernel.shape[-1]))
-    mean, squares = moments(rows, 0)
+    mean, squares = moments(rows, 0, rows.dtype)
     centered = rows - mean[None]
     scale = spread / jnp.sqrt(squares / (rows.shape[0] - 1) + epsilon)
     statistics = jnp.stack([mean, scale, sum_rows(jnp.abs(centered)) * scale])

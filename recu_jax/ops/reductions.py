@@ -6,6 +6,9 @@ products with a vector of ones, which are vectorized and use all cores. On GPU a
 fuses a reduction with the operations before it. A GPU takes some microseconds to start a kernel, so on GPUs one
 reduction computes two sums at once. A TPU would write the operands of such a reduction to memory, so on TPUs each sum
 is a reduction of its own.
+
+Long rows are summed in parts on GPUs. XLA fuses sums of short rows with the operation that writes the rows, and the sum
+of the parts with the operations after it.
 """
 
 import functools
@@ -39,38 +42,69 @@ def sum_rows_of_both(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     )  # fmt: skip
 
 
-def moments(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+def moments(x: jax.Array, axis: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
     """Returns the mean, and the sum of the squared deviations from it, over one axis of x, (rows, columns).
 
-    On GPUs one pass over x computes both: it sums `x - first`, where `first` is the first element, and the squares of
-    these differences. Without this shift, cancellation would lose digits where the mean is far from 0. Elsewhere a
-    first pass computes the mean, and a second pass sums the squares.
+    On CPUs a first pass computes the mean, and a second pass sums the squares. On GPUs one pass computes both: it sums
+    `x - first`, where `first` is the first element, and the squares of these differences. Without this shift,
+    cancellation would lose digits where the mean is far from 0. bfloat16 needs no shift: it has 8 bits and a square 16,
+    so the 24 bits of float32 lose less than the rounding of x has lost. TPUs take one pass over bfloat16, and two
+    passes over the other dtypes.
+
+    Args:
+      x: (rows, columns).
+      axis: 0 for the moments of the columns, 1 for those of the rows.
+      dtype: of the computation and of the results.
     """
 
     def two_passes(total, x):
+        x = x.astype(dtype)
         mean = total(x) / x.shape[axis]
         centered = x - jnp.expand_dims(mean, axis)
         return mean, total(centered * centered)
 
+    def one_pass(sums, x):
+        return _moments_in_one_pass(sums, x, axis, dtype)
+
+    def apart(x, y):
+        return x.sum(axis), y.sum(axis)
+
+    default = functools.partial(two_passes, lambda x: x.sum(axis))
+    if _needs_no_shift(x, dtype):
+        default = functools.partial(one_pass, apart)
     return by_platform(
         x,
         cpu=functools.partial(two_passes, functools.partial(_sum_on_cpus, axis=axis)),
-        gpu=functools.partial(_moments_in_one_pass, axis=axis),
-        default=functools.partial(two_passes, lambda x: x.sum(axis)),
+        gpu=functools.partial(one_pass, functools.partial(_sums_at_once, axis)),
+        default=default,
     )
 
 
-def _moments_in_one_pass(x, axis):
-    first = lax.slice_in_dim(x, 0, 1, axis=axis)
-    shifted = x - first
-    total, squares = _sums_at_once(axis, shifted, shifted * shifted)
+def _moments_in_one_pass(sums, x, axis, dtype):
+    exact = x.astype(dtype)
+    first = None if _needs_no_shift(x, dtype) else lax.slice_in_dim(exact, 0, 1, axis=axis)
+    shifted = exact if first is None else exact - first
+    total, squares = sums(shifted, shifted * shifted)
     offset = total / x.shape[axis]
-    return first.squeeze(axis) + offset, jnp.maximum(squares - offset * total, 0)
+    mean = offset if first is None else first.squeeze(axis) + offset
+    return mean, jnp.maximum(squares - offset * total, 0)
+
+
+def _needs_no_shift(x, dtype):
+    return x.dtype == jnp.bfloat16 and jnp.dtype(dtype).itemsize >= 4
 
 
 def _sums_at_once(axis, x, y):
+    if axis == 1 and (parts := _parts(x.shape[1])) > 1:
+        x, y = (a.reshape(a.shape[0], parts, -1) for a in (x, y))
+        return tuple(sum(s[:, part] for part in range(parts)) for s in _sums_at_once(2, x, y))
     zeros: Any = match_varying_axes(x, y, jnp.zeros((), x.dtype), jnp.zeros((), y.dtype))[2:]
     return tuple(lax.reduce((x, y), tuple(zeros), lambda a, b: (a[0] + b[0], a[1] + b[1]), (axis,)))
+
+
+def _parts(length):
+    """Returns the number of equal parts in which a row is summed: at most 32, and 1 for a length that is symbolic."""
+    return max(parts for parts in range(1, 33) if length % parts == 0) if isinstance(length, int) else 1
 
 
 def wide(x: jax.Array) -> jax.Array:

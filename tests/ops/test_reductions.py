@@ -1,5 +1,7 @@
 """Compares sums that are computed as products with ones, and moments in one pass, with float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,19 +33,41 @@ def test_products_on_cpus_and_reductions_elsewhere(function):
         assert ("dot_general" in text, "reduce" in text) == (platform == "cpu", platform != "cpu")
 
 
+def in_one_pass(x, axis):
+    return reductions._moments_in_one_pass(functools.partial(reductions._sums_at_once, axis), x, axis, jnp.float32)
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_moments_of_one_pass(axis):
     x = jnp.asarray(np.random.default_rng(0).normal(1000, 0.5, (300, 200)), jnp.float32)
     exact = np.asarray(x, np.float64)
-    for mean, squares in (reductions.moments(x, axis), reductions._moments_in_one_pass(x, axis)):
+    for mean, squares in (reductions.moments(x, axis, jnp.float32), in_one_pass(x, axis)):
         np.testing.assert_allclose(mean, exact.mean(axis), rtol=3e-6)
         # If x were not shifted before it is squared, these sums would be wrong by 10%.
         np.testing.assert_allclose(squares, exact.var(axis) * x.shape[axis], rtol=1e-3)
 
 
+@pytest.mark.parametrize("axis,shape", [(0, (300, 200)), (1, (300, 200)), (1, (20, 37)), (1, (20, 6144))])
+@pytest.mark.parametrize("mean", [0, 30])
+def test_moments_of_bfloat16(axis, shape, mean):
+    x = jnp.asarray(np.random.default_rng(0).normal(mean, 1, shape), jnp.bfloat16)
+    exact = np.asarray(x, np.float64)
+    for means, squares in (reductions.moments(x, axis, jnp.float32), in_one_pass(x, axis)):
+        np.testing.assert_allclose(means, exact.mean(axis), rtol=1e-5, atol=1e-5)
+        # The mean square is up to 900 times the variance, and float32 has 7 digits.
+        np.testing.assert_allclose(squares, exact.var(axis) * x.shape[axis], rtol=1e-3)
+
+
+def test_a_gpu_sums_long_rows_in_equal_parts():
+    assert [reductions._parts(n) for n in (1, 37, 64, 98, 7 * 7 * 512, 56 * 56 * 64)] == [1, 1, 32, 14, 32, 32]
+    x = jnp.asarray(np.random.default_rng(0).uniform(1, 2, (60, 96)), jnp.float32)
+    for got, wanted in zip(reductions._sums_at_once(1, x, x * x), (x, x * x), strict=True):
+        np.testing.assert_allclose(got, np.asarray(wanted, np.float64).sum(1), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "function,elsewhere",
-    [(lambda x: reductions.moments(x, 0), 2), (lambda x: reductions.sum_rows_of_both(x, x * x), 2)],
+    [(lambda x: reductions.moments(x, 0, jnp.float32), 2), (lambda x: reductions.sum_rows_of_both(x, x * x), 2)],
 )
 def test_a_gpu_sums_twice_in_one_reduction(function, elsewhere):
     traced = jax.jit(function).trace(jnp.ones((6, 7)))
