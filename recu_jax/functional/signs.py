@@ -25,6 +25,11 @@ def _ste_sign_jvp(primals, tangents):
     return ste_sign(*primals), tangents[0]
 
 
+def approx_slope(x: jax.Array) -> jax.Array:
+    """Returns `max(0, 2 - 2|x|)`, the factor of the gradient in `approx_sign`."""
+    return jnp.maximum(0, 2 - 2 * jnp.abs(x))
+
+
 @jax.custom_jvp
 def approx_sign(x: jax.Array) -> jax.Array:
     """Returns `sign(x)` with the gradient `max(0, 2 - 2|x|)` of Bi-Real Net's piecewise polynomial (SPEC.md 2)."""
@@ -34,4 +39,4 @@ def approx_sign(x: jax.Array) -> jax.Array:
 @approx_sign.defjvp
 def _approx_sign_jvp(primals, tangents):
     (x,), (t,) = primals, tangents
-    return approx_sign(x), t * jnp.maximum(0, 2 - 2 * jnp.abs(x))
+    return approx_sign(x), t * approx_slope(x)
