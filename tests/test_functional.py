@@ -184,6 +184,30 @@ def test_bfloat16_statistics_are_float32():
     )
 
 
+@pytest.mark.usefixtures("x64")
+def test_second_derivatives_of_signs_are_those_of_normalized_samples():
+    x, v, w = (normal((3, 4, 5), "float64", seed) for seed in range(3))
+
+    def gradient(signs):
+        return jax.grad(lambda x: (signs(x) * w).sum() ** 2)
+
+    def of_samples(x):
+        return F.approx_sign(F.normalize_sample(x, 2))
+
+    ours, wanted = (
+        jax.jvp(gradient(signs), (x,), (v,))[1]
+        for signs in (lambda x: F.binarize_activations(x, 2, train=True), of_samples)
+    )
+    assert jnp.abs(wanted).max() > 1
+    np.testing.assert_allclose(ours, wanted, rtol=1e-9)
+
+
+def test_an_empty_batch_has_no_samples():
+    x = jnp.zeros((0, 4, 5))
+    signs = jax.vjp(lambda x: F.binarize_activations(x, 2, train=True), x)
+    assert F.normalize_sample(x, 2).shape == signs[0].shape == signs[1](signs[0])[0].shape == x.shape
+
+
 def test_tau_never_changes_the_output():
     x, kernel = normal((2, 8, 8, 4)), normal((3, 3, 4, 8))
     y = binary_conv(x, kernel)

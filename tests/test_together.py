@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from recu_jax import BinaryConv, binarizers
+from recu_jax import BinaryConv, BinaryDense, binarizers
 from recu_jax.models.own import in_training
 from recu_jax.models.together import with_signs
 
@@ -88,16 +88,17 @@ def test_results_and_gradients_are_those_of_single_layers(model, name):
 
 
 class Narrow(nn.Module):
-    """Two layers in bfloat16, of equal kernels but different alpha."""
+    """Layers in bfloat16: two convolutions of equal kernels but different alpha, one in groups, and a dense layer."""
 
     weights: binarizers.WeightBinarizer
 
     @nn.compact
     def __call__(self, x):
+        fields = {"dtype": jnp.bfloat16, "kernel_binarizer": self.weights}
         for i, alpha in enumerate(("learned", "none")):
-            layer = BinaryConv(8, (3, 3), dtype=jnp.bfloat16, alpha=alpha, kernel_binarizer=self.weights, name=f"c{i}")
-            x = layer(x) / 8
-        return x.mean((1, 2))
+            x = BinaryConv(8, (3, 3), alpha=alpha, name=f"c{i}", **fields)(x) / 8
+        x = BinaryConv(8, (3, 3), feature_group_count=2, name="grouped", **fields)(x) / 8
+        return BinaryDense(8, name="dense", **fields)(x.mean((1, 2)))
 
 
 @pytest.mark.parametrize("name", ["recu", "xnor_net"])
@@ -110,7 +111,9 @@ def test_layers_of_bfloat16_get_their_scale_as_a_factor_of_the_signs(name):
 
     entries = {layer: set(leaves) - {"kernel", "alpha"} for layer, leaves in together(params)["params"].items()}
     scaled = {"recu_scaled_signs"}
-    assert entries == {"c0": scaled, "c1": scaled if name == "xnor_net" else {"recu_signs"}}
+    assert entries == {
+        "c0": scaled, "c1": scaled if name == "xnor_net" else {"recu_signs"}, "grouped": scaled, "dense": scaled
+    }  # fmt: skip
 
     def loss(params, form):
         y = in_training(model, form(params), X, 0.9, None)[0]

@@ -123,6 +123,7 @@ def compiled_row(target, model, dtype, kind, batch):
     from jax.experimental import topologies
 
     from experiments.benchmarks.compiled_program import Program
+    from experiments.benchmarks.live_arrays import live_at_peak
 
     if target.platform == "tpu":
         devices = topologies.get_topology_desc(target.topology, platform="tpu").devices[: target.devices]
@@ -154,6 +155,8 @@ def compiled_row(target, model, dtype, kind, batch):
         },
         "operations": done, "bytes": moved,
         "kernels": len(program.kernels()) if target.platform == "cuda" else None,
+        # Of a TPU's program this would be too much: parts of its arrays lie beside the compute units.
+        "at_peak": dict(live_at_peak(program).most_common(8)) if target.platform == "cuda" else None,
         "collectives": collectives, "convolutions": program.convolutions(),
         "dtypes": program.dtypes(), "host_transfers": program.transfers(),
         "bound": {

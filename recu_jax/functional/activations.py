@@ -34,24 +34,29 @@ def _normalize_sample(x, sample_ndim):
 
 def _normalize_sample_fwd(x, sample_ndim):
     mean, inverse = _statistics(x, sample_ndim)
-    return _scaled(x, inverse).reshape(x.shape).astype(x.dtype), (x, mean, inverse)
+    return _scaled(x, inverse, sample_ndim).reshape(x.shape).astype(x.dtype), (x, mean, inverse)
 
 
 def _statistics(x, sample_ndim):
     """Returns the mean and the inverse standard deviation of each sample, (samples, 1)."""
-    rows = x.reshape(-1, math.prod(x.shape[x.ndim - sample_ndim :]))
+    rows = _rows(x, sample_ndim)
     mean, squares = (values[:, None] for values in moments(rows, 1, wide(x).dtype))
     return mean, lax.rsqrt(squares / max(rows.shape[1] - 1, 1) + EPSILON)
 
 
-def _scaled(x, inverse):
-    """Returns `x * inverse`, float32 or float64, (samples, numbers of a sample)."""
-    return wide(x).reshape(inverse.shape[0], -1) * inverse
+def _rows(x, sample_ndim):
+    """Returns x as (samples, numbers of a sample)."""
+    return x.reshape(-1, math.prod(x.shape[x.ndim - sample_ndim :]))
+
+
+def _scaled(x, inverse, sample_ndim):
+    """Returns x, divided by the standard deviation of each sample, as (samples, numbers of a sample)."""
+    return _rows(wide(x), sample_ndim) * inverse
 
 
 def _normalize_sample_bwd(sample_ndim, saved, dy):
     x, mean, inverse = saved
-    rows, dy = (wide(a).reshape(mean.shape[0], -1) for a in (x, dy))
+    rows, dy = (_rows(wide(a), sample_ndim) for a in (x, dy))
     # d inverse / d x = -inverse^3 (x - mean) / (n - 1). The derivative of the mean has no term here, because it is
     # multiplied by sum(x - mean) = 0.
     slope = by_platform(dy * rows, inverse, cpu=_slope, gpu=_slope_on_gpus, default=_slope)
@@ -75,14 +80,14 @@ _normalize_sample.defvjp(_normalize_sample_fwd, _normalize_sample_bwd)
 def binarize_activations(x: jax.Array, sample_ndim: int, *, train: bool) -> jax.Array:
     """Takes the signs of the activations (SPEC.md 2).
 
-    In training the gradient is that of `approx_sign(normalize_sample(x))`: dividing each sample by its standard
-    deviation sets the window in which the gradient of `approx_sign` is not 0. The division changes no sign, because its
-    divisor is positive. So the signs are those of `x`, and evaluation does without the division.
+    In training the derivatives are those of `approx_sign(normalize_sample(x))`: the division of each sample by its
+    standard deviation sets the window in which the gradient of `approx_sign` is not 0. The division changes no sign,
+    because its divisor is positive. So the signs are those of `x`. Evaluation does without the division.
 
     Args:
       x: (*batch, *sample).
       sample_ndim: number of trailing axes that make one sample.
-      train: whether a gradient is wanted.
+      train: False gives the gradient of `approx_sign(x)`.
 
     Returns:
       +1 and -1 in the shape and dtype of `x`. NaN stays NaN.
@@ -96,15 +101,28 @@ def _signs(x, sample_ndim):
 
 
 def _signs_fwd(x, sample_ndim):
+    mean, inverse = _statistics(x, sample_ndim)
+    normalized = _scaled(x, inverse, sample_ndim).reshape(x.shape).astype(x.dtype)
+    return _sign_of(x, normalized), (x, mean, inverse)
+
+
+@jax.custom_jvp
+def _sign_of(x, normalized):
     # The signs wait for no sum over the sample, so XLA computes them where x is computed.
-    return sign(x), (x, *_statistics(x, sample_ndim))
+    return sign(x)
+
+
+@_sign_of.defjvp
+def _sign_of_jvp(primals, tangents):
+    # Second derivatives come here: JAX differentiates the forward pass once more.
+    return _sign_of(*primals), tangents[1] * approx_slope(primals[1])
 
 
 def _signs_bwd(sample_ndim, saved, dy):
     x, _, inverse = saved
     # With the product in the dtype of dy, XLA keeps x in memory. With a wide product, a GPU computes x again from the
     # arrays before it, which takes 8% more bytes in a step of ResNet-20 in bfloat16.
-    slope = approx_slope(_scaled(x, inverse)).reshape(dy.shape).astype(dy.dtype)
+    slope = approx_slope(_scaled(x, inverse, sample_ndim)).reshape(dy.shape).astype(dy.dtype)
     return _normalize_sample_bwd(sample_ndim, saved, dy * slope)
 
 

@@ -134,7 +134,8 @@ def _normalize_bwd(axis_name, saved, cotangents):
     factor, count = inverse * scale, rows.shape[0]
     if axis_name is None:
         arrays = dy, normalized, dbias, dscale, factor
-        dx = by_platform(*arrays, cpu=_by_sums, gpu=_by_sums_on_gpus, default=_by_sums)
+        on_gpus = _by_sums if dy.dtype == jnp.float16 else _by_sums_on_gpus  # the count may overflow float16
+        dx = by_platform(*arrays, cpu=_by_sums, gpu=on_gpus, default=_by_sums)
     else:
         mean_dy, mean_product = lax.pmean((dbias / count, dscale / count), axis_name)
         dx = _by_means(dy, normalized, mean_dy, mean_product, factor)

@@ -1,7 +1,8 @@
 """Binarizes the weights of all layers of a model together.
 
 The binarization of one weight kernel takes a dozen small operations. A GPU launches each of them separately, and the
-launch takes longer than the computation. So this module stacks kernels of equal shape and binarizes them as one array.
+launch takes longer than the computation. So this module stacks kernels of equal shape, whose layers have equal fields,
+and binarizes them as one array.
 
 A layer that computes in bfloat16 also gets its output scale here, as a factor of its signs. Otherwise three kernels a
 layer would compute the products of its outputs, its signs and its gradients with the scale. In bfloat16 the result is
@@ -58,7 +59,8 @@ def with_signs(model: nn.Module, variables: Mapping[str, Any], x: jax.Array, tau
             learned = jnp.stack([nn.meta.unbox(flat[(*path, "alpha")]) for path in paths])
             scale = learned if own is None else learned * own
         if narrow and scale is not None:
-            # The sum over the gradients of thousands of weights is computed in the dtype of the scale.
+            # The gradient of the scale sums over thousands of weights, in the dtype of this product. So the product is
+            # cast only afterwards.
             products = signs * lax.expand_dims(scale, range(1, signs.ndim - 1))
             entries = {layers.SCALED_SIGNS: products.astype(jnp.bfloat16)}
         for i, path in enumerate(paths):
@@ -76,19 +78,17 @@ def _layers(model, variables, x, tau, progress):
     others = set()
 
     def listen(call, args, kwargs, context):
-        layer = context.module
+        layer, y = context.module, call(*args, **kwargs)
         if is_binary_call(context) and _joins(layer):
             bound = inspect.signature(type(layer).__call__).bind(layer, *args, **kwargs)
             bound.apply_defaults()
             own = bound.arguments
-            narrow = layer.dtype is not None and layer.dtype == jnp.dtype("bfloat16")
-            narrow = narrow and layer.preferred_element_type is None
-            found[layer.path] = layer.kernel_binarizer, layer.alpha, narrow
+            found[layer.path] = layer.kernel_binarizer, layer.alpha, y.dtype == jnp.bfloat16
             same_tau = _is_same(layer, own["tau"], tau, layers.TAU)
             same_progress = _is_same(layer, own["progress"], progress, layers.PROGRESS)
             if not (same_tau and same_progress) or _is_stacked(layer, variables["params"]):
                 others.add(layer.path)
-        return call(*args, **kwargs)
+        return y
 
     with nn.intercept_methods(listen):
         jax.eval_shape(lambda variables, x: in_training(model, variables, x, tau, progress), variables, x)

@@ -7,8 +7,8 @@ fuses a reduction with the operations before it. A GPU takes some microseconds t
 reduction computes two sums at once. A TPU would write the operands of such a reduction to memory, so on TPUs each sum
 is a reduction of its own.
 
-Long rows are summed in parts on GPUs. XLA fuses sums of short rows with the operation that writes the rows, and the sum
-of the parts with the operations after it.
+GPUs sum moments in parts. XLA fuses the sum of a short part with the operation that writes it, and the sum of the parts
+with the operations after it.
 """
 
 import functools
@@ -20,6 +20,9 @@ from jax import lax
 
 from recu_jax.ops.by_platform import by_platform
 from recu_jax.ops.conv import match_varying_axes
+
+# Most rows that one kernel of a GPU sums. XLA sums more in two kernels.
+_MOST_ROWS = 4096
 
 
 def sum_rows(x: jax.Array) -> jax.Array:
@@ -47,9 +50,9 @@ def moments(x: jax.Array, axis: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
 
     On CPUs a first pass computes the mean, and a second pass sums the squares. On GPUs one pass computes both: it sums
     `x - first`, where `first` is the first element, and the squares of these differences. Without this shift,
-    cancellation would lose digits where the mean is far from 0. bfloat16 needs no shift: it has 8 bits and a square 16,
-    so the 24 bits of float32 lose less than the rounding of x has lost. TPUs take one pass over bfloat16, and two
-    passes over the other dtypes.
+    cancellation would lose digits where the mean is far from 0. An x in bfloat16 needs no shift if `dtype` is wider: x
+    has 8 bits and its square 16, so the 24 bits of float32 lose less than the rounding of x to bfloat16 has lost. TPUs
+    take one pass if x needs no shift, and two otherwise.
 
     Args:
       x: (rows, columns).
@@ -75,7 +78,7 @@ def moments(x: jax.Array, axis: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
     return by_platform(
         x,
         cpu=functools.partial(two_passes, functools.partial(_sum_on_cpus, axis=axis)),
-        gpu=functools.partial(one_pass, functools.partial(_sums_at_once, axis)),
+        gpu=functools.partial(one_pass, functools.partial(_sums_in_parts, axis)),
         default=default,
     )
 
@@ -95,16 +98,26 @@ def _needs_no_shift(x, dtype):
 
 
 def _sums_at_once(axis, x, y):
-    if axis == 1 and (parts := _parts(x.shape[1])) > 1:
-        x, y = (a.reshape(a.shape[0], parts, -1) for a in (x, y))
-        return tuple(sum(s[:, part] for part in range(parts)) for s in _sums_at_once(2, x, y))
     zeros: Any = match_varying_axes(x, y, jnp.zeros((), x.dtype), jnp.zeros((), y.dtype))[2:]
     return tuple(lax.reduce((x, y), tuple(zeros), lambda a, b: (a[0] + b[0], a[1] + b[1]), (axis,)))
 
 
+def _sums_in_parts(axis, x, y):
+    """Computes `_sums_at_once` of equal parts of x and y, and adds these up."""
+    parts = _parts(x.shape[axis])
+    if parts == 1 or (axis == 0 and x.shape[0] > parts * _MOST_ROWS):
+        return _sums_at_once(axis, x, y)
+    shape = (*x.shape[:axis], parts, x.shape[axis] // parts, *x.shape[axis + 1 :])
+    x, y = x.reshape(shape), y.reshape(shape)
+    return tuple(
+        sum(lax.index_in_dim(s, part, axis, keepdims=False) for part in range(parts))
+        for s in _sums_at_once(axis + 1, x, y)
+    )
+
+
 def _parts(length):
-    """Returns the number of equal parts in which a row is summed: at most 32, and 1 for a length that is symbolic."""
-    return max(parts for parts in range(1, 33) if length % parts == 0) if isinstance(length, int) else 1
+    """Returns the number of equal parts: at most 32, and 1 for a length that is symbolic."""
+    return max(n for n in range(1, 33) if length % n == 0) if isinstance(length, int) else 1
 
 
 def wide(x: jax.Array) -> jax.Array:

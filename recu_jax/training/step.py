@@ -118,9 +118,14 @@ def _in_order(gradients):
     kernel and its momentum.
     """
 
+    def flat_first(gradient):
+        # The numbers of a vector have one order only.
+        if gradient.ndim < 2:
+            return gradient
+        return lax.optimization_barrier(jnp.ravel(gradient)).reshape(gradient.shape)
+
     def in_order(gradients):
-        flat = lax.optimization_barrier(jax.tree.map(jnp.ravel, gradients))
-        return jax.tree.map(lambda rows, like: rows.reshape(like.shape), flat, gradients)
+        return jax.tree.map(flat_first, gradients)
 
     def same(gradients):
         return gradients

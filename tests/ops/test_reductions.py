@@ -33,8 +33,12 @@ def test_products_on_cpus_and_reductions_elsewhere(function):
         assert ("dot_general" in text, "reduce" in text) == (platform == "cpu", platform != "cpu")
 
 
-def in_one_pass(x, axis):
-    return reductions._moments_in_one_pass(functools.partial(reductions._sums_at_once, axis), x, axis, jnp.float32)
+def in_one_pass(x, axis, sums=reductions._sums_in_parts):
+    return reductions._moments_in_one_pass(functools.partial(sums, axis), x, axis, jnp.float32)
+
+
+def apart(axis, x, y):
+    return x.sum(axis), y.sum(axis)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -52,17 +56,19 @@ def test_moments_of_one_pass(axis):
 def test_moments_of_bfloat16(axis, shape, mean):
     x = jnp.asarray(np.random.default_rng(0).normal(mean, 1, shape), jnp.bfloat16)
     exact = np.asarray(x, np.float64)
-    for means, squares in (reductions.moments(x, axis, jnp.float32), in_one_pass(x, axis)):
+    of_cpus = reductions.moments(x, axis, jnp.float32)
+    for means, squares in (of_cpus, in_one_pass(x, axis), in_one_pass(x, axis, apart)):
         np.testing.assert_allclose(means, exact.mean(axis), rtol=1e-5, atol=1e-5)
         # The mean square is up to 900 times the variance, and float32 has 7 digits.
         np.testing.assert_allclose(squares, exact.var(axis) * x.shape[axis], rtol=1e-3)
 
 
-def test_a_gpu_sums_long_rows_in_equal_parts():
+def test_a_gpu_sums_in_equal_parts():
     assert [reductions._parts(n) for n in (1, 37, 64, 98, 7 * 7 * 512, 56 * 56 * 64)] == [1, 1, 32, 14, 32, 32]
     x = jnp.asarray(np.random.default_rng(0).uniform(1, 2, (60, 96)), jnp.float32)
-    for got, wanted in zip(reductions._sums_at_once(1, x, x * x), (x, x * x), strict=True):
-        np.testing.assert_allclose(got, np.asarray(wanted, np.float64).sum(1), rtol=1e-6)
+    for axis in (0, 1):
+        for got, wanted in zip(reductions._sums_in_parts(axis, x, x * x), (x, x * x), strict=True):
+            np.testing.assert_allclose(got, np.asarray(wanted, np.float64).sum(axis), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
