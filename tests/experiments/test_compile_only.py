@@ -17,16 +17,25 @@ RECORDS = [json.loads(p.read_text()) for p in sorted(ROOT.glob("experiments/resu
 # Limits of a training step by target, model and batch size: kernels, GB of memory traffic, GB of temporaries. If a
 # change needs more, its author raises the limit and says why.
 BUDGETS = {
-    ("h100", "cifar_resnet20", 256): (759, 2.73, 0.27),
-    ("h100", "cifar_resnet18", 256): (729, 8.05, 0.79),
-    ("h100", "cifar_vgg_small", 256): (275, 5.71, 0.63),
-    ("h100", "imagenet_resnet18", 512): (816, 63.8, 6.47),
-    ("h100", "imagenet_resnet18", 4096): (834, 499, 51.3),
-    ("v5e", "cifar_resnet20", 256): (None, 0.37, 0.2),
-    ("v5e", "imagenet_resnet18", 512): (None, 45.5, 7.0),
-    ("v5e-16", "imagenet_resnet18", 512): (None, 1.65, 0.72),
-    ("v5e-16", "imagenet_resnet18", 4096): (None, 19.7, 3.9),
-    ("v5e-256", "imagenet_resnet18", 512): (None, 0.33, 0.07),
+    ("h100", "cifar_resnet18", 256): (398, 7.5, 0.977),
+    ("h100", "cifar_resnet20", 256): (410, 2.2, 0.3),
+    ("h100", "cifar_vgg_small", 256): (190, 4.27, 0.521),
+    ("h100", "imagenet_resnet18", 4096): (490, 449, 54.6),
+    ("h100", "imagenet_resnet18", 512): (465, 57.1, 6.85),
+    ("v5e-16", "cifar_resnet18", 256): (None, 0.264, 0.047),
+    ("v5e-16", "cifar_resnet20", 256): (None, 0.00507, 0.0061),
+    ("v5e-16", "cifar_vgg_small", 256): (None, 0.0858, 0.00404),
+    ("v5e-16", "imagenet_resnet18", 4096): (None, 18.9, 3.11),
+    ("v5e-16", "imagenet_resnet18", 512): (None, 1.54, 0.711),
+    ("v5e-256", "cifar_resnet18", 256): (None, 0.238, 0.0424),
+    ("v5e-256", "cifar_resnet20", 256): (None, 0.00445, 0.00764),
+    ("v5e-256", "cifar_vgg_small", 256): (None, 0.0851, 0.00443),
+    ("v5e-256", "imagenet_resnet18", 4096): (None, 0.736, 0.345),
+    ("v5e-256", "imagenet_resnet18", 512): (None, 0.337, 0.0665),
+    ("v5e", "cifar_resnet18", 256): (None, 1.67, 0.431),
+    ("v5e", "cifar_resnet20", 256): (None, 0.179, 0.102),
+    ("v5e", "cifar_vgg_small", 256): (None, 1.4, 0.373),
+    ("v5e", "imagenet_resnet18", 512): (None, 42.3, 5.5),
 }
 
 # The kernels are: `m`, in a loop of three iterations; `rows`, a fusion that reads a part of `a`; `ar`; and `conv`.
@@ -96,15 +105,19 @@ def test_what_lies_beside_a_tpus_compute_units_costs_no_bandwidth():
 def test_recorded_programs_stay_within_their_budgets(row):
     memory, share = row["memory"], row["batch"] // row["devices"]
     assert memory["needed"] < memory["of_device"]
-    # Only the arguments images, labels and metrics are not donated. A TPU pads small arrays.
-    data = share * (3 * image_size(row["model"]) ** 2 + 8)
-    assert 0 <= memory["arguments"] - memory["aliased"] <= 1.2 * data
+    # Only the arguments images, labels and metrics are not donated. A TPU pads a small batch of small images fourfold.
+    side = image_size(row["model"])
+    data = share * (3 * side**2 + 8)
+    assert 0 <= memory["arguments"] - memory["aliased"] <= data * (5 if share < 32 and side == 32 else 1.2)
     # In bfloat16 every convolution reads bfloat16: nothing widens the signs before it.
     assert row["dtype"] != "bfloat16" or set(row["convolutions"]) == {"bf16"}
     assert "f64" not in row.get("dtypes", []) and not row.get("host_transfers")
     kernels, moved, temporaries = BUDGETS[row["target"], row["model"], row["batch"]]
     assert (row["kernels"] or 0) <= (kernels or 0)
     assert row["bytes"] <= moved * 1e9 and memory["temporaries"] <= temporaries * 1e9
+    # The arrays that the record lists are the greater part of the memory at the peak.
+    if row["target"] == "h100":
+        assert 0.8 * memory["temporaries"] <= sum(row["at_peak"].values()) <= 1.05 * memory["temporaries"]
 
 
 def test_dtypes_and_transfers_to_the_host():
