@@ -100,6 +100,8 @@ FIELDS: dict[str, tuple[Field, ...]] = {
         Field("latent_optimizer", None, "of the latent weights: `sgd`, `adam`; None is that of all parameters", str),
         Field("latent_learning_rate", None, "highest rate of the latent weights; None is that of all", float),
         Field("latent_weight_decay", None, "weight decay of the latent weights; None is that of all", float),
+        Field("ovsw_delta", None, "OvSW: least norm of a channel's gradient, as a share of that of its weights", float),
+        Field("ovsw_lambda", None, "OvSW: this factor times a weight of silent sign is added to its gradient", float),
         Field("weight_decay_on", "all", "or `conv_and_linear`: neither batch norm nor projection shortcuts"),
         Field("learning_rate", 0.1, "highest learning rate"),
         Field("lr_schedule", "cosine", "or `linear`, `step`"),

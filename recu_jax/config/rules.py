@@ -37,7 +37,7 @@ CHOICES = {
     "teacher_model": models.MODELS,
 }
 # Fields that apply only to the latent weights.
-LATENT_FIELDS = ("latent_optimizer", "latent_learning_rate", "latent_weight_decay")
+LATENT_FIELDS = ("latent_optimizer", "latent_learning_rate", "latent_weight_decay", "ovsw_delta", "ovsw_lambda")
 # Fields that also take an object of the user's own, as `module:name`.
 OWN = ("model", "weight_binarizer", "activation_binarizer", "tracker")
 # Arguments of a model's factory, and the config fields that have an effect only if the factory takes the argument.
@@ -68,6 +68,8 @@ RANGES = {
     "bop_gamma": (0, 1),
     "weight_decay": (0, None),
     "latent_weight_decay": (0, None),
+    "ovsw_delta": (0, None),
+    "ovsw_lambda": (0, None),
     "warmup_epochs": (0, None),
     "num_devices": (1, None),
     "steps_per_dispatch": (1, None),

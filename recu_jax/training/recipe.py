@@ -224,6 +224,11 @@ def _optimizer(config, learning_rate, model, image_shape):
         return rest
     found = binary_layers(model, jax.ShapeDtypeStruct((1, *image_shape), jnp.dtype(config.dtype)))
     kernels = {(*layer.path.split("/"), "kernel") for layer in found if layer.binary_weights}
+    if ("ovsw_delta" in given or "ovsw_lambda" in given) and any(layer.stacked for layer in found):
+        raise UserError(
+            f"config.model {config.model!r} stacks layers by nn.scan or nn.vmap, and OvSW's rules are of one layer; "
+            "leave ovsw_delta and ovsw_lambda out"
+        )
     if given and not kernels:
         field, value = next(iter(given.items()))
         raise UserError(
@@ -237,12 +242,21 @@ def _optimizer(config, learning_rate, model, image_shape):
             lambda step: factor * learning_rate(step),
             given.get("latent_weight_decay", config.weight_decay),
         )
+        if "ovsw_delta" in given or "ovsw_lambda" in given:
+            rules = optimizers.ovsw(given.get("ovsw_delta", 0), given.get("ovsw_lambda", 0), _signs_of(config))
+            latent = optax.chain(rules, latent)
         return optimizers.with_own(rest, latent, kernels)
 
     def gamma(step):
         return config.bop_gamma * learning_rate(step) / config.learning_rate
 
     return optimizers.with_bop(rest, kernels, config.bop_threshold, gamma)
+
+
+def _signs_of(config):
+    """Returns the function of a kernel that computes its signs. They depend on no tau and on no progress."""
+    binarizer = binarizers_of(config)[0]
+    return lambda kernel: binarizer(kernel, 1.0, 1.0)[0]
 
 
 def _learning_rate(config, steps_per_epoch):
