@@ -155,7 +155,7 @@ def compiled_row(target, model, dtype, kind, batch):
         },
         "operations": done, "bytes": moved,
         "kernels": len(program.kernels()) if target.platform == "cuda" else None,
-        # Of a TPU's program this would be too much: parts of its arrays lie beside the compute units.
+        # Not for TPUs: it would count arrays that lie beside the compute units.
         "at_peak": dict(live_at_peak(program).most_common(8)) if target.platform == "cuda" else None,
         "collectives": collectives, "convolutions": program.convolutions(),
         "dtypes": program.dtypes(), "host_transfers": program.transfers(),

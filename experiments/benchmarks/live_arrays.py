@@ -1,4 +1,4 @@
-"""Lists the arrays that a compiled program of one device holds in memory where it holds the most.
+"""Lists the arrays that are in memory when a compiled program of one device uses the most.
 
 It reads the text of a scheduled program: its lines are in the order in which the device runs them. An array is alive
 from the line that writes it to the last line that reads it. Arguments and results of the program are left out: the

@@ -113,7 +113,7 @@ class OneBitLayer(nn.Module):
         return signs if self.preferred_element_type is None else signs.astype(self.preferred_element_type)
 
     def _has_signs(self) -> bool:
-        """Tells whether the layer computes with +1 and -1. It does not with latent weights or with scaled signs."""
+        """Tells whether the weights of `_weights_and_alpha` are +1 and -1: not latent weights, and not scaled signs."""
         return self.binary_weights and not self.has_variable("params", SCALED_SIGNS)
 
     def _weights_and_alpha(

@@ -156,7 +156,7 @@ def _by_sums(dy, normalized, dbias, dscale, factor):
 
 
 def _by_sums_on_gpus(dy, normalized, dbias, dscale, factor):
-    # Nothing is computed from the sums alone. It would be a kernel between the sums and the operation that reads `dy`.
-    # XLA computes `factor / count` in the forward pass.
+    # To compute the means from the sums would take one more kernel. So the operation that reads `dy` uses the sums. XLA
+    # computes `factor / count` in the forward pass.
     count = jnp.asarray(dy.shape[0], dy.dtype)
     return _by_means(count * dy, normalized, dbias, dscale, factor / count)

@@ -7,8 +7,8 @@ fuses a reduction with the operations before it. A GPU takes some microseconds t
 reduction computes two sums at once. A TPU would write the operands of such a reduction to memory, so on TPUs each sum
 is a reduction of its own.
 
-GPUs sum moments in parts. XLA fuses the sum of a short part with the operation that writes it, and the sum of the parts
-with the operations after it.
+GPUs sum moments in up to 32 parts, except those of more than 131,072 rows. XLA fuses the sums of short parts with the
+operation that computes their elements, and the sum of the parts with the operations after it.
 """
 
 import functools
@@ -50,9 +50,9 @@ def moments(x: jax.Array, axis: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
 
     On CPUs a first pass computes the mean, and a second pass sums the squares. On GPUs one pass computes both: it sums
     `x - first`, where `first` is the first element, and the squares of these differences. Without this shift,
-    cancellation would lose digits where the mean is far from 0. An x in bfloat16 needs no shift if `dtype` is wider: x
-    has 8 bits and its square 16, so the 24 bits of float32 lose less than the rounding of x to bfloat16 has lost. TPUs
-    take one pass if x needs no shift, and two otherwise.
+    cancellation would lose digits where the mean is far from 0. An x in bfloat16 needs no shift if `dtype` is wider. x
+    has 8 significant bits and its square 16, and float32 has 24. So cancellation costs less than the rounding of x to
+    bfloat16 did. TPUs take one pass if x needs no shift, and two otherwise.
 
     Args:
       x: (rows, columns).
