@@ -63,7 +63,8 @@ def test_a_model_is_exported_for_any_platform(platforms, kind, batch):
     exported = jax.export.export(function, platforms=platforms)(
         given, jax.ShapeDtypeStruct((size, *X.shape[1:]), X.dtype)
     )
-    assert "recu_" not in exported.mlir_module().replace("recu_jax", "")
+    # A custom call would be `@recu_...`. The name alone may also be that of a test, in the locations of jax 0.7.
+    assert "@recu_" not in exported.mlir_module()
     assert exported.platforms == platforms
     if "cpu" not in platforms:
         return
