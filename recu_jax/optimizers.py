@@ -153,8 +153,12 @@ class OvSWState(NamedTuple):
     flips: Any
 
 
+def _signs(params):
+    return jax.tree.map(sign, params)
+
+
 def ovsw(
-    delta: float = 0.04, factor: float = 9e-4, signs: Callable[[jax.Array], jax.Array] = sign
+    delta: float = 0.04, factor: float = 9e-4, signs: Callable[[Any], Any] = _signs
 ) -> optax.GradientTransformation:
     """Returns OvSW's two rules, which move latent weights whose signs hardly change. Chain it before an optimizer.
 
@@ -173,7 +177,7 @@ def ovsw(
     Args:
       delta: least ratio r; 0 leaves the first rule out.
       factor: the paper's lambda; 0 leaves the second rule out.
-      signs: function of a kernel. It returns the signs with which the layer computes.
+      signs: function of the parameters. It returns the signs with which the layers compute, in the same structure.
 
     Returns:
       A gradient transformation of kernels, (..., features). Its `update` needs the parameters and raises ValueError
@@ -181,7 +185,7 @@ def ovsw(
     """
 
     def positive(params):
-        return jax.tree.map(lambda w: signs(w) > 0, params)
+        return jax.tree.map(lambda s: s > 0, signs(params))
 
     def init(params):
         return OvSWState(positive(params), jax.tree.map(jnp.zeros_like, params))
@@ -206,7 +210,7 @@ def ovsw(
 
 def _norm(kernel):
     """Returns the Euclidean norm of each output channel, (features,)."""
-    return jnp.sqrt((kernel**2).sum(tuple(range(kernel.ndim - 1))))
+    return jnp.linalg.norm(kernel.reshape(-1, kernel.shape[-1]), axis=0)
 
 
 def with_bop(

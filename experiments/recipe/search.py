@@ -47,7 +47,7 @@ TRIALS = {
     "tau to 0.9": ({"tau_min": 0.75, "tau_max": 0.9}, "+0.5: more weights near 0"),
     "batch 128": ({"batch_size": 128}, "+2: twice the steps"),
     "batch 64": ({"batch_size": 64}, "+4: four times the steps"),
-    "OvSW": ({"ovsw_delta": 0.04, "ovsw_lambda": 9e-4}, "+2: more flips, of which a short run has too few"),
+    "OvSW": ({"ovsw_delta": 0.04, "ovsw_lambda": 9e-4}, "+2: a short run flips too few signs, and OvSW adds flips"),
     "average 0.99": ({"ema_decay": 0.99}, "+1: the average of flipping weights is steadier"),
     "crops of 2": ({"crop_padding": 2}, "+0.5: few epochs need little augmentation"),
     "momentum 0.95": ({"momentum": 0.95}, "0"),

@@ -81,9 +81,9 @@ _normalize_sample.defvjp(_normalize_sample_fwd, _normalize_sample_bwd)
 def binarize_activations(x: jax.Array, sample_ndim: int, *, train: bool) -> jax.Array:
     """Takes the signs of the activations (SPEC.md 2).
 
-    In training the derivatives are those of `approx_sign(normalize_sample(x))`: the division of each sample by its
-    standard deviation sets the window in which the gradient of `approx_sign` is not 0. The division changes no sign,
-    because its divisor is positive. So the signs are those of `x`. Evaluation does without the division.
+    In training the derivatives are those of `approx_sign(normalize_sample(x))`. There each sample is divided by its
+    standard deviation, which sets the window in which the gradient is not 0. A standard deviation is positive, so the
+    division changes no sign. The signs are computed from `x` itself, in training and in evaluation.
 
     Args:
       x: (*batch, *sample).
@@ -102,9 +102,8 @@ def _signs(x, sample_ndim):
 
 
 def _signs_fwd(x, sample_ndim):
-    mean, inverse = _statistics(x, sample_ndim)
-    normalized = _scaled(x, inverse, sample_ndim).reshape(x.shape).astype(x.dtype)
-    return _sign_of(x, normalized), (x, mean, inverse)
+    normalized, saved = _normalize_sample_fwd(x, sample_ndim)
+    return _sign_of(x, normalized), saved
 
 
 @jax.custom_jvp

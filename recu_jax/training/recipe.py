@@ -223,8 +223,9 @@ def _optimizer(config, learning_rate, model, image_shape):
     if config.optimizer != "bop" and not given:
         return rest
     found = binary_layers(model, jax.ShapeDtypeStruct((1, *image_shape), jnp.dtype(config.dtype)))
-    kernels = {(*layer.path.split("/"), "kernel") for layer in found if layer.binary_weights}
-    if ("ovsw_delta" in given or "ovsw_lambda" in given) and any(layer.stacked for layer in found):
+    kernels = {(*layer.path.split("/"), "kernel"): layer.kernel_binarizer for layer in found if layer.binary_weights}
+    has_ovsw = "ovsw_delta" in given or "ovsw_lambda" in given
+    if has_ovsw and any(layer.stacked for layer in found):
         raise UserError(
             f"config.model {config.model!r} stacks layers by nn.scan or nn.vmap, and OvSW's rules are of one layer; "
             "leave ovsw_delta and ovsw_lambda out"
@@ -242,8 +243,9 @@ def _optimizer(config, learning_rate, model, image_shape):
             lambda step: factor * learning_rate(step),
             given.get("latent_weight_decay", config.weight_decay),
         )
-        if "ovsw_delta" in given or "ovsw_lambda" in given:
-            rules = optimizers.ovsw(given.get("ovsw_delta", 0), given.get("ovsw_lambda", 0), _signs_of(config))
+        if has_ovsw:
+            signs = functools.partial(_signs, kernels)
+            rules = optimizers.ovsw(given.get("ovsw_delta", 0), given.get("ovsw_lambda", 0), signs)
             latent = optax.chain(rules, latent)
         return optimizers.with_own(rest, latent, kernels)
 
@@ -253,10 +255,14 @@ def _optimizer(config, learning_rate, model, image_shape):
     return optimizers.with_bop(rest, kernels, config.bop_threshold, gamma)
 
 
-def _signs_of(config):
-    """Returns the function of a kernel that computes its signs. They depend on no tau and on no progress."""
-    binarizer = binarizers_of(config)[0]
-    return lambda kernel: binarizer(kernel, 1.0, 1.0)[0]
+def _signs(of_kernels, params):
+    """Returns the signs of the kernels in `params`. `of_kernels` has the binarizer of each path."""
+
+    def signs(path, kernel):
+        binarizer = of_kernels[tuple(key.key for key in path)]
+        return binarizer(kernel, 1.0, 1.0)[0]  # signs depend on no tau and on no progress
+
+    return jax.tree_util.tree_map_with_path(signs, params)
 
 
 def _learning_rate(config, steps_per_epoch):

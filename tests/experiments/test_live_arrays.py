@@ -4,7 +4,7 @@ from experiments.benchmarks.compiled_program import Program
 from experiments.benchmarks.live_arrays import live_at_peak, tree
 
 # The caller holds `a`, `h` and `k`. At `e`, which writes 8 bytes, these are alive: `b` through `view`, 40; `c`, 20;
-# both arrays of `pair`, 2 x 36, one of which is read later.
+# both arrays of `pair`, 2 x 36. One of these is read later.
 TEXT = """
 HloModule example, is_scheduled=true
 
