@@ -37,6 +37,10 @@ TRIALS = {
     "all Adam 0.003": ({"optimizer": "adam", "learning_rate": 3e-3, "weight_decay": 0.0}, "+2"),
     "latent decay 0.002": ({"latent_weight_decay": 2e-3}, "+1: inertia of 26 epochs instead of 103"),
     "latent decay 0": ({"latent_weight_decay": 0.0}, "-1"),
+    "latent Adam 0.01": ({**_ADAM, "latent_learning_rate": 1e-2}, "+3: the smaller rates flip too few signs"),
+    "no hardtanh": ({"nonlinearity": "identity"}, "+3: the gradient of the shortcuts passes where a sum exceeds 1"),
+    "RPReLU": ({"nonlinearity": "rprelu"}, "+4: shifts and slopes of ReActNet"),
+    "rate 0.3": ({"learning_rate": 0.3}, "+1: more flips"),
     "rate 0.03": ({"learning_rate": 0.03}, "+1: fewer flips"),
     "latent rate 0.03": ({"latent_learning_rate": 0.03}, "+1: fewer flips"),
     "latent rate 0.01": ({"latent_learning_rate": 0.01}, "0"),
@@ -47,9 +51,11 @@ TRIALS = {
     "tau to 0.9": ({"tau_min": 0.75, "tau_max": 0.9}, "+0.5: more weights near 0"),
     "batch 128": ({"batch_size": 128}, "+2: twice the steps"),
     "batch 64": ({"batch_size": 64}, "+4: four times the steps"),
+    "batch 32": ({"batch_size": 32}, "+5: eight times the steps"),
     "OvSW": ({"ovsw_delta": 0.04, "ovsw_lambda": 9e-4}, "+2: a short run flips too few signs, and OvSW adds flips"),
     "average 0.99": ({"ema_decay": 0.99}, "+1: the average of flipping weights is steadier"),
     "crops of 2": ({"crop_padding": 2}, "+0.5: few epochs need little augmentation"),
+    "flips alone": ({"crop_padding": 0}, "+1: as above"),
     "momentum 0.95": ({"momentum": 0.95}, "0"),
     "clipped sign of inputs": ({"activation_binarizer": "clipped_sign"}, "0"),
     "label smoothing 0.1": ({"label_smoothing": 0.1}, "0"),
@@ -59,7 +65,8 @@ TRIALS = {
 
 def run(name, fields, arguments):
     """Trains a trial, from its checkpoint if it has one. Returns its row, or None if the trial did not finish."""
-    workdir = arguments.runs / f"{name.replace(' ', '_')}-{arguments.epochs}-{arguments.seed}"
+    also = "".join(f"-{field}={value}" for field, value in arguments.also.items())
+    workdir = arguments.runs / f"{name.replace(' ', '_')}-{arguments.epochs}-{arguments.seed}{also}"
     workdir.parent.mkdir(parents=True, exist_ok=True)
     values = {**COMMON, **arguments.also, **fields, "epochs": arguments.epochs, "seed": arguments.seed}
     steps = (50_000 - values["held_out"]) // values.get("batch_size", 256)
@@ -99,8 +106,9 @@ def main():
     arguments.data, arguments.runs = arguments.data.resolve(), arguments.runs.resolve()
     done = set()
     if arguments.out.exists():
-        done = {(r["name"], r["epochs"], r["seed"]) for r in map(json.loads, arguments.out.read_text().splitlines())}
-    wanted = [name for name in arguments.names if (name, arguments.epochs, arguments.seed) not in done]
+        rows = map(json.loads, arguments.out.read_text().splitlines())
+        done = {r["name"] for r in rows if all(r[key] == getattr(arguments, key) for key in ("epochs", "seed", "also"))}
+    wanted = [name for name in arguments.names if name not in done]
     with concurrent.futures.ThreadPoolExecutor(arguments.parallel) as pool:
         futures = [pool.submit(run, name, TRIALS[name][0], arguments) for name in wanted]
         for future in concurrent.futures.as_completed(futures):

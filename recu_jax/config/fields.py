@@ -77,7 +77,7 @@ FIELDS: dict[str, tuple[Field, ...]] = {
         Field("freeze", None, "names of untrained parameters or modules, by commas; `*` matches any text", str),
         Field("weight_binarizer", "recu", "how kernels are binarized: a name, or `module:name` of your own"),
         Field("activation_binarizer", "recu", "how activations are binarized: a name, or `module:name` of your own"),
-        Field("nonlinearity", None, "between binary convolutions: `hard_tanh`, `rprelu`; None is the model's own", str),
+        Field("nonlinearity", None, "of the blocks: `hard_tanh`, `rprelu`, `identity`; None is the model's own", str),
         Field("alpha", "learned", "scale of output channels: `learned` (authors' code), `mean` (paper), `none`"),
         Field("standardize", _RECU.standardize, "part of ReCU: whether latent weights are standardized"),
         Field("laplace_b", _RECU.b, "part of ReCU: Laplace scale b* of standardized weights"),

@@ -24,7 +24,7 @@ class BlockParts:
       alpha: scale of the outputs of binary convolutions, "learned", "mean" or "none".
       kernel_binarizer: of binary convolutions.
       input_binarizer: of convolutions with binary inputs.
-      nonlinearity: "rprelu" or "hard_tanh". None is the same as "hard_tanh".
+      nonlinearity: one of `models.parts.NONLINEARITIES`. None is the same as "hard_tanh".
     """
 
     conv: str = "binary"
@@ -120,9 +120,11 @@ class Builder:
 
     def nonlinearity(self, x: int, path: str) -> int:
         """Adds the nonlinearity that `models.parts.nonlinearity` computes in the model."""
-        if self._parts.nonlinearity != "rprelu":
-            return self.add("hard_tanh", [x])
-        return self.rprelu(x, *(f"{path}/{part}" for part in ("move1", "nonlinear", "move2")))
+        if self._parts.nonlinearity == "identity":
+            return x
+        if self._parts.nonlinearity == "rprelu":
+            return self.rprelu(x, *(f"{path}/{part}" for part in ("move1", "nonlinear", "move2")))
+        return self.add("hard_tanh", [x])
 
     def real_conv(self, x: int, path: str, stride: int = 1, padding: Sequence[int] = PAD_1) -> int:
         kernel = self.param(path, "kernel")

@@ -18,8 +18,9 @@ from recu_jax.ops.max_pool import max_pool, pooled
 # PyTorch's padding=1. "SAME" differs at stride 2, where it pads 0 before and 1 after an even number of pixels.
 PAD_1 = ((1, 1), (1, 1))
 PAD_3 = ((3, 3), (3, 3))
-# Nonlinearities between the binary convolutions. The paper's models use hardtanh.
-NONLINEARITIES = ("hard_tanh", "rprelu")
+# Nonlinearities between the binary convolutions. The paper's models use hardtanh. With `identity`, a unit ends with its
+# shortcut, as in Bi-Real net (Liu et al., ECCV 2018, arXiv 1808.00278).
+NONLINEARITIES = ("hard_tanh", "rprelu", "identity")
 
 first_conv = partial(nn.Conv, kernel_size=(3, 3), padding=PAD_1, use_bias=False, kernel_init=kaiming_normal)
 # The first convolution of a network for 224x224 images.
@@ -63,7 +64,7 @@ def nonlinearity(kind: str, **types: Any) -> Callable[[jax.Array, str], jax.Arra
         raise unknown("nonlinearity", kind, NONLINEARITIES)
     if kind == "rprelu":
         return lambda x, name: RPRelu(name=name, **types)(x)
-    return hard_tanh
+    return hard_tanh if kind == "hard_tanh" else lambda x, name: x
 
 
 def hard_tanh(x: jax.Array, name: str) -> jax.Array:

@@ -57,6 +57,8 @@ def test_signs_of_one_value_are_taken_once():
     [
         ({}, "threshold"),
         ({"nonlinearity": "rprelu"}, "shift"),
+        ({"nonlinearity": "identity"}, "threshold"),
+        ({"nonlinearity": "identity", "conv": "float"}, "batch_norm"),
         ({"input_binarizer": activations.RSign()}, "hard_tanh"),
         ({"conv": "binary_activations"}, "hard_tanh"),
         ({"conv": "float"}, "hard_tanh"),

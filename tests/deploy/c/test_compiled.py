@@ -103,6 +103,7 @@ FAMILIES = [
     ("digits_resnet8", (8, 8, 1), {"conv": Conv}, {"conv": "float"}),
     ("digits_resnet8", (8, 8, 1), {"conv": OF_SIGNS}, {"conv": "binary_activations", "alpha": "none"}),
     ("digits_resnet8", (8, 8, 1), {"nonlinearity": "rprelu"}, {"nonlinearity": "rprelu"}),
+    ("digits_resnet8", (8, 8, 1), {"nonlinearity": "identity"}, {"nonlinearity": "identity"}),
 ]
 
 
