@@ -132,6 +132,8 @@ def test_batch_norm_equals_flax(axis_name):
 
 FUSIBLE = [
     ("cifar_resnet8", {"widths": (8, 16, 24)}, 12),
+    ("cifar_resnet8", {"widths": (8, 16, 24), "nonlinearity": "rprelu"}, 12),
+    pytest.param("imagenet_resnet18", {"widths": (8, 16), "stage_sizes": (1, 1), "nonlinearity": "identity"}, 32),
     pytest.param("cifar_resnet18", {"widths": (8, 16), "stage_sizes": (1, 1)}, 8, marks=pytest.mark.slow),
     pytest.param("cifar_vgg_small", {"widths": (8, 8, 16, 16, 24, 24)}, 16, marks=pytest.mark.slow),
     pytest.param("imagenet_resnet18", {"widths": (8, 16), "stage_sizes": (1, 1)}, 32, marks=pytest.mark.slow),
@@ -164,14 +166,15 @@ def test_fused_units_train_as_their_parts(name, fields, side):
     assert "recu_unit_gradients" in text and "recu_unit" not in plain
     got, expected = (dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in (got, expected))
     assert got.keys() == expected.keys()
+    largest = max(np.linalg.norm(value) / np.sqrt(value.size) for value in expected.values())
     for path, value in expected.items():
         # Batch norm undoes a scale. So the gradient of alpha is nearly 0: a sum of terms that cancel, each as large as
-        # the kernel's gradient. Errors are compared with the kernel's gradient.
+        # the kernel's gradient. Errors are compared with the kernel's gradient. Batch norm also undoes a shift.
         size = expected.get((*path[:-1], jax.tree_util.DictKey("kernel")), value)
         # tests/ops/test_unit.py checks that units are exact. Here rounding may flip a sign near 0, which changes all
         # later values by about a percent.
         difference = np.linalg.norm(got[path] - value) / np.sqrt(value.size)
-        assert difference < 0.05 * np.linalg.norm(size) / np.sqrt(size.size), path
+        assert difference < 0.05 * np.linalg.norm(size) / np.sqrt(size.size) + 1e-5 * largest, path
 
 
 @pytest.mark.skipif(not native.instruction_sets(), reason="no compiled kernels")
@@ -214,15 +217,13 @@ def test_no_unit_computes_those_before_it_again():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"nonlinearity": "rprelu"},
-        {"nonlinearity": "identity"},
         {"dtype": jnp.bfloat16},
         {"conv": Conv},
         {"conv": functools.partial(BinaryConv, input_binarizer=activations.ApproxSign())},
         {"conv": functools.partial(BinaryConv, binary_weights=False, alpha="none")},
         {"widths": (1500, 1500, 1500)},
     ],
-    ids=["nonlinearity", "no nonlinearity", "dtype", "real", "binarizer", "real weights", "sums too large"],
+    ids=["dtype", "real", "binarizer", "real weights", "sums too large"],
 )
 def test_what_does_not_fit_is_not_fused(changes):
     name, fields, side = FUSIBLE[0]

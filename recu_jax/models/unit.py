@@ -76,11 +76,12 @@ def unit(
       tau, progress, train: as in `BinaryConv`.
     """
     batch_norm, name = norm(name=f"bn{number}"), f"conv{number}"
-    spec = _fused_spec(conv, batch_norm, x) if nonlinear is hard_tanh else None
+    spec, clamp = _fused_spec(conv, batch_norm, x), nonlinear is hard_tanh
     if spec is not None and (train or spec.feature_group_count == 1):
         added = "identity" if shortcut is x else shortcut
-        conv = partial(conv, finish=partial(_finish, batch_norm, spec, added, train))
-        return conv(name=name)(x, tau=tau, progress=progress, train=train)
+        conv = partial(conv, finish=partial(_finish, batch_norm, spec, added, clamp, train))
+        y = conv(name=name)(x, tau=tau, progress=progress, train=train)
+        return y if clamp else _computed_once(nonlinear(y, f"nonlinear{number}"))
     y = conv(name=name)(x, tau=tau, progress=progress, train=train)
     y = batch_norm(y, use_running_average=not train)
     return _computed_once(nonlinear(y if shortcut is None else y + shortcut, f"nonlinear{number}"))
@@ -117,16 +118,16 @@ def _fused_spec(conv, batch_norm, x):
     return spec if fits else None
 
 
-def _finish(batch_norm, spec, shortcut, train, x, kernel, alpha):
-    """Computes the whole unit from its input, the signs of its kernel, and alpha."""
+def _finish(batch_norm, spec, shortcut, clamp, train, x, kernel, alpha):
+    """Computes the unit from its input, the signs of its kernel, and alpha; of the nonlinearities, hardtanh alone."""
     kernel = kernel.signs(jnp.float32) if isinstance(kernel, BitKernel) else kernel
     alpha = jnp.ones(kernel.shape[-1:], jnp.float32) if alpha is None else alpha
 
     def normalized(scale, bias, axis_name):
-        return ops.unit(x, kernel, alpha, scale, bias, shortcut, spec, EPSILON, axis_name)
+        return ops.unit(x, kernel, alpha, scale, bias, shortcut, spec, EPSILON, axis_name, clamp)
 
     def evaluated(*norm):
-        return ops.unit_in_evaluation(x, kernel, alpha, jnp.stack(norm), shortcut, spec)
+        return ops.unit_in_evaluation(x, kernel, alpha, jnp.stack(norm), shortcut, spec, clamp)
 
     like = jax.ShapeDtypeStruct((*x.shape[:-1], kernel.shape[-1]), x.dtype)
     return batch_norm(like, use_running_average=not train, normalized=normalized, evaluated=evaluated)

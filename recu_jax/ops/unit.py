@@ -1,4 +1,4 @@
-"""Computes a unit, `hardtanh(batch_norm(alpha * conv(sign(x), sign(w))) + shortcut)`, on CPUs.
+"""Computes a unit, `hardtanh(batch_norm(alpha * conv(sign(x), sign(w))) + shortcut)`, on CPUs; also without hardtanh.
 
 In training, XLA reads and writes each activation some twenty times between two convolutions. The compiled kernels go
 through the activations less often. They need a new pass only after a sum over the batch: after the statistics of the
@@ -47,6 +47,7 @@ def unit(
     spec: ConvSpec,
     epsilon: float,
     axis_name: str | None,
+    clamp: bool = True,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Computes a unit in training.
 
@@ -62,21 +63,23 @@ def unit(
       spec: geometry.
       epsilon: number that batch norm adds to the variance.
       axis_name: mapped axis over which the statistics are averaged, or None.
+      clamp: whether hardtanh ends the unit.
 
     Returns:
       The result, (batch, *out_spatial, features), and the mean and the biased variance of `alpha * conv`, (features,),
       which carry no gradient.
     """
     identity = isinstance(shortcut, str)
-    return _unit(x, kernel, alpha, scale, bias, None if identity else shortcut, spec, identity, epsilon, axis_name)
+    array = None if identity else shortcut
+    return _unit(x, kernel, alpha, scale, bias, array, spec, identity, epsilon, axis_name, clamp)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8, 9))
-def _unit(x, kernel, alpha, scale, bias, shortcut, spec, identity, epsilon, axis_name):
-    return _forward(x, kernel, alpha, scale, bias, shortcut, spec, identity, epsilon, axis_name)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8, 9, 10))
+def _unit(x, kernel, alpha, scale, bias, shortcut, spec, identity, epsilon, axis_name, clamp):
+    return _forward(x, kernel, alpha, scale, bias, shortcut, spec, identity, epsilon, axis_name, clamp)[0]
 
 
-def _forward(x, kernel, alpha, scale, bias, shortcut, spec, identity, epsilon, axis_name):
+def _forward(x, kernel, alpha, scale, bias, shortcut, spec, identity, epsilon, axis_name, clamp):
     backend, geometry = native.cpu_backend(), Geometry.of(x, kernel, spec)
     kernel_words = ops.pack_signs_of_kernel(kernel, backend)
     arranged = ops.arrange_kernel(kernel_words, geometry.channels, geometry.groups, backend)
@@ -90,14 +93,14 @@ def _forward(x, kernel, alpha, scale, bias, shortcut, spec, identity, epsilon, a
         mean = of_all
     inverse = lax.rsqrt(alpha**2 * var + epsilon)
     added = x if identity else shortcut
-    z, inside = _normalize(sums, jnp.stack([mean, alpha * inverse * scale, bias]), added, backend)
+    z, inside = _normalize(sums, jnp.stack([mean, alpha * inverse * scale, bias]), added, clamp, backend)
     # The backward pass only needs to know whether `shortcut` was an array. If it was, an empty array stands for it.
     has_shortcut = None if shortcut is None else jnp.zeros(0)
     saved = x, words, sums, inside, kernel, kernel_words, alpha, scale, mean, inverse, has_shortcut
     return (z, alpha * mean, alpha**2 * var), saved
 
 
-def _backward(spec, identity, epsilon, axis_name, saved, cotangents):
+def _backward(spec, identity, epsilon, axis_name, clamp, saved, cotangents):
     x, words, sums, inside, kernel, kernel_words, alpha, scale, mean, inverse, has_shortcut = saved
     dz, backend = cotangents[0], native.cpu_backend()
     geometry = Geometry.of(x, kernel, spec)
@@ -147,6 +150,7 @@ def unit_in_evaluation(
     norm: jax.Array,
     shortcut: jax.Array | Literal["identity"] | None,
     spec: ConvSpec,
+    clamp: bool = True,
 ) -> jax.Array:
     """Computes a unit in evaluation, in one pass over the activations. This function has no gradient.
 
@@ -154,7 +158,7 @@ def unit_in_evaluation(
     a NaN, all results of this sample are NaN.
 
     Args:
-      x, kernel, alpha, shortcut, spec: as in `unit`; one group of channels.
+      x, kernel, alpha, shortcut, spec, clamp: as in `unit`; one group of channels.
       norm: mean, factor and bias of the batch norm, `(y - mean) * factor + bias`, (3, features), float32.
 
     Returns:
@@ -167,30 +171,31 @@ def unit_in_evaluation(
     shape = jax.ShapeDtypeStruct(geometry.output_shape, jnp.float32)
     return ops.call_with_kernel(
         "recu_unit_evaluate", shape, geometry, arranged, x,
-        ops.padded(jnp.stack([alpha + nan, *norm])), ops.or_empty(added), identity=identity,
+        ops.padded(jnp.stack([alpha + nan, *norm])), ops.or_empty(added), identity=identity, clamp=clamp,
     )  # fmt: skip
 
 
 def _normalize(
-    sums: jax.Array, coefficients: jax.Array, shortcut: jax.Array | None, backend: str
+    sums: jax.Array, coefficients: jax.Array, shortcut: jax.Array | None, clamp: bool, backend: str
 ) -> tuple[jax.Array, jax.Array]:
-    """Computes `hardtanh((sums - mean) * factor + bias + shortcut)`.
+    """Computes `hardtanh((sums - mean) * factor + bias + shortcut)`, or the same without hardtanh.
 
     Args:
       sums: int16, (..., features).
       coefficients: (3, features): mean, factor, bias.
       shortcut: (..., features), or None.
+      clamp: whether to compute hardtanh.
       backend: an instruction set.
 
     Returns:
-      The result, and a bit for each of its numbers, uint8: 1 where hardtanh passes a gradient. The backward pass reads
-      these bits in place of the result, a 32nd of the bytes.
+      The result, and a bit for each of its numbers, uint8: 1 where hardtanh passes a gradient, and everywhere without
+      hardtanh. The backward pass reads these bits in place of the result, a 32nd of the bytes.
     """
     shapes = (
         jax.ShapeDtypeStruct(sums.shape, jnp.float32),
         jax.ShapeDtypeStruct((sums.size // 8 + 8,), jnp.uint8),  # BytesOfBits in csrc/unit.h
     )
-    return ops.call("recu_unit_normalize", shapes, sums, coefficients, ops.or_empty(shortcut), isa=backend)
+    return ops.call("recu_unit_normalize", shapes, sums, coefficients, ops.or_empty(shortcut), clamp=clamp, isa=backend)
 
 
 def _gradient_sums(dz: jax.Array, inside: jax.Array, sums: jax.Array, mean: jax.Array, backend: str) -> jax.Array:

@@ -22,12 +22,12 @@ SHAPES = [
 pytestmark = pytest.mark.skipif(not native.instruction_sets(), reason="no compiled kernels")
 
 
-def parts(x, kernel, alpha, scale, bias, shortcut, stride):
+def parts(x, kernel, alpha, scale, bias, shortcut, stride, clamp):
     signs = functional.binarize_activations(x, 3, train=True)
     y = functional.conv_of_signs(signs, kernel, alpha, strides=stride, padding=((1, 1), (1, 1)))
     y, mean, var = normalize(y, scale, bias, None)
     y = y + x if isinstance(shortcut, str) else y if shortcut is None else y + shortcut
-    return jax.nn.hard_tanh(y), mean, var
+    return jax.nn.hard_tanh(y) if clamp else y, mean, var
 
 
 def arguments(batch, side, in_features, features, stride, shortcut):
@@ -54,19 +54,20 @@ def with_gradients(function, numbers, shortcut, dz):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("instructions", ["fastest", "portable"])
+@pytest.mark.parametrize("clamp", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_equals_its_parts_in_float64(shape, instructions, x64, monkeypatch):
+def test_equals_its_parts_in_float64(shape, clamp, instructions, x64, monkeypatch):
     if instructions == "portable":
         monkeypatch.setattr(native, "cpu_backend", lambda: "portable")
     stride = shape[4]
     spec = ConvSpec.create((3, 3), stride, ((1, 1), (1, 1)), 1, 1)
     numbers, shortcut, dz = arguments(*shape)
     assert is_served(jnp.asarray(numbers[0]), numbers[1].shape, spec)
-    (_, got), gradients = with_gradients(lambda *a: unit(*a, spec, EPSILON, None), numbers, shortcut, dz)
+    (_, got), gradients = with_gradients(lambda *a: unit(*a, spec, EPSILON, None, clamp), numbers, shortcut, dz)
     monkeypatch.undo()
     wide = [np.float64(n) for n in numbers]
     given = np.float64(shortcut) if isinstance(shortcut, np.ndarray) else shortcut
-    (_, expected), slopes = with_gradients(lambda *a: parts(*a, stride), wide, given, np.float64(dz))
+    (_, expected), slopes = with_gradients(lambda *a: parts(*a, stride, clamp), wide, given, np.float64(dz))
     for a, b in zip(got, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6 * np.abs(b).max())
     for i, (a, b) in enumerate(zip(gradients, slopes, strict=True)):
@@ -86,21 +87,23 @@ def test_nan_stays(where):
     assert np.isnan(z).all() == (where == "x")
 
 
-def evaluated(x, kernel, alpha, scale, bias, shortcut, stride):
+def evaluated(x, kernel, alpha, scale, bias, shortcut, stride, clamp):
     y = functional.conv_of_signs(functional.sign(x), kernel, alpha, strides=stride, padding=((1, 1), (1, 1)))
     y = (np.asarray(y) - scale) * bias + scale
-    return np.clip(y + x if isinstance(shortcut, str) else y if shortcut is None else y + shortcut, -1, 1)
+    y = y + x if isinstance(shortcut, str) else y if shortcut is None else y + shortcut
+    return np.clip(y, -1, 1) if clamp else y
 
 
+@pytest.mark.parametrize("clamp", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_evaluation_equals_its_parts_in_float64(shape, x64):
+def test_evaluation_equals_its_parts_in_float64(shape, clamp, x64):
     spec = ConvSpec.create((3, 3), shape[4], ((1, 1), (1, 1)), 1, 1)
     (x, kernel, alpha, scale, bias), shortcut, _ = arguments(*shape)
     norm = jnp.stack([scale, bias, scale])  # mean, factor, bias
-    got = jax.jit(lambda *a: unit_in_evaluation(*a, shortcut, spec))(x, kernel, alpha, norm)
+    got = jax.jit(lambda *a: unit_in_evaluation(*a, shortcut, spec, clamp))(x, kernel, alpha, norm)
     given = np.float64(shortcut) if isinstance(shortcut, np.ndarray) else shortcut
-    expected = evaluated(*(np.float64(a) for a in (x, kernel, alpha, scale, bias)), given, shape[4])
-    np.testing.assert_allclose(got, expected, atol=1e-5)
+    expected = evaluated(*(np.float64(a) for a in (x, kernel, alpha, scale, bias)), given, shape[4], clamp)
+    np.testing.assert_allclose(got, expected, atol=1e-5 if clamp else 1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("where", ["x", "kernel"])

@@ -28,7 +28,8 @@ ffi::Error UnitSums(ffi::ThreadPool pool, Floats x, Words panels, Ints tap_sums,
 }
 
 ffi::Error UnitEvaluate(ffi::ThreadPool pool, Floats x, Words panels, Ints tap_sums, Floats affine, Floats shortcut,
-                        Out<Floats> z, ffi::Span<const int64_t> geometry, bool identity, std::string_view isa) {
+                        Out<Floats> z, ffi::Span<const int64_t> geometry, bool identity, bool clamp,
+                        std::string_view isa) {
   Call call;
   if (ffi::Error error = ReadKernel(panels, tap_sums, geometry, isa, &call); error.failure()) return error;
   const recu::Geometry& g = call.geometry;
@@ -38,6 +39,7 @@ ffi::Error UnitEvaluate(ffi::ThreadPool pool, Floats x, Words panels, Ints tap_s
       (identity && in != out)) {
     return Invalid("x, affine, shortcut or result do not fit the geometry");
   }
+  a.clamp = clamp;
   a.shortcut = OrNull(shortcut);
   a.out = z->typed_data();
   recu::UnitEvaluate(g, x.typed_data(), call.kernel, a, identity, *call.isa, MakeWorkers(pool));
@@ -45,7 +47,7 @@ ffi::Error UnitEvaluate(ffi::ThreadPool pool, Floats x, Words panels, Ints tap_s
 }
 
 ffi::Error UnitNormalize(ffi::ThreadPool pool, Shorts sums, Floats coefficients, Floats shortcut, Out<Floats> z,
-                         Out<Bytes> inside, std::string_view isa_name) {
+                         Out<Bytes> inside, bool clamp, std::string_view isa_name) {
   const recu::Isa* isa;
   if (ffi::Error error = ReadIsa(isa_name, &isa); error.failure()) return error;
   const int64_t features = Count(coefficients) / 3;
@@ -54,7 +56,7 @@ ffi::Error UnitNormalize(ffi::ThreadPool pool, Shorts sums, Floats coefficients,
     return Invalid("coefficients, shortcut or a result does not fit the sums");
   }
   recu::UnitNormalize(Count(sums) / features, features, sums.typed_data(), coefficients.typed_data(),
-                      OrNull(shortcut), z->typed_data(), inside->typed_data(), *isa, MakeWorkers(pool));
+                      OrNull(shortcut), clamp, z->typed_data(), inside->typed_data(), *isa, MakeWorkers(pool));
   return ffi::Error::Success();
 }
 
@@ -135,6 +137,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_unit_evaluate, UnitEvaluate,
                                   .Ret<Floats>()
                                   .Attr<ffi::Span<const int64_t>>("geometry")
                                   .Attr<bool>("identity")
+                                  .Attr<bool>("clamp")
                                   .Attr<std::string_view>("isa"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_unit_normalize, UnitNormalize,
@@ -145,6 +148,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_unit_normalize, UnitNormalize,
                                   .Arg<Floats>()
                                   .Ret<Floats>()
                                   .Ret<Bytes>()
+                                  .Attr<bool>("clamp")
                                   .Attr<std::string_view>("isa"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(recu_unit_gradient_sums, UnitGradientSums,

@@ -78,6 +78,7 @@ struct NormalizeTile {
   const float* factor;
   const float* bias;
   const float* shortcut;  // or null
+  bool clamp;
   float* z;
   uint8_t* inside;  // a bit for each number, the lowest bit first
 };
@@ -110,8 +111,8 @@ struct UnitIsa {
   bool (*has_nan)(const float* x, int64_t count);
   // Adds up the squares of a tile's sums in int32, so the total per channel must fit into int32.
   void (*moments)(const MomentTile&);
-  // z = (sums - mean) * factor + bias + shortcut, clamped to [-1, 1]. A bit of `inside` is 1 where the number before
-  // the clamp is inside (-1, 1).
+  // z = (sums - mean) * factor + bias + shortcut, with `clamp` clamped to [-1, 1]. A bit of `inside` is 1 where the
+  // number before the clamp is inside (-1, 1), and everywhere without `clamp`.
   void (*normalize)(const NormalizeTile&);
   // Adds g to totals and g * (sums - mean) to products. g is dz where the bit of `inside` is 1, and 0 elsewhere.
   void (*gradient_sums)(const GradientTile&, float* totals, float* products);

@@ -104,7 +104,6 @@ void UnitEvaluate(const Geometry& g, const float* x, const Kernel& kernel, const
     Affine a = affine;
     a.out += first * sample_out;
     a.bits = bits.get();
-    a.clamp = true;
     if (identity) a.shortcut = x;
     if (a.shortcut != nullptr) a.shortcut += first * sample_out;
     Epilogue epilogue;
@@ -118,7 +117,8 @@ void UnitEvaluate(const Geometry& g, const float* x, const Kernel& kernel, const
 }
 
 void UnitNormalize(int64_t rows, int64_t features, const int16_t* sums, const float* coefficients,
-                   const float* shortcut, float* z, uint8_t* inside, const Isa& isa, const Workers& workers) {
+                   const float* shortcut, bool clamp, float* z, uint8_t* inside, const Isa& isa,
+                   const Workers& workers) {
   const Repeated repeated(coefficients, 3, features);
   const int64_t parts = Parts(rows, workers), numbers = rows * features;
   std::fill(inside + numbers / 8, inside + BytesOfBits(numbers), uint8_t{0});
@@ -128,7 +128,7 @@ void UnitNormalize(int64_t rows, int64_t features, const int16_t* sums, const fl
     EachRun(first_row(part) * features, first_row(part + 1) * features, repeated.length(),
             [&](int64_t from, int64_t count) {
               isa.unit.normalize({count, sums + from, repeated.row(0), repeated.row(1), repeated.row(2),
-                                  shortcut == nullptr ? nullptr : shortcut + from, z + from, inside + from / 8});
+                                  shortcut == nullptr ? nullptr : shortcut + from, clamp, z + from, inside + from / 8});
             });
   });
 }

@@ -1,6 +1,6 @@
-// Computes a training unit: hardtanh(norm(alpha * conv(sign(x), sign(w))) + shortcut). norm is batch norm, and the
-// gradient of the signs is as in SPEC.md section 2. A new pass over the arrays is needed only after a sum over the
-// batch.
+// Computes a training unit: hardtanh(norm(alpha * conv(sign(x), sign(w))) + shortcut), or the same without hardtanh. norm
+// is batch norm, and the gradient of the signs is as in SPEC.md section 2. A new pass over the arrays is needed only after
+// a sum over the batch.
 
 #pragma once
 
@@ -18,14 +18,16 @@ void UnitSums(const Geometry& geometry, const float* x, const Kernel& kernel, ui
 // A bit for each of `count` numbers, and bytes after them so that a run can be read as whole words.
 inline int64_t BytesOfBits(int64_t count) { return count / 8 + 8; }
 
-// z = (sums - mean) * factor + bias + shortcut, clamped to [-1, 1]. sums, shortcut and z are (rows, features),
-// coefficients is (3, features): mean, factor, bias. shortcut may be null. inside has BytesOfBits(rows * features): a
-// bit is 1 where the number before the clamp is inside (-1, 1). The gradients read these bits in place of z.
+// z = (sums - mean) * factor + bias + shortcut, with `clamp` clamped to [-1, 1]. sums, shortcut and z are (rows,
+// features), coefficients is (3, features): mean, factor, bias. shortcut may be null. inside has BytesOfBits(rows *
+// features): a bit is 1 where the number before the clamp is inside (-1, 1), and everywhere without `clamp`. The
+// gradients read these bits in place of z.
 void UnitNormalize(int64_t rows, int64_t features, const int16_t* sums, const float* coefficients,
-                   const float* shortcut, float* z, uint8_t* inside, const Isa& isa, const Workers& workers);
+                   const float* shortcut, bool clamp, float* z, uint8_t* inside, const Isa& isa,
+                   const Workers& workers);
 
 // Computes the unit in evaluation, where nothing depends on sums over the batch: packs x, (batch, *in, channels),
-// convolves, applies `affine` and clamps to [-1, 1]. The results equal those of the epilogue `Affine` bit for bit.
+// convolves, and applies `affine` with its clamp. The results equal those of the epilogue `Affine` bit for bit.
 // affine.out is (pixels, features); affine.bits is not used. With `identity`, the shortcut is x. If a sample of x holds
 // a NaN, all its results are NaN. One group only.
 void UnitEvaluate(const Geometry& geometry, const float* x, const Kernel& kernel, const Affine& affine, bool identity,

@@ -90,8 +90,8 @@ void NormalizeRun(const NormalizeTile& t) {
     const Vector centred = Subtract(SomeShorts(t.sums + i, n), Some(t.mean + i, n));
     Vector z = MultiplyAdd(centred, Some(t.factor + i, n), Some(t.bias + i, n));
     if (t.shortcut != nullptr) z = Add(z, Some(t.shortcut + i, n));
-    StoreSome(t.z + i, Clamp(z), n);
-    const uint16_t inside = Inside(z) & FirstBits(n);
+    StoreSome(t.z + i, t.clamp ? Clamp(z) : z, n);
+    const uint16_t inside = (t.clamp ? Inside(z) : ~0) & FirstBits(n);
     std::memcpy(t.inside + i / 8, &inside, n > 8 ? 2 : 1);
   });
 }
