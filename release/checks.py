@@ -212,7 +212,7 @@ def slow_tests(release, *tests):
 def _text(name):
     path = ROOT / name
     require(path.is_file(), f"there is no file {name}")
-    return path.read_text()
+    return path.read_text(errors="replace")  # trained networks are no text
 
 
 NOTEBOOK = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/experiments/test_notebook*.py"))

@@ -24,6 +24,7 @@ def repository(tmp_path):
     (tmp_path / "recu_jax" / "__init__.py").write_text('__version__ = "1.2.3"\n')
     (tmp_path / "CITATION.cff").write_text("title: recu_jax\nversion: 1.2.3\n")
     (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## [Unreleased]\n\n## [1.2.3] - 2026-11-26\n\n- A change.\n")
+    (tmp_path / "recu_jax" / "network.recu").write_bytes(b"\xe8\x00")
     _commit(tmp_path)
     return tmp_path
 
