@@ -137,7 +137,7 @@ def contents(release):
 
 def twine(release):
     """Checks with twine that PyPI would accept the metadata and render the page."""
-    return run(release.tools, "-m", "twine", "check", "--strict", *release.files).splitlines()[-1].strip()
+    return run(release.tools, "-m", "twine", "--no-color", "check", "--strict", *release.files).splitlines()[-1].strip()
 
 
 def licences(release):
