@@ -31,13 +31,19 @@ def require(holds, message):
         raise CheckError(message)
 
 
-def run(*command, cwd=ROOT, **keywords):
-    """Runs a command without the caller's settings of Python and XLA, and returns what it prints to stdout."""
+def run(*command, cwd=ROOT, path=None):
+    """Runs a command without the caller's settings of Python and XLA, and returns what it prints to stdout.
+
+    Programs are searched in the folder `path` first.
+    """
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "XLA_FLAGS", "VIRTUAL_ENV")}
+    if path is not None:
+        kept["PATH"] = f"{path}:{kept['PATH']}"
     command = [str(part) for part in command]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=kept, **keywords)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=kept)
     if done.returncode:
-        last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
+        # The reason may be in either, and pip's warnings in stderr are long.
+        last = "\n".join(line for text in (done.stdout, done.stderr) for line in text.strip().splitlines()[-15:])
         raise CheckError(f"{' '.join(command)} ended with status {done.returncode}:\n{last}")
     return done.stdout.strip()
 
@@ -197,16 +203,21 @@ def readme(release, number):
     """Runs the shell block `number` of the README in a clone of the last commit."""
     clone, python = release.clone
     block = run(clone / ".ci" / "readme_block", number, clone / "README.md")
-    path = f"{python.parent}:{os.environ['PATH']}"
-    printed = run("env", f"PATH={path}", "bash", "-euo", "pipefail", "-c", block, cwd=clone)
-    return printed.splitlines()[-1]
+    printed = run("bash", "-euo", "pipefail", "-c", block, cwd=clone, path=python.parent)
+    return _summary(printed)
 
 
 def slow_tests(release, *tests):
     """Runs `tests` in the clone, the slow ones too."""
     clone, python = release.clone
     run(python, "-m", "pip", "install", "-q", "-e", ".[test,docs]", cwd=clone)
-    return run(python, "-m", "pytest", "-q", "-m", "slow or not slow", *tests, cwd=clone).splitlines()[-1]
+    return _summary(run(python, "-m", "pytest", "-m", "slow or not slow", *tests, cwd=clone))
+
+
+def _summary(printed):
+    """Returns pytest's line of what passed, or else the last line."""
+    lines = printed.splitlines()
+    return next((line for line in reversed(lines) if re.search(r"\d passed", line)), lines[-1])
 
 
 def _text(name):

@@ -197,6 +197,7 @@ def test_fused_units_evaluate_as_their_parts(name, fields, side):
     np.testing.assert_array_equal(evaluate(packed, x), evaluate(variables, x))
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="XLA of jax 0.10 drops barriers before it fuses")
 def test_no_unit_computes_those_before_it_again():
     def operations(blocks):
         model = create_model("cifar_resnet20", 10, stage_sizes=(blocks,), widths=(8,), nonlinearity="rprelu")
@@ -210,7 +211,7 @@ def test_no_unit_computes_those_before_it_again():
         return jax.jit(jax.grad(loss)).lower(params, stats).compile().as_text().count(" = ")
 
     one, two, four = operations(1), operations(2), operations(4)
-    assert four - two == pytest.approx(2 * (two - one), rel=0.15)  # 3.3 times as many if XLA may fuse units
+    assert four - two == pytest.approx(2 * (two - one), rel=0.15)  # 3.3 times if XLA fuses units
 
 
 @pytest.mark.slow

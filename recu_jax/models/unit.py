@@ -91,8 +91,8 @@ def _computed_once(x):
     """Returns x, and keeps XLA's CPU compiler from computing it again in each operation that uses it.
 
     The compiler fuses elementwise operations into all that read their results. The shortcuts lead from unit to unit, so
-    the last units would compute those before them again: a train step of `cifar_resnet20` with RPReLU took 1.8 times as
-    long.
+    the last units would compute those before them again. Without the compiled kernels, a train step of `cifar_resnet20`
+    with RPReLU took 1.8 times as long with jax 0.12. XLA of jax 0.10 drops the barrier before it fuses.
     """
     return by_platform(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
 
