@@ -4,6 +4,8 @@
 #include "unit.h"
 
 #include <cmath>
+#include <string>
+#include <utility>
 
 #include "isa.h"
 #include "random_shapes.h"
@@ -83,26 +85,28 @@ void Check(const Geometry& g) {
       CHECK(std::fabs(moments[all + f] - var) < 1e-5 * (1 + var), "%s: variance", name);
     }
 
-    for (const bool added : {true, false}) {
+    for (const auto& [added, clamp] : {std::pair(true, false), {false, false}, {true, true}, {false, true}}) {
       auto inside = Exactly<uint8_t>(BytesOfBits(out)), of_one_thread = inside;
-      UnitNormalize(g.pixels(), all, got.data(), coefficients.data(), added ? shortcut.data() : nullptr, z.data(),
-                    of_one_thread.data(), isa, Workers());
-      UnitNormalize(g.pixels(), all, got.data(), coefficients.data(), added ? shortcut.data() : nullptr, z.data(),
-                    inside.data(), isa, Threads(3));
+      UnitNormalize(g.pixels(), all, got.data(), coefficients.data(), added ? shortcut.data() : nullptr, clamp,
+                    z.data(), of_one_thread.data(), isa, Workers());
+      UnitNormalize(g.pixels(), all, got.data(), coefficients.data(), added ? shortcut.data() : nullptr, clamp,
+                    z.data(), inside.data(), isa, Threads(3));
       CHECK(inside == of_one_thread, "%s: the bits depend on the threads", name);
       std::vector<double> expected(out), size(out);
       for (int64_t i = 0; i < out; ++i) {
         const float* c = coefficients.data() + i % all;
         expected[i] = (sums[i] - c[0]) * c[all] + c[2 * all] + (added ? shortcut[i] : 0);
         size[i] = std::fabs(expected[i]) + std::fabs(sums[i] * c[all]);
-        expected[i] = std::fmax(-1, std::fmin(1, expected[i]));
-        CHECK(Bit(inside, i) == (std::fabs(z[i]) < 1), "%s: bit %d", name, static_cast<int>(i));
+        if (clamp) expected[i] = std::fmax(-1, std::fmin(1, expected[i]));
+        CHECK(Bit(inside, i) == (!clamp || std::fabs(z[i]) < 1), "%s: bit %d", name, static_cast<int>(i));
       }
       CheckClose(z, expected, size, 3e-6, 1e-6, "z", name);
-      same_bits.Check(z, added ? "z with a shortcut" : "z", name);
+      const std::string what = added ? "z with a shortcut" : "z";
+      same_bits.Check(z, clamp ? what : what + ", not clamped", name);
     }
 
-    if (g.groups == 1) {
+    for (const bool clamp : {false, true}) {
+      if (g.groups > 1) continue;
       // Affine's rows are padded to whole blocks.
       const int64_t padded = g.blocks() * kBlock;
       std::vector<float> rows(4 * padded);
@@ -116,6 +120,7 @@ void Check(const Geometry& g) {
       affine.factor = rows.data() + 2 * padded;
       affine.bias = rows.data() + 3 * padded;
       affine.shortcut = identity ? nullptr : shortcut.data();
+      affine.clamp = clamp;
       affine.out = z.data();
       UnitEvaluate(g, x.data(), {panels.data(), tap_sums.data()}, affine, identity, isa, Threads(3));
       std::vector<double> expected(out), size(out);
@@ -124,10 +129,10 @@ void Check(const Geometry& g) {
         const double of_sum = sums[i] * alpha[i % all];
         expected[i] = (of_sum - c[0]) * c[all] + c[2 * all] + (identity ? x[i] : shortcut[i]);
         size[i] = std::fabs(expected[i]) + std::fabs(of_sum * c[all]) + std::fabs(c[0] * c[all]) + 1;
-        expected[i] = std::fmax(-1, std::fmin(1, expected[i]));
+        if (clamp) expected[i] = std::fmax(-1, std::fmin(1, expected[i]));
       }
       CheckClose(z, expected, size, 3e-6, 1e-6, "z in evaluation", name);
-      same_bits.Check(z, "z in evaluation", name);
+      same_bits.Check(z, clamp ? "z in evaluation" : "z in evaluation, not clamped", name);
       auto some_nan = x, whole = z;
       const int64_t sample = Draw(0, g.batch - 1);
       some_nan[sample * (in / g.batch) + Draw(0, in / g.batch - 1)] = NAN;
