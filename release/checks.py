@@ -32,9 +32,9 @@ def require(holds, message):
 
 
 def run(*command, cwd=ROOT, path=None):
-    """Runs a command without the caller's settings of Python and XLA, and returns what it prints to stdout.
+    """Runs a command and returns what it prints to stdout.
 
-    Programs are searched in the folder `path` first.
+    The command does not see PYTHONPATH, XLA_FLAGS and VIRTUAL_ENV. It looks for programs in the folder `path` first.
     """
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "XLA_FLAGS", "VIRTUAL_ENV")}
     if path is not None:

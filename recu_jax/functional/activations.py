@@ -81,9 +81,9 @@ _normalize_sample.defvjp(_normalize_sample_fwd, _normalize_sample_bwd)
 def binarize_activations(x: jax.Array, sample_ndim: int, *, train: bool) -> jax.Array:
     """Takes the signs of the activations (SPEC.md 2).
 
-    In training the derivatives are those of `approx_sign(normalize_sample(x))`. There each sample is divided by its
-    standard deviation, which sets the window in which the gradient is not 0. A standard deviation is positive, so the
-    division changes no sign. The signs are computed from `x` itself, in training and in evaluation.
+    In training the gradient is that of `approx_sign(normalize_sample(x))`, which divides each sample by its standard
+    deviation. The standard deviation sets the window in which the gradient is not 0. The signs are computed from `x`
+    itself, because a division by a positive number changes no sign.
 
     Args:
       x: (*batch, *sample).

@@ -77,14 +77,17 @@ def unit(
     """
     batch_norm, name = norm(name=f"bn{number}"), f"conv{number}"
     spec, clamp = _fused_spec(conv, batch_norm, x), nonlinear is hard_tanh
-    if spec is not None and (train or spec.feature_group_count == 1):
+    served = spec is not None and (train or spec.feature_group_count == 1)
+    if served:
         added = "identity" if shortcut is x else shortcut
         conv = partial(conv, finish=partial(_finish, batch_norm, spec, added, clamp, train))
-        y = conv(name=name)(x, tau=tau, progress=progress, train=train)
-        return y if clamp else _computed_once(nonlinear(y, f"nonlinear{number}"))
     y = conv(name=name)(x, tau=tau, progress=progress, train=train)
-    y = batch_norm(y, use_running_average=not train)
-    return _computed_once(nonlinear(y if shortcut is None else y + shortcut, f"nonlinear{number}"))
+    if served and clamp:
+        return y
+    if not served:
+        y = batch_norm(y, use_running_average=not train)
+        y = y if shortcut is None else y + shortcut
+    return _computed_once(nonlinear(y, f"nonlinear{number}"))
 
 
 def _computed_once(x):

@@ -92,7 +92,7 @@ def test_an_image_is_cropped_and_mirrored_by_seed_step_and_position(flip):
 
 
 class OneColumnPerImage(nn.Module):
-    """Returns nine logits. All of them are 0, but their gradients are those of a linear layer.
+    """Returns nine logits that are always 0, with the gradients of a linear layer.
 
     Train it on batches of 4 images of classes 0 to 7, by gradient descent with rate 1. Take the weights of class c, and
     subtract those of class 8. This is the sum of the images of class c, divided by 4.
