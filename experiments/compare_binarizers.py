@@ -73,6 +73,7 @@ PAIRS = (
     Pair("Bi-Real", "papers", "magnitude_aware_sign", "approx_sign"),
     Pair("IR-Net", "papers", "libra", "ede"),
     Pair("ReActNet", "papers", "magnitude_aware_sign", "rsign", (("nonlinearity", "rprelu"),)),
+    Pair("AdaBin", "papers", "adabin", "adabin"),
     *(Pair(f"{name} weights", "weights", name, "recu") for name in WEIGHTS if name != "recu"),
     *(Pair(f"{name} activations", "activations", "recu", name) for name in ACTIVATIONS if name != "recu"),
 )

@@ -160,7 +160,8 @@ def one_bit_weights(
       Where a `scan` or `vmap` around a layer stacks kernels, the stacked axes come first, in both arrays.
 
     Raises:
-      UserError: the model has no binary layer, `variables` do not fit the model, or a layer of the NNX model is packed.
+      UserError: the model has no binary layer, `variables` do not fit the model, a layer of the NNX model is packed, or
+        the weights of a layer have an offset, as AdaBin's have.
     """
     found = layers_with_weights(model, variables, *args, **kwargs)
     return {layer.path: weights for layer, weights in found}
@@ -190,6 +191,11 @@ def layers_with_weights(
                 f"the variables do not fit {type(model).__name__}: its layer {layer.path!r} has a kernel of shape "
                 f"{layer.kernel_shape}, and they have "
                 f"{'none' if kernel is None else f'one of shape {jnp.shape(kernel)}'}; give the variables of this model"
+            )
+        if layer.binary_weights and layer.kernel_binarizer.shifted:
+            raise UserError(
+                f"the weights of layer {layer.path!r} have an offset, by {layer.kernel_binarizer}, "
+                "and here they must be alpha * signs; train with another binarizer of weights"
             )
     return [(layer, _one_bit(layer, *of_layer)) for layer, *of_layer in arrays if layer.binary_weights]
 

@@ -31,6 +31,9 @@ def by_hand(kernel, tau, fields):
     name = fields.get("weight_binarizer", "recu")
     if name == "libra":  # b for a standard deviation of 1
         return standardized(kernel, np.sqrt(0.5)), np.inf
+    if name == "adabin":
+        flat = np.asarray(kernel, np.float64).reshape(-1, kernel.shape[-1])
+        return ((flat - flat.mean(0)) / flat.std(0)).reshape(kernel.shape), np.inf
     if name != "recu":
         return np.asarray(kernel, np.float64), np.inf
     w = np.asarray(kernel, np.float64)

@@ -18,7 +18,7 @@ X = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype(np.float32)
 
 
 def pair(kind, kernel_binarizer, input_binarizer):
-    """Returns a Linen layer, its parameters, and an NNX layer with the same parameters. RSign's shifts are not 0."""
+    """Returns a Linen layer, its parameters, and an NNX layer with the same parameters. Shifts are not 0."""
     binarizers = {"kernel_binarizer": kernel_binarizer, "input_binarizer": input_binarizer}
     rngs = nnx.Rngs(0)
     if kind == "conv":
@@ -29,7 +29,7 @@ def pair(kind, kernel_binarizer, input_binarizer):
         ours = recu_jax.nnx.BinaryDense(3, 4, rngs=rngs, **binarizers)
     params = dict(linen.init(jax.random.key(1), X)["params"])
     for name in input_binarizer.parameters:
-        params[name] = jnp.linspace(-0.2, 0.3, 3)
+        params[name] = params[name] + jnp.linspace(-0.2, 0.3, params[name].size)
     for name, variable in ours.parameters().items():
         variable[...] = params[name]
     assert set(ours.parameters()) == set(params)

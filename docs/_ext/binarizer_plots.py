@@ -25,6 +25,7 @@ _FOLDER = "_generated"
 _PROGRESS = [(f"progress {p}", {"progress": p}) for p in (0.0, 0.5, 1.0)]
 _TAU = [(f"tau {tau}", {"tau": tau}) for tau in (0.85, 0.95)] + [("tau 1: no clamp", {"tau": 1.0})]
 _SHIFT = [(f"shift {shift}", {"shift": shift}) for shift in (0.0, 0.5)]
+_SCALE = [(f"scale {scale}, shift {shift}", {"scale": scale, "shift": shift}) for scale, shift in ((1, 0), (0.7, 0.3))]
 
 
 def curves(name: str) -> list[tuple[str, Any, Any, Any]]:
@@ -44,17 +45,20 @@ def curves(name: str) -> list[tuple[str, Any, Any, Any]]:
 
         def call(x, tau=None, progress=None):
             signs, scale = binarizer(x[:, None], tau, progress)
-            return (signs if scale is None else signs * scale)[:, 0]
+            y = signs if scale is None else signs * scale
+            return (y + binarizer.offset(x[:, None]) if binarizer.shifted else y)[:, 0]
 
     else:
         binarizer = binarizers.activation_binarizer(key)
         x = jax.scipy.stats.norm.ppf(shares)
-        variants = _PROGRESS if binarizer.annealed else _SHIFT if binarizer.parameters else [("", {})]
+        learned = _SCALE if binarizer.scaled else _SHIFT if binarizer.parameters else [("", {})]
+        variants = _PROGRESS if binarizer.annealed else learned
 
         def call(x, progress=None, **parameters):
             parameters = {name: jnp.full(1, value) for name, value in parameters.items()}
             y = binarizer(x.reshape(1, -1, 1), sample_ndim=2, train=True, progress=progress, **parameters)
-            return y.ravel()
+            scale, offset = binarizer.values(**parameters) if binarizer.scaled else (1, 0)
+            return scale * y.ravel() + offset
 
     found = []
     for label, arguments in variants:

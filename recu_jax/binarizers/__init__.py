@@ -9,9 +9,9 @@ Each binarizer of weights works with each binarizer of activations. The fields `
 `config.activation_binarizer` choose them by name. `"package.module:name"` chooses a binarizer of a user's own module.
 
 A binarizer is a small frozen object. All binarizers return signs, with sign(0) = +1. They differ in their gradients, in
-the scale of the weights, and in whether they center or shift their input before they take its signs. Annealed
-binarizers (EDE, ReSTE, Libra) change their gradient during the training: give the layers `progress`, from 0 to 1,
-beside `tau`.
+the scale and the offset that go with the signs, and in whether they center or shift their input before they take its
+signs. Annealed binarizers (EDE, ReSTE, Libra, AdaBin of weights) change their gradient during the training: give the
+layers `progress`, from 0 to 1, beside `tau`.
 
 | file | contents |
 |---|---|
@@ -36,6 +36,7 @@ WEIGHTS: dict[str, type[WeightBinarizer]] = {
     "magnitude_aware_sign": weights.MagnitudeAwareSign,
     "dorefa": weights.DoReFa,
     "libra": weights.Libra,
+    "adabin": weights.AdaBin,
 }
 ACTIVATIONS: dict[str, type[ActivationBinarizer]] = {
     "recu": activations.ReCU,
@@ -45,6 +46,7 @@ ACTIVATIONS: dict[str, type[ActivationBinarizer]] = {
     "ede": activations.EDE,
     "reste": activations.ReSTE,
     "rsign": activations.RSign,
+    "adabin": activations.AdaBin,
 }
 
 __all__ = [

@@ -27,16 +27,18 @@ Number = jax.Array | float
 
 @dataclasses.dataclass(frozen=True)
 class WeightBinarizer:
-    """Turns latent weights into signs and an optional scale for each output channel.
+    """Turns latent weights into signs, and optionally a scale and an offset for each output channel.
 
     Attributes:
       annealed: whether the gradient depends on `progress`.
       scaled: whether the binarizer returns a scale. A learned alpha multiplies this scale.
+      shifted: whether weights have an `offset`. A learned alpha multiplies this offset.
       keeps_signs: whether each sign is the sign of its latent weight. The optimizer Bop requires this.
     """
 
     annealed: ClassVar[bool] = False
     scaled: ClassVar[bool] = False
+    shifted: ClassVar[bool] = False
     keeps_signs: ClassVar[bool] = True
 
     @property
@@ -63,6 +65,13 @@ class WeightBinarizer:
         """
         raise NotImplementedError
 
+    def offset(self, kernel: jax.Array) -> jax.Array:
+        """Returns the offset of each output channel, (features,). A layer calls this method if `shifted` is True.
+
+        The layer then convolves with `scale * signs + offset`. Gradients flow through the offset.
+        """
+        raise NotImplementedError
+
     def standardized(self, kernel: jax.Array) -> jax.Array:
         """Returns the real weights whose signs the binarizer takes, before any clamp, in the shape of `kernel`.
 
@@ -86,15 +95,20 @@ class ActivationBinarizer:
       annealed: whether the gradient depends on `progress`.
       parameters: name and initializer of each learned parameter. The layer creates the parameters, one number for each
         input channel, and passes them by name.
+      per_layer: whether each parameter is one number for the layer, (1,), instead of one for each input channel.
+      scaled: whether activations have a scale and an offset, which `values` returns.
     """
 
     annealed: ClassVar[bool] = False
+    per_layer: ClassVar[bool] = False
+    scaled: ClassVar[bool] = False
     parameters: ClassVar[Mapping[str, Callable[..., jax.Array]]] = {}
 
     def __call__(self, x: jax.Array, *, sample_ndim: int, train: bool, progress: Number | None = None) -> jax.Array:
         """Binarizes activations.
 
-        A binarizer with `parameters` also takes each parameter as a keyword argument, (channels,).
+        A binarizer with `parameters` also takes each parameter as a keyword argument, (channels,), or (1,) with
+        `per_layer`.
 
         Args:
           x: (*batch, *sample), channels last.
@@ -104,6 +118,16 @@ class ActivationBinarizer:
 
         Returns:
           +1 and -1 in the shape and dtype of `x`.
+        """
+        raise NotImplementedError
+
+    def values(self, **parameters: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the scale and the offset of the activations, (1,). A layer calls this method if `scaled` is True.
+
+        The layer then computes with `scale * signs + offset`. Gradients flow through both.
+
+        Args:
+          **parameters: as in `__call__`.
         """
         raise NotImplementedError
 

@@ -186,6 +186,52 @@ class Libra(WeightBinarizer):
         return functional.standardize(kernel, b=math.sqrt(0.5))
 
 
+@dataclasses.dataclass(frozen=True)
+class AdaBin(WeightBinarizer):
+    """Forward `a sign(v) + c`, `v = (w - c) / a`, with `c = mean(w)`, `a = sqrt(mean((w - c)^2))`.
+
+    The gradient with respect to v is `g a k t (1 - tanh^2(t v))`, with t and k as in `Libra`. The gradient also flows
+    through c and a. The layer adds c times the sum of the inputs in the window to its outputs, which costs as much as
+    one more output channel.
+
+    Tu et al., "AdaBin: Improving Binary Neural Networks with Adaptive Binary Sets", ECCV 2022, arXiv 2208.08084. t as
+    in the authors' code.
+
+    Attributes:
+      t_min, t_max: t at the beginning and at the end of the training.
+    """
+
+    annealed: ClassVar[bool] = True
+    scaled: ClassVar[bool] = True
+    shifted: ClassVar[bool] = True
+    keeps_signs: ClassVar[bool] = False
+
+    t_min: float = 1e-3
+    t_max: float = 10.0
+
+    def __call__(
+        self, kernel: jax.Array, tau: Number | None = None, progress: Number | None = None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        standardized, scale = self._standardized_and_scale(kernel)
+        return ede_sign(standardized, geometric(self.t_min, self.t_max, progress)), scale
+
+    def offset(self, kernel: jax.Array) -> jax.Array:
+        """Returns c."""
+        return jnp.mean(wide(kernel), tuple(range(kernel.ndim - 1))).astype(kernel.dtype)
+
+    def standardized(self, kernel: jax.Array) -> jax.Array:
+        """Returns the weights v, with mean 0 and standard deviation 1."""
+        return self._standardized_and_scale(kernel)[0]
+
+    def _standardized_and_scale(self, kernel):
+        kernel = jnp.asarray(kernel)
+        axes = tuple(range(kernel.ndim - 1))
+        centered = wide(kernel) - wide(kernel).mean(axes, keepdims=True)
+        variance = (centered**2).mean(axes, keepdims=True)
+        scale = jnp.sqrt(jnp.maximum(variance, float(jnp.finfo(kernel.dtype).tiny)))  # a divisor
+        return (centered / scale).astype(kernel.dtype), scale.ravel().astype(kernel.dtype)
+
+
 def geometric(start: float, end: float, progress: Number | None) -> Number:
     """Returns `start (end / start)^progress`, or `start` if progress is None."""
     return start if progress is None else start * (end / start) ** progress

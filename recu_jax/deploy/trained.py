@@ -112,6 +112,7 @@ def network(trained: Trained) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """
     config, info = trained.config, trained.info
     parts = BlockParts(config["conv"], config["alpha"], *binarizers_of(config), config["nonlinearity"])
+    _check_values(config, parts)
     if is_reference(config["activation_binarizer"]):
         _check_signs(config["activation_binarizer"], parts.input_binarizer)
     entries, arrays = operations(config["model"], trained.variables, parts, info.image_shape, info.mean, info.std)
@@ -125,6 +126,18 @@ def network(trained: Trained) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "operations": entries,
     }
     return header, arrays
+
+
+def _check_values(config, parts):
+    """Raises UserError if the values of weights or activations have an offset. Files hold signs and scales alone."""
+    of_weights = config["conv"] == "binary" and parts.kernel_binarizer.shifted
+    of_activations = config["conv"] != "float" and parts.input_binarizer.scaled
+    if of_weights or of_activations:
+        field = "weight_binarizer" if of_weights else "activation_binarizer"
+        raise UserError(
+            f"config.{field} is {config[field]!r}, and its two values are not +1 and -1 times a scale, as in a file; "
+            "to export a network, train it with another binarizer"
+        )
 
 
 def _check_signs(name, binarizer):

@@ -24,7 +24,8 @@ class BinaryConv(OneBitLayer):
     - `params/alpha`: (features,), with `alpha="learned"`.
     - `params/bias`: (features,), with `use_bias`.
     - `batch_stats/tau`: (), with `alpha="mean"`.
-    - `params` also holds the parameters that the input binarizer learns, such as `shift`: (in_features,).
+    - `params` also holds the parameters that the input binarizer learns, such as `shift`: (in_features,), or
+      (1,) if the layer has one.
     - After `recu_jax.pack`, `params` holds `kernel_bits` and `kernel_scale` in place of the kernel and of alpha.
 
     The layer has all arguments of `nn.Conv`. For a value that it does not support, it raises a UserError that gives the
@@ -54,7 +55,7 @@ class BinaryConv(OneBitLayer):
       kernel_init, bias_init, alpha_init: initializers.
       alpha: scale of each output channel. `"learned"`: a parameter (the authors' code). `"mean"`: the mean magnitude of
         the clamped weights (the paper). `"none"`: no scale. If the kernel binarizer returns a scale too, both multiply
-        the outputs.
+        the outputs. Alpha also multiplies the offset of a binarizer that has one.
       binary_weights: False uses the latent weights without binarization. Only the activations are then 1 bit, as in
         stage 1 of two-stage training (SPEC.md 7).
       kernel_binarizer: binarizer of the latent weights, `ReCU()` or another of `recu_jax.binarizers.weights`.
@@ -116,27 +117,39 @@ class BinaryConv(OneBitLayer):
         x, in_features, groups = inputs, inputs.shape[-1], self.feature_group_count
         check_groups(in_features, self.features, groups)
         shape = (*window, in_features // groups, self.features)
-        weights, alpha, parameter = self._weights_and_alpha(shape, tau, progress, train)
+        weights, alpha, offset, parameter = self._weights_and_alpha(shape, tau, progress, train)
         batch_shape = x.shape[: x.ndim - len(window) - 1]
         x = self._promoted(x.reshape(-1, *x.shape[len(batch_shape) :]), parameter)
-        y = self._convolved(x, weights, alpha, progress, train)
+        y = self._convolved(x, weights, alpha, offset, progress, train)
         if self.use_bias:
             y = y + per_channel(self.param("bias", self.bias_init, (self.features,), self.param_dtype), y)
         return y.reshape(*batch_shape, *y.shape[1:])
 
-    def _convolved(self, x, weights, alpha, progress, train):
-        return functional.conv_of_signs(
-            self._signs(x, x.ndim - 1, progress, train),
-            weights,
-            alpha,
-            strides=self.strides,
-            padding=self.padding,
-            kernel_dilation=self.kernel_dilation,
-            feature_group_count=self.feature_group_count,
-            input_dilation=self.input_dilation,
-            precision=self.precision,
-            binary=self._has_signs(),
-        )
+    def _convolved(self, x, weights, alpha, offset, progress, train):
+        def product(activations):
+            y = convolved(activations, weights, alpha)
+            if offset is None:
+                return y
+            # The offset times the sum over the window, which is the same for all output channels of a group.
+            groups = self.feature_group_count
+            sums = convolved(activations, jnp.ones((*weights.shape[:-1], groups), weights.dtype), None)
+            return y + per_channel(offset, y) * jnp.repeat(sums, self.features // groups, axis=-1)
+
+        def convolved(activations, weights, alpha):
+            return functional.conv_of_signs(
+                activations,
+                weights,
+                alpha,
+                strides=self.strides,
+                padding=self.padding,
+                kernel_dilation=self.kernel_dilation,
+                feature_group_count=self.feature_group_count,
+                input_dilation=self.input_dilation,
+                precision=self.precision,
+                binary=self._has_signs(),
+            )
+
+        return self._of_activations(product, x, x.ndim - 1, progress, train)
 
 
 class BinaryDense(OneBitLayer):
@@ -169,9 +182,13 @@ class BinaryDense(OneBitLayer):
         """Applies the layer to inputs, (..., in_features). Returns (..., features). Arguments as in `BinaryConv`."""
         tau, train, progress = self._training(tau, train, progress)
         shape = (inputs.shape[-1], self.features)
-        weights, alpha, parameter = self._weights_and_alpha(shape, tau, progress, train)
-        signs = self._signs(self._promoted(inputs, parameter), 1, progress, train)
-        y = functional.dense_of_signs(signs, weights, alpha, precision=self.precision)
+        weights, alpha, offset, parameter = self._weights_and_alpha(shape, tau, progress, train)
+
+        def product(activations):
+            y = functional.dense_of_signs(activations, weights, alpha, precision=self.precision)
+            return y if offset is None else y + per_channel(offset, y) * activations.sum(-1, keepdims=True)
+
+        y = self._of_activations(product, self._promoted(inputs, parameter), 1, progress, train)
         if self.use_bias:
             y = y + per_channel(self.param("bias", self.bias_init, (self.features,), self.param_dtype), y)
         return y

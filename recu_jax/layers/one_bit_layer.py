@@ -1,5 +1,6 @@
 """Defines what `BinaryConv` and `BinaryDense` share: tau and progress of a call, signs, scales, refused arguments."""
 
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ from recu_jax.layers.evaluation import weights_in_evaluation
 from recu_jax.layers.not_given import NOT_GIVEN, Tau
 from recu_jax.layers.packed import BITS, packed_kernel, packed_trains
 from recu_jax.ops.bit_kernel import BitKernel
+from recu_jax.ops.conv import per_channel
 
 Alpha = Literal["learned", "mean", "none"]
 ALPHAS = get_args(Alpha)
@@ -104,13 +106,31 @@ class OneBitLayer(nn.Module):
                 "nothing here, give tau=1"
             )
 
-    def _signs(self, x: jax.Array, sample_ndim: int, progress: Any, train: bool) -> jax.Array:
+    def _of_activations(
+        self, product: Callable[[jax.Array], jax.Array], x: jax.Array, sample_ndim: int, progress: Any, train: bool
+    ) -> jax.Array:
+        """Binarizes x, (*batch, *sample), and applies `product`, a linear function, to the values of the activations.
+
+        Args:
+          product: function of an array like x. It may get another number of samples.
+          x: real activations.
+          sample_ndim: number of trailing axes that make one sample.
+          progress, train: as in a call of the layer.
+        """
         binarizer = self.input_binarizer
+        shape = (1,) if binarizer.per_layer else x.shape[-1:]
         parameters = {
-            name: self.param(name, init, x.shape[-1:], self.param_dtype) for name, init in binarizer.parameters.items()
+            name: self.param(name, init, shape, self.param_dtype) for name, init in binarizer.parameters.items()
         }
         signs = binarizer(x, sample_ndim=sample_ndim, train=train, progress=progress, **parameters)
-        return signs if self.preferred_element_type is None else signs.astype(self.preferred_element_type)
+        signs = signs if self.preferred_element_type is None else signs.astype(self.preferred_element_type)
+        if not binarizer.scaled:
+            return product(signs)
+        # The offset times the product of ones. Where zeros pad the activations, this is less than a sum of weights.
+        ones = jnp.ones((*[1] * (x.ndim - sample_ndim), *x.shape[-sample_ndim:]), signs.dtype)
+        y, of_ones = product(signs), product(ones)
+        scale, offset = binarizer.values(**parameters)
+        return per_channel(scale, y) * y + per_channel(offset, y) * of_ones
 
     def _has_signs(self) -> bool:
         """Tells whether the weights of `_weights_and_alpha` are +1 and -1: not latent weights, and not scaled signs."""
@@ -118,19 +138,19 @@ class OneBitLayer(nn.Module):
 
     def _weights_and_alpha(
         self, shape: tuple[int, ...], tau: Any, progress: Any, train: bool
-    ) -> tuple[jax.Array | BitKernel, jax.Array | None, jax.Array]:
-        """Returns the weights and the scale with which the layer computes, for a kernel of `shape`.
+    ) -> tuple[jax.Array | BitKernel, jax.Array | None, jax.Array | None, jax.Array]:
+        """Returns the weights, the scale and the offset with which the layer computes, for a kernel of `shape`.
 
         Returns:
-          The weights; the scale of each output channel, (features,), or None; a parameter, whose dtype decides
-          the dtype of the computation.
+          The weights; the scale of each output channel, (features,), or None; the offset of each output channel,
+          (features,), or None; a parameter, whose dtype decides the dtype of the computation.
         """
         if self.has_variable("params", BITS):
             packed, scale = packed_kernel(self, shape, tau)
-            return packed, scale, scale
+            return packed, scale, None, scale
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         if self.has_variable("params", SCALED_SIGNS):
-            return self.get_variable("params", SCALED_SIGNS), None, kernel
+            return self.get_variable("params", SCALED_SIGNS), None, None, kernel
         binarizer = self.kernel_binarizer
         alpha = mean_tau = mean = None
         own: jax.Array | None = None
@@ -151,9 +171,12 @@ class OneBitLayer(nn.Module):
         if mean_tau is not None and mean is None:
             mean = functional.mean_alpha(binarizer.clamped(kernel, mean_tau))
         alpha = alpha if mean is None else mean
+        offset = None
+        if self.binary_weights and binarizer.shifted:
+            offset = binarizer.offset(kernel) if alpha is None else alpha * binarizer.offset(kernel)
         if own is not None:
             alpha = own if alpha is None else alpha * own
-        return signs, alpha, kernel
+        return signs, alpha, offset, kernel
 
     def _mean_tau(self, tau: Any, train: bool) -> Any:
         if not isinstance(self.kernel_binarizer, weights.ReCU):

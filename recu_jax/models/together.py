@@ -35,7 +35,7 @@ def with_signs(model: nn.Module, variables: Mapping[str, Any], x: jax.Array, tau
 
     A layer still binarizes its weights itself if
 
-    - its binarizer cannot be hashed,
+    - its binarizer cannot be hashed, or has an offset,
     - alpha is `"mean"`,
     - `nn.scan` or `nn.vmap` stacks its kernel,
     - the model passes the layer a tau or a progress that is not the object given here. This happens if it computes
@@ -96,7 +96,8 @@ def _layers(model, variables, x, tau, progress):
 
 
 def _joins(layer):
-    return layer.binary_weights and layer.alpha != "mean" and can_be_hashed(layer.kernel_binarizer)
+    binarizer = layer.kernel_binarizer
+    return layer.binary_weights and layer.alpha != "mean" and not binarizer.shifted and can_be_hashed(binarizer)
 
 
 def _is_stacked(layer, params):

@@ -31,10 +31,10 @@ class UnitConv(BinaryConv):
 
     finish: Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array] | None = None
 
-    def _convolved(self, x, weights, alpha, progress, train):
+    def _convolved(self, x, weights, alpha, offset, progress, train):
         if self.finish is not None:
             return self.finish(x, weights, alpha)
-        return super()._convolved(x, weights, alpha, progress, train)
+        return super()._convolved(x, weights, alpha, offset, progress, train)
 
 
 def conv_of_units(conv: Callable[..., nn.Module], fused: bool) -> Callable[..., nn.Module]:
@@ -113,6 +113,7 @@ def _fused_spec(conv, batch_norm, x):
     fits = (
         layer.input_binarizer == activations.ReCU()
         and layer.binary_weights
+        and not layer.kernel_binarizer.shifted
         and not layer.use_bias
         and layer.preferred_element_type is None
         and types == {jnp.dtype(jnp.float32)}

@@ -14,6 +14,7 @@ from recu_jax.binarizers import ACTIVATIONS, WEIGHTS, activations, interface, si
 CONSTANTS = {
     weights.ReCU: {"standardize": True, "clamp": True, "b": 2.0, "center": True},
     weights.Libra: {"t_min": 0.1, "t_max": 10.0},
+    weights.AdaBin: {"t_min": 1e-3, "t_max": 10.0},
     activations.ClippedSign: {"clip": 1.0},
     activations.SwishSign: {"beta": 5.0},
     activations.EDE: {"t_min": 0.1, "t_max": 10.0},
@@ -37,10 +38,12 @@ def test_a_binarizer_is_a_value_that_starts_with_the_papers_constants(kind):
 
 def test_what_layers_and_rules_ask_of_a_binarizer():
     of_weights, of_both = set(WEIGHTS.values()), {*WEIGHTS.values(), *ACTIVATIONS.values()}
-    assert {k for k in of_both if k.annealed} == {weights.Libra, activations.EDE, activations.ReSTE}
-    scaled = {weights.XNORNet, weights.MagnitudeAwareSign, weights.DoReFa, weights.Libra}
-    assert {k for k in of_weights if k.scaled} == scaled
-    assert {k for k in of_weights if not k.keeps_signs} == {weights.ReCU, weights.Libra}
+    assert {k for k in of_both if k.annealed} == {weights.Libra, weights.AdaBin, activations.EDE, activations.ReSTE}
+    scaled = {weights.XNORNet, weights.MagnitudeAwareSign, weights.DoReFa, weights.Libra, weights.AdaBin}
+    assert {k for k in of_both if k.scaled} == {*scaled, activations.AdaBin}
+    assert {k for k in of_weights if k.shifted} == {weights.AdaBin}
+    assert {k for k in of_both - of_weights if k.per_layer} == {activations.AdaBin}
+    assert {k for k in of_weights if not k.keeps_signs} == {weights.ReCU, weights.Libra, weights.AdaBin}
     assert {k for k in of_weights if k().needs_tau} == {weights.ReCU}
 
 
@@ -51,7 +54,7 @@ def test_signs_and_gradients_in_every_dtype(dtype):
     most = float(jnp.finfo(dtype).max)
     x = jnp.asarray([[0.0, -0.0], [1e-7, -1e-7], [0.5, -0.5], [6e4, -6e4], [most, -most]], dtype)
     for name, kind in ACTIVATIONS.items():
-        extra = {k: jnp.zeros(2) for k in kind().parameters}
+        extra = {k: jnp.ones(1) if k == "scale" else jnp.zeros(2) for k in kind().parameters}
         run = lambda x: kind()(x, sample_ndim=1, train=name != "recu", progress=0.6, **extra)  # noqa: E731
         y, pull = jax.vjp(run, x)
         assert y.dtype == dtype

@@ -21,9 +21,9 @@ def latent(seed=0):
 
 
 def expected_weights(name, w, g, progress):
-    """Returns `scale * signs`, and the gradient of a loss with respect to w.
+    """Returns `scale * signs + offset`, and the gradient of a loss with respect to w.
 
-    `g` is the gradient of the loss with respect to `scale * signs`.
+    `g` is the gradient of the loss with respect to that sum.
     """
     n, plus = w[..., 0].size, np.where(w >= 0, 1.0, -1.0)
     mean = abs(w).mean((0, 1))
@@ -35,8 +35,14 @@ def expected_weights(name, w, g, progress):
         return mean * plus, g * mean * clipped(w)
     if name == "dorefa":
         return abs(w).mean() * plus, g
-    assert name in ("libra", "recu"), f"add the formula of {name}"
+    assert name in ("adabin", "libra", "recu"), f"add the formula of {name}"
     u = w - w.mean((0, 1))
+    if name == "adabin":
+        scale = np.sqrt((u**2).mean((0, 1)))
+        v = u / scale
+        signs, h = np.where(v >= 0, 1.0, -1.0), g * ede(v, 1e-3 * 1e4**progress)
+        through_scale = v * ((g * signs).mean((0, 1)) - (h * v).mean((0, 1)))
+        return scale * signs + w.mean((0, 1)), h - h.mean((0, 1)) + through_scale + g.mean((0, 1))
     deviation = np.sqrt((u**2).sum((0, 1)) / (n - 1) + 1e-5)
     if name == "libra":
         v, t = u / deviation, t_of(progress)
@@ -59,9 +65,11 @@ def test_weights(name, progress):
     g = np.random.default_rng(1).normal(size=w.shape)
 
     def product(w):
-        plus_minus, scale = WEIGHTS[name]()(w, 0.9, progress)
-        assert (scale is not None) == WEIGHTS[name].scaled
-        return plus_minus if scale is None else plus_minus * scale[None, None]
+        binarizer = WEIGHTS[name]()
+        plus_minus, scale = binarizer(w, 0.9, progress)
+        assert (scale is not None) == binarizer.scaled
+        y = plus_minus if scale is None else plus_minus * scale[None, None]
+        return y + binarizer.offset(w)[None, None] if binarizer.shifted else y
 
     value, pull = jax.vjp(product, jnp.asarray(w))
     expected, gradient = expected_weights(name, w, g, progress)

@@ -61,3 +61,19 @@ def test_signs_that_a_file_does_not_know_are_refused():
     c = digits(activation_binarizer=f"{OWN}Flipped")
     with pytest.raises(UserError, match=r"a file knows sign\(x\).* its signs are others"):
         trained.network(trained.Trained(c.to_dict(), {}, dataset(16), None))
+
+
+@pytest.mark.parametrize(
+    "fields,refused",
+    [
+        ({"weight_binarizer": "adabin"}, "weight_binarizer"),
+        ({"activation_binarizer": "adabin"}, "activation_binarizer"),
+        (
+            {"weight_binarizer": "adabin", "activation_binarizer": "adabin", "conv": "binary_activations"},
+            "activation_b",
+        ),
+    ],
+)
+def test_values_with_an_offset_are_refused(fields, refused):
+    with pytest.raises(UserError, match=f"config.{refused}.* is 'adabin', and its two values are not"):
+        trained.network(trained.Trained(digits(**fields).to_dict(), {}, dataset(16), None))

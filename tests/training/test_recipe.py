@@ -67,7 +67,7 @@ def test_any_pair_with_any_model_makes_a_step(name, weights, activations):
     state = train.state_shapes(recipe, data.train_images.shape[1:])
     count = collections.Counter(path[-1] for path in flatten_dict(state.params))
     assert count["alpha"] == count["slope"] >= 2
-    assert count["shift"] == (count["alpha"] if activations == "rsign" else 0)
+    assert count["shift"] == (count["alpha"] if activations in ("rsign", "adabin") else 0)
     assert (recipe.progress is not None) == annealed
     step = functools.partial(train.train_resident, recipe=recipe)
     after, metrics = jax.eval_shape(
