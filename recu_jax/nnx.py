@@ -81,10 +81,9 @@ class _BinaryLayer(nnx.Module):
         self.last_tau = nnx.BatchStat(jnp.ones((), linen.param_dtype)) if linen.alpha == "mean" else nnx.data(None)
         self.tau, self.progress = nnx.data(None), nnx.data(None)
         self.kernel_bits, self.kernel_scale = nnx.data(None), nnx.data(None)
-        # The input binarizer's parameters, such as the shift of RSign. Its `per_layer` says how many numbers they have.
-        inputs = linen.input_binarizer
-        for name, init in inputs.parameters.items():
-            setattr(self, name, parameter(True, init, (1 if inputs.per_layer else in_features,)))
+        # The input binarizer's parameters, such as the shift of RSign.
+        for name, init in linen.input_binarizer.parameters.items():
+            setattr(self, name, parameter(True, init, linen.input_binarizer.parameter_shape(in_features)))
 
     @property
     def deterministic(self) -> bool:
@@ -173,8 +172,7 @@ class BinaryConv(_BinaryLayer):
     - `bias`: nnx.Param, (out_features,), with `use_bias`.
     - `last_tau`: nnx.BatchStat, (), with `alpha="mean"`.
     - `tau` and `progress`: `Tau`, after `recu_jax.set_tau`.
-    - The parameters that the input binarizer learns, such as `shift`: nnx.Param, (in_features,), or (1,) if it
-      has one for the layer.
+    - The parameters that the input binarizer learns, such as `shift`: nnx.Param, (in_features,) or (1,).
     - `kernel_bits` and `kernel_scale`: `PackedKernel`, in place of kernel and alpha, after `recu_jax.pack`.
 
     Args:

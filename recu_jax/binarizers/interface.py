@@ -121,6 +121,10 @@ class ActivationBinarizer:
         """
         raise NotImplementedError
 
+    def parameter_shape(self, channels: int) -> tuple[int, ...]:
+        """Returns the shape of each parameter of a layer with this number of input channels."""
+        return (1 if self.per_layer else channels,)
+
     def values(self, **parameters: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns the scale and the offset of the activations, (1,). A layer calls this method if `scaled` is True.
 

@@ -55,7 +55,7 @@ def activation_binarizer(reference: str) -> ActivationBinarizer:
     """
     binarizer = _load("activation binarizer", reference, ActivationBinarizer)
     x = jax.ShapeDtypeStruct(_INPUT, jnp.float32)
-    parameters = dict.fromkeys(binarizer.parameters, jnp.zeros(1 if binarizer.per_layer else _INPUT[-1]))
+    parameters = dict.fromkeys(binarizer.parameters, jnp.zeros(binarizer.parameter_shape(_INPUT[-1])))
 
     def call(x):
         return binarizer(x, sample_ndim=3, train=True, progress=0.5, **parameters)

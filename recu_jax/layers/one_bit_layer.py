@@ -118,7 +118,7 @@ class OneBitLayer(nn.Module):
           progress, train: as in a call of the layer.
         """
         binarizer = self.input_binarizer
-        shape = (1,) if binarizer.per_layer else x.shape[-1:]
+        shape = binarizer.parameter_shape(x.shape[-1])
         parameters = {
             name: self.param(name, init, shape, self.param_dtype) for name, init in binarizer.parameters.items()
         }
