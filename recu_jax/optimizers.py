@@ -23,7 +23,7 @@ def decay_mask(params: Mapping[str, Any], groups: str = "all") -> dict[str, Any]
     - `"all"`: every parameter, as in the CIFAR-10 recipe.
     - `"conv_and_linear"`: kernel, alpha and bias of convolutions and linear layers, as in the ImageNet recipe. This
       leaves out batch norm, the projection shortcuts (submodules `downsample_*`), the shifts and PReLU slopes of the
-      ReActNet-style models, and the shifts of RSign.
+      ReActNet-style models, the shifts of RSign and AdaBin, and the spread of AdaBin.
 
     Args:
       params: nested dicts, as `model.init` returns them; leaves of any type.
@@ -41,8 +41,8 @@ def decay_mask(params: Mapping[str, Any], groups: str = "all") -> dict[str, Any]
 
     def decays(path):
         in_shortcut = any(module.startswith("downsample_") for module in path[:-1])
-        # Only convolutions and linear layers have a kernel. RSign keeps its `shift` beside such a kernel.
-        of_layer = (*path[:-1], "kernel") in flat and path[-1] != "shift"
+        # Only convolutions and linear layers have a kernel. The activation binarizers keep parameters beside it.
+        of_layer = (*path[:-1], "kernel") in flat and path[-1] not in ("shift", "spread")
         return groups == "all" or (of_layer and not in_shortcut)
 
     return unflatten_dict({path: decays(path) for path in flat})

@@ -201,13 +201,14 @@ def test_a_rate_alone_leaves_the_optimizer_as_it_is():
     np.testing.assert_allclose(updates["linear"]["kernel"], -0.2 * 1.5, rtol=1e-6)
 
 
-def test_decay_reaches_everything_unless_told_otherwise_and_never_a_shift():
-    model = create_model("digits_resnet8", 10, conv=functools.partial(BinaryConv, input_binarizer=activations.RSign()))
+@pytest.mark.parametrize("binarizer", [activations.RSign(), activations.AdaBin()])
+def test_decay_reaches_everything_unless_told_otherwise_and_never_a_shift(binarizer):
+    model = create_model("digits_resnet8", 10, conv=functools.partial(BinaryConv, input_binarizer=binarizer))
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["params"]
     by_default = flatten_dict(decay_mask(params))
     assert all(by_default.values()) and any(path[-1] == "shift" for path in by_default)
     on_layers = flatten_dict(decay_mask(params, "conv_and_linear"))
-    assert not any(value for path, value in on_layers.items() if path[-1] == "shift")
+    assert not any(value for path, value in on_layers.items() if path[-1] in binarizer.parameters)
     assert {path[-1] for path, value in on_layers.items() if value} == {"kernel", "alpha", "bias"}
 
 

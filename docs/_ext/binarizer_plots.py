@@ -25,7 +25,7 @@ _FOLDER = "_generated"
 _PROGRESS = [(f"progress {p}", {"progress": p}) for p in (0.0, 0.5, 1.0)]
 _TAU = [(f"tau {tau}", {"tau": tau}) for tau in (0.85, 0.95)] + [("tau 1: no clamp", {"tau": 1.0})]
 _SHIFT = [(f"shift {shift}", {"shift": shift}) for shift in (0.0, 0.5)]
-_SCALE = [(f"scale {scale}, shift {shift}", {"scale": scale, "shift": shift}) for scale, shift in ((1, 0), (0.7, 0.3))]
+_SPREAD = [(f"spread {a}, shift {b}", {"spread": a, "shift": b}) for a, b in ((1, 0), (0.7, 0.3))]
 
 
 def curves(name: str) -> list[tuple[str, Any, Any, Any]]:
@@ -51,7 +51,7 @@ def curves(name: str) -> list[tuple[str, Any, Any, Any]]:
     else:
         binarizer = binarizers.activation_binarizer(key)
         x = jax.scipy.stats.norm.ppf(shares)
-        learned = _SCALE if binarizer.scaled else _SHIFT if binarizer.parameters else [("", {})]
+        learned = _SPREAD if binarizer.scaled else _SHIFT if binarizer.parameters else [("", {})]
         variants = _PROGRESS if binarizer.annealed else learned
 
         def call(x, progress=None, **parameters):

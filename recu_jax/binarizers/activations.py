@@ -147,17 +147,19 @@ class RSign(ActivationBinarizer):
 
 @dataclasses.dataclass(frozen=True)
 class AdaBin(ActivationBinarizer):
-    """Forward `scale sign(v) + shift`, `v = (x - shift) / scale`, with one learned scale and one shift per layer.
+    """Forward `spread sign(v) + shift`, `v = (x - shift) / spread`, with one learned spread and one shift per layer.
 
-    `__call__` returns the sign, with slope `max(0, 2 - 2|v|)` with respect to v. The scale starts at 1 and the shift
-    at 0. Zero padding stays 0. Tu et al., "AdaBin: Improving Binary Neural Networks with Adaptive Binary Sets", ECCV
-    2022, arXiv 2208.08084. The authors' code has `scale (sign(v) + shift)`, which has the same pairs of values.
+    `__call__` returns the sign, with slope `max(0, 2 - 2|v|)` with respect to v. The spread starts at 1 and the
+    shift at 0. Zero padding stays 0.
+
+    Tu et al., "AdaBin: Improving Binary Neural Networks with Adaptive Binary Sets", ECCV 2022, arXiv 2208.08084. The
+    authors' code has `spread (sign(v) + shift)`, which has the same pairs of values.
     """
 
     per_layer: ClassVar[bool] = True
     scaled: ClassVar[bool] = True
     parameters: ClassVar[Mapping[str, Callable[..., jax.Array]]] = {
-        "scale": jax.nn.initializers.ones,
+        "spread": jax.nn.initializers.ones,
         "shift": jax.nn.initializers.zeros,
     }
 
@@ -168,11 +170,11 @@ class AdaBin(ActivationBinarizer):
         sample_ndim: int,
         train: bool,
         progress: Number | None = None,
-        scale: jax.Array,
+        spread: jax.Array,
         shift: jax.Array,
     ) -> jax.Array:
-        return functional.approx_sign((x - per_channel(shift, x)) / per_channel(scale, x))
+        return functional.approx_sign((x - per_channel(shift, x)) / per_channel(spread, x))
 
-    def values(self, scale: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:  # type: ignore[override]
-        """Returns the scale and the shift."""
-        return scale, shift
+    def values(self, spread: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:  # type: ignore[override]
+        """Returns the spread and the shift."""
+        return spread, shift

@@ -25,7 +25,7 @@ from recu_jax.training.recipe import Recipe
 from recu_jax.training.step import TrainState, create_state, state_shapes
 
 # Parameters that only networks with 1-bit weights or activations have.
-_ONLY_IF_BINARY = ("alpha", "tau", "shift")
+_ONLY_IF_BINARY = ("alpha", "tau", "shift", "spread")
 _LISTED = 6
 
 

@@ -69,7 +69,7 @@ def test_layers_hand_on_activations_progress_and_parameters(name):
     r = np.random.default_rng(3)
     x, kernel, shift = (r.normal(size=s).astype(np.float32) for s in ((2, 5, 4), (4, 6), (4,)))
     binarizer = ACTIVATIONS[name]()
-    of_adabin = {"scale": np.float32([1.3]), "shift": np.float32([0.2])}
+    of_adabin = {"spread": np.float32([1.3]), "shift": np.float32([0.2])}
     extra = {"rsign": {"shift": shift}, "adabin": of_adabin}.get(name, {})
     assert set(binarizer.parameters) == set(extra)
     layer = BinaryDense(6, alpha="none", input_binarizer=binarizer, kernel_binarizer=weights.ClippedSign())

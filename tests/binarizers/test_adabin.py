@@ -13,7 +13,7 @@ from recu_jax.binarizers import activations, weights
 from recu_jax.models.unit import fused
 from tests.support.slopes import approx
 
-SCALE, SHIFT = 1.4, -0.3
+SPREAD, SHIFT = 1.4, -0.3
 
 
 def kernel_values(kernel):
@@ -28,15 +28,15 @@ def check(layer, plain, shape):
     r = np.random.default_rng(0)
     x = r.normal(size=shape)
     params = dict(jax.tree.map(np.asarray, layer.init(jax.random.key(0), x)["params"]))
-    assert params["scale"] == [1.0] and params["shift"] == [0.0]
-    params |= {"scale": np.array([SCALE]), "shift": np.array([SHIFT])}
+    assert params["spread"] == [1.0] and params["shift"] == [0.0]
+    params |= {"spread": np.array([SPREAD]), "shift": np.array([SHIFT])}
     kernel = kernel_values(params["kernel"]) * params.get("alpha", 1.0)
-    v = (x - SHIFT) / SCALE
+    v = (x - SHIFT) / SPREAD
     signs = np.where(v >= 0, 1.0, -1.0)
 
     run = lambda x, p: layer.apply({"params": p}, x, train=True, progress=0.6)  # noqa: E731
     y, pull = jax.vjp(run, jnp.asarray(x), params)
-    z, plain_pull = jax.vjp(lambda a: plain.apply({"params": {"kernel": kernel}}, a), SCALE * signs + SHIFT)
+    z, plain_pull = jax.vjp(lambda a: plain.apply({"params": {"kernel": kernel}}, a), SPREAD * signs + SHIFT)
     np.testing.assert_allclose(y, z, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(layer.apply({"params": params}, x), z, rtol=1e-10, atol=1e-12)
 
@@ -44,7 +44,7 @@ def check(layer, plain, shape):
     dx, dparams = pull(jnp.asarray(dy))
     of_values = np.asarray(plain_pull(jnp.asarray(dy))[0])
     np.testing.assert_allclose(dx, of_values * approx(v), rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(dparams["scale"], [(of_values * (signs - approx(v) * v)).sum()], rtol=1e-9)
+    np.testing.assert_allclose(dparams["spread"], [(of_values * (signs - approx(v) * v)).sum()], rtol=1e-9)
     np.testing.assert_allclose(dparams["shift"], [(of_values * (1 - approx(v))).sum()], rtol=1e-9)
 
 

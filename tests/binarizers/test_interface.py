@@ -54,7 +54,7 @@ def test_signs_and_gradients_in_every_dtype(dtype):
     most = float(jnp.finfo(dtype).max)
     x = jnp.asarray([[0.0, -0.0], [1e-7, -1e-7], [0.5, -0.5], [6e4, -6e4], [most, -most]], dtype)
     for name, kind in ACTIVATIONS.items():
-        extra = {k: jnp.ones(1) if k == "scale" else jnp.zeros(2) for k in kind().parameters}
+        extra = {k: jnp.ones(1) if k == "spread" else jnp.zeros(2) for k in kind().parameters}
         run = lambda x: kind()(x, sample_ndim=1, train=name != "recu", progress=0.6, **extra)  # noqa: E731
         y, pull = jax.vjp(run, x)
         assert y.dtype == dtype
