@@ -39,6 +39,7 @@ TESTED_AS_A_WHOLE = {
     "functional",
     "layers",
     "models",
+    "optimizers",
     "pytorch",
     "report",
     "training/checkpoint",

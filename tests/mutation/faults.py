@@ -93,14 +93,14 @@ FAULTS = (
     ),
     Fault(
         "decay reaches the shift of RSign",
-        "optimizers.py",
-        ' and path[-1] != "shift"',
+        "optimizers/masks.py",
+        ' and path[-1] not in ("shift", "spread")',
         "",
         "test_optimizers.py::test_decay_reaches_everything_unless_told_otherwise_and_never_a_shift",
     ),
     Fault(
         "decay leaves out norms by default",
-        "optimizers.py",
+        "optimizers/masks.py",
         'groups: str = "all") -> dict',
         'groups: str = "conv_and_linear") -> dict',
         "test_optimizers.py::test_decay_reaches_everything_unless_told_otherwise_and_never_a_shift",
@@ -163,7 +163,7 @@ FAULTS = (
     ),
     Fault(
         "Bop's state changes its dtypes",
-        "optimizers.py",
+        "optimizers/sign_flips.py",
         "((1 - rate) * m + rate * g).astype(m.dtype)",
         "((1 - rate) * m + rate * g)",
         "test_optimizers.py::test_the_state_of_bop_keeps_its_dtypes",

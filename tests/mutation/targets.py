@@ -17,7 +17,7 @@ ROOMS = {
     "tau": (("tau",), ("test_tau", "test_nnx", "test_every_binarizer")),
     "schedules": (("schedules",), ("test_schedules", "training/test_recipe")),
     "losses": (("losses",), ("test_losses", "training/test_gradients")),
-    "optimizers": (("optimizers",), ("test_optimizers", "training/test_recipe")),
+    "optimizers": (("optimizers/*",), ("test_optimizers", "test_ovsw", "training/test_recipe")),
     "step": (
         ("training/step", "training/gradients"),
         ("training/test_step", "training/test_step_images", "training/test_gradients", "training/test_feed",
