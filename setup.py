@@ -156,7 +156,7 @@ setup(
         "flax>=0.11.2",
         "ml_collections",
         "numpy",
-        "optax>=0.2.5",
+        "optax>=0.2.6",
         # 1.0 will have another API under the name orbax.checkpoint: Orbax's page "What is the Orbax V1 API?".
         "orbax-checkpoint>=0.12.4,<1",
         "rich",

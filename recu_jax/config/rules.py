@@ -19,7 +19,7 @@ from recu_jax.references import is_reference
 CHOICES = {
     "dataset": data.NAMES,
     "optimizer": ("sgd", "adam", "bop"),
-    "latent_optimizer": (None, "sgd", "adam"),
+    "latent_optimizer": (None, "sgd", "adam", "muon"),
     "lr_schedule": ("cosine", "step", "linear"),
     "dtype": ("float32", "bfloat16", "float64"),
     "conv": ("binary", "binary_activations", "float"),
@@ -182,6 +182,17 @@ def _check_binarizers(config):
             f"config.{latent[0]} is {config[latent[0]]} and config.conv is {config.conv!r}, which has no latent "
             "weights: leave the field out, or use --config.conv=binary"
         )
+    if config.latent_optimizer == "muon":
+        if config.latent_learning_rate is None:
+            raise UserError(
+                "config.latent_optimizer is 'muon', whose rate is an angle and not that of the other parameters; give "
+                "--config.latent_learning_rate, such as 0.01"
+            )
+        if config.latent_weight_decay is not None:
+            raise UserError(
+                f"config.latent_weight_decay is {config.latent_weight_decay} and config.latent_optimizer is 'muon', "
+                "which keeps the norm of the latent weights; leave the decay out"
+            )
     if config.optimizer != "bop":
         return
     if latent:

@@ -214,6 +214,8 @@ def _optimizer(config, learning_rate, model, image_shape):
     mask = functools.partial(optimizers.decay_mask, groups=config.weight_decay_on)
 
     def update(kind, rate, decay):
+        if kind == "muon":
+            return optimizers.muon(rate, config.momentum)
         # PyTorch's order: add the weight decay to the gradient, then apply the momentum, then the learning rate.
         by_gradient = optax.sgd(rate, config.momentum or None) if kind == "sgd" else optax.adam(rate)
         return optax.chain(optax.add_decayed_weights(decay, mask), by_gradient)
@@ -225,10 +227,10 @@ def _optimizer(config, learning_rate, model, image_shape):
     found = binary_layers(model, jax.ShapeDtypeStruct((1, *image_shape), jnp.dtype(config.dtype)))
     kernels = {(*layer.path.split("/"), "kernel"): layer.kernel_binarizer for layer in found if layer.binary_weights}
     has_ovsw = "ovsw_delta" in given or "ovsw_lambda" in given
-    if has_ovsw and any(layer.stacked for layer in found):
+    if (has_ovsw or config.latent_optimizer == "muon") and any(layer.stacked for layer in found):
         raise UserError(
-            f"config.model {config.model!r} stacks layers by nn.scan or nn.vmap, and OvSW's rules are of one layer; "
-            "leave ovsw_delta and ovsw_lambda out"
+            f"config.model {config.model!r} stacks layers by nn.scan or nn.vmap, and the rules of OvSW and Muon are of "
+            "one layer; leave ovsw_delta and ovsw_lambda out, and use another latent_optimizer"
         )
     if given and not kernels:
         field, value = next(iter(given.items()))

@@ -25,7 +25,12 @@ from tests.support.small_runs import digits
         ({"optimizer": "bop", "conv": "float"}, "config.conv is 'float', which has no 1-bit weights"),
         ({"bop_gamma": 1.5}, "config.bop_gamma is 1.5; it must be at most 1"),
         ({"held_out": -1}, "config.held_out is -1; it must be at least 0"),
-        ({"latent_optimizer": "bop"}, "'bop', which does not exist; it must be one of: None, sgd, adam"),
+        ({"latent_optimizer": "bop"}, "'bop', which does not exist; it must be one of: None, sgd, adam, muon"),
+        ({"latent_optimizer": "muon"}, "'muon', whose rate is an angle .* give --config.latent_learning_rate"),
+        (
+            {"latent_optimizer": "muon", "latent_learning_rate": 0.01, "latent_weight_decay": 0.0},
+            "config.latent_weight_decay is 0.0 and config.latent_optimizer is 'muon', which keeps the norm",
+        ),
         ({"latent_learning_rate": 0.0}, "config.latent_learning_rate is 0.0; it must be above 0"),
         ({"latent_weight_decay": -1.0}, "config.latent_weight_decay is -1.0; it must be at least 0"),
         ({"latent_optimizer": "adam", "conv": "float"}, "config.conv is 'float', which has no latent weights"),
