@@ -26,6 +26,7 @@ COMMON = {
     "tensorboard": False, "report": False, "checkpoint_every_epochs": 1000,
 }  # fmt: skip
 _EMPIRICAL = "experiments.recipe.empirical"
+_MUON = {"latent_optimizer": "muon"}
 _ADAM = {"latent_optimizer": "adam", "latent_weight_decay": 0.0}
 # By name of a trial: the config fields that it changes, and the result that was expected before it ran.
 TRIALS = {
@@ -38,6 +39,10 @@ TRIALS = {
     "latent decay 0.002": ({"latent_weight_decay": 2e-3}, "+1: inertia of 26 epochs instead of 103"),
     "latent decay 0": ({"latent_weight_decay": 0.0}, "-1"),
     "latent Adam 0.01": ({**_ADAM, "latent_learning_rate": 1e-2}, "+3: the smaller rates flip too few signs"),
+    "Muon 0.005": ({**_MUON, "latent_learning_rate": 0.005}, "0"),
+    "Muon 0.01": ({**_MUON, "latent_learning_rate": 0.01}, "+2"),
+    "Muon 0.02": ({**_MUON, "latent_learning_rate": 0.02}, "+2: all directions of a kernel turn at the same speed"),
+    "Muon 0.05": ({**_MUON, "latent_learning_rate": 0.05}, "+2"),
     "no hardtanh": ({"nonlinearity": "identity"}, "+3: the gradient of the shortcuts passes where a sum exceeds 1"),
     "RPReLU": ({"nonlinearity": "rprelu"}, "+4: shifts and slopes of ReActNet"),
     "rate 0.3": ({"learning_rate": 0.3}, "+1: more flips"),
@@ -56,6 +61,7 @@ TRIALS = {
     "average 0.99": ({"ema_decay": 0.99}, "+1: the average of flipping weights is steadier"),
     "crops of 2": ({"crop_padding": 2}, "+0.5: few epochs need little augmentation"),
     "flips alone": ({"crop_padding": 0}, "+1: as above"),
+    "reflected crops of 2": ({"crop_padding": 2, "crop_fill": "reflection"}, "+0.5: no black edges"),
     "momentum 0.95": ({"momentum": 0.95}, "0"),
     "clipped sign of inputs": ({"activation_binarizer": "clipped_sign"}, "0"),
     "label smoothing 0.1": ({"label_smoothing": 0.1}, "0"),

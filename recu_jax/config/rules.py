@@ -8,6 +8,7 @@ from typing import Any
 import ml_collections
 
 from recu_jax import binarizers, data, layers, models
+from recu_jax.data.augment import CROP_FILLS
 from recu_jax.data.stream import ON_CORRUPT
 from recu_jax.data.transform import CROPS
 from recu_jax.errors import UserError, unknown
@@ -23,6 +24,7 @@ CHOICES = {
     "lr_schedule": ("cosine", "step", "linear"),
     "dtype": ("float32", "bfloat16", "float64"),
     "conv": ("binary", "binary_activations", "float"),
+    "crop_fill": CROP_FILLS,
     "train_crop": CROPS,
     "on_corrupt": ON_CORRUPT,
     "weight_decay_on": DECAY_GROUPS,

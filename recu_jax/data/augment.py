@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from recu_jax.ops.conv import per_channel
 
+CROP_FILLS = ("zeros", "reflection")
+
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: Any = jnp.float32) -> jax.Array:
     """Computes `(pixel / 255 - mean) / std` for each channel.
@@ -26,8 +28,8 @@ def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float], dt
     return ((x / 255 - means) / stds).astype(dtype)
 
 
-def crop_and_flip(keys: jax.Array, images: jax.Array, padding: int, flip: bool) -> jax.Array:
-    """Pads each image with zeros, crops it to its original size at a random place, and may mirror it.
+def crop_and_flip(keys: jax.Array, images: jax.Array, padding: int, flip: bool, fill: str = "zeros") -> jax.Array:
+    """Pads each image, crops it to its original size at a random place, and may mirror it.
 
     One gather does all three. For 256 CIFAR images on 2 CPU cores, it takes 1.0 ms. A dynamic slice under `vmap` takes
     1.4 ms, and one-hot products take 12 ms.
@@ -35,8 +37,10 @@ def crop_and_flip(keys: jax.Array, images: jax.Array, padding: int, flip: bool) 
     Args:
       keys: typed PRNG keys, (batch,). An image's crop and flip depend only on its key.
       images: uint8, (batch, height, width, channels).
-      padding: width of the zeros on each side, in pixels. The offset of the crop is uniform on [0, 2 padding].
+      padding: pixels added on each side. The offset of the crop is uniform on [0, 2 padding].
       flip: whether to mirror left and right with probability 1/2.
+      fill: the added pixels, one of `CROP_FILLS`: zeros, or the image mirrored at its outermost pixels. With
+        `"reflection"`, `padding` must be less than height and width.
 
     Returns:
       Images of the same shape and dtype.
@@ -53,10 +57,18 @@ def crop_and_flip(keys: jax.Array, images: jax.Array, padding: int, flip: bool) 
     if flip:
         columns = jnp.where(flips[:, None], columns[:, ::-1], columns)
     columns = offsets[:, 1:] + columns
+    if fill == "reflection":
+        rows, columns = _reflected(rows, height), _reflected(columns, width)
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
     i = jnp.arange(len(images))[:, None, None]
     cropped = images[i, rows.clip(0, height - 1)[:, :, None], columns.clip(0, width - 1)[:, None, :]]
     return jnp.where(inside[..., None], cropped, jnp.zeros((), cropped.dtype))
+
+
+def _reflected(index, size):
+    """Moves an index that lies outside 0 to size - 1 to its mirror image at the first or the last one."""
+    last = size - 1
+    return last - jnp.abs(last - jnp.abs(index))
 
 
 def mixup_shares(keys: jax.Array, alpha: float, dtype: Any = jnp.float32) -> jax.Array:

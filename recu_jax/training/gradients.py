@@ -94,7 +94,7 @@ def _of_part(params, teacher, step, recipe, batch_stats, batch):
     images, labels, positions = batch
     if recipe.crop_padding or recipe.flip:
         keys = _keys(jax.random.fold_in(recipe.augment_key, step), positions)
-        images = augment.crop_and_flip(keys, images, recipe.crop_padding, recipe.flip)
+        images = augment.crop_and_flip(keys, images, recipe.crop_padding, recipe.flip, recipe.crop_fill)
     x = augment.normalize(images, recipe.mean, recipe.std, recipe.dtype)
     mixed = recipe.mixup_alpha > 0
     if mixed:

@@ -54,7 +54,8 @@ class Recipe:
       mixup_alpha: of the Beta distribution of `augment.mixup_shares`; 0 without mixup.
       mixup_key: random key of the shares that mixup draws.
       augment_key: random key of the augmentation on the devices. `gradients` folds the step number into it.
-      crop_padding: pixels of zero padding before a random crop; 0 if the step does not crop.
+      crop_padding: pixels added on each side before a random crop; 0 if the step does not crop.
+      crop_fill: what these pixels are, one of `augment.CROP_FILLS`.
       flip: whether the step flips images at random.
       mean: of the data set, by channel.
       std: of the data set, by channel.
@@ -78,6 +79,7 @@ class Recipe:
     mixup_key: jax.Array
     augment_key: jax.Array
     crop_padding: int
+    crop_fill: str
     flip: bool
     mean: Sequence[float]
     std: Sequence[float]
@@ -127,6 +129,7 @@ def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, st
         mixup_key=jax.random.fold_in(augment_key, _MIXUP),
         augment_key=augment_key,
         crop_padding=config.crop_padding if on_device else 0,
+        crop_fill=config.crop_fill,
         flip=config.flip and on_device,
         mean=dataset.mean,
         std=dataset.std,

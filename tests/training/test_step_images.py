@@ -65,7 +65,7 @@ def seen(recipe, step, position, image):
     return np.rint(pixels).astype(int).reshape(image.shape)
 
 
-def cropped(seed, step, position, image, padding, flip):
+def cropped(seed, step, position, image, padding, flip, mode="constant"):
     """Computes what `seen` must return, in NumPy.
 
     The random key is the second of the two keys of the seed, folded with the step and then with the position.
@@ -75,19 +75,26 @@ def cropped(seed, step, position, image, padding, flip):
         key = jax.random.fold_in(key, number)
     crop_key, flip_key = jax.random.split(key)
     top, left = np.asarray(jax.random.randint(crop_key, (2,), -padding, padding + 1)) + padding
-    whole = np.pad(image, [(padding, padding), (padding, padding), (0, 0)])
+    whole = np.pad(image, [(padding, padding), (padding, padding), (0, 0)], mode)
     window = whole[top : top + SIDE, left : left + SIDE]
     return window[:, ::-1] if flip and jax.random.bernoulli(flip_key) else window
 
 
-@pytest.mark.parametrize("flip", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_an_image_is_cropped_and_mirrored_by_seed_step_and_position(flip):
+@pytest.mark.parametrize(
+    "flip,fill,mode",
+    [
+        (True, "zeros", "constant"),
+        (True, "reflection", "reflect"),
+        pytest.param(False, "zeros", "constant", marks=pytest.mark.slow),
+    ],
+)
+def test_an_image_is_cropped_and_mirrored_by_seed_step_and_position(flip, fill, mode):
     image = dataset(SIDE, 1).train_images[0]
-    recipe = recipe_of(Linear(), crop_padding=2, flip=flip, augment=True)
+    recipe = recipe_of(Linear(), crop_padding=2, crop_fill=fill, flip=flip, augment=True)
     places = [(0, 0), (1, 0), (0, 1), (7, 3)]
     got = [seen(recipe, step, position, image) for step, position in places]
     for (step, position), pixels in zip(places, got, strict=True):
-        np.testing.assert_array_equal(pixels, cropped(SEED, step, position, image, 2, flip))
+        np.testing.assert_array_equal(pixels, cropped(SEED, step, position, image, 2, flip, mode))
     assert len({pixels.tobytes() for pixels in got}) == len(places)
 
 
