@@ -10,8 +10,7 @@ own recipe. Weight binarizers without a scale of their own get the learned alpha
 training and 200 test images of each class of CIFAR-10, for a ResNet-8.
 
 The same command continues where it was stopped: runs in `runs.jsonl` are not repeated, and an interrupted run resumes.
-The recorded `runs.jsonl` has the field `alpha` under its former name, `scale`. Do not add runs to it: pass another
-`--results`. Needs matplotlib.
+Needs matplotlib.
 """
 
 import argparse
