@@ -1,4 +1,4 @@
-"""Defines the binarizers of activations. All return `sign(x)`, except RSign and AdaBin, which shift x before.
+"""Defines the binarizers of activations. All return `sign(x)`, but RSign and AdaBin shift x before.
 
 Each docstring gives the slope, by which the backward pass multiplies the gradient.
 """
@@ -150,10 +150,10 @@ class AdaBin(ActivationBinarizer):
     """Forward `spread sign(v) + shift`, `v = (x - shift) / spread`, with one learned spread and one shift per layer.
 
     `__call__` returns the sign, with slope `max(0, 2 - 2|v|)` with respect to v. The spread starts at 1 and the
-    shift at 0. Zero padding stays 0.
+    shift at 0. Zero padding stays 0. Nothing keeps the spread above 0. At 0 the layer gives NaN.
 
     Tu et al., "AdaBin: Improving Binary Neural Networks with Adaptive Binary Sets", ECCV 2022, arXiv 2208.08084. The
-    authors' code has `spread (sign(v) + shift)`, which has the same pairs of values.
+    authors' code has the values `spread (sign(v) + shift)`: their center is `spread shift` there, and here `shift`.
     """
 
     per_layer: ClassVar[bool] = True

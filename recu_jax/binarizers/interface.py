@@ -126,9 +126,11 @@ class ActivationBinarizer:
         return (1 if self.per_layer else channels,)
 
     def values(self, **parameters: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns the scale and the offset of the activations, (1,). A layer calls this method if `scaled` is True.
+        """Returns the scale and the offset of the activations, each (1,).
 
-        The layer then computes with `scale * signs + offset`. Gradients flow through both.
+        A layer calls this method if `scaled` is True. It then computes with `scale * signs + offset`. Gradients flow
+        through both. Both are one number for the layer, because the layer applies them to its outputs. So a `scaled`
+        binarizer also sets `per_layer`.
 
         Args:
           **parameters: as in `__call__`.

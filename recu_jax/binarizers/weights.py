@@ -192,7 +192,7 @@ class AdaBin(WeightBinarizer):
 
     The gradient with respect to v is `g a k t (1 - tanh^2(t v))`, with t and k as in `Libra`. The gradient also flows
     through c and a. The layer adds c times the sum of the inputs in the window to its outputs, which costs as much as
-    one more output channel.
+    one more output channel per group.
 
     Tu et al., "AdaBin: Improving Binary Neural Networks with Adaptive Binary Sets", ECCV 2022, arXiv 2208.08084. t as
     in the authors' code.

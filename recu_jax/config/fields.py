@@ -62,7 +62,7 @@ FIELDS: dict[str, tuple[Field, ...]] = {
         Field("flip", True, "mirrors half of the training images"),
         Field("mixup_alpha", 0.0, "pairs of training images are mixed by a share from Beta(alpha, alpha); 0: none"),
         Field("crop_padding", 4, "pixels added around a training image before the random crop; images in memory"),
-        Field("crop_fill", "zeros", "of these pixels; or `reflection`, the image mirrored at its edges"),
+        Field("crop_fill", "zeros", "pixels of `crop_padding`; or `reflection`, the image mirrored at its edges"),
         Field("image_size", 224, "side of a photograph, pixels"),
         Field("eval_resize", 256, "short side of a test photograph before the central crop, pixels"),
         Field("train_crop", "random_resized", "or `resize`, the whole photograph"),

@@ -39,8 +39,8 @@ def crop_and_flip(keys: jax.Array, images: jax.Array, padding: int, flip: bool, 
       images: uint8, (batch, height, width, channels).
       padding: pixels added on each side. The offset of the crop is uniform on [0, 2 padding].
       flip: whether to mirror left and right with probability 1/2.
-      fill: the added pixels, one of `CROP_FILLS`: zeros, or the image mirrored at its outermost pixels. With
-        `"reflection"`, `padding` must be less than height and width.
+      fill: the added pixels. `"zeros"`, or `"reflection"`, which is NumPy's padding mode `reflect`: the edge pixel is
+        not repeated. With `"reflection"`, `padding` must be less than height and width, which is not checked here.
 
     Returns:
       Images of the same shape and dtype.

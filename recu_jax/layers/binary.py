@@ -130,7 +130,7 @@ class BinaryConv(OneBitLayer):
             y = convolved(activations, weights, alpha)
             if offset is None:
                 return y
-            # The offset times the sum over the window, which is the same for all output channels of a group.
+            # All output channels of a group share the sum of the activations in the window.
             groups = self.feature_group_count
             sums = convolved(activations, jnp.ones((*weights.shape[:-1], groups), weights.dtype), None)
             return y + per_channel(offset, y) * jnp.repeat(sums, self.features // groups, axis=-1)

@@ -112,10 +112,13 @@ class OneBitLayer(nn.Module):
         """Binarizes x, (*batch, *sample), and applies `product`, a linear function, to the values of the activations.
 
         Args:
-          product: function of an array like x. It may get another number of samples.
+          product: function of an array like x. It is also called on one sample of ones.
           x: real activations.
           sample_ndim: number of trailing axes that make one sample.
           progress, train: as in a call of the layer.
+
+        Returns:
+          `product(scale * signs + offset)`, or `product(signs)` if activations have no scale.
         """
         binarizer = self.input_binarizer
         shape = binarizer.parameter_shape(x.shape[-1])
@@ -126,7 +129,8 @@ class OneBitLayer(nn.Module):
         signs = signs if self.preferred_element_type is None else signs.astype(self.preferred_element_type)
         if not binarizer.scaled:
             return product(signs)
-        # The offset times the product of ones. Where zeros pad the activations, this is less than a sum of weights.
+        # product(scale * signs + offset) = scale * product(signs) + offset * product(ones). Padding stays 0, so the
+        # product of ones sums fewer weights at the edges.
         ones = jnp.ones((*[1] * (x.ndim - sample_ndim), *x.shape[-sample_ndim:]), signs.dtype)
         y, of_ones = product(signs), product(ones)
         scale, offset = binarizer.values(**parameters)

@@ -20,21 +20,24 @@ class MuonState(NamedTuple):
 
 
 def muon(learning_rate: optax.ScalarOrSchedule, momentum: float = 0.9) -> optax.GradientTransformation:
-    """Returns Muon for kernels whose norm does not matter. Each step turns a kernel W, and its norm stays the same:
+    """Returns Muon for kernels whose norm does not matter. A step turns a kernel W, and its norm stays as it is:
 
-        W2 = W - rate |W| O / |O|
-        W = W2 |W| / |W2|
+        V = W - rate |W| O / |O|
+        new W = V |W| / |V|
 
-    O is the average of the gradients (Nesterov momentum), as a matrix with one column for each output channel, with all
-    its singular values brought near 1 by five Newton-Schulz steps. So all directions of a kernel turn at a similar
-    speed, however small their gradients are. |W| is the norm over the whole kernel. A binarizer that standardizes
-    weights, such as ReCU, does not see their norm. The rate is the tangent of the angle by which a kernel turns.
+    Let M be the Nesterov average of the gradients, as a matrix of shape (prod(window) * in_features, features). O is M
+    after five Newton-Schulz steps, which bring its singular values near 1. So each singular direction of M moves the
+    kernel by a similar amount, also one with a small singular value. |W| is the norm over the whole kernel.
+
+    ReCU and Libra standardize weights, so their results hardly depend on the norm. With other binarizers, such as
+    AdaBin or ClippedSign, the norm matters, and stays at its initial value. A step turns a kernel by at most
+    arcsin(rate): with a rate of 0.02 by 1.1 degrees.
 
     Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024. Kernels of fixed norm are from
     Jordan's `airbench94_muon`.
 
     Args:
-      learning_rate: a number or a schedule of the step.
+      learning_rate: the rate, a number or a schedule of the step.
       momentum: share of the old average in the new one.
 
     Returns:

@@ -19,7 +19,8 @@ def decay_mask(params: Mapping[str, Any], groups: str = "all") -> dict[str, Any]
     - `"all"`: every parameter, as in the CIFAR-10 recipe.
     - `"conv_and_linear"`: kernel, alpha and bias of convolutions and linear layers, as in the ImageNet recipe. This
       leaves out batch norm, the projection shortcuts (submodules `downsample_*`), the shifts and PReLU slopes of the
-      ReActNet-style models, the shifts of RSign and AdaBin, and the spread of AdaBin.
+      ReActNet-style models, the shifts of RSign and AdaBin, and the spread of AdaBin. A parameter of your
+      own binarizer decays, unless its name is `shift` or `spread`.
 
     Args:
       params: nested dicts, as `model.init` returns them; leaves of any type.

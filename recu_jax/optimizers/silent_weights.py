@@ -36,18 +36,21 @@ def ovsw(
 
         g = g delta / r  where r < delta, r = max(|g|, 1e-6) / max(|w|, 1e-3)
 
-    |g| and |w| are the norms over the channel. Silence-aware decay pulls weights with silent signs towards 0:
+    |g| and |w| are the Euclidean norms over the channel. Silence-aware decay pulls weights with silent signs towards 0:
 
         c = 0.999 c + 0.001 [the sign has changed]
         g = g + factor w  where c < 1e-4
 
-    c is 0 at first. Xiang et al., "OvSW: Overcoming Silent Weights for Accurate Binary Neural Networks", ECCV 2024,
-    arXiv 2407.05257. The paper uses delta 0.04 and factor 9e-4 on CIFAR-10, and 0.01 and 2e-5 on ImageNet.
+    c is 0 at first, so each weight decays until its sign first flips.
+
+    Xiang et al., "OvSW: Overcoming Silent Weights for Accurate Binary Neural Networks", ECCV 2024, arXiv 2407.05257.
+    The paper uses delta 0.04 and factor 9e-4 on CIFAR-10, and 0.01 and 2e-5 on ImageNet.
 
     Args:
       delta: least ratio r; 0 leaves the first rule out.
       factor: the paper's lambda; 0 leaves the second rule out.
       signs: function of the parameters. It returns the signs with which the layers compute, in the same structure.
+        The default returns the signs of the parameters. ReCU and other binarizers that center weights need another.
 
     Returns:
       A gradient transformation of kernels, (..., features). Its `update` needs the parameters and raises ValueError

@@ -153,7 +153,7 @@ def _check_sizes(config, dataset, image_shape, steps_per_epoch):
     if dataset.in_memory and config.augment and config.crop_padding >= min(height, width):
         raise UserError(
             f"config.crop_padding is {config.crop_padding} and images are {height}x{width}; it must be less than "
-            "their sides, or crops hold nothing but zeros"
+            "their sides, or crops hold no pixel of the image"
         )
     for field in ("batch_size", "eval_batch_size"):
         nbytes = config[field] * height * width * channels
