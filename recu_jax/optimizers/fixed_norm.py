@@ -44,13 +44,11 @@ def muon(learning_rate: optax.ScalarOrSchedule, momentum: float = 0.9) -> optax.
       A gradient transformation of kernels, (..., features). Its `update` needs the parameters and raises ValueError
       without them.
     """
-    # Imported here, because only a run with Muon needs it.
-    from optax import contrib
 
     def axes(kernels):
-        return jax.tree.map(lambda w: contrib.MuonDimensionNumbers(tuple(range(w.ndim - 1)), w.ndim - 1), kernels)
+        return jax.tree.map(lambda w: optax.contrib.MuonDimensionNumbers(tuple(range(w.ndim - 1)), w.ndim - 1), kernels)
 
-    orthogonal = contrib.scale_by_muon(beta=momentum, weight_dimension_numbers=axes)
+    orthogonal = optax.contrib.scale_by_muon(beta=momentum, weight_dimension_numbers=axes)
 
     def init(params):
         return MuonState(jnp.zeros((), jnp.int32), orthogonal.init(params))
