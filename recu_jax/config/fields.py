@@ -98,7 +98,7 @@ FIELDS: dict[str, tuple[Field, ...]] = {
         Field("bop_threshold", 1e-8, "of `bop`: mean gradient below which no sign flips"),
         Field("bop_gamma", 1e-4, "of `bop`: weight of a new gradient in that mean; falls with the learning rate"),
         Field("weight_decay", 5e-4, "this factor times the parameter is added to the gradient"),
-        Field("latent_optimizer", None, "of the latent weights: `sgd`, `adam`, `muon`; None is that of all", str),
+        Field("latent_optimizer", None, "of the latent weights: `sgd`, `adam`, `muon`; None: `optimizer`", str),
         Field("latent_learning_rate", None, "highest rate of the latent weights; None is that of all", float),
         Field("latent_weight_decay", None, "weight decay of the latent weights; None is that of all", float),
         Field("ovsw_delta", None, "OvSW: least norm of a channel's gradient, as a share of that of its weights", float),

@@ -81,8 +81,8 @@ _normalize_sample.defvjp(_normalize_sample_fwd, _normalize_sample_bwd)
 def binarize_activations(x: jax.Array, sample_ndim: int, *, train: bool) -> jax.Array:
     """Takes the signs of the activations (SPEC.md 2).
 
-    In training the gradient is that of `approx_sign(normalize_sample(x))`, which divides each sample by its standard
-    deviation. The standard deviation sets the window in which the gradient is not 0. The signs are computed from `x`
+    In training the gradient is that of `approx_sign(normalize_sample(x))`. `normalize_sample` divides each sample by
+    its standard deviation, which sets the window in which the gradient is not 0. The signs are computed from `x`
     itself, because a division by a positive number changes no sign.
 
     Args:

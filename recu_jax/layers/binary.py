@@ -126,15 +126,6 @@ class BinaryConv(OneBitLayer):
         return y.reshape(*batch_shape, *y.shape[1:])
 
     def _convolved(self, x, weights, alpha, offset, progress, train):
-        def product(activations):
-            y = convolved(activations, weights, alpha)
-            if offset is None:
-                return y
-            # All output channels of a group share the sum of the activations in the window.
-            groups = self.feature_group_count
-            sums = convolved(activations, jnp.ones((*weights.shape[:-1], groups), weights.dtype), None)
-            return y + per_channel(offset, y) * jnp.repeat(sums, self.features // groups, axis=-1)
-
         def convolved(activations, weights, alpha):
             return functional.conv_of_signs(
                 activations,
@@ -148,6 +139,15 @@ class BinaryConv(OneBitLayer):
                 precision=self.precision,
                 binary=self._has_signs(),
             )
+
+        def product(activations):
+            y = convolved(activations, weights, alpha)
+            if offset is None:
+                return y
+            # All output channels of a group share the sum of the activations in the window.
+            groups = self.feature_group_count
+            sums = convolved(activations, jnp.ones((*weights.shape[:-1], groups), weights.dtype), None)
+            return y + per_channel(offset, y) * jnp.repeat(sums, self.features // groups, axis=-1)
 
         return self._of_activations(product, x, x.ndim - 1, progress, train)
 
