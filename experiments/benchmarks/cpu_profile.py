@@ -62,6 +62,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=steps.BATCH_SIZES, default="cifar_resnet20")
     parser.add_argument("--batch_size", type=int, metavar="N", help="default: that of run.py")
+    parser.add_argument("--nonlinearity", help="of the blocks; that of the model by default")
     parser.add_argument("--instructions", metavar="SET", help="avx512, avx2 or portable; the fastest by default")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--out", type=Path, metavar="FILE.json")
@@ -85,7 +86,9 @@ def measured(arguments, folder):
     from recu_jax.ops import native
 
     batch = arguments.batch_size or steps.BATCH_SIZES[arguments.model]
-    case = steps.Case(arguments.model, batch, 4 * batch, instructions=arguments.instructions)
+    case = steps.Case(
+        arguments.model, batch, 4 * batch, instructions=arguments.instructions, nonlinearity=arguments.nonlinearity
+    )
     state, by_kind = steps.jax_steps(case, steps.random_dataset(case.model, case.num_images))
     step, next_arguments = by_kind["train"]
 

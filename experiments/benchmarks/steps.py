@@ -60,6 +60,7 @@ class Case:
       channels_last: whether PyTorch keeps arrays in this layout.
       instructions: which of `native.instruction_sets()` recu_jax's kernels use; None takes the fastest. With "avx2"
         programs of `torch.compile` use vectors of at most 256 bits.
+      nonlinearity: the config's field, for recu_jax alone.
     """
 
     model: str
@@ -70,6 +71,7 @@ class Case:
     compiled: str | None = None
     channels_last: bool = False
     instructions: str | None = None
+    nonlinearity: str | None = None
 
 
 # Each `prepare_*` returns versions, the bytes of resident memory before it made the model, and, by kind of step, a
@@ -147,6 +149,7 @@ def jax_steps(case, dataset):
     config.model = case.model
     config.batch_size = case.batch_size
     config.dtype = case.dtype
+    config.nonlinearity = case.nonlinearity
     devices = jax.local_devices()[:1]
     recipe = make_recipe(config, dataset, steps_per_epoch=len(batches))
     if case.device == "cpu":  # as the trainer does

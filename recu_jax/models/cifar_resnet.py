@@ -131,7 +131,8 @@ class CifarResNet(nn.Module):
         x = norm(name="bn1")(x, use_running_average=not train)
         if self.stem_activation:
             x = jax.nn.hard_tanh(x)
-        block = partial(self.block, conv=conv, norm=norm, nonlinearity=nonlinearity(self.nonlinearity, **types))
+        nonlinear = nonlinearity(self.nonlinearity, self.fused, **types)
+        block = partial(self.block, conv=conv, norm=norm, nonlinearity=nonlinear)
         x = stages(x, block, self.stage_sizes, self.widths, tau, progress, train)
         x = x.mean((1, 2))
         x = norm(name="bn2")(x, use_running_average=not train)

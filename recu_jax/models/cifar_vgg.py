@@ -71,7 +71,7 @@ class CifarVgg(nn.Module):
         if min(x.shape[1:3]) < least:
             raise UserError(f"images are {x.shape[1]}x{x.shape[2]}; this model needs sides of at least {least} pixels")
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        nonlinear = nonlinearity(self.nonlinearity, **types)
+        nonlinear = nonlinearity(self.nonlinearity, self.fused, **types)
         norm = partial(BatchNorm, axis_name=self.norm_axis, **types)
         conv = conv_of_units(self.conv, self.fused)
         conv = partial(conv, kernel_size=(3, 3), padding=PAD_1, kernel_init=_fan_out_normal, **types)

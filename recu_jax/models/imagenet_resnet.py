@@ -111,7 +111,7 @@ class ImagenetResNet(nn.Module):
             conv=conv,
             norm=small_norm,
             shortcut_conv=partial(pointwise_conv, **types),
-            nonlinearity=nonlinearity(self.nonlinearity, **types),
+            nonlinearity=nonlinearity(self.nonlinearity, self.fused, **types),
         )
         x = stem_conv(self.widths[0], name="conv1", **types)(x)
         x = halved(jax.nn.hard_tanh(small_norm(name="bn1")(x, use_running_average=not train)), 3, train)
