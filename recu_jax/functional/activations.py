@@ -81,9 +81,9 @@ _normalize_sample.defvjp(_normalize_sample_fwd, _normalize_sample_bwd)
 def binarize_activations(x: jax.Array, sample_ndim: int, *, train: bool) -> jax.Array:
     """Takes the signs of the activations (SPEC.md 2).
 
-    In training the gradient is that of `approx_sign(normalize_sample(x))`. `normalize_sample` divides each sample by
-    its standard deviation, which sets the window in which the gradient is not 0. The signs are computed from `x`
-    itself, because a division by a positive number changes no sign.
+    The signs are those of `x`. In training their gradient is the gradient of `approx_sign(normalize_sample(x))`.
+    `normalize_sample` divides each sample by its standard deviation, which changes no sign. So `approx_sign` passes a
+    gradient where the magnitude of `x` is below one standard deviation.
 
     Args:
       x: (*batch, *sample).
