@@ -112,7 +112,8 @@ def test_every_path_of_the_config_is_expanded(home):
     changed = fields.with_local_paths(config.load("digits", **{name: f"~/{name}" for name in fields.PATHS}))
     assert {name: changed[name] for name in fields.PATHS} == {name: f"{home}/{name}" for name in fields.PATHS}
     texts = {f.name for of_section in fields.FIELDS.values() for f in of_section if f.kind is str}
-    assert texts - set(fields.PATHS) == {"nonlinearity", "freeze", "tracker", "latent_optimizer"}
+    others = {"nonlinearity", "teacher_nonlinearity", "latent_optimizer", "freeze", "tracker"}
+    assert texts - set(fields.PATHS) == others
     for name in fields.RUNS:
         assert fields.with_local_paths(config.load("digits", **{name: "s3://b/x"}))[name] == "s3://b/x"
     for name in set(fields.PATHS) - set(fields.RUNS):

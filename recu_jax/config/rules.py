@@ -37,6 +37,7 @@ CHOICES = {
     "tracker": (None, "wandb", "trackio"),
     "model": models.MODELS,
     "teacher_model": models.MODELS,
+    "teacher_nonlinearity": (None, *NONLINEARITIES),
 }
 # Fields that apply only to the latent weights.
 LATENT_FIELDS = ("latent_optimizer", "latent_learning_rate", "latent_weight_decay", "ovsw_delta", "ovsw_lambda")
@@ -128,6 +129,7 @@ def check_values(config: ml_collections.ConfigDict) -> None:
         if not 0 <= config[field] < 1:
             raise UserError(f"config.{field} is {config[field]}; it must be at least 0 and below 1")
     _check_binarizers(config)
+    _check_nonlinearities(config)
     _check_photos(config)
     _check_milestones(config)
     _check_start(config)
@@ -173,11 +175,6 @@ def _check_binarizers(config):
                     f"config.{field} is False, a part of ReCU left out, and config.weight_binarizer is {name!r}; use "
                     f"--config.{field}=True"
                 )
-    if config.nonlinearity and config.model in models.OWN_NONLINEARITY:
-        raise UserError(
-            f"config.nonlinearity is {config.nonlinearity!r} and config.model is {config.model!r}, which has its own; "
-            "leave the field out"
-        )
     latent = [field for field in LATENT_FIELDS if config[field] is not None]
     if latent and config.conv != "binary":
         raise UserError(
@@ -213,6 +210,21 @@ def _check_binarizers(config):
             f"config.optimizer is 'bop' and config.weight_binarizer is {name!r}, which centers the weights, so that "
             f"their signs are not those that Bop flips; use one of: {able}"
         )
+
+
+def _check_nonlinearities(config):
+    if config.teacher_nonlinearity is not None and config.teacher is None:
+        raise UserError(
+            f"config.teacher_nonlinearity is {config.teacher_nonlinearity!r} and config.teacher is not set; give "
+            "--config.teacher=WORKDIR, or leave the field out"
+        )
+    for prefix in ("", "teacher_"):
+        kind, model = config[f"{prefix}nonlinearity"], config[f"{prefix}model"]
+        if kind and model in models.OWN_NONLINEARITY:
+            raise UserError(
+                f"config.{prefix}nonlinearity is {kind!r} and config.{prefix}model is {model!r}, which has its own; "
+                "leave the field out"
+            )
 
 
 def _check_photos(config):

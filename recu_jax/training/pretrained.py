@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from recu_jax import networks, paths
 from recu_jax.errors import UserError, first_few
 from recu_jax.models import FULL_PRECISION, LAST_LAYERS, num_classes_of
+from recu_jax.models.parts import NONLINEARITIES
 from recu_jax.pytorch import files
 from recu_jax.pytorch.names import common_prefix, models_that_fit
 from recu_jax.pytorch.variables import conv_of, variables_of
@@ -27,6 +28,8 @@ from recu_jax.training.step import TrainState, create_state, state_shapes
 # Parameters that only networks with 1-bit weights or activations have.
 _ONLY_IF_BINARY = ("alpha", "tau", "shift", "spread")
 _LISTED = 6
+# What a config without a nonlinearity has.
+_MODELS_OWN = NONLINEARITIES[0]
 
 
 def read_init_from(
@@ -41,7 +44,7 @@ def read_init_from(
     """
     if config.init_from is None:
         return None
-    given = _given(config.init_from, config.model)
+    given, _ = _given(config.init_from, config.model)
     fresh = state_shapes(recipe, image_shape)
     theirs, ours = num_classes_of(given["params"]), num_classes_of(fresh.params)
     if config.fresh_head and ours is None:
@@ -89,8 +92,9 @@ def teacher_variables(config: ml_collections.ConfigDict, recipe: Recipe, image_s
     """Reads the variables of `recipe.teacher` from `config.teacher`. Returns an empty dict without a teacher.
 
     Raises:
-      UserError: as in `load_variables` and `merge`; or `config.teacher` is the name of a network that comes with
-        recu_jax.
+      UserError: as in `load_variables` and `merge`; `config.teacher` is the name of a network that comes with
+        recu_jax; or it is a run that is not full precision, or has another nonlinearity than
+        `config.teacher_nonlinearity`.
     """
     if recipe.teacher is None:
         return {}
@@ -101,7 +105,25 @@ def teacher_variables(config: ml_collections.ConfigDict, recipe: Recipe, image_s
         )
     image = jax.ShapeDtypeStruct((1, *image_shape), recipe.dtype)
     fresh = jax.eval_shape(recipe.teacher.init, jax.random.key(0), image)
-    return merge(fresh, _given(config.teacher, config.teacher_model), config.teacher)
+    variables, theirs = _given(config.teacher, config.teacher_model)
+    if theirs is not None:
+        _check_teacher(config, theirs)
+    return merge(fresh, variables, config.teacher)
+
+
+def _check_teacher(config, theirs):
+    """Checks what `merge` cannot see: binary activations have no variables, and neither have hardtanh and identity."""
+    if theirs["conv"] != "float":
+        raise UserError(
+            f"config.teacher is {config.teacher!r}, a run with conv {theirs['conv']!r}, and a teacher is full "
+            "precision; give the workdir of a run with --config.conv=float"
+        )
+    has = theirs.get("nonlinearity") or _MODELS_OWN
+    if has != (config.teacher_nonlinearity or _MODELS_OWN):
+        raise UserError(
+            f"config.teacher_nonlinearity is {config.teacher_nonlinearity!r}, and {config.teacher} holds a run with "
+            f"nonlinearity {has!r}; use --config.teacher_nonlinearity={has}"
+        )
 
 
 def load_variables(path: str | pathlib.Path, model: str | None = None, conv: str | None = None) -> dict[str, Any]:
@@ -127,12 +149,16 @@ def load_variables(path: str | pathlib.Path, model: str | None = None, conv: str
     return _read(path, model, conv)[0]
 
 
-def _given(path: str, model: str) -> dict[str, Any]:
-    """Reads variables as `load_variables` does. If their names had a common prefix, prints that it was removed."""
-    variables, prefix = _read(path, model)
+def _given(path: str, model: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Reads variables as `load_variables` does. If their names had a common prefix, prints that it was removed.
+
+    Returns:
+      The variables; and the config of their run, or None if they do not come from a run.
+    """
+    variables, prefix, config = _read(path, model)
     if prefix and distributed.is_main():
         say(f"{path}: names without their prefix {prefix!r}")
-    return variables
+    return variables, config
 
 
 def _read(path, model=None, conv=None):
@@ -140,12 +166,13 @@ def _read(path, model=None, conv=None):
         name = str(path)
         if model not in (None, name):
             raise UserError(f"{name} is a trained network of model {name!r}; it must be of {model!r}")
-        return networks.variables(name), ""
+        return networks.variables(name), "", None
     path = bucket.fetched(paths.of_run(path, "the path"))
     if pathlib.Path(path).is_file():
         file = files.read(path)
         conv = conv or conv_of(file)
-        return variables_of(path, file, model or _only_fit(path, file, conv), conv), common_prefix(file.state_dict)
+        variables = variables_of(path, file, model or _only_fit(path, file, conv), conv)
+        return variables, common_prefix(file.state_dict), None
     if not pathlib.Path(path).is_dir():
         raise UserError(
             f"{path} does not exist; give the workdir of a run, a PyTorch file, or one of the trained networks "
@@ -154,7 +181,7 @@ def _read(path, model=None, conv=None):
     _, record, variables = read_best(path)
     if model is not None and record["config"]["model"] != model:
         raise UserError(f"{path} holds a run of model {record['config']['model']!r}; it must be {model!r}")
-    return variables, ""
+    return variables, "", record["config"]
 
 
 def _only_fit(path, file, conv):

@@ -110,7 +110,9 @@ def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, st
         own.check(config.model, model, image, dataset.num_classes, AXIS)
     teacher = None
     if config.teacher:
-        teacher = create_model(config.teacher_model, dataset.num_classes, conv=layers.Conv, **_types(config))
+        kind = config.teacher_nonlinearity
+        own_parts = {"conv": layers.Conv} | ({"nonlinearity": kind} if kind else {})
+        teacher = create_model(config.teacher_model, dataset.num_classes, **own_parts, **_types(config))
     learning_rate = _learning_rate(config, steps_per_epoch)
     frozen = tuple(pattern.strip() for pattern in config.freeze.split(",")) if config.freeze else ()
     on_device = config.augment and dataset.in_memory

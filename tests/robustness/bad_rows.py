@@ -152,6 +152,17 @@ FIELDS = [
         "the labels; leave one of the two out",
         teacher="runs/teacher",
     ),
+    field(
+        "teacher_nonlinearity",
+        "rprelu",
+        "config.teacher_nonlinearity is 'rprelu' and config.teacher is not set; give --config.teacher=WORKDIR, or",
+    ),
+    field(
+        "teacher_nonlinearity",
+        "rprelu",
+        "config.teacher_nonlinearity is 'rprelu' and config.teacher_model is 'resnet34', which has its own; leave",
+        teacher="resnet34.pth",
+    ),
     field("weight_decay", "nan", "config.weight_decay is nan; it must be a finite number"),
     field("lr_schedule", "step", "config.lr_milestones is empty; the step schedule needs epochs"),
     field("lr_milestones", "(20,10)", "config.lr_milestones is (20, 10); it must be epochs from 1 on in rising order"),

@@ -111,7 +111,21 @@ RUNS = [
         bad.workdir,
         "teacher",
     ),
-    source("a teacher with 1-bit weights", "alpha is extra", bad.workdir, "teacher", teacher_model="digits_resnet8"),
+    source(
+        "a teacher with 1-bit weights",
+        "imported', a run with conv 'binary', and a teacher is full precision; give the workdir of a run with",
+        bad.workdir,
+        "teacher",
+        teacher_model="digits_resnet8",
+    ),
+    source(
+        "a teacher with another nonlinearity",
+        "config.teacher_nonlinearity is None, and DIR/trained holds a run with nonlinearity 'identity'; use "
+        "--config.teacher_nonlinearity=identity",
+        lambda d: bad.run(d, conv="float", nonlinearity="identity"),
+        "teacher",
+        teacher_model="digits_resnet8",
+    ),
     source("a teacher that is a text", "and is not loaded: only tensors", bad.text, "teacher", needs=("torch",)),
     Row(
         "export of a run without a checkpoint",

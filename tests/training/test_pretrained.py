@@ -23,6 +23,8 @@ from tests.support import bad_files, one_block
 from tests.support.small_runs import recorded
 
 IMAGE = (8, 8, 1)
+# Not the model's own nonlinearity. It has no variables, so only the outputs show which one the teacher has.
+TAUGHT = {"teacher_model": "digits_resnet8", "teacher_nonlinearity": "identity"}
 SPLITS, ARRAYS = ("train", "test"), ("images", "labels")
 
 
@@ -53,9 +55,9 @@ def runs(tmp_path_factory):
     """Trains a full-precision teacher, and two stages that learn from it. The second starts from the first."""
     folder = tmp_path_factory.mktemp("stages")
     paths = {name: str(folder / name) for name in ("teacher", "stage1", "stage2")}
-    taught = {"teacher": paths["teacher"], "teacher_model": "digits_resnet8", "report": False}
+    taught = {**TAUGHT, "teacher": paths["teacher"], "report": False}
     results = {
-        "teacher": loop.train(digits(conv="float", report=False), paths["teacher"]),
+        "teacher": loop.train(digits(conv="float", nonlinearity="identity", report=False), paths["teacher"]),
         "stage1": loop.train(small(conv="binary_activations", **taught), paths["stage1"]),
         "stage2": loop.train(small(init_from=paths["stage1"], **taught), paths["stage2"]),
     }
@@ -96,13 +98,13 @@ def test_the_first_loss_is_that_against_the_teacher(runs, tmp_path):
     np.savez(tmp_path / "few.npz", **few)
     # The student is full precision, so that no sign depends on rounding.
     config = small(
-        conv="float", teacher=paths["teacher"], teacher_model="digits_resnet8", augment=False, batch_size=40,
+        conv="float", teacher=paths["teacher"], **TAUGHT, augment=False, batch_size=40,
         dtype="float64", dataset="npz", data_dir=str(tmp_path / "few.npz"), eval_batch_size=40,
     )  # fmt: skip
     data = load_data("npz", config.data_dir)
     recipe = make_recipe(config, data, 1)
     teacher = teacher_variables(config, recipe, IMAGE)
-    float_model = create_model("digits_resnet8", conv=layers.Conv, param_dtype=np.float64)
+    float_model = create_model("digits_resnet8", conv=layers.Conv, nonlinearity="identity", param_dtype=np.float64)
     x = (data.train_images / 255 - data.mean[0]) / data.std[0]
     state = jax.tree.map(np.float64, results["teacher"].state)
     logits = float_model.apply({"params": state.params, "batch_stats": state.batch_stats}, x)
@@ -125,8 +127,8 @@ def test_what_does_not_fit_is_named(runs, tmp_path):
     with pytest.raises(UserError, match="holds a run of model 'digits_resnet8'; it must be 'cifar_resnet20'"):
         load_variables(paths["teacher"], "cifar_resnet20")
     # A teacher must be full-precision. A 1-bit run is refused.
-    config = digits(teacher=str(bad_files.workdir(tmp_path)), teacher_model="digits_resnet8")
-    with pytest.raises(UserError, match="alpha is extra"):
+    config = digits(teacher=str(bad_files.workdir(tmp_path)), **TAUGHT)
+    with pytest.raises(UserError, match="a run with conv 'binary', and a teacher is full precision"):
         teacher_variables(config, recipe_of(config), IMAGE)
 
 
