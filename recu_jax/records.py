@@ -78,19 +78,21 @@ def read_epochs(path: str | pathlib.Path) -> list[dict[str, Any]]:
     return rows
 
 
-def add_start(workdir: pathlib.Path, config: dict[str, Any], epoch: int, devices: Sequence[jax.Device]) -> None:
+def add_start(
+    workdir: pathlib.Path, config: dict[str, Any], epoch: int, devices: Sequence[jax.Device], resumed: bool = False
+) -> None:
     """Records in `run.json` that the run starts or continues.
-
-    The starts that the file holds already are kept if `epoch` is above 1, and dropped otherwise.
 
     Args:
       workdir: workdir of the run.
       config: fields of the config, as JSON keeps them.
       epoch: the first epoch that is trained now, counted from 1.
       devices: devices of all processes.
+      resumed: True if the run continues from a checkpoint. Then the starts that the file holds already are kept.
+        Otherwise they are of a run that saved nothing, and are dropped.
     """
     start = {"epoch": epoch, "time": _now(), "versions": _versions(), "hardware": _hardware(devices)}
-    earlier = read_run(workdir).get("starts", []) if epoch > 1 else []
+    earlier = read_run(workdir).get("starts", []) if resumed else []
     with atomic_write(workdir / RUN) as file:
         file.write((json.dumps({"config": config, "starts": [*earlier, start]}, indent=1) + "\n").encode())
 

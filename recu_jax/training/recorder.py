@@ -48,8 +48,9 @@ class RunRecorder:
         self._trackers = None
         if writes and trains:
             step = self._records.rows[-1]["step"] + 1 if self._records.rows else 0
-            self._trackers = Trackers(config, workdir, step, resumed=start.resumed is not None)
-            records.add_start(workdir, plain(config), start.epoch + 1, run.devices)
+            resumed = start.resumed is not None
+            self._trackers = Trackers(config, workdir, step, resumed=resumed)
+            records.add_start(workdir, plain(config), start.epoch + 1, run.devices, resumed)
         # If the run is already finished, an existing report stays as it is.
         self._report = LiveReport(workdir, keep=not trains) if writes and config.report else None
         self.progress = Progress(

@@ -23,7 +23,7 @@ COMPILED = compiled_kernels.instruction_sets()[0]
 # half a minute.
 ALSO_BY_XLA = ("digits_resnet8", "cifar_resnet18a", "cifar_vgg_small", "imagenet_resnet18", "react_resnet18")
 # Sizes of the photographs: `PHOTO_SIZE`, at which deep networks compile and run in seconds, for models not in `SIZES`.
-SIZES = {"imagenet_resnet18": 224, "digits_resnet8": 8}
+SIZES = {"imagenet_resnet18": 224}
 PHOTO_SIZE = 64
 UNCENTERED, PLAIN = weights.ReCU(b=1.0, center=False), weights.ReCU(standardize=False, clamp=False)
 

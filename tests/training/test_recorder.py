@@ -63,6 +63,8 @@ def test_rows_checkpoints_and_the_best_epoch(tmp_path, capsys):
 @pytest.mark.parametrize("done", [2, 44])
 def test_a_stop_within_an_epoch_is_saved_and_said_when_it_goes_on(done, tmp_path, capsys):
     run = run_of()
+    with RunRecorder(run, tmp_path, started(run, tmp_path)):
+        pass  # saves nothing, so its start is dropped
     start = started(run, tmp_path)
     metrics = StepMetrics({"loss": [1.0, 2.0] * (done // 2), "top1": [0.0] * done})
     state = jax.device_get(start.state)
@@ -73,6 +75,7 @@ def test_a_stop_within_an_epoch_is_saved_and_said_when_it_goes_on(done, tmp_path
     assert (again.epoch, again.metrics.as_json()) == (0, metrics.as_json())
     with RunRecorder(run, tmp_path, again):
         pass
+    assert [s["epoch"] for s in read_run(tmp_path)["starts"]] == [1, 1]
     said = capsys.readouterr().out
     of_next = f"{done} of the 44 steps of the next" if done < 44 else "all steps of the next, which is tested now"
     assert f"at step {done} of 176: 0 of 4 epochs are done, and {of_next}\n" in said
