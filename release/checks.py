@@ -240,6 +240,6 @@ CHECKS = {
     "versions": versions,
     "readme_1": functools.partial(readme, number=1),
     "readme_2": functools.partial(readme, number=2),
-    "docs": lambda release: slow_tests(release, "tests/test_docs.py", "tests/test_readme.py"),
+    "docs": lambda release: slow_tests(release, "tests/docs", "tests/test_readme.py"),
     "notebook": lambda release: slow_tests(release, *NOTEBOOK),
 }
