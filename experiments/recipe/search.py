@@ -5,7 +5,8 @@
 A trial is a run of `recu_jax.main` of its own. It trains on 45,000 training images of CIFAR-10 and is tested on the
 other 5,000 (`config.held_out`), so the test set stays unseen. `TRIALS` says for each trial what it changes and what was
 expected of it, in points of held-out top-1. The same command continues where it was stopped. `--names` chooses trials,
-and `--also` sets config fields in all of them.
+and `--also` sets config fields in all of them. Trials that start from a full-precision network, or learn from one, need
+`--float_run`: the workdir of the trial `float` in `--runs`.
 """
 
 import argparse
@@ -27,6 +28,8 @@ COMMON = {
 }  # fmt: skip
 _EMPIRICAL = "experiments.recipe.empirical"
 _MUON = {"latent_optimizer": "muon"}
+_FLOAT_RUN = "FLOAT_RUN"  # stands for the workdir of `--float_run`
+_TAUGHT = {"teacher": _FLOAT_RUN, "teacher_model": "cifar_resnet20", "teacher_nonlinearity": "rprelu"}
 _ADAM = {"latent_optimizer": "adam", "latent_weight_decay": 0.0}
 # By name of a trial: the config fields that it changes, and the result that was expected before it ran.
 TRIALS = {
@@ -66,6 +69,10 @@ TRIALS = {
     "clipped sign of inputs": ({"activation_binarizer": "clipped_sign"}, "0"),
     "label smoothing 0.1": ({"label_smoothing": 0.1}, "0"),
     "mean alpha": ({"alpha": "mean"}, "-0.5"),
+    "float": ({"conv": "float", "learning_rate": 0.05}, "85: the full-precision twin, for the trials below"),
+    "taught": (_TAUGHT, "+1.5: outputs of the twin say more of an image than its label"),
+    "from float": ({"init_from": _FLOAT_RUN}, "+0.5, as in the paper"),
+    "taught, from float": ({**_TAUGHT, "init_from": _FLOAT_RUN}, "+2"),
 }  # fmt: skip
 
 
@@ -75,6 +82,7 @@ def run(name, fields, arguments):
     workdir = arguments.runs / f"{name.replace(' ', '_')}-{arguments.epochs}-{arguments.seed}{also}"
     workdir.parent.mkdir(parents=True, exist_ok=True)
     values = {**COMMON, **arguments.also, **fields, "epochs": arguments.epochs, "seed": arguments.seed}
+    values = {field: arguments.float_run if value == _FLOAT_RUN else value for field, value in values.items()}
     steps = (50_000 - values["held_out"]) // values.get("batch_size", 256)
     if arguments.platform != "cpu":
         values["steps_per_dispatch"] = steps
@@ -104,12 +112,17 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--names", nargs="+", choices=TRIALS, default=list(TRIALS))
     parser.add_argument("--also", type=json.loads, default={}, help="JSON, config fields of all trials")
+    parser.add_argument("--float_run", type=pathlib.Path, help="workdir of the trial `float`")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--parallel", type=int, default=1)
     parser.add_argument("--platform", default=os.environ.get("JAX_PLATFORMS", "cpu"))
     arguments = parser.parse_args()
     arguments.data, arguments.runs = arguments.data.resolve(), arguments.runs.resolve()
+    needs = [name for name in arguments.names if _FLOAT_RUN in TRIALS[name][0].values()]
+    if needs and arguments.float_run is None:
+        parser.error(f"{needs[0]} needs --float_run: train the trial `float` first, and give its workdir")
+    arguments.float_run = arguments.float_run and arguments.float_run.resolve()
     done = set()
     if arguments.out.exists():
         rows = map(json.loads, arguments.out.read_text().splitlines())
