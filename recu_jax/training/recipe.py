@@ -110,9 +110,8 @@ def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, st
         own.check(config.model, model, image, dataset.num_classes, AXIS)
     teacher = None
     if config.teacher:
-        kind = config.teacher_nonlinearity
-        own_parts = {"conv": layers.Conv} | ({"nonlinearity": kind} if kind else {})
-        teacher = create_model(config.teacher_model, dataset.num_classes, **own_parts, **_types(config))
+        parts = _parts(layers.Conv, config.teacher_nonlinearity)
+        teacher = create_model(config.teacher_model, dataset.num_classes, **parts, **_types(config))
     learning_rate = _learning_rate(config, steps_per_epoch)
     frozen = tuple(pattern.strip() for pattern in config.freeze.split(",")) if config.freeze else ()
     on_device = config.augment and dataset.in_memory
@@ -184,8 +183,11 @@ def parts_of(config: Any) -> dict[str, Any]:
     Args:
       config: a config, or the `config` of a checkpoint's record.
     """
-    parts = {"conv": conv_of(config)}
-    return parts | {"nonlinearity": config["nonlinearity"]} if config["nonlinearity"] else parts
+    return _parts(conv_of(config), config["nonlinearity"])
+
+
+def _parts(conv, nonlinearity):
+    return {"conv": conv} | ({"nonlinearity": nonlinearity} if nonlinearity else {})
 
 
 def conv_of(config: Any) -> Callable[..., nn.Module]:
