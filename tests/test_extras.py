@@ -69,13 +69,12 @@ def recorded(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("missing, command", ROWS)
 def test_a_command_says_in_one_line_what_to_type(missing, command, recorded, tmp_path):
-    if missing in ("onnxruntime", "qonnx"):
-        pytest.importorskip("onnx", reason="pip install 'recu_jax[onnx]'")  # the export before the check needs onnx
     name, *arguments = map(str, command(recorded, tmp_path))
     ended = forked.run(name, arguments, without=missing)
     to_type = f"'recu_jax[{EXTRAS[missing]}]'" if missing in EXTRAS else missing
     assert ended.status == 2
     assert commands.the_line(ended.stderr) == f"error: {missing} is not installed; type: pip install {to_type}\n"
+    assert not (tmp_path / "file").exists()  # also with `recu export --check`
 
 
 @pytest.mark.slow

@@ -31,12 +31,14 @@ class Format:
         (batch, height, width, channels), and returns logits.
       size: takes the path of a file and returns the size of the file in bytes. For a folder of C it returns the size of
         the weights.
+      require_runner: raises UserError if a program or package that runs the file is missing.
     """
 
     about: str
     write: Callable[[Path, dict[str, Any], dict[str, np.ndarray]], None]
     predictor: Callable[[Path], Predictor]
     size: Callable[[Path], int] = _file_size
+    require_runner: Callable[[], None] = lambda: None
 
 
 def _recu_predictor(path: Path) -> Predictor:
@@ -67,6 +69,12 @@ def _onnx_predictor(path: Path) -> Predictor:
     return onnx_export.predictor(path)
 
 
+def _require_onnx_runner() -> None:
+    from recu_jax.deploy import onnx_export
+
+    onnx_export.require_runner()
+
+
 def _write_qonnx(path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     from recu_jax.deploy import qonnx_export
 
@@ -77,6 +85,12 @@ def _qonnx_predictor(path: Path) -> Predictor:
     from recu_jax.deploy import qonnx_export
 
     return qonnx_export.predictor(path)
+
+
+def _require_qonnx_runner() -> None:
+    from recu_jax.deploy import qonnx_export
+
+    qonnx_export.require_runner()
 
 
 def _write_c(path: Path, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -97,10 +111,20 @@ def _c_size(path: Path) -> int:
     return compiled.sizes_of(path)["WEIGHT_BYTES"]
 
 
+def _require_c_compiler() -> None:
+    from recu_jax.deploy.c import compiled
+
+    compiled.compiler()
+
+
 FORMATS = {
     "recu": Format("one bit per weight, for `recu predict` and recu_jax.deploy.load", container.write, _recu_predictor),
     "stablehlo": Format("a jax.export artifact that needs jax alone", _write_stablehlo, _stablehlo_predictor),
-    "onnx": Format("standard ONNX, for onnxruntime and OpenVINO", _write_onnx, _onnx_predictor),
-    "qonnx": Format("for qonnx and hls4ml", _write_qonnx, _qonnx_predictor),
-    "c": Format("a folder of C99 for devices; --check compiles it", _write_c, _c_predictor, _c_size),
+    "onnx": Format(
+        "standard ONNX, for onnxruntime and OpenVINO", _write_onnx, _onnx_predictor, require_runner=_require_onnx_runner
+    ),
+    "qonnx": Format("for qonnx and hls4ml", _write_qonnx, _qonnx_predictor, require_runner=_require_qonnx_runner),
+    "c": Format(
+        "a folder of C99 for devices; --check compiles it", _write_c, _c_predictor, _c_size, _require_c_compiler
+    ),
 }

@@ -217,6 +217,11 @@ def make_bytes(model: Model, writer: Writer, dtype: int, shape: Sequence[int | s
     return made.SerializeToString()
 
 
+def require_runner() -> None:
+    """Raises UserError if onnxruntime is not installed."""
+    require("onnxruntime", extra="onnx")
+
+
 def predictor(path: str | os.PathLike) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a function that runs the file with onnxruntime, on the CPU.
 
@@ -225,7 +230,7 @@ def predictor(path: str | os.PathLike) -> Callable[[np.ndarray], np.ndarray]:
     Raises:
       UserError: onnxruntime is not installed, or cannot read the file.
     """
-    require("onnxruntime", extra="onnx")
+    require_runner()
     import onnxruntime
 
     try:

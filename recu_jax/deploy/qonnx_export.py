@@ -98,6 +98,11 @@ def serialize(model: Model) -> bytes:
     return make_bytes(model, _QonnxWriter(), TensorProto.FLOAT, (1, channels, height, width), _DOMAIN)
 
 
+def require_runner() -> None:
+    """Raises UserError if qonnx is not installed."""
+    require("qonnx")
+
+
 def predictor(path: str | os.PathLike) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a function that runs the file with the executor of qonnx.
 
@@ -106,7 +111,7 @@ def predictor(path: str | os.PathLike) -> Callable[[np.ndarray], np.ndarray]:
     Raises:
       UserError: qonnx is not installed, or cannot read the file.
     """
-    require("qonnx")
+    require_runner()
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.core.onnx_exec import execute_onnx
     from qonnx.transformation.infer_shapes import InferShapes

@@ -122,7 +122,7 @@ def onnxruntime_logits(file, images):
     return onnxruntime.InferenceSession(str(file)).run(None, {"images": images})[0]
 
 
-def test_mistakes_are_one_line(tmp_path, refusal):
+def test_mistakes_are_one_line(tmp_path, refusal, monkeypatch):
     imported = bad_files.workdir(tmp_path)
     of_digits = (imported, "--dataset=digits")
     assert "holds no checkpoints; train first" in refusal(export.main, tmp_path, "--out=x")
@@ -138,6 +138,9 @@ def test_mistakes_are_one_line(tmp_path, refusal):
         export.main, *c, f"--out={tmp_path}/my-net"
     )
     assert "cannot be made a folder: No such file" in refusal(export.main, *c, f"--out={tmp_path}/no/net")
+    monkeypatch.setenv("CC", "no-such-compiler")
+    line = "the C compiler 'no-such-compiler' is not installed"
+    assert line in refusal(export.main, *c, f"--out={tmp_path}/net", "--check")
     assert "invalid choice: 'tflite'" in refusal(export.main, *of_digits, "--out=x", "--format=tflite")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["imported", "three.npz"]
 
