@@ -5,8 +5,8 @@
 A trial is a run of `recu_jax.main` of its own. It trains on 45,000 training images of CIFAR-10 and is tested on the
 other 5,000 (`config.held_out`), so the test set stays unseen. `TRIALS` says for each trial what it changes and what was
 expected of it, in points of held-out top-1. The same command continues where it was stopped. `--names` chooses trials,
-and `--also` sets config fields in all of them. Trials that start from a full-precision network, or learn from one, need
-`--float_run`: the workdir of the trial `float` in `--runs`.
+and `--also` sets config fields in all of them. Some trials start from another trial, or learn from it. They need its
+workdir in `--runs`: `--float_run` is that of `float`, and `--stage1_run` that of `binary activations`.
 """
 
 import argparse
@@ -28,7 +28,8 @@ COMMON = {
 }  # fmt: skip
 _EMPIRICAL = "experiments.recipe.empirical"
 _MUON = {"latent_optimizer": "muon"}
-_FLOAT_RUN = "FLOAT_RUN"  # stands for the workdir of `--float_run`
+# Each stands for the workdir of an option: `--float_run` and `--stage1_run`.
+_FLOAT_RUN, _STAGE1_RUN = "FLOAT_RUN", "STAGE1_RUN"
 _TAUGHT = {"teacher": _FLOAT_RUN, "teacher_model": "cifar_resnet20", "teacher_nonlinearity": "rprelu"}
 _ADAM = {"latent_optimizer": "adam", "latent_weight_decay": 0.0}
 # By name of a trial: the config fields that it changes, and the result that was expected before it ran.
@@ -73,6 +74,11 @@ TRIALS = {
     "taught": (_TAUGHT, "+1.5: outputs of the twin say more of an image than its label"),
     "from float": ({"init_from": _FLOAT_RUN}, "+0.5, as in the paper"),
     "taught, from float": ({**_TAUGHT, "init_from": _FLOAT_RUN}, "+2"),
+    "binary activations": (
+        {"conv": "binary_activations", "learning_rate": 0.05, **_TAUGHT, "init_from": _FLOAT_RUN},
+        "81: the first of two stages, for the trial below",
+    ),
+    "taught, from stage 1": ({**_TAUGHT, "init_from": _STAGE1_RUN}, "+4: its weights know binary activations already"),
 }  # fmt: skip
 
 
@@ -82,7 +88,7 @@ def run(name, fields, arguments):
     workdir = arguments.runs / f"{name.replace(' ', '_')}-{arguments.epochs}-{arguments.seed}{also}"
     workdir.parent.mkdir(parents=True, exist_ok=True)
     values = {**COMMON, **arguments.also, **fields, "epochs": arguments.epochs, "seed": arguments.seed}
-    values = {field: arguments.float_run if value == _FLOAT_RUN else value for field, value in values.items()}
+    values = {field: arguments.workdirs.get(value, value) for field, value in values.items()}
     steps = (50_000 - values["held_out"]) // values.get("batch_size", 256)
     if arguments.platform != "cpu":
         values["steps_per_dispatch"] = steps
@@ -113,16 +119,23 @@ def main():
     parser.add_argument("--names", nargs="+", choices=TRIALS, default=list(TRIALS))
     parser.add_argument("--also", type=json.loads, default={}, help="JSON, config fields of all trials")
     parser.add_argument("--float_run", type=pathlib.Path, help="workdir of the trial `float`")
+    parser.add_argument("--stage1_run", type=pathlib.Path, help="workdir of the trial `binary activations`")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--parallel", type=int, default=1)
     parser.add_argument("--platform", default=os.environ.get("JAX_PLATFORMS", "cpu"))
     arguments = parser.parse_args()
     arguments.data, arguments.runs = arguments.data.resolve(), arguments.runs.resolve()
-    needs = [name for name in arguments.names if _FLOAT_RUN in TRIALS[name][0].values()]
-    if needs and arguments.float_run is None:
-        parser.error(f"{needs[0]} needs --float_run: train the trial `float` first, and give its workdir")
-    arguments.float_run = arguments.float_run and arguments.float_run.resolve()
+    arguments.workdirs = {}
+    for stands_for, option, first in (
+        (_FLOAT_RUN, "float_run", "float"),
+        (_STAGE1_RUN, "stage1_run", "binary activations"),
+    ):
+        needs = [name for name in arguments.names if stands_for in TRIALS[name][0].values()]
+        workdir = getattr(arguments, option)
+        if needs and workdir is None:
+            parser.error(f"{needs[0]} needs --{option}: train the trial `{first}` first, and give its workdir")
+        arguments.workdirs[stands_for] = workdir and workdir.resolve()
     done = set()
     if arguments.out.exists():
         rows = map(json.loads, arguments.out.read_text().splitlines())
