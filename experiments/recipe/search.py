@@ -28,8 +28,9 @@ COMMON = {
 }  # fmt: skip
 _EMPIRICAL = "experiments.recipe.empirical"
 _MUON = {"latent_optimizer": "muon"}
-# Each stands for the workdir of an option: `--float_run` and `--stage1_run`.
 _FLOAT_RUN, _STAGE1_RUN = "FLOAT_RUN", "STAGE1_RUN"
+# By what stands for its workdir in `TRIALS`: the option that gives the workdir, and the trial that is trained there.
+_WORKDIRS = {_FLOAT_RUN: ("float_run", "float"), _STAGE1_RUN: ("stage1_run", "binary activations")}
 _TAUGHT = {"teacher": _FLOAT_RUN, "teacher_model": "cifar_resnet20", "teacher_nonlinearity": "rprelu"}
 _ADAM = {"latent_optimizer": "adam", "latent_weight_decay": 0.0}
 # By name of a trial: the config fields that it changes, and the result that was expected before it ran.
@@ -118,8 +119,8 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--names", nargs="+", choices=TRIALS, default=list(TRIALS))
     parser.add_argument("--also", type=json.loads, default={}, help="JSON, config fields of all trials")
-    parser.add_argument("--float_run", type=pathlib.Path, help="workdir of the trial `float`")
-    parser.add_argument("--stage1_run", type=pathlib.Path, help="workdir of the trial `binary activations`")
+    for option, trial in _WORKDIRS.values():
+        parser.add_argument(f"--{option}", type=pathlib.Path, help=f"workdir of the trial `{trial}`")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--parallel", type=int, default=1)
@@ -127,10 +128,7 @@ def main():
     arguments = parser.parse_args()
     arguments.data, arguments.runs = arguments.data.resolve(), arguments.runs.resolve()
     arguments.workdirs = {}
-    for stands_for, option, first in (
-        (_FLOAT_RUN, "float_run", "float"),
-        (_STAGE1_RUN, "stage1_run", "binary activations"),
-    ):
+    for stands_for, (option, first) in _WORKDIRS.items():
         needs = [name for name in arguments.names if stands_for in TRIALS[name][0].values()]
         workdir = getattr(arguments, option)
         if needs and workdir is None:

@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _main(args) -> None:
     network = trained.read_trained(args.workdir, args.dataset, args.data_dir)
-    if args.check:  # what is missing for the check stops the command before it writes the file
+    if args.check:
+        # If the check cannot run, the command ends here, before it writes the file.
         FORMATS[args.format].require_runner()
         network.load_test()
     print(trained.write(network, args.out, args.format), flush=True)
