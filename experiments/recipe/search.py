@@ -29,7 +29,7 @@ COMMON = {
 _EMPIRICAL = "experiments.recipe.empirical"
 _MUON = {"latent_optimizer": "muon"}
 _FLOAT_RUN, _STAGE1_RUN = "FLOAT_RUN", "STAGE1_RUN"
-# By what stands for its workdir in `TRIALS`: the option that gives the workdir, and the trial that is trained there.
+# In `TRIALS`, these words stand for the workdir of another trial. For each: the option that gives it, and that trial.
 _WORKDIRS = {_FLOAT_RUN: ("float_run", "float"), _STAGE1_RUN: ("stage1_run", "binary activations")}
 _TAUGHT = {"teacher": _FLOAT_RUN, "teacher_model": "cifar_resnet20", "teacher_nonlinearity": "rprelu"}
 _ADAM = {"latent_optimizer": "adam", "latent_weight_decay": 0.0}

@@ -237,15 +237,15 @@ def second_process(run: Run, r: random.Random) -> str:
         time.sleep(0.02)
     # The first stands still meanwhile: on a busy machine it would end before the second looks.
     process.send_signal(signal.SIGSTOP)
-    held = holder.exists()
+    held = process.poll() is None and holder.exists()
     before = log(run.workdir)
-    second = run.start()
-    _end(second, {2, 0})
+    try:
+        _end(run.start(), {2, 0})
+    finally:
+        process.kill()
     refused = "is in use by" in run.said_since(before)
     if held and not refused:
         raise Lost("two processes in one workdir")
-    process.send_signal(signal.SIGCONT)
-    process.kill()
     _end(process, {-signal.SIGKILL, 0})
     return "refused" if refused else "finished first"
 
