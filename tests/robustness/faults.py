@@ -117,6 +117,8 @@ def _ask_to_stop(number: signal.Signals, status: int) -> Callable[[Run, random.R
         early = {-number, 1 if number == signal.SIGINT else -number}
         _end(process, {status, 0} | early)
         said = run.said_since(before)
+        if said == "stopped by SIGINT\n":  # the whole output: the run was still importing, and had read no checkpoint
+            return "ended while importing"
         if process.returncode == status:
             if "the same command" not in said or "Traceback" in said:
                 raise Lost(f"{number.name} without a line that says how to go on")
