@@ -32,6 +32,7 @@ import numpy as np
 from experiments.runs import differences, final_state, log, measured, rows
 from recu_jax.data import load
 from tests.robustness import faults
+from tests.robustness.run_with_faults import Lost, Run
 
 _COMMON = ["--config.tensorboard=False", "--config.log_every_steps=1000"]
 _CIFAR_IMAGES = (256, 128)
@@ -79,7 +80,7 @@ class Lane:
         disk.mkdir(parents=True)
         if self.own_disks:
             subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES}", "tmpfs", disk], check=True)
-        return faults.Run(arguments, disk / "work", cache, seconds, self.cpus)
+        return Run(arguments, disk / "work", cache, seconds, self.cpus)
 
     def end(self, run):
         if self.own_disks:
@@ -107,7 +108,7 @@ class Lane:
             kind = kinds.pop()
             try:
                 saw = fitting[kind](run, r)
-            except faults.Lost as reason:
+            except Lost as reason:
                 lost, saw = str(reason), "LOST"
             done.append({"run": name, "fault": kind, "saw": saw})
             if len(rows(run.workdir)) == len(metrics):

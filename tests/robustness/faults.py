@@ -4,7 +4,6 @@ A fault is called as `fault(run, random)` and returns in a few words what happen
 not end as it should, or not in time.
 """
 
-import dataclasses
 import os
 import pathlib
 import random
@@ -15,72 +14,16 @@ import time
 from collections.abc import Callable
 
 from experiments.runs import log
-from tests.support.processes import PATIENCE_SECONDS, start
-
-
-class Lost(Exception):  # noqa: N818
-    """A fault from which a run did not recover. The message says what was lost."""
-
-
-@dataclasses.dataclass
-class Run:
-    """A run that gets faults, one after another.
-
-    Attributes:
-      arguments: arguments of `recu_jax.main`.
-      workdir: folder of the run, whose output goes to WORKDIR.log.
-      cache: folder of compiled programs.
-      seconds: seconds of the run without faults.
-      cpus: cores that the run may use. All its processes use the same, because the number changes the order of sums.
-    """
-
-    arguments: list[str]
-    workdir: pathlib.Path
-    cache: pathlib.Path
-    seconds: float
-    cpus: set[int]
-
-    def start(self, limit_file_bytes: int | None = None) -> subprocess.Popen:
-        prefix = ["taskset", "-c", ",".join(map(str, sorted(self.cpus)))]
-        if limit_file_bytes is not None:
-            prefix += ["prlimit", f"--fsize={limit_file_bytes}:unlimited"]
-        return start(self.arguments, self.workdir, self.cache, prefix=prefix)
-
-    @property
-    def checkpoints(self) -> list[pathlib.Path]:
-        folder = self.workdir / "checkpoints"
-        return sorted((f for f in folder.glob("*") if f.name.isdecimal()), key=lambda f: int(f.name))
-
-    def said_since(self, before: str) -> str:
-        return log(self.workdir)[len(before) :]
-
-
-def _end(process: subprocess.Popen, statuses: set[int]) -> None:
-    try:
-        status = process.wait(PATIENCE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        raise Lost(f"still running {PATIENCE_SECONDS} s later") from None
-    if status not in statuses:
-        raise Lost(f"ended with status {status}, not {' or '.join(map(str, sorted(statuses)))}")
-
-
-def _run_for(process: subprocess.Popen, seconds: float) -> bool:
-    """Waits for so many seconds, or until the process ends. Returns whether the process is still alive."""
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return True
-    return False
+from tests.robustness.run_with_faults import Lost, Run, end, run_for
+from tests.support.processes import PATIENCE_SECONDS
 
 
 def kill(run: Run, r: random.Random) -> str:
     """Sends SIGKILL at a random moment."""
     process = run.start()
-    if _run_for(process, r.uniform(0.5, run.seconds)):
+    if run_for(process, r.uniform(0.5, run.seconds)):
         process.kill()
-    _end(process, {-signal.SIGKILL, 0})
+    end(process, {-signal.SIGKILL, 0})
     return "killed" if process.returncode else "finished first"
 
 
@@ -98,10 +41,10 @@ def kill_while_saving(run: Run, r: random.Random) -> str:
                     time.sleep(r.uniform(0, 0.03))
                     left = any("tmp" in n for n in os.listdir(folder))
                     process.kill()
-                    _end(process, {-signal.SIGKILL, 0})
+                    end(process, {-signal.SIGKILL, 0})
                     return "killed inside a save" if left else "killed right after a save"
         time.sleep(0.0005)
-    _end(process, {0})
+    end(process, {0})
     return "finished first"
 
 
@@ -109,13 +52,13 @@ def _ask_to_stop(number: signal.Signals, status: int) -> Callable[[Run, random.R
     def fault(run: Run, r: random.Random) -> str:
         before = log(run.workdir)
         process = run.start()
-        if not _run_for(process, r.uniform(0.5, run.seconds)):
-            _end(process, {0})
+        if not run_for(process, r.uniform(0.5, run.seconds)):
+            end(process, {0})
             return "finished first"
         process.send_signal(number)
         # Python's own handler ends a program that is still importing. Nothing is lost then.
         early = {-number, 1 if number == signal.SIGINT else -number}
-        _end(process, {status, 0} | early)
+        end(process, {status, 0} | early)
         said = run.said_since(before)
         if said == "stopped by SIGINT\n":  # the whole output: the run was still importing, and had read no checkpoint
             return "ended while importing"
@@ -140,7 +83,7 @@ def _with_checkpoints(run: Run, least: int) -> bool:
     while process.poll() is None and len(run.checkpoints) < least:
         time.sleep(0.02)
     process.kill()
-    _end(process, {-signal.SIGKILL, 0})
+    end(process, {-signal.SIGKILL, 0})
     return len(run.checkpoints) >= least
 
 
@@ -154,7 +97,7 @@ def _damage(how: Callable[[pathlib.Path, random.Random], str], what: str) -> Cal
         while process.poll() is None and "resuming" not in run.said_since(before):
             time.sleep(0.02)
         process.kill()
-        _end(process, {-signal.SIGKILL, 0})
+        end(process, {-signal.SIGKILL, 0})
         said = run.said_since(before)
         if "resuming" not in said:
             raise Lost("there was a good checkpoint, and the run did not go on from it")
@@ -208,7 +151,7 @@ def failing_write(run: Run, r: random.Random) -> str:
     before = log(run.workdir)
     # Less than the arrays of a checkpoint, but more than the run's output, which the limit applies to as well.
     process = run.start(limit_file_bytes=r.choice([1 << 17, 1 << 18]))
-    _end(process, {3, 0})
+    end(process, {3, 0})
     if process.returncode == 3 and "Traceback" in run.said_since(before):
         raise Lost("a failing write with a traceback")
     return "stopped with a line" if process.returncode else "finished first"
@@ -223,7 +166,7 @@ def full_disk(run: Run, r: random.Random) -> str:
         file.write(bytes(max(space, 0)))
     try:
         process = run.start()
-        _end(process, {3, 0})
+        end(process, {3, 0})
     finally:
         filler.unlink()
     if process.returncode == 3 and "Traceback" in run.said_since(before):
@@ -242,13 +185,13 @@ def second_process(run: Run, r: random.Random) -> str:
     held = process.poll() is None and holder.exists()
     before = log(run.workdir)
     try:
-        _end(run.start(), {2, 0})
+        end(run.start(), {2, 0})
     finally:
         process.kill()
     refused = "is in use by" in run.said_since(before)
     if held and not refused:
         raise Lost("two processes in one workdir")
-    _end(process, {-signal.SIGKILL, 0})
+    end(process, {-signal.SIGKILL, 0})
     return "refused" if refused else "finished first"
 
 
@@ -266,13 +209,13 @@ def _harm_worker(number: signal.Signals) -> Callable[[Run, random.Random], str]:
         try:
             while process.poll() is None and not _children(process):
                 time.sleep(0.05)
-            if _run_for(process, r.uniform(0, run.seconds / 2)):
+            if run_for(process, r.uniform(0, run.seconds / 2)):
                 workers = _children(process)
                 if workers:
                     os.kill(r.choice(workers), number)
         except (ProcessLookupError, FileNotFoundError):
             pass
-        _end(process, {3, 0})
+        end(process, {3, 0})
         said = run.said_since(before)
         if process.returncode == 3 and ("worker" not in said or "Traceback" in said):
             raise Lost("an input worker is gone, and no line says so")

@@ -13,6 +13,7 @@ import pytest
 
 from experiments.runs import differences, final_state, log, measured, rows
 from tests.robustness import faults
+from tests.robustness.run_with_faults import Run
 from tests.support import image_folders, one_block
 from tests.support.processes import PATIENCE_SECONDS, start
 
@@ -23,7 +24,7 @@ SHORT = ["--config.epochs=4", "--config.report=False"]
 
 def run_of(arguments, folder, seconds=0.0):
     folder.mkdir()
-    return faults.Run(arguments, folder / "run", folder.parent / "cache", seconds, os.sched_getaffinity(0))
+    return Run(arguments, folder / "run", folder.parent / "cache", seconds, os.sched_getaffinity(0))
 
 
 def left_alone(arguments, folder):
