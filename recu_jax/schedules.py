@@ -1,4 +1,4 @@
-"""Defines the schedules of tau, of the training's progress and of the learning rate (SPEC.md section 4), for optax.
+"""Defines the schedules of tau, of the progress, of the features and of the learning rate (SPEC.md 4), for optax.
 
 A schedule maps a step to a value. All schedules are constant within an epoch, as in the authors' code: a step has the
 value of its epoch, e = step // steps_per_epoch. With `steps_per_epoch=1` a schedule maps an epoch to a value.
@@ -65,6 +65,15 @@ def cosine_tau(
 def training_progress(total_epochs: int, steps_per_epoch: int = 1) -> optax.Schedule:
     """Returns the schedule `e / total_epochs`, the share of the training that is over, for annealed binarizers."""
     return lambda step: _epoch(step, steps_per_epoch) / total_epochs
+
+
+def feature_weight(weight: float, total_epochs: int, steps_per_epoch: int = 1) -> optax.Schedule:
+    """Returns the schedule of the weight of `losses.feature_distance`: `weight * max(0, 1 - 2 e / total_epochs)`.
+
+    It falls linearly and is 0 from the middle of the training on. A constant weight starts as well, but the signs then
+    go on flipping to the end (`experiments/results/recipe/`).
+    """
+    return lambda step: weight * jnp.maximum(0.0, 1 - 2 * _epoch(step, steps_per_epoch) / total_epochs)
 
 
 def _after_warmup(decay, base: float, steps_per_epoch: int, warmup_epochs: int) -> optax.Schedule:

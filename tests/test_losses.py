@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from recu_jax.losses import cross_entropy, distillation
+from recu_jax.losses import cross_entropy, distillation, feature_distance
 
 
 @pytest.mark.usefixtures("x64")
@@ -40,3 +40,20 @@ def test_distillation_against_its_formula_and_gradient():
     to_student, to_teacher = jax.grad(lambda s, t: distillation(s, t).sum(), (0, 1))(student, teacher)
     np.testing.assert_allclose(to_student, q - p, rtol=1e-10)
     assert not np.any(to_teacher)
+
+
+@pytest.mark.usefixtures("x64")
+def test_distance_of_features_against_its_formula_and_gradient():
+    r = np.random.default_rng(0)
+    shapes = {"layer1_0": (3, 4, 4, 2), "layer2_0": (3, 2, 2, 5)}
+    student, teacher = ({k: r.normal(1, 2, s) for k, s in shapes.items()} for _ in range(2))
+    expected, slope = np.zeros(3), {}
+    for name, (n, h, w, c) in shapes.items():
+        deviation = np.std(teacher[name].reshape(-1, c), axis=0)
+        difference = (student[name] - teacher[name]) / np.sqrt(deviation**2 + 0.001)
+        expected += np.square(difference).reshape(n, -1).sum(1) / (h * w * c) / 2
+        slope[name] = difference / np.sqrt(deviation**2 + 0.001) / (h * w * c)
+    np.testing.assert_allclose(feature_distance(student, teacher), expected, rtol=1e-12)
+    to_student, to_teacher = jax.grad(lambda s, t: feature_distance(s, t).sum(), (0, 1))(student, teacher)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), to_student, slope)
+    assert not any(map(np.any, jax.tree.leaves(to_teacher)))

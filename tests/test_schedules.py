@@ -17,7 +17,7 @@ from recu_jax import (
     linear_tau,
     step_learning_rate,
 )
-from recu_jax.schedules import training_progress
+from recu_jax.schedules import feature_weight, training_progress
 from tests.support.golden_values import FOLDER
 
 RECORDED = json.loads((FOLDER / "schedules_per_epoch.json").read_text())
@@ -115,3 +115,8 @@ def test_a_rate_falls_by_its_factor_at_each_milestone():
 def test_tau_range(schedule, tau_min, tau_max):
     with pytest.raises(UserError, match=r"0\.5 < tau_min <= tau_max <= 1"):
         schedule(10, 1, tau_min, tau_max)
+
+
+def test_the_weight_of_the_features_falls_to_0_in_the_first_half():
+    by_step = jax.vmap(feature_weight(8.0, 5, 2))(np.arange(10))
+    np.testing.assert_allclose(by_step, np.repeat([8.0, 4.8, 1.6, 0.0, 0.0], 2), rtol=1e-6)

@@ -113,6 +113,7 @@ FIELDS: dict[str, tuple[Field, ...]] = {
         Field("label_smoothing", 0.0, "share of each label that is spread evenly over all classes; not with `teacher`"),
         Field("teacher", None, "workdir or PyTorch file whose predictions replace the labels", str),
         Field("teacher_model", "resnet34", "name of the teacher's model"),
+        Field("teacher_features", 0.0, "first weight of the distance between the blocks and the teacher's"),
         Field("teacher_nonlinearity", None, "of the teacher's blocks, as `nonlinearity`; None is its model's own", str),
     ),
     "Devices": (

@@ -67,6 +67,7 @@ RANGES = {
     "eval_batch_size": (1, None),
     "gradient_accumulation_steps": (1, None),
     "mixup_alpha": (0, None),
+    "teacher_features": (0, None),
     "bop_threshold": (0, None),
     "bop_gamma": (0, 1),
     "weight_decay": (0, None),
@@ -129,6 +130,7 @@ def check_values(config: ml_collections.ConfigDict) -> None:
         if not 0 <= config[field] < 1:
             raise UserError(f"config.{field} is {config[field]}; it must be at least 0 and below 1")
     _check_binarizers(config)
+    _check_teacher(config)
     _check_nonlinearities(config)
     _check_photos(config)
     _check_milestones(config)
@@ -212,12 +214,16 @@ def _check_binarizers(config):
         )
 
 
+def _check_teacher(config):
+    for field in ("teacher_nonlinearity", "teacher_features"):
+        if config[field] and config.teacher is None:
+            raise UserError(
+                f"config.{field} is {config[field]!r} and config.teacher is not set; give --config.teacher=WORKDIR, or "
+                "leave the field out"
+            )
+
+
 def _check_nonlinearities(config):
-    if config.teacher_nonlinearity is not None and config.teacher is None:
-        raise UserError(
-            f"config.teacher_nonlinearity is {config.teacher_nonlinearity!r} and config.teacher is not set; give "
-            "--config.teacher=WORKDIR, or leave the field out"
-        )
     for prefix in ("", "teacher_"):
         kind, model = config[f"{prefix}nonlinearity"], config[f"{prefix}model"]
         if kind and model in models.OWN_NONLINEARITY:

@@ -20,6 +20,7 @@ import jax
 
 from recu_jax import references
 from recu_jax.errors import UserError
+from recu_jax.models.features import COLLECTION, is_feature
 from recu_jax.tau import with_tau
 
 _COLLECTIONS = {"params", "batch_stats"}
@@ -75,7 +76,7 @@ def accepted(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def in_training(
-    model: nn.Module, variables: Mapping[str, Any], x: jax.Array, tau: Any, progress: Any
+    model: nn.Module, variables: Mapping[str, Any], x: jax.Array, tau: Any, progress: Any, with_features: bool = False
 ) -> tuple[jax.Array, Any]:
     """Calls a model in training mode.
 
@@ -84,6 +85,7 @@ def in_training(
       variables: variables of the model.
       x: images, (batch, height, width, channels).
       tau, progress: as in the models of recu_jax.
+      with_features: whether `features.features` shall find the features among the changed collections.
 
     Returns:
       The logits, and the changed collections.
@@ -92,7 +94,11 @@ def in_training(
     if not takes("tau"):
         variables = with_tau(variables, tau, progress)
     given = {"tau": tau, "progress": progress, "train": True}
-    return model.apply(variables, x, mutable=["batch_stats"], **{k: v for k, v in given.items() if takes(k)})  # type: ignore[return-value]
+    given = {k: v for k, v in given.items() if takes(k)}
+    if with_features:
+        given |= {"capture_intermediates": is_feature}
+    mutable = ["batch_stats", COLLECTION] if with_features else ["batch_stats"]
+    return model.apply(variables, x, mutable=mutable, **given)  # type: ignore[return-value]
 
 
 def check(name: str, model: nn.Module, image: jax.ShapeDtypeStruct, num_classes: int, axis: str) -> None:

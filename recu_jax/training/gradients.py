@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from recu_jax.data import augment
-from recu_jax.losses import cross_entropy, distillation
+from recu_jax.losses import cross_entropy, distillation, feature_distance
+from recu_jax.models.features import features, with_features
 from recu_jax.models.own import in_training
 from recu_jax.models.together import with_signs
 from recu_jax.ops.reductions import wide
@@ -104,7 +105,9 @@ def _of_part(params, teacher, step, recipe, batch_stats, batch):
     tau = recipe.tau(step)
     progress = None if recipe.progress is None else recipe.progress(step)
     # With a teacher, the loss uses the teacher's outputs alone, not the labels (SPEC.md 7).
-    targets = None if recipe.teacher is None else wide(recipe.teacher.apply(teacher, x))
+    targets, theirs = None, {}
+    if recipe.teacher is not None:
+        targets, theirs = jax.tree.map(wide, with_features(recipe.teacher, teacher, x))
 
     def of_labels(function):
         """Returns `function(labels)`. With mixup, averages it over the two labels of each image, weighted by share."""
@@ -116,12 +119,16 @@ def _of_part(params, teacher, step, recipe, batch_stats, batch):
         variables = {"params": params, "batch_stats": batch_stats}
         if recipe.together:
             variables = with_signs(recipe.model, variables, x, tau, progress)
-        logits, changed = in_training(recipe.model, variables, x, tau, progress)
+        learns_features = recipe.feature_weight is not None
+        logits, changed = in_training(recipe.model, variables, x, tau, progress, with_features=learns_features)
         logits = wide(logits)
         if targets is None:
             losses = of_labels(functools.partial(cross_entropy, logits, smoothing=recipe.label_smoothing))
         else:
             losses = distillation(logits, targets)
+            if learns_features:
+                distances = feature_distance(jax.tree.map(wide, features(changed)), theirs)
+                losses += recipe.feature_weight(step) * distances
         return losses.mean(), (logits, changed.get("batch_stats", {}))
 
     (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)

@@ -19,7 +19,7 @@ from recu_jax.config.fields import RECU_FIELDS
 from recu_jax.config.rules import LATENT_FIELDS
 from recu_jax.data import Dataset, Photos
 from recu_jax.errors import UserError
-from recu_jax.models import create_model, own
+from recu_jax.models import create_model, features, own
 from recu_jax.models.unit import fused
 from recu_jax.references import is_reference
 
@@ -44,6 +44,7 @@ class Recipe:
     Attributes:
       model: the network.
       teacher: the network whose outputs replace the labels; None without distillation.
+      feature_weight: weight of `losses.feature_distance` in the loss, as a function of the step; None without it.
       optimizer: updates the model's parameters.
       learning_rate: function of the step.
       tau: function of the step.
@@ -68,6 +69,7 @@ class Recipe:
 
     model: nn.Module
     teacher: nn.Module | None
+    feature_weight: optax.Schedule | None
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     tau: optax.Schedule
@@ -108,10 +110,14 @@ def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, st
     if is_reference(config.model):
         image = jax.ShapeDtypeStruct((1, *image_shape), jnp.dtype(config.dtype))
         own.check(config.model, model, image, dataset.num_classes, AXIS)
-    teacher = None
+    teacher, feature_weight = None, None
     if config.teacher:
         parts = _parts(layers.Conv, config.teacher_nonlinearity)
         teacher = create_model(config.teacher_model, dataset.num_classes, **parts, **_types(config))
+        if config.teacher_features:
+            image = jax.ShapeDtypeStruct((1, *image_shape), jnp.dtype(config.dtype))
+            features.check(model, teacher, image, (config.model, config.teacher_model))
+            feature_weight = schedules.feature_weight(config.teacher_features, config.epochs, steps_per_epoch)
     learning_rate = _learning_rate(config, steps_per_epoch)
     frozen = tuple(pattern.strip() for pattern in config.freeze.split(",")) if config.freeze else ()
     on_device = config.augment and dataset.in_memory
@@ -119,6 +125,7 @@ def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, st
     return Recipe(
         model=model,
         teacher=teacher,
+        feature_weight=feature_weight,
         optimizer=optimizers.with_frozen(_optimizer(config, learning_rate, model, image_shape), frozen),
         learning_rate=learning_rate,
         tau=_TAU[config.tau_schedule](config.epochs, steps_per_epoch, config.tau_min, config.tau_max),

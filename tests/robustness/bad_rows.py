@@ -158,6 +158,12 @@ FIELDS = [
         "config.teacher_nonlinearity is 'rprelu' and config.teacher is not set; give --config.teacher=WORKDIR, or",
     ),
     field(
+        "teacher_features",
+        4.0,
+        "config.teacher_features is 4.0 and config.teacher is not set; give --config.teacher=WORKDIR, or",
+    ),
+    field("teacher_features", -1.0, "config.teacher_features is -1.0; it must be at least 0"),
+    field(
         "teacher_nonlinearity",
         "rprelu",
         "config.teacher_nonlinearity is 'rprelu' and config.teacher_model is 'resnet34', which has its own; leave",
