@@ -13,7 +13,7 @@ from recu_jax.training import loop
 from recu_jax.training.run import prepare, read_given_variables
 from tests.support.small_runs import digits
 
-MODEL = "digits_resnet8"
+MODEL, ARRAYS = "digits_resnet8", ("images", "labels")
 
 
 def small(**changes):
@@ -55,17 +55,22 @@ def outputs_of_blocks(model, variables, x, **arguments):
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_loss_has_the_distance_of_the_features(tmp_path):
+    digits_data = load("digits")
+    few = {f"{s}_{what}": getattr(digits_data, f"{s}_{what}")[:40] for s in ("train", "test") for what in ARRAYS}
+    np.savez(tmp_path / "few.npz", **few)
+    of_few = {"dataset": "npz", "data_dir": str(tmp_path / "few.npz"), "batch_size": 40, "eval_batch_size": 40}
+    of_few |= {"conv": "float", "dtype": "float64"}
     teacher = str(tmp_path / "teacher")
-    loop.train(small(conv="float"), teacher)
+    loop.train(small(**of_few), teacher)
     # One step. The student is full precision too, so that no sign depends on rounding.
-    fields = {"teacher": teacher, "conv": "float", "dtype": "float64", "batch_size": 1437, "teacher_model": MODEL}
+    fields = {**of_few, "teacher": teacher, "teacher_model": MODEL}
     losses = [
         loop.train(small(**fields, teacher_features=weight), tmp_path / str(weight)).final["train_loss"]
         for weight in (0.0, 3.0)
     ]
     run = prepare(small(**fields))
     given = read_given_variables(run, tmp_path / "none")
-    data = load("digits")
+    data = load("npz", of_few["data_dir"])
     x = (data.train_images / 255 - data.mean[0]) / data.std[0]
     ours = outputs_of_blocks(run.recipe.model, given.first.variables, x, tau=0.85, train=True)
     theirs = outputs_of_blocks(run.recipe.teacher, given.teacher, x)
