@@ -107,15 +107,14 @@ def make_recipe(config: ml_collections.ConfigDict, dataset: Dataset | Photos, st
     if config.dtype == "float64" and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise UserError("config.dtype is 'float64'; JAX must be started with it: set JAX_ENABLE_X64=1")
     model = make_model(config, dataset.num_classes)
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.dtype(config.dtype))
     if is_reference(config.model):
-        image = jax.ShapeDtypeStruct((1, *image_shape), jnp.dtype(config.dtype))
         own.check(config.model, model, image, dataset.num_classes, AXIS)
     teacher, feature_weight = None, None
     if config.teacher:
         parts = _parts(layers.Conv, config.teacher_nonlinearity)
         teacher = create_model(config.teacher_model, dataset.num_classes, **parts, **_types(config))
         if config.teacher_features:
-            image = jax.ShapeDtypeStruct((1, *image_shape), jnp.dtype(config.dtype))
             features.check(model, teacher, image, (config.model, config.teacher_model))
             feature_weight = schedules.feature_weight(config.teacher_features, config.epochs, steps_per_epoch)
     learning_rate = _learning_rate(config, steps_per_epoch)

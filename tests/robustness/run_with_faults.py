@@ -9,7 +9,7 @@ from tests.support.processes import PATIENCE_SECONDS, start
 
 
 class Lost(Exception):  # noqa: N818
-    """A fault from which a run did not recover. The message says what was lost."""
+    """A run has not recovered from a fault. The message says what was lost."""
 
 
 @dataclasses.dataclass
