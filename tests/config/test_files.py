@@ -11,7 +11,7 @@ from recu_jax.config.files import find, shipped
 def test_every_shipped_config_is_sound():
     assert {"cifar10", "digits", "imagenet"} <= set(shipped())
     stages = {
-        "cifar10_fast": (":teacher", ":stage1", ":stage2"),
+        "cifar10_two_stage": (":teacher", ":stage1", ":stage2"),
         "imagenet_two_stage": (":stage1", ":stage2"),
     }
     for name in shipped():
