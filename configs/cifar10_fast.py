@@ -5,8 +5,8 @@
 It differs from configs/cifar10.py in its nonlinearity, the optimizer of the latent weights, the batch size and the
 crops. docs/training_well.md says what each of them gains, and which fields a longer training needs.
 
-Hardware: one core of an Intel Xeon took 65 minutes. Two cores of an AMD EPYC take about 18, at the pace of a
-longer run of this recipe. It was not run on a GPU.
+Hardware: one core of an Intel Xeon took 65 minutes. Two cores of an AMD EPYC take about 18, at the pace
+of the 80 epochs in docs/training_well.md. It was not run on a GPU.
 Expected: 76.9 ± 0.2% test top-1 on CIFAR-10 (JPEG q75), mean and deviation of three seeds. The paper's recipe has 66.7%
 in as many epochs, 80.5% in 80 and 83.6% in 600.
 Record: experiments/results/cifar10_resnet20_fast/.

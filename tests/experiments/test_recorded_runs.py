@@ -12,7 +12,7 @@ from tests.support import ROOT
 RESULTS = ROOT / "experiments/results"
 FAST = "cifar10_resnet20_fast"
 SEEDS = [f"{FAST}/seed{seed}" for seed in range(3)]
-# These fields say where data and other runs lie, how many images fit into memory, and what is written.
+# Where data and other runs lie, how many images are tested at once, on how many devices, and which files are written.
 NOT_OF_THE_RECIPE = {
     "dataset", "data_dir", "teacher", "init_from", "eval_batch_size", "num_devices", "report", "tensorboard"
 }  # fmt: skip
