@@ -12,6 +12,7 @@ from tests.support import ROOT
 RESULTS = ROOT / "experiments/results"
 FAST = "cifar10_resnet20_fast"
 SEEDS = [f"{FAST}/seed{seed}" for seed in range(3)]
+OTHERS = "cifar10_other_networks"
 # Where data and other runs lie, how many images are tested at once, on how many devices, and which files are written.
 NOT_OF_THE_RECIPE = {
     "dataset", "data_dir", "teacher", "init_from", "eval_batch_size", "num_devices", "report", "tensorboard"
@@ -23,6 +24,16 @@ CONFIGS = {
     "cifar10_resnet20_rprelu_muon_80_epochs": (
         "cifar10_fast", {"epochs": 80, "latent_learning_rate": 0.01, "learning_rate": 0.03}
     ),
+    **{
+        f"{OTHERS}/{name}_fast": ("cifar10_fast", {"model": f"cifar_{name}", "epochs": 2, "learning_rate": rate})
+        for name, rate in (("resnet18", 0.01), ("vgg_small", 0.003))
+    },
+    **{
+        f"{OTHERS}/{name}_paper": (
+            "cifar10", {"model": f"cifar_{name}", "epochs": 2, "warmup_epochs": 1, "learning_rate": rate}
+        )
+        for name, rate in (("resnet18", 0.02), ("vgg_small", 0.01))
+    },
     "cifar10_resnet20_two_stage/teacher": ("cifar10_two_stage:teacher", {}),
     "cifar10_resnet20_two_stage/stage1_seed0": ("cifar10_two_stage:stage1", {}),
     "cifar10_resnet20_two_stage/stage2_seed0": ("cifar10_two_stage:stage2", {}),
@@ -55,3 +66,13 @@ def test_the_stated_mean_is_that_of_the_seeds(file):
 def test_the_stated_figure_of_the_two_stages():
     stated = (ROOT / "configs/cifar10_two_stage.py").read_text()
     assert f"{last('cifar10_resnet20_two_stage/stage2_seed0'):.1f}% test top-1" in stated
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith(OTHERS)])
+def test_the_stated_figures_of_other_networks(name):
+    recorded = json.loads((RESULTS / name / "run.json").read_text())["config"]
+    recipe = "`configs/cifar10_fast.py`" if name.endswith("_fast") else "the paper's"
+    begins = f"| `{recorded['model']}` | {recipe} | {recorded['learning_rate']} |"
+    for file, digits in ((RESULTS / OTHERS / "README.md", 2), (ROOT / "docs/training_well.md", 1)):
+        (row,) = [line for line in file.read_text().splitlines() if line.startswith(begins)]
+        assert f"{last(name):.{digits}f}" in row
