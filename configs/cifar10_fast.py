@@ -3,8 +3,8 @@
     python -m recu_jax.main --config=configs/cifar10_fast.py --config.data_dir=DIR
 
 It differs from configs/cifar10.py in its nonlinearity, the optimizer of the latent weights, the batch size and the
-crops. docs/training_well.md says what each of them gains, and which fields a longer training needs. Larger networks
-need a lower learning_rate: cifar_resnet18 0.01, cifar_vgg_small 0.003.
+crops. docs/training_well.md says what each of them gains, and which fields a longer training needs. With larger
+networks it was run for 2 epochs, with a lower learning_rate: cifar_resnet18 0.01, cifar_vgg_small 0.003.
 
 Hardware: one core of an Intel Xeon took 65 minutes. Two cores of an AMD EPYC take about 18, at the pace
 of the 80 epochs in docs/training_well.md. It was not run on a GPU.
